@@ -1,0 +1,96 @@
+"""Checkpoints of one trial: written beside, fsynced, renamed, checked by sha256 when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+logger = logging.getLogger(__name__)
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole and verified checkpoint: its folder, the report it belongs to, and that report's metrics."""
+
+    path: Path
+    step: int
+    metrics: dict[str, float]
+
+
+class CheckpointStore:
+    """The checkpoints of one trial in one folder; the newest two are kept."""
+
+    KEEP = 2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, step: int, metrics: Mapping[str, float], write: Callable[[Path], None], *, attempt: int = 1) -> Path:
+        """Let `write` fill a folder, then make it the checkpoint of `step` in one rename.
+
+        A reader sees the whole checkpoint or none of it; the one before goes only after this one is on disk.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = self.folder / f".writing-{uuid4().hex[:8]}"
+        beside.mkdir()
+        try:
+            write(beside)
+            files = {path.name: _sha256(path) for path in sorted(beside.iterdir())}
+            manifest = {"step": step, "attempt": attempt, "metrics": dict(metrics), "sha256": files}
+            (beside / _MANIFEST).write_text(json.dumps(manifest))
+            for path in beside.iterdir():
+                _fsync(path)
+            _fsync(beside)
+            target = self.folder / f"step-{step:08d}"
+            if target.exists():  # an earlier attempt wrote this step; the bits are the same or damaged
+                shutil.rmtree(target)
+            beside.rename(target)
+            _fsync(self.folder)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        for old in self._folders()[self.KEEP :]:
+            shutil.rmtree(old, ignore_errors=True)
+        return target
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint whose files are what its manifest says; a damaged one is skipped and named."""
+        for folder in self._folders():
+            try:
+                manifest = json.loads((folder / _MANIFEST).read_text())
+                damaged = [name for name, digest in manifest["sha256"].items() if _sha256(folder / name) != digest]
+            except (OSError, ValueError, KeyError) as error:
+                damaged = [f"{_MANIFEST}: {error}"]
+            if not damaged:
+                return Checkpoint(folder, int(manifest["step"]), dict(manifest["metrics"]))
+            logger.warning("checkpoint %s is damaged (%s): using the one before", folder, ", ".join(damaged))
+        return None
+
+    def clear(self) -> None:
+        """Remove every checkpoint of the trial."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,100 @@
+"""The errors sweeper raises, and the exit code of each.
+
+SweeperError                 1   anything sweeper explains in one message
+├── InputError               2   what the user wrote is wrong; nothing was started
+│   ├── SpecError            2   a sweep file: every fault at once, each with its place
+│   ├── SweepBusyError       2   the sweep is owned by another running process
+│   └── ResourceError        2   no machine can ever run one trial of this sweep
+├── DatasetError             1   data is missing, damaged or not what its checksum says
+├── StorageError            74   the study's database cannot be read or written
+├── TrackingError           69   MLflow cannot be reached or refuses
+└── SweepFailedError         1   the sweep ran and no trial completed
+
+Inside a worker only:
+TrialDivergedError               a metric became NaN or infinite: the trial is FAIL, with the epoch
+TrialStopped                     raised by Trial.report() when the trial is to end; derives from BaseException
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class SweeperError(Exception):
+    """Root of all errors that sweeper explains; its text is one message for the user."""
+
+    exit_code = 1
+
+
+class InputError(SweeperError):
+    """Something the user wrote cannot be accepted; nothing was started or created."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a sweep file: where it is, what was seen, the rule, and a proposal."""
+
+    key: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+
+    def render(self, source: str) -> str:
+        place = ":".join(str(part) for part in (source, self.line, self.column) if part is not None)
+        return f"{place}  {self.key}: {self.message}" if self.key else f"{place}  {self.message}"
+
+
+class SpecError(InputError):
+    """A sweep file with faults; all of them (at most 20 are printed), in the order of the file."""
+
+    LIMIT = 20
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        lines = [problem.render(source) for problem in self.problems[: self.LIMIT]]
+        if len(self.problems) > self.LIMIT:
+            lines.append(f"{source}  and {len(self.problems) - self.LIMIT} more problems")
+        super().__init__("\n".join(lines))
+
+
+class SweepBusyError(InputError):
+    """Another process owns the sweep."""
+
+
+class ResourceError(InputError):
+    """One trial asks for more than any machine of the cluster has."""
+
+
+class DatasetError(SweeperError):
+    """A dataset is missing, damaged, or differs from its published checksum."""
+
+
+class StorageError(SweeperError):
+    """The study's database cannot be opened, read or written."""
+
+    exit_code = 74
+
+
+class TrackingError(SweeperError):
+    """MLflow cannot be reached, or refuses what sweeper asks of it."""
+
+    exit_code = 69
+
+
+class SweepFailedError(SweeperError):
+    """The sweep ran to its end, and no trial completed."""
+
+
+class TrialDivergedError(Exception):
+    """A metric of a trial is NaN or infinite."""
+
+
+class TrialStopped(BaseException):
+    """The sweep wants this trial to end now.
+
+    A BaseException, like GeneratorExit, so that a trainable's own `except Exception` does not swallow it.
+    """

@@ -1,0 +1,103 @@
+"""What a trainable is handed: its number, seed, budget, dataset, threads, checkpoint, and `report()`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.checkpoints import CheckpointStore
+from sweeper.errors import TrialDivergedError
+
+if TYPE_CHECKING:
+    from sweeper.spec import Budget, Resources
+    from sweeper.training.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report of a trial: its number within the trial (1 is the first), when, and every metric."""
+
+    step: int
+    time: float
+    metrics: dict[str, float]
+
+
+class Trial:
+    """One trial as its trainable sees it.
+
+    A trainable is any function `train(params, trial)` that works from `trial.step` (the reports already made) to
+    `trial.reports` (those the budget asks for) and calls `trial.report()` after each:
+
+        def train(params, trial):
+            while trial.step < trial.reports:
+                trial.report({"score": ...})
+
+    A trial continued after an interruption starts with `trial.checkpoint` set to the folder its own `checkpoint`
+    function filled, and with `trial.step` at the report that belongs to it.
+    """
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        seed: int,
+        budget: Budget,
+        dataset: Dataset,
+        resources: Resources,
+        checkpoints: CheckpointStore,
+        send: Callable[[Report], None],
+        attempt: int = 1,
+    ) -> None:
+        self.number = number
+        self.seed = seed
+        self.attempt = attempt
+        self.budget = budget
+        self.dataset = dataset
+        self.resources = resources
+        self.reports = budget.reports
+        self.step = 0
+        self.checkpoint: Path | None = None
+        self._checkpoints = checkpoints
+        self._send = send
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint, if there is one, and send its report again.
+
+        A worker may have died after its checkpoint was written and before its report was recorded; the study drops
+        the report if it knows it already.
+        """
+        latest = self._checkpoints.latest()
+        if latest is not None:
+            self.checkpoint, self.step = latest.path, latest.step
+            self._send(Report(latest.step, time.time(), latest.metrics))
+
+    def report(self, metrics: Mapping[str, float], *, checkpoint: Callable[[Path], None] | None = None) -> None:
+        """Send one report and wait for the word to go on.
+
+        Args:
+            metrics: numbers by name; the objective's metric must be among them.
+            checkpoint: fills the folder it is given with all that is needed to continue from here, bit for bit.
+
+        Raises:
+            TrialStopped: the trial is to end here (pruned, or the sweep stops). Let it pass.
+            TrialDivergedError: a metric is NaN or infinite.
+        """
+        numbers = {name: _number(name, value) for name, value in metrics.items()}
+        self.step += 1
+        bad = [f"{name}={value}" for name, value in numbers.items() if not math.isfinite(value)]
+        if bad:
+            raise TrialDivergedError(f"diverged ({', '.join(bad)} at epoch {self.budget.epoch_of(self.step):g})")
+        if checkpoint is not None:
+            self._checkpoints.save(self.step, numbers, checkpoint, attempt=self.attempt)
+        self._send(Report(self.step, time.time(), numbers))
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metric {name!r} is not a number: {value!r} ({type(value).__name__})") from error

@@ -1,0 +1,43 @@
+"""What all tests share: sweeps of a three-line trainable, and a folder of their own to run in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.spec import Sweep
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in a folder of its own, away from the settings of whoever runs it."""
+    for name in ("MLFLOW_TRACKING_URI", "SWEEPER_STORAGE", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def make_sweep(tmp_path: Path) -> Callable[..., Sweep]:
+    """Sweeps of `tests.samples:climb`; any key can be given another value."""
+
+    def make(**changes: Any) -> Sweep:
+        declared: dict[str, Any] = {
+            "name": "climbing",
+            "trainable": "tests.samples:climb",
+            "objective": {"metric": "score", "direction": "maximize"},
+            "budget": {"trials": 6, "epochs": 9},
+            "space": {"height": {"type": "float", "low": 0.0, "high": 1.0}},
+            "pruner": {"type": "none"},
+            "sampler": {"type": "random"},
+            "storage": f"sqlite:///{tmp_path / 'sweeper.db'}",
+        }
+        return Sweep.from_mapping(declared | changes)
+
+    return make

@@ -1,0 +1,96 @@
+"""Trainables for tests: a few lines each, no TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from sweeper.trial import Trial
+
+
+def climb(params: dict[str, Any], trial: Trial) -> None:
+    while trial.step < trial.reports:
+        trial.report({"score": params["height"] * (trial.step + 1) / trial.reports})
+
+
+def descend(params: dict[str, Any], trial: Trial) -> None:
+    while trial.step < trial.reports:
+        trial.report({"cost": params["height"] + 1 / (trial.step + 1)})
+
+
+def fail_above_half(params: dict[str, Any], trial: Trial) -> None:
+    while trial.step < trial.reports:
+        if params["height"] > 0.5 and trial.step == 1:
+            raise ValueError("too high")
+        trial.report({"score": params["height"]})
+
+
+def diverge_above_half(params: dict[str, Any], trial: Trial) -> None:
+    while trial.step < trial.reports:
+        trial.report({"score": float("nan") if params["height"] > 0.5 and trial.step == 2 else params["height"]})
+
+
+def misname(params: dict[str, Any], trial: Trial) -> None:
+    trial.report({"scores": 1.0})
+
+
+def say_nothing(params: dict[str, Any], trial: Trial) -> None:
+    pass
+
+
+def leave(params: dict[str, Any], trial: Trial) -> None:
+    raise SystemExit(0)
+
+
+def crash_once(params: dict[str, Any], trial: Trial) -> None:
+    """Counts in a checkpoint; the worker dies at the third report of the first attempt."""
+    count = int((trial.checkpoint / "count").read_text()) if trial.checkpoint else 0
+    while trial.step < trial.reports:
+        if trial.attempt == 1 and trial.step == 2:
+            os.kill(os.getpid(), 9)
+        count += 1
+        trial.report({"score": float(count)}, checkpoint=_writer(count))
+
+
+def crash_always(params: dict[str, Any], trial: Trial) -> None:
+    if params["height"] > 0.5:
+        os.kill(os.getpid(), 9)
+    climb(params, trial)
+
+
+def slow_count(params: dict[str, Any], trial: Trial) -> None:
+    """A tenth of a second per report, with a checkpoint at each."""
+    count = int((trial.checkpoint / "count").read_text()) if trial.checkpoint else 0
+    while trial.step < trial.reports:
+        time.sleep(0.1)
+        count += 1
+        trial.report({"score": params["height"] * count}, checkpoint=_writer(count))
+
+
+def report_process(params: dict[str, Any], trial: Trial) -> None:
+    trial.report({"score": params["height"], "pid": os.getpid()})
+
+
+def _writer(count: int) -> Any:
+    def write(folder: Path) -> None:
+        (folder / "count").write_text(str(count))
+
+    return write
+
+
+def tidy(params: dict[str, Any], trial: Trial) -> None:
+    try:
+        climb(params, trial)
+    finally:
+        Path("tidied").touch()
+
+
+def report_text(params: dict[str, Any], trial: Trial) -> None:
+    trial.report({"score": "high"})  # type: ignore[dict-item]
+
+
+def go_on_too_long(params: dict[str, Any], trial: Trial) -> None:
+    for _ in range(trial.reports + 5):
+        trial.report({"score": 1.0})

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeper.checkpoints import CheckpointStore
+
+
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "trial")
+
+
+def save(store: CheckpointStore, step: int) -> Path:
+    return store.save(step, {"score": step / 10}, lambda folder: (folder / "weights").write_text(f"at {step}") and None)
+
+
+def test_the_newest_checkpoint_comes_back_with_its_step_and_metrics(store: CheckpointStore) -> None:
+    for step in (1, 2, 10):
+        save(store, step)
+    latest = store.latest()
+    assert latest is not None and (latest.step, latest.metrics) == (10, {"score": 1.0})
+    assert (latest.path / "weights").read_text() == "at 10"
+
+
+def test_there_is_none_before_the_first(store: CheckpointStore) -> None:
+    assert store.latest() is None
+
+
+def test_only_the_newest_two_are_kept(store: CheckpointStore) -> None:
+    for step in range(1, 6):
+        save(store, step)
+    assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000004", "step-00000005"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove", "no manifest", "bad manifest"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    store: CheckpointStore, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(store, 1)
+    folder = save(store, 2)
+    weights, manifest = folder / "weights", folder / "manifest.json"
+    match damage:
+        case "truncate":
+            weights.write_bytes(weights.read_bytes()[:-1])
+        case "empty":
+            weights.write_bytes(b"")
+        case "flip":
+            weights.write_bytes(bytes([weights.read_bytes()[0] ^ 1]) + weights.read_bytes()[1:])
+        case "remove":
+            weights.unlink()
+        case "no manifest":
+            manifest.unlink()
+        case "bad manifest":
+            manifest.write_text("{")
+    with caplog.at_level(logging.WARNING):
+        latest = store.latest()
+    assert latest is not None and latest.step == 1
+    assert "is damaged" in caplog.text
+
+
+def test_a_writer_that_fails_leaves_the_checkpoint_before_and_no_remains(store: CheckpointStore) -> None:
+    save(store, 1)
+
+    def fail(folder: Path) -> None:
+        (folder / "weights").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.save(2, {}, fail)
+    assert [path.name for path in store.folder.iterdir()] == ["step-00000001"]
+
+
+def test_a_step_written_again_replaces_what_was_there(store: CheckpointStore) -> None:
+    save(store, 1)
+    store.save(1, {"score": 0.5}, lambda folder: (folder / "weights").write_text("again") and None)
+    latest = store.latest()
+    assert latest is not None and (latest.path / "weights").read_text() == "again"
+
+
+def keep_saving(folder: str) -> None:
+    store, step = CheckpointStore(Path(folder)), 0
+    while True:
+        step += 1
+        store.save(step, {"score": float(step)}, lambda at: (at / "weights").write_bytes(b"%d" % step * 50_000) and None)
+
+
+def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    context, rng = multiprocessing.get_context("fork"), random.Random(0)
+    for round_ in range(15):
+        folder = tmp_path / str(round_)
+        process = context.Process(target=keep_saving, args=(str(folder),))
+        process.start()
+        deadline = time.monotonic() + 20
+        while not list(folder.glob("step-*")) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        latest = CheckpointStore(folder).latest()
+        assert latest is not None
+        assert (latest.path / "weights").read_bytes() == b"%d" % latest.step * 50_000
