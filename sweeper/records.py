@@ -1,0 +1,206 @@
+"""What Optuna's schema has no place for, in the study's own database: every metric of every report, and the lease."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from uuid import uuid4
+
+import psutil
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from sweeper.errors import SweepBusyError
+from sweeper.trial import Report
+
+logger = logging.getLogger(__name__)
+
+_tables = sa.MetaData()
+
+_reports = sa.Table(
+    "sweeper_reports",
+    _tables,
+    sa.Column("sweep", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("time", sa.Double, nullable=False),
+    sa.Column("metrics", sa.Text, nullable=False),
+)
+
+_leases = sa.Table(
+    "sweeper_leases",
+    _tables,
+    sa.Column("sweep", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("process_started", sa.Double, nullable=False),
+    sa.Column("since", sa.Double, nullable=False),
+    sa.Column("beats", sa.BigInteger, nullable=False),
+)
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Create sweeper's tables where they are missing; safe when several processes do it at once."""
+    try:
+        _tables.create_all(engine)
+    except SQLAlchemyError:  # another process made them between the look and the CREATE
+        _tables.create_all(engine)
+
+
+class Reports:
+    """Every report of every trial of one sweep, written once per (trial, step)."""
+
+    def __init__(self, engine: sa.Engine, sweep: str) -> None:
+        self._engine = engine
+        self._sweep = sweep
+
+    def add(self, number: int, report: Report) -> None:
+        row = {"sweep": self._sweep, "number": number, "step": report.step, "time": report.time}
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(_reports.insert().values(**row, metrics=json.dumps(report.metrics)))
+        except IntegrityError:  # written by an attempt that died before the study knew of it: the first one counts
+            logger.debug("report %d of trial %d was recorded before", report.step, number)
+
+    def of(self, number: int) -> list[Report]:
+        """The reports of one trial, in the order of their steps."""
+        query = (
+            sa.select(_reports.c.step, _reports.c.time, _reports.c.metrics)
+            .where(_reports.c.sweep == self._sweep, _reports.c.number == number)
+            .order_by(_reports.c.step)
+        )
+        with self._engine.connect() as connection:
+            return [Report(step, when, json.loads(metrics)) for step, when, metrics in connection.execute(query)]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, and how often it has said so."""
+
+    owner: str
+    host: str
+    pid: int
+    process_started: float
+    since: float
+    beats: int
+
+    def is_dead(self) -> bool:
+        """Whether the holder is known to be gone: only a process of this machine can be known."""
+        if self.host != _host():
+            return False
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.process_started) > 2
+        except psutil.NoSuchProcess:
+            return True
+
+
+class Lease:
+    """The right to run one sweep: one owner at a time, freed by itself after a crash.
+
+    The owner counts up `beats`. Another process takes over when the owner's process is gone, or, for an owner on
+    another machine, when the count has stood still for `EXPIRY` seconds. No clock is compared with another one.
+    """
+
+    BEAT = 3.0
+    EXPIRY = 15.0
+
+    def __init__(self, engine: sa.Engine, sweep: str) -> None:
+        self._engine = engine
+        self._sweep = sweep
+        self._owner = uuid4().hex
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="sweeper-lease", daemon=True)
+        self.lost = threading.Event()
+
+    def acquire(self) -> None:
+        """Take the lease, or raise SweepBusyError naming its holder."""
+        seen = holder(self._engine, self._sweep)
+        if seen is not None and not seen.is_dead():
+            self._wait_for_expiry(seen)
+        if not self._take(seen):
+            raise SweepBusyError(_busy(self._sweep, holder(self._engine, self._sweep)))
+        self._thread.start()
+
+    def release(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        mine = _leases.c.sweep == self._sweep, _leases.c.owner == self._owner
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(_leases.delete().where(*mine))
+        except SQLAlchemyError as error:  # it expires by itself
+            logger.warning("the lease of sweep %r could not be released: %s", self._sweep, error)
+
+    def _wait_for_expiry(self, seen: Holder) -> None:
+        if seen.host == _host():
+            raise SweepBusyError(_busy(self._sweep, seen))
+        deadline = time.monotonic() + self.EXPIRY
+        while time.monotonic() < deadline:
+            time.sleep(self.BEAT / 3)
+            now = holder(self._engine, self._sweep)
+            if now is not None and (now.owner, now.beats) != (seen.owner, seen.beats):
+                raise SweepBusyError(_busy(self._sweep, now))
+
+    def _take(self, seen: Holder | None) -> bool:
+        row = {
+            "sweep": self._sweep,
+            "owner": self._owner,
+            "host": _host(),
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+            "since": time.time(),
+            "beats": 0,
+        }
+        try:
+            with self._engine.begin() as connection:
+                if seen is None:
+                    connection.execute(_leases.insert().values(**row))
+                    return True
+                unchanged = (
+                    _leases.c.sweep == self._sweep,
+                    _leases.c.owner == seen.owner,
+                    _leases.c.beats == seen.beats,
+                )
+                return connection.execute(_leases.update().where(*unchanged).values(**row)).rowcount == 1
+        except IntegrityError:  # another process was first
+            return False
+
+    def _beat(self) -> None:
+        mine = _leases.c.sweep == self._sweep, _leases.c.owner == self._owner
+        while not self._ended.wait(self.BEAT):
+            try:
+                with self._engine.begin() as connection:
+                    beat = _leases.update().where(*mine).values(beats=_leases.c.beats + 1)
+                    if connection.execute(beat).rowcount == 0:
+                        self.lost.set()
+                        return
+            except SQLAlchemyError as error:
+                logger.warning("the lease of sweep %r could not be renewed, trying again: %s", self._sweep, error)
+
+
+def holder(engine: sa.Engine, sweep: str) -> Holder | None:
+    """Who holds the lease of a sweep, dead or alive."""
+    columns = [column for column in _leases.c if column.name != "sweep"]
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(*columns).where(_leases.c.sweep == sweep)).one_or_none()
+    return None if row is None else Holder(**row._mapping)
+
+
+def _busy(sweep: str, holder: Holder | None) -> str:
+    if holder is None:
+        return f"sweep {sweep!r} was taken by another process a moment ago; try again"
+    since = time.strftime("%H:%M", time.localtime(holder.since))
+    return (
+        f"sweep {sweep!r} is running (pid {holder.pid} on {holder.host}, since {since}). "
+        f"Choose another name with --name, or wait for it to end"
+    )
+
+
+def _host() -> str:
+    return socket.gethostname()

@@ -1,0 +1,95 @@
+"""The database of studies: opened once, checked, redacted when shown; SQLite in WAL mode or any server Optuna takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from sweeper.errors import InputError, StorageError
+from sweeper.records import Lease, create_tables, holder
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_LOCK_TIMEOUT = 30
+"""Seconds that a write waits for another process's lock on a SQLite file."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open database: Optuna's storage, the engine under it, and its URL without a password."""
+
+    optuna: optuna.storages.RDBStorage
+    engine: sa.Engine
+    shown: str
+
+    @contextmanager
+    def lease(self, sweep: str) -> Iterator[Lease]:
+        """Own a sweep for the time of the block."""
+        lease = Lease(self.engine, sweep)
+        lease.acquire()
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+    def is_owned(self, sweep: str) -> bool:
+        owner = holder(self.engine, sweep)
+        return owner is not None and not owner.is_dead()
+
+
+@contextmanager
+def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
+    """Open the database of studies, making its tables on first use.
+
+    Raises:
+        InputError: the URL is not one, or `must_exist` and there is no such file.
+        StorageError: the database cannot be reached, read or written.
+    """
+    address = _address(url)
+    shown = address.render_as_string(hide_password=True)
+    is_file = address.get_backend_name() == "sqlite" and bool(address.database)
+    if is_file and must_exist and not Path(str(address.database)).exists():
+        raise InputError(f"there is no {shown} here: no sweep has run with it. Name the database with --storage")
+    try:
+        storage = _connect(address, is_file=is_file)
+        create_tables(storage.engine)
+    except (SQLAlchemyError, OSError, RuntimeError) as error:
+        raise StorageError(f"the study's database {shown} cannot be opened: {_first_line(error)}") from error
+    try:
+        yield Store(storage, storage.engine, shown)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _connect(address: URL, *, is_file: bool) -> optuna.storages.RDBStorage:
+    url = address.render_as_string(hide_password=False)
+    if not is_file:
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    Path(str(address.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT}})
+    with storage.engine.connect() as connection:
+        # Readers (a dashboard, `sweeper show`) must not block the sweep; the mode stays with the file. SQLite's default
+        # `synchronous=FULL` makes each commit durable.
+        connection.execute(sa.text("PRAGMA journal_mode=WAL"))
+    return storage
+
+
+def _address(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise InputError(
+            f"storage {url!r} is not a database URL; try sqlite:///sweeper.db or postgresql+psycopg://host/name"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

