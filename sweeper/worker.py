@@ -1,0 +1,166 @@
+"""Runs trials on a worker: the trainable in a thread of its own, one event at a time. Knows no Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from sweeper.checkpoints import CheckpointStore
+from sweeper.errors import TrialDivergedError, TrialStopped
+from sweeper.spec import Sweep
+from sweeper.trainables import find_trainable, load_trainable
+from sweeper.trial import Report, Trial
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing for a worker to do: train a trial, or evaluate the best one on the test set."""
+
+    number: int
+    params: dict[str, Any]
+    attempt: int = 1
+    evaluate: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker has to say: a report, that the trial ended, that it failed, or what the evaluation found."""
+
+    report: Report | None = None
+    failure: str | None = None
+    evaluation: dict[str, float] | None = None
+    node: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker must know of a sweep."""
+
+    sweep: Sweep
+    folder: Path
+
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:04d}"
+
+    @property
+    def champion_folder(self) -> Path:
+        return self.folder / "champion"
+
+
+class TaskRun:
+    """One task under way in a thread that waits, after each event, for the word to go on.
+
+    A thread, because frameworks call back: `trial.report()` must be able to stand deep inside a training loop.
+    """
+
+    def __init__(self, job: Job, task: Task) -> None:
+        self._job = job
+        self._task = task
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._go: SimpleQueue[bool] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"trial-{task.number}", daemon=True)
+
+    def next_event(self) -> Event:
+        """Let the task go on to its next event."""
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._go.put(True)
+        return self._events.get()
+
+    def stop(self) -> None:
+        """End the task at the report where it waits."""
+        self._go.put(False)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._events.put(self._evaluate() if self._task.evaluate else self._train())
+        except TrialStopped:
+            pass
+        except TrialDivergedError as error:
+            self._events.put(Event(failure=str(error)))
+        except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
+            self._events.put(Event(failure=self._describe(error)))
+
+    def _train(self) -> Event:
+        train, params, trial = self._prepare()
+        trial.resume()
+        train(params, trial)
+        return Event()
+
+    def _evaluate(self) -> Event:
+        train, params, trial = self._prepare()
+        latest = CheckpointStore(self._job.trial_folder(trial.number)).latest()
+        if latest is None:
+            raise FileNotFoundError(f"trial {trial.number} left no checkpoint in {self._job.trial_folder(trial.number)}")
+        trial.checkpoint, trial.step = latest.path, latest.step
+        self._job.champion_folder.mkdir(parents=True, exist_ok=True)
+        evaluation = train.evaluate(params, trial, self._job.champion_folder)
+        if evaluation.model is not None:
+            from sweeper.tracking import package_model
+
+            package_model(self._job.champion_folder)
+        return Event(evaluation=dict(evaluation.metrics))
+
+    def _prepare(self) -> tuple[Any, Any, Trial]:
+        sweep, task = self._job.sweep, self._task
+        info = find_trainable(sweep.trainable)
+        params: Any = task.params if info.params_model is None else info.params_model(**task.params)
+        trial = Trial(
+            number=task.number,
+            seed=trial_seed(sweep.seed, task.number),
+            budget=sweep.budget,
+            dataset=sweep.dataset,
+            resources=sweep.resources,
+            checkpoints=CheckpointStore(self._job.trial_folder(task.number)),
+            send=self._send,
+            attempt=task.attempt,
+        )
+        return load_trainable(sweep.trainable), params, trial
+
+    def _send(self, report: Report) -> None:
+        last = self._job.sweep.budget.reports
+        if report.step > last:
+            raise TrialStopped
+        self._events.put(Event(report=report))
+        # After the last report the thread runs out by itself while the driver records it.
+        if report.step < last and not self._go.get():
+            raise TrialStopped
+
+    def _describe(self, error: BaseException) -> str:
+        """The error in one line with the place in the user's code, the whole traceback in a file beside the trial."""
+        text = "".join(traceback.format_exception(error))
+        folder = self._job.trial_folder(self._task.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(text)
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        return f"{type(error).__name__}: {first}{place}"
+
+
+def trial_seed(sweep_seed: int, number: int) -> int:
+    """A trial's seed: a function of the sweep's seed and the trial's number only, whatever runs it and how often."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([sweep_seed, number]).generate_state(1)[0])
+
+
+def task_from(config: Mapping[str, Any]) -> Task:
+    """The task in a Ray Tune config, see `as_config`."""
+    return Task(config["number"], dict(config["params"]), config["attempt"], config["evaluate"])
+
+
+def as_config(task: Task) -> dict[str, Any]:
+    """A task as a Ray Tune config: plain values, so that Ray's own views can show them."""
+    return asdict(task)

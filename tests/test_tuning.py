@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+
+from sweeper.errors import ResourceError
+from sweeper.run import _ray, _StopRequest
+from sweeper.spec import Sweep
+from sweeper.studies import open_study, read_study
+from sweeper.study import SweepStudy, TrialRow
+from sweeper.trial import Report
+from sweeper.tuning import free_slots, tune_trials
+from sweeper.worker import Job
+
+MakeSweep = Callable[..., Sweep]
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "tpe": {"n_startup_trials": 2},
+    "random": {},
+    "grid": {},
+    "qmc": {},
+    "cmaes": {"n_startup_trials": 2},
+}
+PRUNERS: dict[str, dict[str, Any]] = {
+    "median": {"n_startup_trials": 2},
+    "percentile": {"percentile": 50.0, "n_startup_trials": 2},
+    "successive_halving": {"min_epochs": 1, "reduction_factor": 3},
+    "hyperband": {"min_epochs": 1, "reduction_factor": 3},
+    "patient": {"wrapped": {"type": "median", "n_startup_trials": 2}, "patience_epochs": 1},
+    "threshold": {"lower": 0.05},
+    "none": {},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with _StopRequest(None) as stop, _ray(None, stop):
+        yield
+
+
+class Spy:
+    """Keeps what the study told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, str, int | None]] = []
+
+    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+        self.seen.append((row.number, row.state, report.step if report else None))
+
+    def on_phase(self, message: str) -> None:
+        pass
+
+
+def tune(sweep: Sweep, *, listeners: tuple[Spy, ...] = (), parallel: int = 2, **options: Any) -> list[TrialRow]:
+    """Run a sweep on the cluster; what its study holds afterwards, read afresh."""
+    defaults: dict[str, Any] = {"evaluate": False, "should_stop": lambda: False}
+    with open_study(sweep, listeners=listeners) as study:
+        tune_trials(study, Job(sweep, Path("sweep").absolute()), parallel=parallel, **(defaults | options))
+    return read_study(sweep.name, sweep.storage_url()).rows()
+
+
+def optuna_trials(sweep: Sweep) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=sweep.name, storage=sweep.storage_url()).trials
+
+
+def assert_sound(sweep: Sweep, rows: list[TrialRow], spy: Spy) -> None:
+    """What must hold of every sweep that ran to its end."""
+    last = sweep.budget.reports
+    assert [row.number for row in rows] == list(range(sweep.budget.trials))
+    assert {row.state for row in rows} <= {"COMPLETE", "PRUNED"}
+    assert all(row.step == last for row in rows if row.state == "COMPLETE")
+    assert all(row.step < last for row in rows if row.state == "PRUNED")
+    reported = [(number, step) for number, _, step in spy.seen if step is not None]
+    assert len(reported) == len(set(reported))
+    for trial in optuna_trials(sweep):
+        steps = sorted(trial.intermediate_values)
+        assert steps == list(range(1, len(steps) + 1))
+        assert trial.value == trial.intermediate_values[steps[-1]]
+
+
+@pytest.mark.parametrize("kind", PRUNERS)
+def test_every_pruner_stops_trials_and_tells_them_pruned(make_sweep: MakeSweep, kind: str) -> None:
+    sweep = make_sweep(budget={"trials": 12, "epochs": 9}, pruner={"type": kind, **PRUNERS[kind]})
+    spy = Spy()
+    rows = tune(sweep, listeners=(spy,))
+    assert_sound(sweep, rows, spy)
+    pruned = [row for row in rows if row.state == "PRUNED"]
+    # Patience is for curves that fall: those of `climb` never do.
+    assert bool(pruned) == (kind not in ("none", "patient"))
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_every_sampler_proposes_what_the_space_allows(make_sweep: MakeSweep, kind: str) -> None:
+    space: dict[str, Any] = {
+        "height": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.25},
+        "width": {"type": "int", "low": 1, "high": 2},
+    }
+    sweep = make_sweep(budget={"trials": 8, "epochs": 2}, sampler={"type": kind, **SAMPLERS[kind]}, space=space)
+    spy = Spy()
+    rows = tune(sweep, listeners=(spy,))
+    assert_sound(sweep, rows, spy)
+    points = [(row.params["height"], row.params["width"]) for row in rows]
+    assert all(height in (0.0, 0.25, 0.5, 0.75, 1.0) and width in (1, 2) for height, width in points)
+    assert len(set(points)) == 8 if kind == "grid" else len(set(points)) > 1
+
+
+def test_the_sampler_never_sees_a_pruned_trial_as_complete(make_sweep: MakeSweep) -> None:
+    """Ray's own OptunaSearch tells Optuna COMPLETE, with the value of the moment, for what a scheduler stopped."""
+    sweep = make_sweep(
+        budget={"trials": 12, "epochs": 9},
+        sampler={"type": "tpe", "n_startup_trials": 2},
+        pruner={"type": "median", "n_startup_trials": 2},
+    )
+    rows = tune(sweep)
+    told = {trial.number: (trial.state.name, len(trial.intermediate_values)) for trial in optuna_trials(sweep)}
+    assert told == {row.number: (row.state, row.step) for row in rows}
+    assert all(steps == 9 for state, steps in told.values() if state == "COMPLETE")
+    assert "PRUNED" in {state for state, _ in told.values()}
+
+
+def test_a_minimised_sweep_prunes_what_is_high(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(
+        trainable="tests.samples:descend",
+        objective={"metric": "cost", "direction": "minimize"},
+        budget={"trials": 10, "epochs": 9},
+        pruner={"type": "median", "n_startup_trials": 3},
+    )
+    rows = tune(sweep)
+    complete = [row.params["height"] for row in rows if row.state == "COMPLETE"]
+    pruned = [row.params["height"] for row in rows if row.state == "PRUNED"]
+    assert pruned and min(complete) < min(pruned)
+
+
+def test_a_trial_that_raises_fails_with_its_reason_and_the_others_go_on(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trainable="tests.samples:fail_above_half")
+    for row in tune(sweep):
+        if row.params["height"] > 0.5:
+            assert row.state == "FAIL" and str(row.reason).startswith("ValueError: too high (samples.py:")
+            assert "ValueError: too high" in Path(f"sweep/trials/{row.number:04d}/error.txt").read_text()
+        else:
+            assert row.state == "COMPLETE"
+
+
+def test_a_trial_that_diverges_fails_with_the_epoch(make_sweep: MakeSweep) -> None:
+    rows = tune(make_sweep(trainable="tests.samples:diverge_above_half"))
+    diverged = [row for row in rows if row.params["height"] > 0.5]
+    assert diverged and all(row.state == "FAIL" for row in diverged)
+    assert {row.reason for row in diverged} == {"diverged (score=nan at epoch 3)"}
+    assert all(row.value is None or math.isfinite(row.value) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "reason"),
+    [
+        ("misname", "metric 'score' not reported; got: scores. Did you mean 'scores'?"),
+        ("say_nothing", "ended without a report of 'score'"),
+        ("leave", "SystemExit: 0"),
+    ],
+)
+def test_a_trainable_that_does_not_keep_the_contract_fails_its_trials(
+    make_sweep: MakeSweep, trainable: str, reason: str
+) -> None:
+    rows = tune(make_sweep(trainable=f"tests.samples:{trainable}", budget={"trials": 2, "epochs": 2}))
+    assert [row.state for row in rows] == ["FAIL", "FAIL"]
+    assert all(reason in str(row.reason) for row in rows)
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(make_sweep: MakeSweep) -> None:
+    spy = Spy()
+    sweep = make_sweep(trainable="tests.samples:crash_once", budget={"trials": 2, "epochs": 5})
+    rows = tune(sweep, listeners=(spy,))
+    assert_sound(sweep, rows, spy)
+    assert [(row.attempt, row.value) for row in rows] == [(2, 5.0), (2, 5.0)]
+
+
+def test_a_trial_whose_worker_dies_too_often_fails_and_the_others_go_on(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(
+        trainable="tests.samples:crash_always",
+        budget={"trials": 2, "epochs": 2, "max_failures": 1},
+        enqueue=[{"height": 0.9}, {"height": 0.1}],
+    )
+    failed, complete = tune(sweep)
+    assert (failed.state, failed.attempt, failed.reason) == ("FAIL", 2, "its worker died in each of 2 attempts")
+    assert complete.state == "COMPLETE"
+
+
+def test_a_stopped_sweep_leaves_its_trials_to_be_continued(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 4, "epochs": 8})
+    spy = Spy()
+    interrupted = tune(sweep, listeners=(spy,), should_stop=lambda: len(spy.seen) > 10)
+    assert "RUNNING" in {row.state for row in interrupted}
+    rows = tune(sweep)
+    assert [row.state for row in rows] == ["COMPLETE"] * 4
+    assert [row.value for row in rows] == [pytest.approx(row.params["height"] * 8) for row in rows]
+    assert {row.attempt for row in rows} == {1, 2}
+
+
+def test_workers_stay_warm_from_trial_to_trial(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trainable="tests.samples:report_process", budget={"trials": 12, "epochs": 1})
+    tune(sweep)
+    study: SweepStudy = read_study(sweep.name, sweep.storage_url())
+    processes = {study.reports(row.number)[0].metrics["pid"] for row in study.rows()}
+    assert len(processes) <= 2
+
+
+def test_no_more_trials_run_at_once_than_asked_for(make_sweep: MakeSweep) -> None:
+    running: set[int] = set()
+    most: list[int] = []
+
+    class Watch(Spy):
+        def on_trial(self, row: TrialRow, report: Report | None) -> None:
+            (running.add if row.state == "RUNNING" else running.discard)(row.number)
+            most.append(len(running))
+
+    tune(make_sweep(budget={"trials": 5, "epochs": 3}), listeners=(Watch(),), parallel=1)
+    assert max(most) == 1
+
+
+def test_an_error_in_the_study_ends_the_run_and_is_raised(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep()
+    with open_study(sweep) as study:
+        study._reports = None  # type: ignore[assignment]
+        with pytest.raises(AttributeError):
+            tune_trials(study, Job(sweep, Path("sweep").absolute()), parallel=2, evaluate=False, should_stop=lambda: False)
+
+
+def test_what_no_node_can_ever_run_is_refused(make_sweep: MakeSweep) -> None:
+    with pytest.raises(ResourceError, match="each trial needs 64 CPU and 0 GPU; the largest node has"):
+        free_slots(make_sweep(resources={"cpus": 64}))
+
+
+def test_as_many_trials_run_as_the_cluster_has_room_for(make_sweep: MakeSweep) -> None:
+    cpus = int(ray.cluster_resources()["CPU"])
+    assert free_slots(make_sweep()) == cpus
+    assert free_slots(make_sweep(resources={"cpus": 0.5})) == 2 * cpus

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeper.spec import Sweep
+from sweeper.worker import Event, Job, Task, TaskRun, as_config, task_from, trial_seed
+
+MakeSweep = Callable[..., Sweep]
+
+
+def start(sweep: Sweep, folder: Path, **task: object) -> TaskRun:
+    return TaskRun(Job(sweep, folder), Task(0, {"height": 0.9}, **task))  # type: ignore[arg-type]
+
+
+def all_events(run: TaskRun, reports: int) -> list[Event]:
+    events = [run.next_event() for _ in range(reports)]
+    run.stop()
+    return events
+
+
+def test_a_task_waits_after_each_report_for_the_word_to_go_on(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    run = start(make_sweep(), tmp_path)
+    events = all_events(run, 9)
+    assert [event.report.step for event in events if event.report] == list(range(1, 10))
+
+
+def test_a_stopped_task_ends_at_its_report_and_its_finally_blocks_run(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    run = start(make_sweep(trainable="tests.samples:tidy"), tmp_path)
+    run.next_event()
+    run.stop()
+    assert not run._thread.is_alive()
+    assert (tmp_path / "trials").parent.joinpath("tidied").exists()
+
+
+def test_a_failed_task_says_why_in_a_line_and_keeps_the_traceback(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    run = start(make_sweep(trainable="tests.samples:fail_above_half"), tmp_path)
+    failure = all_events(run, 2)[-1].failure
+    assert failure is not None and failure.startswith("ValueError: too high (samples.py:")
+    assert "Traceback" in (tmp_path / "trials/0000/error.txt").read_text()
+
+
+def test_a_metric_that_is_no_number_fails_the_trial_with_its_name(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    failure = start(make_sweep(trainable="tests.samples:report_text"), tmp_path).next_event().failure
+    assert failure is not None and "metric 'score' is not a number: 'high' (str)" in failure
+
+
+def test_a_trial_continued_from_its_checkpoint_sends_that_report_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 1, "epochs": 4})
+    first = start(sweep, tmp_path)
+    for _ in range(2):
+        first.next_event()
+    first.stop()
+    again = all_events(start(sweep, tmp_path, attempt=2), 3)
+    assert [event.report.step for event in again if event.report] == [2, 3, 4]
+
+
+def test_a_task_survives_its_way_through_a_config() -> None:
+    task = Task(3, {"units": 8, "cell": "lstm"}, attempt=2)
+    assert task_from(as_config(task)) == task
+
+
+def test_seeds_differ_between_trials_and_between_sweeps_and_never_change() -> None:
+    assert len({trial_seed(sweep, number) for sweep in range(10) for number in range(50)}) == 500
+    assert trial_seed(0, 0) == 2968811710
+
+
+@pytest.mark.parametrize("reports", [1, 3])
+def test_nothing_follows_the_last_report(make_sweep: MakeSweep, tmp_path: Path, reports: int) -> None:
+    run = start(make_sweep(trainable="tests.samples:go_on_too_long", budget={"trials": 1, "epochs": reports}), tmp_path)
+    assert [event.report.step for event in all_events(run, reports) if event.report] == list(range(1, reports + 1))
+    assert not run._thread.is_alive()
