@@ -1,0 +1,178 @@
+"""The datasets that `train_rnn` can learn: what each is called, how it is split, and how it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sweeper.training.archives import FASHION_MNIST, MNIST, Archive, Array, DatasetMissingError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A loaded dataset: pixels as uint8 `[n, steps, features]`, labels as integers, and where it came from.
+
+    `digest` is equal when the data, the split and its sizes are equal.
+    """
+
+    name: str
+    digest: str
+    source: str
+    x_train: Array
+    y_train: Array
+    x_val: Array
+    y_val: Array
+    x_test: Array
+    y_test: Array
+
+
+class _Dataset(BaseModel, ABC):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shape: ClassVar[tuple[int, int]]
+    labels: ClassVar[tuple[str, ...]] = tuple("0123456789")
+
+    type: Any
+    train: Any
+    validation: Any
+    test: Any
+
+    @property
+    def classes(self) -> int:
+        return len(self.labels)
+
+    def resolve(self) -> Dataset:
+        """The dataset that will be used: itself, or its fallback if its files cannot be had (then of another `type`).
+
+        Raises:
+            DatasetError: the files cannot be had, and there is no fallback.
+        """
+        return self  # type: ignore[return-value]
+
+    @abstractmethod
+    def load(self) -> Arrays:
+        """Read, verify and split the data.
+
+        Raises:
+            DatasetError: it is missing, damaged, or not what was published.
+        """
+
+    def _split(self, source: str, *, train: Pair, validation: Pair, test: Pair) -> Arrays:
+        """Cut each part to the size asked for (its first samples)."""
+        parts: list[Array] = []
+        digest = hashlib.sha256()
+        for (x, y), size in ((train, self.train), (validation, self.validation), (test, self.test)):
+            parts += [x[:size], y[:size].astype("int32")]
+            digest.update(json.dumps([parts[-2].shape, parts[-1].shape]).encode())
+            digest.update(parts[-2].tobytes())
+            digest.update(parts[-1].tobytes())
+        return Arrays(str(self.type), digest.hexdigest(), source, *parts)
+
+
+Pair = tuple[Array, Array]
+
+
+class _Images(_Dataset):
+    """60,000 images of 28 x 28 to learn from, of which the first 5,000 are kept for validation, and 10,000 to test."""
+
+    archive: ClassVar[Archive]
+    shape: ClassVar[tuple[int, int]] = (28, 28)
+
+    fallback: Literal["digits"] | None = Field(None, description="Dataset to use if this one cannot be had.")
+    train: int | None = Field(None, ge=1, le=55_000, description="Samples to train on (default: all 55,000).")
+    validation: int | None = Field(None, ge=1, le=5_000, description="Samples to validate on (default: all 5,000).")
+    test: int | None = Field(None, ge=1, le=10_000, description="Samples to test on (default: all 10,000).")
+
+    def resolve(self) -> Dataset:
+        try:
+            self.archive.locate()
+        except DatasetMissingError as error:
+            if self.fallback is None:
+                raise
+            logger.warning("%s; using %s instead", error, self.fallback)
+            sizes = {"train": self.train, "validation": self.validation, "test": self.test}
+            return Digits(**{part: min(size, _DIGITS[part]) for part, size in sizes.items() if size is not None})
+        return self  # type: ignore[return-value]
+
+    def load(self) -> Arrays:
+        files = self.archive.locate()
+        data = self.archive.read(files)
+        x, y = data["x_train"], data["y_train"]
+        return self._split(
+            str(files[0] if len(files) == 1 else files[0].parent),
+            train=(x[5_000:], y[5_000:]),
+            validation=(x[:5_000], y[:5_000]),
+            test=(data["x_test"], data["y_test"]),
+        )
+
+
+class Mnist(_Images):
+    """Handwritten digits (LeCun, Cortes, Burges), read row by row."""
+
+    archive: ClassVar[Archive] = MNIST
+
+    type: Literal["mnist"] = "mnist"
+
+
+class FashionMnist(_Images):
+    """Articles of clothing (Zalando), read row by row."""
+
+    archive: ClassVar[Archive] = FASHION_MNIST
+    labels: ClassVar[tuple[str, ...]] = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+
+    type: Literal["fashion_mnist"] = "fashion_mnist"
+
+
+_DIGITS = {"train": 1_200, "validation": 297, "test": 300}
+
+
+class Digits(_Dataset):
+    """Scikit-learn's 1,797 digits of 8 x 8, read row by row; they need no file and no network."""
+
+    shape: ClassVar[tuple[int, int]] = (8, 8)
+
+    type: Literal["digits"] = "digits"
+    train: int | None = Field(None, ge=1, le=_DIGITS["train"], description="Samples to train on (default: all 1,200).")
+    validation: int | None = Field(
+        None, ge=1, le=_DIGITS["validation"], description="Samples to validate on (default: all 297)."
+    )
+    test: int | None = Field(None, ge=1, le=_DIGITS["test"], description="Samples to test on (default: all 300).")
+
+    def load(self) -> Arrays:
+        import numpy as np
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        # RandomState's stream is frozen for good, unlike default_rng's; in the file's order, writers would not mix.
+        order = np.random.RandomState(0).permutation(len(data.target))
+        x = np.round(data.images[order] * (255 / 16)).astype(np.uint8)
+        y = data.target[order]
+        val, train, test = slice(0, 297), slice(297, 1_497), slice(1_497, None)
+        return self._split(
+            "scikit-learn",
+            train=(x[train], y[train]),
+            validation=(x[val], y[val]),
+            test=(x[test], y[test]),
+        )
+
+
+Dataset = Annotated[Mnist | FashionMnist | Digits, Field(discriminator="type")]

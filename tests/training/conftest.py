@@ -1,0 +1,56 @@
+"""What the tests of training share: TensorFlow on one thread, and trials on a few of scikit-learn's digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.budget import Budget
+from sweeper.checkpoints import CheckpointStore
+from sweeper.spec import Resources
+from sweeper.training import Digits
+from sweeper.trial import Report, Trial
+
+FEW = Digits(train=96, validation=32, test=32)
+
+
+class RecordedTrial(Trial):
+    """A trial that keeps its reports."""
+
+    def __init__(self, folder: Path, *, dataset: Any = FEW, seed: int = 7, **budget: Any) -> None:
+        self.sent: list[Report] = []
+        self.checkpoints = CheckpointStore(folder)
+        super().__init__(
+            number=0,
+            seed=seed,
+            budget=Budget(trials=1, **(budget or {"epochs": 3})),
+            dataset=dataset,
+            resources=Resources(),
+            checkpoints=self.checkpoints,
+            send=self.sent.append,
+        )
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        return [report.metrics for report in self.sent]
+
+
+@pytest.fixture
+def make_trial(tmp_path: Path) -> Callable[..., RecordedTrial]:
+    def make(folder: str = "trial", **options: Any) -> RecordedTrial:
+        return RecordedTrial(tmp_path / folder, **options)
+
+    return make
+
+
+@pytest.fixture
+def tensorflow() -> Any:
+    from sweeper.training import runtime
+
+    runtime.start(1)
+    import tensorflow
+
+    return tensorflow

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.errors import TrialDivergedError
+from sweeper.training import Evaluation, RNNParams, train_rnn, trainable
+from sweeper.training.models import CELLS
+from sweeper.training.optimizers import OPTIMIZERS
+from tests.training.conftest import RecordedTrial
+
+MakeTrial = Callable[..., RecordedTrial]
+SMALL = RNNParams(units=8, batch_size=16, learning_rate=0.02)
+RANDOM = RNNParams(
+    cell="gru",
+    units=6,
+    layers=2,
+    batch_size=13,
+    dropout=0.2,
+    recurrent_dropout=0.1,
+    optimizer="nadam",
+    schedule="cosine",
+)
+
+
+@pytest.fixture(autouse=True)
+def every_report_has_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainable, "CHECKPOINT_SECONDS", 0.0)
+
+
+def weights_of(trial: RecordedTrial) -> Any:
+    import numpy as np
+
+    latest = trial.checkpoints.latest()
+    assert latest is not None
+    with np.load(latest.path / "state.npz") as saved:
+        return saved["weights"]
+
+
+def in_another_process(folder: Path, params: RNNParams, **budget: Any) -> subprocess.Popen[str]:
+    """Train in a process of its own, which resumes and prints its metrics."""
+    code = """
+import json, pathlib, sys
+from sweeper.training import RNNParams, train_rnn, trainable
+from tests.training.conftest import RecordedTrial
+folder, params, budget = sys.argv[1:]
+trainable.CHECKPOINT_SECONDS = 0.0
+trial = RecordedTrial(pathlib.Path(folder), **json.loads(budget))
+trial.resume()
+train_rnn(RNNParams(**json.loads(params)), trial)
+print(json.dumps(trial.metrics))
+"""
+    command = [sys.executable, "-W", "error", "-c", code, str(folder), params.model_dump_json(), json.dumps(budget)]
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_learns(cell: str, make_trial: MakeTrial) -> None:
+    trial = make_trial(epochs=6)
+    train_rnn(SMALL.model_copy(update={"cell": cell, "learning_rate": 0.05}), trial)
+    first, *_, last = trial.metrics
+    assert last["loss"] < 0.8 * first["loss"]
+    assert [report.step for report in trial.sent] == [1, 2, 3, 4, 5, 6]
+    assert set(last) == {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch"}
+    assert last["epoch"] == 6.0
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_learns(optimizer: str, make_trial: MakeTrial) -> None:
+    trial = make_trial(epochs=6)
+    rate = 0.5 if optimizer == "sgd" else 0.005
+    params = SMALL.model_copy(update={"cell": "simple_rnn", "optimizer": optimizer, "learning_rate": rate})
+    train_rnn(params, trial)
+    assert trial.metrics[-1]["loss"] < trial.metrics[0]["loss"]
+
+
+def test_the_same_trial_gives_the_same_bits_whatever_the_process_did_before(make_trial: MakeTrial) -> None:
+    process = in_another_process(make_trial("elsewhere").checkpoints.folder, RANDOM, epochs=3)
+    first, other, second = make_trial("first"), make_trial("other", seed=8), make_trial("second")
+    train_rnn(RANDOM, first)
+    train_rnn(RANDOM.model_copy(update={"cell": "lstm"}), make_trial("lstm"))
+    train_rnn(RANDOM, other)
+    thread = threading.Thread(target=train_rnn, args=(RANDOM, second))  # as a worker does
+    thread.start()
+    thread.join()
+    output, errors = process.communicate()
+    assert first.metrics == second.metrics == json.loads(output)
+    assert first.metrics != other.metrics
+    assert errors == ""
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_a_seed_among_the_hyperparameters_takes_the_place_of_the_trials(make_trial: MakeTrial, seed: int) -> None:
+    one, two = make_trial("one", seed=1), make_trial("two", seed=2)
+    params = SMALL.model_copy(update={"seed": seed, "cell": "simple_rnn"})
+    train_rnn(params, one)
+    train_rnn(params, two)
+    assert one.metrics == two.metrics
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_trial_continued_from_any_report_ends_where_an_uninterrupted_one_does(
+    make_trial: MakeTrial, stop: int
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(report: Any) -> None:
+        if report.step == stop:
+            raise Interrupted
+
+    budget = {"epochs": 3, "reports_per_epoch": 2}
+    whole, broken, rest = make_trial("whole", **budget), make_trial("broken", **budget), make_trial("broken", **budget)
+    train_rnn(RANDOM, whole)
+    broken._send = interrupt
+    with pytest.raises(Interrupted):
+        train_rnn(RANDOM, broken)
+    rest.resume()
+    train_rnn(RANDOM, rest)
+    assert rest.metrics == whole.metrics[stop - 1 :]
+    assert (weights_of(rest) == weights_of(whole)).all()
+
+
+@pytest.mark.parametrize("moment", random.sample(range(3, 40), 2))
+def test_a_killed_process_loses_nothing(make_trial: MakeTrial, moment: int) -> None:
+    budget = {"epochs": 40, "reports_per_epoch": 2}
+    whole, broken = make_trial("whole", **budget), make_trial("broken", **budget)
+    folder = broken.checkpoints.folder
+    process = in_another_process(folder, RANDOM, **budget)
+    while process.poll() is None and not list(folder.glob(f"step-*{moment:02d}")):
+        time.sleep(0.002)
+    time.sleep(random.random() * 0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    output, errors = in_another_process(folder, RANDOM, **budget).communicate()
+    train_rnn(RANDOM, whole)
+    resumed = json.loads(output)
+    assert 2 < len(resumed) < 80, errors
+    assert resumed == whole.metrics[-len(resumed) :]
+    assert (weights_of(broken) == weights_of(whole)).all()
+
+
+def test_a_diverging_trial_says_so(make_trial: MakeTrial) -> None:
+    params = SMALL.model_copy(update={"activation": "linear", "optimizer": "sgd", "learning_rate": 10.0, "layers": 2})
+    with pytest.raises(TrialDivergedError, match="at epoch"):
+        train_rnn(params, make_trial(epochs=30))
+
+
+def test_reports_come_with_a_checkpoint_now_and_then_and_always_at_the_last(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable, "CHECKPOINT_SECONDS", math.inf)
+    trial = make_trial(epochs=4)
+    train_rnn(SMALL, trial)
+    assert [path.name for path in trial.checkpoints.folder.iterdir()] == ["step-00000004"]
+
+
+def test_a_budget_of_steps_ends_within_an_epoch(make_trial: MakeTrial) -> None:
+    trial = make_trial(steps=7, report_every=3)
+    train_rnn(SMALL, trial)
+    assert [metrics["epoch"] for metrics in trial.metrics] == [0.5, 1.0, 7 * 16 / 96]
+
+
+def test_a_batch_larger_than_the_data_spans_epochs(make_trial: MakeTrial) -> None:
+    trial = make_trial(epochs=4)
+    train_rnn(SMALL.model_copy(update={"batch_size": 192}), trial)
+    assert [metrics["epoch"] for metrics in trial.metrics] == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_the_evaluation_saves_the_very_network_it_tested(make_trial: MakeTrial, tmp_path: Path) -> None:
+    import keras
+    import numpy as np
+
+    trial = make_trial()
+    train_rnn(RANDOM, trial)
+    trial.checkpoint = trial.checkpoints.latest().path  # type: ignore[union-attr]
+    evaluation: Evaluation = train_rnn.evaluate(RANDOM, trial, tmp_path)  # type: ignore[attr-defined]
+    data = trial.dataset.load()
+    model = keras.saving.load_model(evaluation.model, safe_mode=True)
+    probabilities = model(data.x_test.astype("float32")).numpy()
+    assert (probabilities.argmax(1) == data.y_test).mean() == evaluation.metrics["test_accuracy"]
+    loss = -np.log(probabilities[np.arange(len(data.y_test)), data.y_test]).mean()
+    assert loss == pytest.approx(evaluation.metrics["test_loss"], abs=1e-5)
+    assert evaluation.example is not None and evaluation.labels == trial.dataset.labels
+    example = np.load(evaluation.example, allow_pickle=False)
+    assert example.dtype == np.float32 and (example == data.x_test[: len(example)]).all()
+
+
+def test_an_evaluation_needs_a_checkpoint_of_the_same_network(make_trial: MakeTrial, tmp_path: Path) -> None:
+    trial = make_trial()
+    with pytest.raises(ValueError, match="no checkpoint"):
+        trainable.evaluate(SMALL, trial, tmp_path)
+    train_rnn(SMALL, trial)
+    trial.checkpoint = trial.checkpoints.latest().path  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="another network"):
+        trainable.evaluate(SMALL.model_copy(update={"units": 5}), trial, tmp_path)
+
+
+@pytest.mark.long
+def test_the_memory_of_a_worker_is_bounded(make_trial: MakeTrial) -> None:
+    import psutil
+
+    used = []
+    for number in range(60):
+        params = SMALL.model_copy(update={"units": 4 + number, "cell": list(CELLS)[number % 3]})
+        train_rnn(params, make_trial(str(number), epochs=1))
+        used.append(psutil.Process().memory_info().rss / 2**20)
+    assert used[-1] - used[29] < 40
