@@ -1,0 +1,79 @@
+"""What a sweep may spend, and how the length of a trial is counted: epochs or gradient steps, in reports."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sweeper.model import Fault, Model, Number, Whole, refuse
+from sweeper.text import Duration
+
+
+class Budget(Model):
+    """How much is spent: on one trial, and on all of them."""
+
+    trials: Annotated[Whole, Field(ge=1, le=1_000_000)] = Field(description="Trials to run in all.")
+    epochs: Annotated[Number, Field(gt=0)] | None = Field(None, description="Length of a full trial in epochs.")
+    steps: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="Length of a full trial in gradient steps, instead of epochs."
+    )
+    reports_per_epoch: Annotated[Whole, Field(ge=1, le=10_000)] = Field(
+        1, description="Reports (and so chances to stop a trial) in one epoch."
+    )
+    report_every: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="Gradient steps from one report to the next; a twentieth of steps by default."
+    )
+    parallel: Annotated[Whole, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Trials at a time; auto: as many as fit."
+    )
+    timeout: Duration | None = Field(None, description="Stop the sweep after this long: 30m, 1h30m, 90s.")
+    max_failures: Annotated[Whole, Field(ge=0)] = Field(
+        3, description="Crashes of its worker that a trial may survive before it counts as failed."
+    )
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        faults = []
+        if self.epochs is None and self.steps is None:
+            faults.append(Fault((), "says no length of a trial; give epochs, or steps"))
+        if self.epochs is not None:
+            if self.steps is not None:
+                faults.append(Fault(("steps",), "and epochs are two lengths; leave one of the two out"))
+            elif self.report_every is not None:
+                faults.append(Fault(("report_every",), "goes with steps; with epochs, use reports_per_epoch"))
+            if not math.isclose(self.epochs * self.reports_per_epoch, self._whole_reports(), abs_tol=1e-6):
+                message = f"{self.epochs} ends between two reports at {self.reports_per_epoch} per epoch"
+                faults.append(Fault(("epochs",), f"{message}; change reports_per_epoch, or the epochs"))
+        elif self.steps is not None:
+            if "reports_per_epoch" in self.model_fields_set and self.reports_per_epoch != 1:
+                faults.append(Fault(("reports_per_epoch",), "goes with epochs; with steps, use report_every"))
+            if self.report_every is not None and self.report_every > self.steps:
+                faults.append(Fault(("report_every",), f"{self.report_every} is more than all {self.steps} steps"))
+        if self.parallel != "auto" and self.parallel > self.trials:
+            message = f"{self.parallel} is more than the {self.trials} trials there are; use {self.trials}, or auto"
+            faults.append(Fault(("parallel",), message))
+        refuse(faults)
+        return self
+
+    def _whole_reports(self) -> int:
+        return max(1, round((self.epochs or 0) * self.reports_per_epoch))
+
+    @property
+    def _step_width(self) -> int:
+        return self.report_every or max(1, (self.steps or 1) // 20)
+
+    @property
+    def reports(self) -> int:
+        """Reports that a full trial makes."""
+        return self._whole_reports() if self.steps is None else math.ceil(self.steps / self._step_width)
+
+    def epoch_of(self, step: int) -> float:
+        """The epoch (with a budget of steps: the gradient step) that report number `step` ends."""
+        return step / self.reports_per_epoch if self.steps is None else min(self.steps, step * self._step_width)
+
+    def reports_in(self, epochs: float) -> int:
+        """Reports made in so many epochs (with a budget of steps: gradient steps), at least 1."""
+        reports = epochs * self.reports_per_epoch if self.steps is None else epochs / self._step_width
+        return max(1, math.ceil(reports - 1e-9))

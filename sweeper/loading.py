@@ -1,0 +1,118 @@
+"""From declared data to a model: every fault at once, in the order of the file, each with its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sweeper.errors import InputError, Problem, SpecError
+from sweeper.explain import explain
+from sweeper.hyperparameters import check_hyperparameters, check_points
+from sweeper.model import Fault, Key, dotted, shown
+from sweeper.overrides import override
+from sweeper.space import AnyDomain, Domain, check_space
+from sweeper.trainables import PATH, find_trainable
+from sweeper.yaml_file import Places, read_yaml
+
+if TYPE_CHECKING:
+    from sweeper.spec import Sweep
+
+M = TypeVar("M", bound="Sweep")
+
+_OURS = "sweeper.training:train_rnn"
+_DOMAIN: TypeAdapter[AnyDomain] = TypeAdapter(Domain)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where declared data comes from: a file with places, and keys set beside it."""
+
+    name: str
+    places: Places = field(default_factory=dict)
+    overridden: Collection[Key] = ()
+
+    def problem(self, fault: Fault) -> Problem:
+        if any(fault.key[: len(key)] == key for key in self.overridden):
+            return Problem(f"--set {dotted(fault.key)}", fault.message)
+        key = fault.key
+        while key and key not in self.places:
+            key = key[:-1]
+        line, column = self.places.get(key, (None, None))
+        return Problem(dotted(fault.key), fault.message, line, column)
+
+
+def load_file(model: type[M], path: str | Path, overrides: Mapping[str, Any]) -> M:
+    """The sweep in a YAML file."""
+    data, places = read_yaml(path)
+    if not isinstance(data, dict):
+        kind = "is empty" if data is None else "holds a list" if isinstance(data, list) else f"holds {shown(data)}"
+        raise SpecError(str(path), [Problem("", f"{kind}; a sweep is a mapping with name, budget and space", 1, 1)])
+    data, faults = override(data, overrides)
+    source = _Source(str(path), places, [tuple(key.split(".")) for key in overrides])
+    return _load(model, data, source, faults)
+
+
+def load(model: type[M], data: Mapping[str, Any]) -> M:
+    """The sweep in a mapping."""
+    return _load(model, data, _Source("sweep"), [])
+
+
+def _load(model: type[M], data: Mapping[str, Any], source: _Source, faults: list[Fault]) -> M:
+    loaded: M | None = None
+    try:
+        loaded = model.model_validate(data)
+    except ValidationError as error:
+        faults = faults + explain(error, model, data)
+    faults += _faults_beyond(data)
+    if loaded is not None and not faults:
+        faults = _faults_of_whole(loaded)
+    if faults or loaded is None:
+        problems = [source.problem(fault) for fault in faults]
+        problems.sort(key=lambda problem: (problem.line or math.inf, problem.column or 0))
+        raise SpecError(source.name, problems)
+    return loaded
+
+
+def _faults_beyond(data: Mapping[str, Any]) -> list[Fault]:
+    """What the models do not see: the trainable and what it takes, and a space of which a part cannot be read."""
+    declared = data.get("space")
+    space = {str(name): _read_domain(raw) for name, raw in declared.items()} if isinstance(declared, Mapping) else {}
+    faults = check_space(space) if None in space.values() else []
+    faults = [Fault(("space", *fault.key), fault.message) for fault in faults]
+    trainable = data.get("trainable", _OURS)
+    if trainable == _OURS and data.get("dataset") is None:
+        faults.append(Fault(("dataset",), "is missing; try {type: mnist, fallback: digits}"))
+    if isinstance(trainable, str) and PATH.fullmatch(trainable):
+        faults += _faults_of_trainable(trainable, space)
+    return faults
+
+
+def _faults_of_trainable(trainable: str, space: Mapping[str, AnyDomain | None]) -> list[Fault]:
+    try:
+        params_model = find_trainable(trainable).params_model
+    except InputError as error:
+        return [Fault(("trainable",), str(error))]
+    if params_model is None or not space:
+        return []
+    return [Fault(("space", *fault.key), fault.message) for fault in check_hyperparameters(space, params_model)]
+
+
+def _faults_of_whole(sweep: Sweep) -> list[Fault]:
+    """What can be asked only of a sweep without other faults."""
+    if message := sweep.sampler.missing():
+        return [Fault(("sampler", "type"), message)]
+    params_model = find_trainable(sweep.trainable).params_model
+    faults = check_points(sweep.space, params_model) if params_model else []
+    return [Fault(("space", *fault.key), fault.message) for fault in faults]
+
+
+def _read_domain(raw: Any) -> AnyDomain | None:
+    try:
+        return _DOMAIN.validate_python(raw)
+    except ValidationError:
+        return None

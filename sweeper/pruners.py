@@ -1,0 +1,250 @@
+"""When a hopeless trial is stopped: one class per pruner of Optuna that judges learning curves.
+
+Optuna counts steps; here a step is the number of a report, and the first is 1. Options that are spans of training are
+given in epochs (`min_epochs`) or in reports (`min_reports`), and say the same whatever `reports_per_epoch` is. A trial
+is never judged at its last report: who gets there is complete.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sweeper.budget import Budget
+from sweeper.model import Fault, Model, Number, Whole, refuse
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+Epochs = Annotated[Number, Field(gt=0)]
+Reports = Annotated[Whole, Field(ge=1)]
+
+
+class _Pruner(Model):
+    @abstractmethod
+    def build(self, budget: Budget) -> BasePruner: ...
+
+    def first(self, budget: Budget) -> int:
+        """The first report at which a trial can be stopped."""
+        return 1
+
+    def faults(self, budget: Budget) -> list[Fault]:
+        """What does not go together with the budget."""
+        faults = [
+            Fault((name,), f"counts epochs, but the budget counts steps; use {_in_reports(name)}")
+            for name in type(self).model_fields
+            if name.endswith("_epochs") and getattr(self, name) is not None and budget.epochs is None
+        ]
+        if not faults and self.first(budget) >= budget.reports > 1:
+            given = [name for name in self.model_fields_set if re.fullmatch("(min|patience)_(epochs|reports)", name)]
+            message = f"would judge from report {self.first(budget)} on, but a trial has {budget.reports}"
+            faults.append(Fault((*given, "type")[:1], f"{message}, of which the last is not judged; give less"))
+        return faults
+
+    @model_validator(mode="after")
+    def _counts_once(self) -> Self:
+        pairs = ((name, _in_reports(name)) for name in type(self).model_fields if name.endswith("_epochs"))
+        twice = [pair for pair in pairs if None not in (getattr(self, pair[0]), getattr(self, pair[1]))]
+        refuse([Fault((reports,), f"and {epochs} say the same; leave one of the two out") for epochs, reports in twice])
+        return self
+
+    def _reports(self, name: str, budget: Budget, *, otherwise: int) -> int:
+        """A span of training in reports, from `NAME_epochs` or `NAME_reports`."""
+        epochs, reports = getattr(self, f"{name}_epochs"), getattr(self, f"{name}_reports")
+        if epochs is not None:
+            return budget.reports_in(epochs)
+        return max(1, otherwise) if reports is None else int(reports)
+
+
+def _in_reports(name: str) -> str:
+    return name.removesuffix("epochs") + "reports"
+
+
+class _FromReport(_Pruner):
+    min_epochs: Epochs | None = Field(None, description="No trial is stopped before; a share of all by default.")
+    min_reports: Reports | None = Field(None, description="The same in reports.")
+
+
+class _AtIntervals(_FromReport):
+    interval_epochs: Epochs | None = Field(None, description="Epochs from one judgement to the next.")
+    interval_reports: Reports | None = Field(None, description="Reports from one judgement to the next; 1 by default.")
+
+    def _pace(self, budget: Budget) -> dict[str, int]:
+        # Optuna's first interval after 0 warm-up steps would be one short; first() is 1 at least.
+        return {"n_warmup_steps": self.first(budget), "interval_steps": self._reports("interval", budget, otherwise=1)}
+
+
+class _AgainstComplete(_AtIntervals):
+    n_startup_trials: Annotated[Whole, Field(ge=0)] | None = Field(
+        None, description="Trials that complete before any is stopped; a quarter of all by default, 1 to 5."
+    )
+    n_min_trials: Reports = Field(1, description="Complete trials needed at a report to judge there.")
+
+    def first(self, budget: Budget) -> int:
+        return self._reports("min", budget, otherwise=budget.reports // 8)
+
+    def _against(self, budget: Budget) -> dict[str, Any]:
+        startup = min(5, max(1, budget.trials // 4)) if self.n_startup_trials is None else self.n_startup_trials
+        return self._pace(budget) | {"n_startup_trials": startup, "n_min_trials": self.n_min_trials}
+
+
+class Median(_AgainstComplete):
+    """Stops a trial whose best is below the median of the complete trials at the same report."""
+
+    type: Literal["median"] = "median"
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.pruners import MedianPruner
+
+        return MedianPruner(**self._against(budget))
+
+
+class Percentile(_AgainstComplete):
+    """Like median, with another share of the complete trials to beat."""
+
+    type: Literal["percentile"] = "percentile"
+    percentile: Annotated[Number, Field(ge=0, le=100)] = Field(25.0, description="Per cent of trials to keep.")
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.pruners import PercentilePruner
+
+        return PercentilePruner(self.percentile, **self._against(budget))
+
+
+class _Halving(_FromReport):
+    reduction_factor: Annotated[Whole, Field(ge=2)] = Field(4, description="One in so many passes each rung.")
+    bootstrap_count: Annotated[Whole, Field(ge=0)] = Field(
+        0, description="Trials that end at a rung before any passes."
+    )
+
+    def _rung(self, budget: Budget) -> int:
+        return self._reports("min", budget, otherwise=budget.reports // self.reduction_factor**2)
+
+    def faults(self, budget: Budget) -> list[Fault]:
+        faults = super().faults(budget)
+        if self.bootstrap_count >= budget.trials:
+            message = f"{self.bootstrap_count} would stop all {budget.trials} trials at the first rung"
+            faults.append(Fault(("bootstrap_count",), message))
+        return faults
+
+
+class SuccessiveHalving(_Halving):
+    """At each rung (min_epochs, then times reduction_factor), only the best of those that came so far go on."""
+
+    type: Literal["successive_halving"] = "successive_halving"
+    min_early_stopping_rate: Annotated[Whole, Field(ge=0)] = Field(0, description="Rungs left out at the beginning.")
+
+    def first(self, budget: Budget) -> int:
+        return int(self._rung(budget) * self.reduction_factor**self.min_early_stopping_rate)
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.pruners import SuccessiveHalvingPruner
+
+        return SuccessiveHalvingPruner(
+            min_resource=self._rung(budget),
+            reduction_factor=self.reduction_factor,
+            min_early_stopping_rate=self.min_early_stopping_rate,
+            bootstrap_count=self.bootstrap_count,
+        )
+
+
+class Hyperband(_Halving):
+    """Successive halving in several brackets, each with a later first rung; for 40 trials and more."""
+
+    type: Literal["hyperband"] = "hyperband"
+    reduction_factor: Annotated[Whole, Field(ge=2)] = Field(3, description="One in so many passes each rung.")
+
+    def first(self, budget: Budget) -> int:
+        return self._rung(budget)
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.pruners import HyperbandPruner
+
+        # Optuna uses max_resource only to count brackets, by a logarithm that rounds: log(243, 3) is 4.999, a bracket
+        # too few. Where the budget is a whole power, one more report puts it right and changes nothing else.
+        rung, factor, top = self._rung(budget), self.reduction_factor, self._rung(budget)
+        while top < budget.reports:
+            top *= factor
+        return HyperbandPruner(
+            min_resource=rung,
+            max_resource=budget.reports + (top == budget.reports),
+            reduction_factor=factor,
+            bootstrap_count=self.bootstrap_count,
+        )
+
+
+class Threshold(_AtIntervals):
+    """Stops a trial whose metric leaves the allowed range: a guard, not a competition."""
+
+    type: Literal["threshold"] = "threshold"
+    lower: Number | None = Field(None, description="The metric must not be below.")
+    upper: Number | None = Field(None, description="The metric must not be above.")
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.lower is None and self.upper is None:
+            refuse([Fault((), "a threshold needs lower, or upper, or both")])
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            refuse([Fault(("lower",), f"{self.lower} must be below upper: {self.upper}")])
+        return self
+
+    def first(self, budget: Budget) -> int:
+        return self._reports("min", budget, otherwise=1)
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.pruners import ThresholdPruner
+
+        return ThresholdPruner(self.lower, self.upper, **self._pace(budget))
+
+
+class Nothing(_Pruner):
+    """Stops no trial."""
+
+    type: Literal["none"] = "none"
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.pruners import NopPruner
+
+        return NopPruner()
+
+
+Judge = Annotated[Median | Percentile | SuccessiveHalving | Hyperband | Threshold, Field(discriminator="type")]
+
+
+class Patient(_Pruner):
+    """Lets another pruner judge a trial only once it has stopped improving; without another, stops it there."""
+
+    type: Literal["patient"] = "patient"
+    wrapped: Judge | None = Field(None, description="The pruner that judges then; without one, the trial is stopped.")
+    patience_epochs: Epochs | None = Field(None, description="Epochs that must be worse than the best before them.")
+    patience_reports: Reports | None = Field(None, description="The same in reports; a quarter of them by default.")
+    min_delta: Annotated[Number, Field(ge=0)] = Field(0.0, description="Worse by less than this counts as no worse.")
+
+    def _patience(self, budget: Budget) -> int:
+        return self._reports("patience", budget, otherwise=budget.reports // 4)
+
+    def first(self, budget: Budget) -> int:
+        return max(self._patience(budget) + 1, self.wrapped.first(budget) if self.wrapped else 1)
+
+    def faults(self, budget: Budget) -> list[Fault]:
+        inner = self.wrapped.faults(budget) if self.wrapped else []
+        return super().faults(budget) + [Fault(("wrapped", *fault.key), fault.message) for fault in inner]
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.exceptions import ExperimentalWarning
+        from optuna.pruners import PatientPruner
+
+        wrapped = self.wrapped.build(budget) if self.wrapped else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            # Optuna compares the last patience + 1 reports with those before them.
+            return PatientPruner(wrapped, self._patience(budget) - 1, self.min_delta)
+
+
+Pruner = Annotated[
+    Median | Percentile | SuccessiveHalving | Hyperband | Threshold | Patient | Nothing, Field(discriminator="type")
+]

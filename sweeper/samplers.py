@@ -1,0 +1,213 @@
+"""How the next point is chosen: one class per sampler of Optuna, with its options under Optuna's names."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from sweeper.errors import InputError
+from sweeper.model import Model, Seed, Whole
+from sweeper.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+class _Sampler(Model):
+    seed: Seed | None = Field(None, description="Seed of the proposals; that of the sweep by default.")
+
+    needs: ClassVar[tuple[str, str] | None] = None
+    """A module that is not always installed, and the extra that brings it."""
+
+    def build(self, space: Space, *, seed: int, first: int, trials: int | None = None) -> BaseSampler:
+        """The sampler for a study that holds `first` trials, of `trials` in all.
+
+        Raises:
+            InputError: the sampler needs a package that is not installed.
+        """
+        if message := self.missing():
+            raise InputError(message)
+        return self._build(space, seed=seed, first=first, trials=trials)
+
+    @abstractmethod
+    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler: ...
+
+    def missing(self) -> str | None:
+        """How to install what the sampler needs, if it is not there."""
+        if self.needs is None or find_spec(self.needs[0]) is not None:
+            return None
+        return f"this sampler needs: pip install 'sweeper[{self.needs[1]}]'"
+
+    def objection(self, space: Space) -> str | None:
+        """Why the sampler cannot search this space, if it cannot."""
+        return None
+
+
+class Tpe(_Sampler):
+    """Models where good and bad trials lie: Optuna's default, good from some ten trials on."""
+
+    type: Literal["tpe"] = "tpe"
+    n_startup_trials: Annotated[Whole, Field(ge=0)] | None = Field(
+        None, description="Random trials before the model is used; a third of the trials by default, 4 to 10."
+    )
+    n_ei_candidates: Annotated[Whole, Field(ge=1)] = Field(24, description="Candidates compared for each proposal.")
+    constant_liar: bool = Field(True, description="Keep away from points that are running.")
+
+    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+        from optuna.samplers import TPESampler
+
+        return TPESampler(
+            n_startup_trials=_startup(self.n_startup_trials, trials),
+            n_ei_candidates=self.n_ei_candidates,
+            constant_liar=self.constant_liar,
+            seed=_reseeded(seed, first),
+        )
+
+
+class Random(_Sampler):
+    """Independent random points."""
+
+    type: Literal["random"] = "random"
+
+    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+        from optuna.samplers import RandomSampler
+
+        return RandomSampler(seed=_reseeded(seed, first))
+
+
+class Grid(_Sampler):
+    """Every point of the space once, in random order; parameters that play no part make no more points."""
+
+    type: Literal["grid"] = "grid"
+
+    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+        from sweeper.grid import GridSampler
+
+        return GridSampler(grid(space), seed=seed)
+
+    def objection(self, space: Space) -> str | None:
+        endless = [name for name, domain in space.items() if domain.count() is None]
+        if endless:
+            return f"a grid needs a step for {', '.join(endless)}; add step:, or choose type: qmc"
+        size = grid_size(space)
+        if size is None or size > GRID_LIMIT:
+            return (
+                f"the grid has {f'{size:,}' if size else 'too many'} points, more than {GRID_LIMIT:,}; choose type: qmc"
+            )
+        return None
+
+
+class Qmc(_Sampler):
+    """Quasi-random points, which cover the space more evenly than random ones."""
+
+    type: Literal["qmc"] = "qmc"
+    qmc_type: Literal["sobol", "halton"] = Field("sobol", description="The sequence.")
+    scramble: bool = Field(True, description="Scramble the sequence; unscrambled, it begins in a corner of the space.")
+
+    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+        from optuna.samplers import QMCSampler, RandomSampler
+
+        # The place in the sequence is on record in the study, under the seed: another seed would begin again.
+        with _experimental():
+            return QMCSampler(
+                qmc_type=self.qmc_type,
+                scramble=self.scramble,
+                seed=seed,
+                independent_sampler=RandomSampler(seed=_reseeded(seed, first)),
+                warn_independent_sampling=False,
+            )
+
+
+class CmaEs(_Sampler):
+    """Covariance matrix adaptation: for several numeric parameters and more than a hundred trials."""
+
+    needs = ("cmaes", "cmaes")
+    type: Literal["cmaes"] = "cmaes"
+    n_startup_trials: Annotated[Whole, Field(ge=0)] = Field(1, description="Random trials before the first generation.")
+    popsize: Annotated[Whole, Field(ge=2)] | None = Field(
+        None, description="Trials per generation; 4 + 3 ln(parameters) by default."
+    )
+    with_margin: bool = Field(False, description="Keep a chance for every value of a parameter with steps.")
+    consider_pruned_trials: bool = Field(
+        False, description="Learn from pruned trials too; advised with hyperband, not with median."
+    )
+
+    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+        from optuna.samplers import CmaEsSampler, RandomSampler
+
+        reseeded = _reseeded(seed, first)
+        with _experimental():
+            return CmaEsSampler(
+                n_startup_trials=self.n_startup_trials,
+                popsize=self.popsize,
+                with_margin=self.with_margin,
+                consider_pruned_trials=self.consider_pruned_trials,
+                independent_sampler=RandomSampler(seed=reseeded),
+                warn_independent_sampling=False,
+                seed=reseeded,
+            )
+
+    def objection(self, space: Space) -> str | None:
+        numeric = [d for d in space.values() if isinstance(d, Float | Int) and d.low < d.high and not d.when]
+        if len(numeric) < 2:
+            return "cmaes searches float and int parameters without when, and needs two of them; choose type: tpe"
+        return None
+
+
+class Gp(_Sampler):
+    """Gaussian process: for few and costly trials."""
+
+    needs = ("torch", "gp")
+    type: Literal["gp"] = "gp"
+    n_startup_trials: Annotated[Whole, Field(ge=0)] | None = Field(
+        None, description="Random trials before the model is used; a third of the trials by default, 4 to 10."
+    )
+    deterministic_objective: bool = Field(False, description="The same point always gives the same value.")
+
+    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+        from optuna.samplers import GPSampler, RandomSampler
+
+        reseeded = _reseeded(seed, first)
+        with _experimental():
+            return GPSampler(
+                n_startup_trials=_startup(self.n_startup_trials, trials),
+                deterministic_objective=self.deterministic_objective,
+                independent_sampler=RandomSampler(seed=reseeded),
+                warn_independent_sampling=False,
+                seed=reseeded,
+            )
+
+
+Sampler = Annotated[Tpe | Random | Grid | Qmc | CmaEs | Gp, Field(discriminator="type")]
+
+
+def _startup(wanted: int | None, trials: int | None) -> int:
+    """Optuna's ten random trials are too many where there are twenty in all."""
+    if wanted is not None:
+        return wanted
+    return 10 if trials is None else min(10, max(4, trials // 3))
+
+
+def _reseeded(seed: int, first: int) -> int:
+    """The seed for proposals from trial `first` on: a continued sweep must not propose its first points again."""
+    if first == 0:
+        return seed
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, first]).generate_state(1)[0])
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Used knowingly: what Optuna calls experimental in these samplers has been there for years."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield

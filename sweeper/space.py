@@ -1,0 +1,199 @@
+"""The search space: parameters, the conditions between them, and the points they make up."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain
+from math import prod
+from typing import TYPE_CHECKING
+
+from sweeper.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
+from sweeper.model import Fault, did_you_mean, same, shown
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import BaseTrial
+
+__all__ = ["AnyDomain", "Categorical", "Constant", "Domain", "Float", "Int", "Point", "Space"]
+
+Space = Mapping[str, AnyDomain]
+Point = dict[str, Value]
+
+GRID_LIMIT = 10_000
+_LONGEST_NAME = 64
+
+
+def suggest(trial: BaseTrial, space: Space) -> Point:
+    """The parameters of a trial in the order of the space, constants included, those that play no part left out.
+
+    Asked again of the same trial, a resumed one too, it gives the same values.
+    """
+    point: Point = {}
+    for name in _parents_first(space):
+        if _is_active(space[name], point):
+            point[name] = space[name].suggest(trial, name)
+    return _in_order(point, space)
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """What Optuna chooses from, by parameter; constants are not chosen."""
+    found = {name: domain.distribution() for name, domain in space.items()}
+    return {name: distribution for name, distribution in found.items() if distribution is not None}
+
+
+def draw(space: Space, rng: random.Random) -> Point:
+    """Any one point of the space."""
+    point: Point = {}
+    for name in _parents_first(space):
+        if _is_active(space[name], point):
+            point[name] = space[name].draw(rng)
+    return _in_order(point, space)
+
+
+def is_conditional(space: Space) -> bool:
+    return any(domain.when for domain in space.values())
+
+
+def grid_size(space: Space) -> int | None:
+    """How many points the space has; None if there is no end of them or, with conditions, more than `GRID_LIMIT`."""
+    counts = [domain.count() for domain in space.values()]
+    if None in counts:
+        return None
+    if not is_conditional(space):
+        return prod(count for count in counts if count is not None)
+    try:
+        return len(grid(space))
+    except ValueError:
+        return None
+
+
+def grid(space: Space) -> list[Point]:
+    """Every point of the space once; a parameter that plays no part in a point makes no more of them.
+
+    Raises:
+        ValueError: there are more than `GRID_LIMIT`; found out before they are made.
+    """
+    points: list[Point] = [{}]
+    for name in _parents_first(space):
+        domain, count = space[name], space[name].count()
+        active = [_is_active(domain, point) for point in points]
+        if count is None or len(points) + sum(active) * (count - 1) > GRID_LIMIT:
+            raise ValueError(f"the grid has more than {GRID_LIMIT:,} points")
+        values = list(domain.values()) if any(active) else []
+        points = list(
+            chain.from_iterable(
+                [{**point, name: value} for value in values] if is_active else [point]
+                for point, is_active in zip(points, active, strict=True)
+            )
+        )
+    return [_in_order(point, space) for point in points]
+
+
+def check_space(space: Mapping[str, AnyDomain | None]) -> list[Fault]:
+    """What is wrong between parameters; None stands for one whose domain could not be read."""
+    faults = [Fault((name,), message) for name in space if (message := _fault_of_name(name))]
+    for name, domain in space.items():
+        for parent, values in domain.when.items() if domain else ():
+            faults += [Fault((name, "when", parent), message) for message in _faults_of_parent(parent, values, space)]
+    return faults + _fault_of_circle(space)
+
+
+def _fault_of_name(name: str) -> str | None:
+    if not name.isidentifier() or unicodedata.normalize("NFC", name) != name:
+        return f"{shown(name)} is no name of a parameter; use letters, digits and _"
+    return f"is longer than {_LONGEST_NAME} characters" if len(name) > _LONGEST_NAME else None
+
+
+def _faults_of_parent(parent: str, values: Iterable[Value], space: Mapping[str, AnyDomain | None]) -> list[str]:
+    if parent not in space:
+        return [f"there is no parameter {shown(parent)} in this space. {did_you_mean(parent, space)}"]
+    domain = space[parent]
+    if domain is None:
+        return []
+    allowed = _allowed(domain)
+    return [f"{parent} is never {shown(value)}, only {allowed}" for value in values if not domain.contains(value)]
+
+
+def _allowed(domain: AnyDomain) -> str:
+    if isinstance(domain, Float | Int):
+        return f"{domain.low} to {domain.high}" + (
+            f" in steps of {domain.step}" if domain.step not in (None, 1) else ""
+        )
+    return ", ".join(shown(value) for _, value in domain.bounds())
+
+
+def _fault_of_circle(space: Mapping[str, AnyDomain | None]) -> list[Fault]:
+    try:
+        TopologicalSorter({name: domain.when if domain else () for name, domain in space.items()}).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+        return [Fault((circle[0], "when"), f"goes round in a circle: {' <- '.join(circle)}; drop one condition")]
+    return []
+
+
+def check_point(point: Mapping[str, object], space: Space) -> list[Fault]:
+    """What is wrong with a start point, which may leave parameters open."""
+    faults = []
+    for name, value in point.items():
+        if name not in space:
+            faults.append(Fault((name,), f"there is no such parameter in the space. {did_you_mean(name, space)}"))
+        elif not space[name].contains(value):
+            faults.append(Fault((name,), f"{shown(value)} is not in the space, which has {_allowed(space[name])}"))
+        else:
+            for parent, values in space[name].when.items():
+                if not _gives(point, space, parent, values):
+                    needed = " or ".join(shown(value) for value in values)
+                    message = f"plays a part only when {parent} is {needed}; give {parent}, or leave this out"
+                    faults.append(Fault((name,), message))
+    return faults
+
+
+def _gives(point: Mapping[str, object], space: Space, parent: str, values: Iterable[Value]) -> bool:
+    domain = space[parent]
+    given = point.get(parent, domain.value if isinstance(domain, Constant) else _NOTHING)
+    return any(same(given, value) for value in values)
+
+
+_NOTHING = object()
+
+
+def normal(point: Mapping[str, Value], space: Space) -> Point:
+    """A checked start point as the study keeps it: values in the types of their domains, constants left out."""
+    return {name: space[name].normal(v) for name, v in point.items() if not isinstance(space[name], Constant)}
+
+
+def slips(space: Space) -> list[str]:
+    """What is allowed and still looks like a slip."""
+    return [
+        f"space.{name} has one value only; write {name}: {shown(next(domain.values()))}"
+        for name, domain in space.items()
+        if not isinstance(domain, Constant) and domain.count() == 1
+    ]
+
+
+def _is_active(domain: AnyDomain, point: Point) -> bool:
+    return all(
+        parent in point and any(same(point[parent], value) for value in values)
+        for parent, values in domain.when.items()
+    )
+
+
+def _parents_first(space: Space) -> list[str]:
+    """Names in the order of the space, but none before a parameter it depends on."""
+    ordered: dict[str, None] = {}
+    for start in space:
+        todo = [start]
+        while todo:
+            parents = [parent for parent in space[todo[-1]].when if parent not in ordered]
+            if parents:
+                todo.append(parents[0])
+            else:
+                ordered[todo.pop()] = None
+    return list(ordered)
+
+
+def _in_order(point: Point, space: Space) -> Point:
+    return {name: point[name] for name in space if name in point}

@@ -1,0 +1,96 @@
+"""Text in a sweep that follows a rule: names, metrics, durations, addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from sweeper.model import Number, shown
+from sweeper.trainables import PATH
+from sweeper.urls import fault_of_database, fault_of_tracking
+
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_METRIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]{0,99}")
+_DURATION = re.compile(r"(?=.)(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def _passes(fault_of: Callable[[str], str | None]) -> AfterValidator:
+    def check(text: str) -> str:
+        if fault := fault_of(text):
+            raise ValueError(fault)
+        return text
+
+    return AfterValidator(check)
+
+
+def _fault_of_name(text: str) -> str | None:
+    # It becomes the name of a folder, a study and an MLflow run, and stands in URLs: nothing that any of them quotes.
+    if not text:
+        return "is empty; give it a name"
+    if len(text) > 64:
+        return f"has {len(text)} characters; 64 at most"
+    if not _SLUG.fullmatch(text):
+        proposal = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
+        hint = f"; try {proposal}" if proposal else ""
+        return f"{shown(text)} must be letters a-z, digits, '.', '_' and '-', and begin with a letter or digit{hint}"
+    return f"{shown(text)} is reserved on some systems; choose another" if _RESERVED.fullmatch(text) else None
+
+
+def _fault_of_metric(text: str) -> str | None:
+    if _METRIC.fullmatch(text):
+        return None
+    return f"{shown(text)} is no name of a metric; use letters, digits, '_', '.', '/', '-' and spaces, 100 at most"
+
+
+def _fault_of_label(text: str) -> str | None:
+    if not text.strip() or not text.isprintable() or len(text) > 250:
+        return f"{shown(text)} must be 1 to 250 characters without control characters"
+    return None
+
+
+def _fault_of_description(text: str) -> str | None:
+    if all(character.isprintable() or character == "\n" for character in text):
+        return None
+    return "has a control character"
+
+
+def _fault_of_model(text: str) -> str | None:
+    if _SLUG.fullmatch(text):
+        return None
+    return f"{shown(text)} must be letters a-z, digits, '.', '_' and '-', 64 at most"
+
+
+def _fault_of_trainable(text: str) -> str | None:
+    if PATH.fullmatch(text):
+        return None
+    return f"{shown(text)} must be package.module:function; try sweeper.training:train_rnn"
+
+
+def _seconds(declared: object) -> object:
+    if not isinstance(declared, str):
+        return declared
+    match = _DURATION.fullmatch(declared)
+    if match is None:
+        compact = re.sub(r"\s*(d|h|m|s)[a-z]*\s*", r"\1", declared.strip().lower())
+        proposal = compact if _DURATION.fullmatch(compact) else "30m"
+        raise ValueError(f"{shown(declared)} is no duration; write {proposal} (units d, h, m, s, as in 1h30m)")
+    return float(sum(float(n or 0) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True)))
+
+
+Name = Annotated[str, _passes(_fault_of_name), Field(json_schema_extra={"pattern": f"^{_SLUG.pattern}$"})]
+Metric = Annotated[str, _passes(_fault_of_metric)]
+Label = Annotated[str, _passes(_fault_of_label)]
+Description = Annotated[str, _passes(_fault_of_description), Field(max_length=2000)]
+ModelName = Annotated[str, _passes(_fault_of_model)]
+Trainable = Annotated[str, _passes(_fault_of_trainable)]
+Database = Annotated[str, _passes(fault_of_database)]
+TrackingUri = Annotated[str, _passes(fault_of_tracking)]
+Duration = Annotated[
+    Number,
+    Field(gt=0),
+    BeforeValidator(_seconds, json_schema_input_type=Annotated[str, Field(pattern=_DURATION.pattern)] | float),
+]

@@ -1,0 +1,190 @@
+"""Finds the function that trains, `package.module:function`, and reads its hyperparameters without running it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from sweeper.errors import InputError
+from sweeper.model import did_you_mean, shown
+
+PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+@dataclass(frozen=True)
+class TrainableInfo:
+    """A trainable that exists: where it is, and the class of its first parameter (None: it takes any parameters)."""
+
+    module: str
+    function: str
+    params_model: type[Any] | None
+
+
+def find_trainable(path: str) -> TrainableInfo:
+    """Look a trainable up in its source; of all modules, only the one of its hyperparameters is imported.
+
+    Raises:
+        InputError: there is no such module or function, or its source does not parse.
+    """
+    module, function = _split(path)
+    source = _Source.of(module)
+    where, node = source.definition(function)
+    annotation = _first_annotation(where, node)
+    return TrainableInfo(module, function, None if annotation is None else where.resolve(annotation))
+
+
+def load_trainable(path: str) -> Callable[..., Any]:
+    """Import a trainable.
+
+    Raises:
+        InputError: it cannot be imported, or is not callable.
+    """
+    module, function = _split(path)
+    found = getattr(_import(module), function, None)
+    if not callable(found):
+        raise InputError(f"{path} is not a function" if found is not None else f"{module} has no {function!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def _split(path: str) -> tuple[str, str]:
+    if not PATH.fullmatch(path):
+        raise InputError(f"{shown(path)} is not of the form package.module:function")
+    module, _, function = path.partition(":")
+    return module, function
+
+
+def _import(module: str) -> Any:
+    if (here := os.getcwd()) not in sys.path:  # as `python -m` has it
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _locate(module: str) -> ModuleSpec | None:
+    """Find a module without importing the packages it lies in."""
+    names = module.split(".")
+    top = sys.modules.get(names[0])
+    path = [os.getcwd(), *sys.path]  # as `python -m` has it; what is not on the path is the affair of other finders
+    spec = top.__spec__ if top else PathFinder.find_spec(names[0], path) or find_spec(names[0])
+    for end in range(2, len(names) + 1):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(".".join(names[:end]), list(spec.submodule_search_locations))
+    return spec
+
+
+class _Source:
+    """The syntax tree of a module, and what its names stand for."""
+
+    def __init__(self, module: str, tree: ast.Module, *, is_package: bool) -> None:
+        self.module = module
+        self._package = module if is_package else module.rpartition(".")[0]
+        self._nodes: dict[str, ast.stmt] = {}
+        self._imports: dict[str, tuple[str, str]] = {}
+        for node in _statements(tree.body):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                self._nodes[node.name] = node
+            elif isinstance(node, ast.Assign):
+                self._nodes |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+            elif isinstance(node, ast.ImportFrom):
+                origin = resolve_name("." * node.level + (node.module or ""), self._package)
+                self._imports |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                self._imports |= {alias.asname: (alias.name, "") for alias in node.names if alias.asname}
+
+    @classmethod
+    def of(cls, module: str) -> _Source:
+        try:
+            spec = _locate(module)
+        except (ImportError, ValueError, AttributeError):
+            spec = None
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            raise InputError(f"there is no module {module!r} in {os.getcwd()} or on Python's path")
+        try:
+            tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
+        except SyntaxError as error:
+            place = ":".join(str(part) for part in (spec.origin, error.lineno, error.offset) if part)
+            raise InputError(f"{place}: {error.msg}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{spec.origin} cannot be read: {error}") from error
+        return cls(module, tree, is_package=spec.submodule_search_locations is not None)
+
+    def definition(self, name: str, *, hops: int = 10) -> tuple[_Source, ast.stmt]:
+        """The statement that defines a name, and the module it is in; imports are followed."""
+        if name in self._nodes:
+            return self, self._nodes[name]
+        if name in self._imports and hops:
+            module, original = self._imports[name]
+            return _Source.of(module).definition(original, hops=hops - 1)
+        functions = [name for name, node in self._nodes.items() if isinstance(node, ast.FunctionDef)]
+        known = [name for name in [*functions, *self._imports] if not name.startswith("_")]
+        raise InputError(f"module {self.module!r} has no function {name!r}. {did_you_mean(name, known)}")
+
+    def resolve(self, annotation: ast.expr) -> type[Any] | None:
+        """The class an annotation stands for, if it declares hyperparameters."""
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            try:
+                annotation = ast.parse(annotation.value, mode="eval").body
+            except SyntaxError:
+                return None
+        if isinstance(annotation, ast.Name) and isinstance(self._nodes.get(annotation.id), ast.ClassDef):
+            found = getattr(_import(self.module), annotation.id, None)
+        elif isinstance(annotation, ast.Name) and annotation.id in self._imports:
+            module, name = self._imports[annotation.id]
+            found = getattr(_import(module), name, None)
+        elif isinstance(annotation, ast.Attribute) and isinstance(annotation.value, ast.Name):
+            module, name = self._imports.get(annotation.value.id, (annotation.value.id, ""))
+            found = getattr(_import(f"{module}.{name}" if name else module), annotation.attr, None)
+        else:
+            return None
+        declares = isinstance(found, type) and (issubclass(found, BaseModel) or dataclasses.is_dataclass(found))
+        return found if declares else None
+
+    def call_of(self, node: ast.Assign) -> ast.stmt | None:
+        """What is called when `name = Class()` is called."""
+        if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+            made = self._nodes.get(node.value.func.id)
+            body = made.body if isinstance(made, ast.ClassDef) else []
+            return next((item for item in body if isinstance(item, ast.FunctionDef) and item.name == "__call__"), None)
+        return None
+
+
+def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements of a module, those within `if TYPE_CHECKING:` and `try:` too."""
+    found = []
+    for node in body:
+        found.append(node)
+        if isinstance(node, ast.If | ast.Try):
+            found += _statements(node.body) + _statements(node.orelse)
+    return found
+
+
+def _first_annotation(source: _Source, node: ast.stmt) -> ast.expr | None:
+    called = source.call_of(node) if isinstance(node, ast.Assign) else node
+    if isinstance(node, ast.ClassDef | ast.AsyncFunctionDef) or (
+        isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.List | ast.Dict | ast.Tuple)
+    ):
+        raise InputError(f"the name in module {source.module!r} is not a plain function (line {node.lineno})")
+    if not isinstance(called, ast.FunctionDef):
+        return None
+    parameters = [*called.args.posonlyargs, *called.args.args]
+    first = 1 if called is not node else 0
+    if len(parameters) - first < 2 and called.args.vararg is None:
+        raise InputError(
+            f"{source.module}:{called.name} must take two arguments, params and trial (line {node.lineno})"
+        )
+    return parameters[first].annotation if len(parameters) > first else None

@@ -1,0 +1,76 @@
+"""URLs of databases and servers in a sweep: what may stand there, and `${env:NAME}` in place of secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from sweeper.errors import InputError
+from sweeper.model import did_you_mean
+
+_REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET = re.compile(r"pass(word|wd)?|pwd|secret|token|(api)?_?key", re.IGNORECASE)
+
+
+def fault_of_url(text: str, schemes: Iterable[str]) -> str | None:
+    """What is wrong with a URL, without repeating what may be a secret in it."""
+    if _REFERENCE.fullmatch(text):
+        return None
+    if "${" in _REFERENCE.sub("", text):
+        return "has a reference that cannot be read; write ${env:NAME}"
+    if not text.isprintable() or not text.strip():
+        return "is empty or has a control character"
+    try:
+        parts = urlsplit(_REFERENCE.sub("0", text))
+        port = parts.port
+    except ValueError:  # its text may repeat a password that stands in the wrong place
+        return "is no URL; is the port a number from 1 to 65535?"
+    known = sorted(schemes)
+    if parts.scheme.partition("+")[0] not in known:
+        return f"has an unknown scheme {parts.scheme!r}. {did_you_mean(parts.scheme, known)}"
+    if port == 0:
+        return "has port 0; use 1 to 65535"
+    if _has_secret(text):
+        return "has a password in clear; put it in an environment variable and write ${env:NAME} in its place"
+    return None
+
+
+def _has_secret(text: str) -> bool:
+    parts = urlsplit(_REFERENCE.sub("", text))
+    return bool(parts.password) or any(_SECRET.fullmatch(key) for key, value in parse_qsl(parts.query) if value)
+
+
+def fault_of_database(text: str) -> str | None:
+    """What is wrong with the URL of a database that is to hold a study."""
+    if fault := fault_of_url(text, ("sqlite", "postgresql", "mysql")):
+        return fault
+    if re.fullmatch(r"sqlite(\+\w+)?:/{0,3}(:memory:)?", text):
+        return "names no file, so that nothing would be kept; try sqlite:///sweeper.db"
+    if text.startswith("sqlite") and not re.match(r"sqlite(\+\w+)?:///", text):
+        return "needs three slashes before the path of the file: sqlite:///sweeper.db"
+    return None
+
+
+def fault_of_tracking(text: str) -> str | None:
+    """What is wrong with the address of an MLflow server or store; a plain path is one too."""
+    if "://" not in text and not text.startswith("${") and text.isprintable() and text.strip():
+        return None
+    return fault_of_url(text, ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks"))
+
+
+def expand(text: str) -> str:
+    """The URL with its references to the environment resolved; parts of a URL are quoted as URLs need it.
+
+    Raises:
+        InputError: a variable is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if not found:
+            raise InputError(f"the environment variable {match[1]} is not set, and the sweep refers to it")
+        return found if match[0] == text else quote(found, safe="")
+
+    return _REFERENCE.sub(value, text)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from pydantic import TypeAdapter
+
+from sweeper.errors import InputError
+from sweeper.samplers import Sampler
+from sweeper.space import Domain, Space, grid, suggest
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+KINDS = ("tpe", "random", "grid", "qmc", "cmaes") + (("gp",) if find_spec("torch") else ())
+
+
+def sampler_of(**declared: Any) -> Any:
+    return TypeAdapter(Sampler).validate_python(declared)
+
+
+def space_of(**declared: Any) -> Space:
+    return TypeAdapter(dict[str, Domain]).validate_python(declared)
+
+
+STEPPED = space_of(
+    rate={"type": "float", "low": 0, "high": 1, "step": 0.25},
+    units={"type": "int", "low": 1, "high": 4},
+    optimizer={"type": "categorical", "choices": ["sgd", "adam"]},
+    momentum={"type": "categorical", "choices": [0.0, 0.9], "when": {"optimizer": "sgd"}},
+    cell="lstm",
+)
+SMOOTH = space_of(
+    x={"type": "float", "low": 0, "high": 1},
+    y={"type": "float", "low": 1e-4, "high": 1, "log": True},
+    z={"type": "int", "low": 1, "high": 1000},
+)
+
+
+def run(study: optuna.Study, space: Space, count: int) -> list[dict[str, Any]]:
+    points = []
+    for _ in range(count):
+        trial = study.ask()
+        points.append(suggest(trial, space))
+        study.tell(trial, sum(value for value in points[-1].values() if not isinstance(value, str)))
+    return points
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_points_are_in_the_space_and_the_same_for_the_same_seed(kind: str) -> None:
+    sampler = sampler_of(type=kind)
+    runs = [
+        run(optuna.create_study(sampler=sampler.build(STEPPED, seed=seed, first=0, trials=15)), STEPPED, 15)
+        for seed in (0, 0, 1)
+    ]
+
+    assert all(STEPPED[name].contains(value) for point in runs[0] for name, value in point.items())
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grid"])
+def test_a_continued_sweep_does_not_propose_its_first_points_again(kind: str) -> None:
+    sampler = sampler_of(type=kind)
+    study = optuna.create_study(sampler=sampler.build(SMOOTH, seed=0, first=0))
+    before = run(study, SMOOTH, 5)
+    study.sampler = sampler.build(SMOOTH, seed=0, first=5)
+    after = run(study, SMOOTH, 5)
+
+    assert all(point not in before for point in after)
+
+
+@pytest.mark.parametrize("qmc_type", ["sobol", "halton"])
+def test_a_continued_qmc_goes_on_in_its_sequence(qmc_type: str) -> None:
+    sampler = sampler_of(type="qmc", qmc_type=qmc_type)
+    whole = run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=3, first=0)), SMOOTH, 9)
+    study = optuna.create_study(sampler=sampler.build(SMOOTH, seed=3, first=0))
+    parts = run(study, SMOOTH, 4)
+    study.sampler = sampler.build(SMOOTH, seed=3, first=4)
+    parts += run(study, SMOOTH, 5)
+
+    assert parts == whole
+
+
+def test_a_seed_of_the_sampler_is_a_number() -> None:
+    assert sampler_of(type="tpe", seed=3).seed == 3 and sampler_of(type="tpe").seed is None
+
+
+@pytest.mark.parametrize(("trials", "startup"), [(None, 10), (6, 4), (24, 8), (300, 10)])
+def test_random_trials_before_the_model_are_a_share_of_the_budget(trials: int | None, startup: int) -> None:
+    built: Any = sampler_of(type="tpe").build(SMOOTH, seed=0, first=0, trials=trials)
+
+    assert built._n_startup_trials == startup
+
+
+def test_a_grid_gives_every_point_once_across_interruptions_and_failures() -> None:
+    sampler = sampler_of(type="grid")
+    study = optuna.create_study(sampler=sampler.build(STEPPED, seed=0, first=0))
+    points = run(study, STEPPED, 20)
+    running = study.ask()
+    points.append(suggest(running, STEPPED))
+    failed = study.ask()
+    points.append(suggest(failed, STEPPED))
+    study.tell(failed, state=TrialState.FAIL)
+    study.sampler = sampler.build(STEPPED, seed=0, first=22)
+    points += run(study, STEPPED, 60 - 22)
+
+    assert len(points) == 60
+    assert sorted(map(repr, points)) == sorted(map(repr, grid(STEPPED)))
+    assert suggest(optuna.Trial(study, running._trial_id), STEPPED) == points[20]
+
+
+def test_a_start_point_counts_as_a_point_of_the_grid() -> None:
+    study = optuna.create_study(sampler=sampler_of(type="grid").build(STEPPED, seed=0, first=0))
+    start: dict[str, Any] = {"rate": 0.75, "units": 3, "optimizer": "sgd"}
+    study.enqueue_trial(start)
+    study.enqueue_trial(start)
+    points = run(study, STEPPED, 60)
+
+    assert points[0].items() >= start.items() and points[1].items() >= start.items()
+    assert sorted(map(repr, points)) == sorted(map(repr, grid(STEPPED)))
+
+
+def test_a_grid_that_is_used_up_begins_again() -> None:
+    space = space_of(x={"type": "int", "low": 1, "high": 3})
+    study = optuna.create_study(sampler=sampler_of(type="grid").build(space, seed=0, first=0))
+
+    assert sorted(point["x"] for point in run(study, space, 3)) == [1, 2, 3]
+    assert run(study, space, 2)[0]["x"] in (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "space", "message"),
+    [
+        ("grid", SMOOTH, "a grid needs a step for x, y; add step:, or choose type: qmc"),
+        (
+            "grid",
+            space_of(**{f"p{i}": {"type": "int", "low": 1, "high": 1000} for i in range(4)}),
+            "the grid has 1,000,000,000,000 points, more than 10,000; choose type: qmc",
+        ),
+        (
+            "grid",
+            space_of(
+                a={"type": "categorical", "choices": [1, 2]},
+                b={"type": "int", "low": 1, "high": 10**6, "when": {"a": 1}},
+            ),
+            "the grid has too many points",
+        ),
+        ("grid", STEPPED, None),
+        ("cmaes", SMOOTH, None),
+        ("cmaes", space_of(x={"type": "float", "low": 0, "high": 1}, c="lstm"), "needs two of them; choose type: tpe"),
+        ("tpe", SMOOTH, None),
+    ],
+)
+def test_a_sampler_says_which_space_it_cannot_search(kind: str, space: Space, message: str | None) -> None:
+    objection = sampler_of(type=kind).objection(space)
+
+    assert objection is None if message is None else message in objection
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
+def test_a_missing_package_is_told_with_its_cure() -> None:
+    with pytest.raises(InputError, match=r"needs: pip install 'sweeper\[gp\]'"):
+        sampler_of(type="gp").build(SMOOTH, seed=0, first=0)
+
+
+def test_options_that_optuna_calls_experimental_do_not_warn() -> None:
+    sampler = sampler_of(type="cmaes", with_margin=True, consider_pruned_trials=True, popsize=4)
+
+    run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=0, first=0)), SMOOTH, 12)

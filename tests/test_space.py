@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from sweeper.model import dotted
+from sweeper.space import (
+    GRID_LIMIT,
+    Domain,
+    Space,
+    check_point,
+    check_space,
+    distributions,
+    draw,
+    grid,
+    grid_size,
+    normal,
+    slips,
+    suggest,
+)
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def space_of(**declared: Any) -> Space:
+    return TypeAdapter(dict[str, Domain]).validate_python(declared)
+
+
+def choice(*choices: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "categorical", "choices": list(choices), **more}
+
+
+CHAIN = {
+    "momentum": {"type": "float", "low": 0.0, "high": 0.9, "when": {"optimizer": ["sgd", "rmsprop"]}},
+    "optimizer": choice("sgd", "rmsprop", "adam"),
+    "nesterov": choice(True, False, when={"optimizer": "sgd"}),
+    "dampening": {"type": "constant", "value": 0.5, "when": {"nesterov": False}},
+    "cell": "lstm",
+}
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+
+
+def points(study: optuna.Study, space: Space, count: int) -> Iterator[dict[str, Any]]:
+    return (suggest(study.ask(), space) for _ in range(count))
+
+
+def test_a_parameter_plays_a_part_only_when_its_condition_holds(study: optuna.Study) -> None:
+    for point in points(study, space_of(**CHAIN), 60):
+        assert ("momentum" in point) == (point["optimizer"] != "adam")
+        assert ("nesterov" in point) == (point["optimizer"] == "sgd")
+        assert ("dampening" in point) == (point.get("nesterov") is False)
+        assert point["cell"] == "lstm"
+
+
+def test_a_point_is_in_the_order_of_the_space_whatever_depends_on_what(study: optuna.Study) -> None:
+    for point in points(study, space_of(**CHAIN), 30):
+        assert list(point) == [name for name in CHAIN if name in point]
+
+
+def test_a_trial_asked_again_gives_the_same_point(study: optuna.Study) -> None:
+    space = space_of(**CHAIN)
+    trial = study.ask()
+    point = suggest(trial, space)
+
+    assert suggest(optuna.Trial(study, trial._trial_id), space) == point
+    assert suggest(study.trials[0], space) == point
+
+
+def test_constants_are_no_affair_of_optuna(study: optuna.Study) -> None:
+    space = space_of(**CHAIN)
+    trial = study.ask()
+    suggest(trial, space)
+
+    assert set(distributions(space)) == {"momentum", "optimizer", "nesterov"}
+    assert "cell" not in trial.params
+
+
+def test_distributions_are_those_that_trials_get(study: optuna.Study) -> None:
+    space = space_of(
+        a={"type": "float", "low": 1e-4, "high": 0.1, "log": True},
+        b={"type": "float", "low": 0, "high": 0.3, "step": 0.1},
+        c={"type": "int", "low": 32, "high": 256, "log": True},
+        d={"type": "int", "low": 1, "high": 9, "step": 4},
+        e=choice(None, 1.0),
+    )
+    trial = study.ask()
+    suggest(trial, space)
+
+    assert trial.distributions == distributions(space)
+
+
+@pytest.mark.parametrize(
+    ("declared", "values"),
+    [
+        ({"type": "int", "low": 1, "high": 9, "step": 4}, [1, 5, 9]),
+        ({"type": "int", "low": 3.0, "high": 4}, [3, 4]),
+        ({"type": "float", "low": 0, "high": 0.3, "step": 0.1}, [0.0, 0.1, 0.2, 0.3]),
+        ({"type": "float", "low": 0.5, "high": 0.5}, [0.5]),
+        (choice(None, 1.0, 2.5), [None, 1.0, 2.5]),
+        ("lstm", ["lstm"]),
+        (None, [None]),
+    ],
+)
+def test_domains_count_list_and_contain_their_values(declared: Any, values: list[Any]) -> None:
+    domain = space_of(x=declared)["x"]
+    listed = list(domain.values())
+
+    assert listed == values and [type(value) for value in listed] == [type(value) for value in values]
+    assert domain.count() == len(values)
+    assert all(domain.contains(value) for value in values)
+    assert domain.draw(random.Random(0)) in values
+    assert not domain.contains("elsewhere") and not domain.contains(17)
+
+
+def test_a_continuous_range_has_no_count_and_contains_what_it_draws() -> None:
+    for declared in ({"low": 0, "high": 1}, {"low": 1e-5, "high": 1e-1, "log": True}):
+        domain = space_of(x={"type": "float", **declared})["x"]
+        rng = random.Random(0)
+
+        assert domain.count() is None
+        assert all(domain.contains(domain.draw(rng)) for _ in range(200))
+
+
+def test_true_is_not_one() -> None:
+    space = space_of(x=choice(True, False), y=choice(0, 1))
+
+    assert not space["x"].contains(1) and not space["y"].contains(True)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"type": "float", "low": 2, "high": 1}, "low: 2.0 is above high: 1.0; swap them"),
+        ({"type": "float", "low": 0, "high": 1, "log": True}, "low: 0.0 is not allowed with log: true, must be > 0"),
+        ({"type": "int", "low": 0, "high": 9, "log": True}, "must be > 0; try 1"),
+        ({"type": "int", "low": 0, "high": 9, "step": 2}, "step: 2 does not lead from 0 to 9; it does to high: 8"),
+        ({"type": "float", "low": 0, "high": 1, "step": 0.3}, "it does to high: 0.9"),
+        ({"type": "int", "low": 1, "high": 9, "step": 2, "log": True}, "step: 2 is not allowed with log: true"),
+        ({"type": "int", "low": 1, "high": 9, "step": 0}, "greater than 0"),
+        ({"type": "float", "low": 1, "high": 9, "step": -1}, "greater than 0"),
+        ({"type": "float", "low": float("nan"), "high": 1}, "finite number"),
+        ({"type": "float", "low": 0, "high": float("inf")}, "finite number"),
+        ({"type": "int", "low": 0, "high": 2**60}, "less than or equal"),
+        ({"type": "int", "low": True, "high": 2}, "valid integer"),
+        ({"type": "int", "low": 1.5, "high": 2}, "valid integer"),
+        ({"type": "float", "low": "1", "high": 2}, "valid number"),
+        (choice(), "at least 1 item"),
+        (choice("a", "b", "a"), "choices[2]: 'a' is there already; give each value once"),
+        (choice(1, 1.0), "choices[1]: 1.0 is there already"),
+        (choice(1, "1"), "choices: mixes numbers and text"),
+        (choice(1, True), "mixes numbers and true/false"),
+        (choice([1]), "valid string"),
+    ],
+)
+def test_impossible_domains_are_refused(declared: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        space_of(x=declared)
+
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "key", "message"),
+    [
+        ({"a b": 1}, "a b", "is no name of a parameter"),
+        ({"[red]": 1}, "[red]", "is no name of a parameter"),
+        ({"u\u202eyz": 1}, "'u\\u202eyz'", "is no name of a parameter"),
+        ({"x" * 65: 1}, "x" * 65, "longer than 64"),
+        ({"cell": "a", "x": {"type": "constant", "value": 1, "when": {"cel": "a"}}}, "x.when.cel", "mean 'cell'?"),
+        ({"p": choice("a", "b"), "x": choice(1, when={"p": ["a", "c"]})}, "x.when.p", "p is never 'c', only 'a', 'b'"),
+        ({"p": {"type": "int", "low": 1, "high": 5}, "x": choice(1, when={"p": 7})}, "x.when.p", "only 1 to 5"),
+        ({"x": choice(1, when={"x": 1})}, "x.when", "circle: x <- x"),
+        ({"x": choice(1, when={"y": 1}), "y": choice(1, when={"x": 1})}, "x.when", "circle: x <- y <- x"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(declared: dict[str, Any], key: str, message: str) -> None:
+    faults = check_space(space_of(**declared))
+
+    assert len(faults) == 1
+    assert (dotted(faults[0].key), message in faults[0].message) == (key, True), faults
+
+
+def test_names_may_be_of_any_script_and_chains_of_any_length() -> None:
+    links = {f"p{i}": choice(0, 1, when={f"p{i - 1}": 1} if i else {}) for i in range(999, -1, -1)}
+    space = space_of(学習率=1, **links)
+
+    assert check_space(space) == []
+    assert grid_size(space) == 1001
+    assert "p0" in draw(space, random.Random(0))
+
+
+def test_a_grid_has_each_active_combination_once() -> None:
+    declared = CHAIN | {"momentum": choice(0.0, 0.9, when={"optimizer": ["sgd", "rmsprop"]})}
+    points = grid(space_of(**declared))
+
+    # sgd: 2 momenta x (nesterov, or not and dampening); rmsprop: 2 momenta; adam: 1
+    assert len(points) == grid_size(space_of(**declared)) == 7
+    assert all(points.count(point) == 1 for point in points)
+    assert {"optimizer": "adam", "cell": "lstm"} in points
+
+
+def test_a_huge_grid_is_counted_and_never_made() -> None:
+    space = space_of(**{f"p{i}": {"type": "int", "low": 1, "high": 1000} for i in range(4)})
+
+    assert grid_size(space) == 10**12
+    with pytest.raises(ValueError, match=f"more than {GRID_LIMIT:,} points"):
+        grid(space)
+
+
+def test_a_huge_grid_with_conditions_is_never_made_either() -> None:
+    wide = {"type": "int", "low": 1, "high": 10**9, "when": {"a": "x"}}
+
+    assert grid_size(space_of(a=choice("x", "y"), b=wide, c=wide)) is None
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ({"optimizer": "adam"}, None),
+        ({"optimizer": "sgd", "momentum": 0.5, "nesterov": True, "cell": "lstm"}, None),
+        ({}, None),
+        ({"optimiser": "adam"}, "no such parameter in the space. Did you mean 'optimizer'?"),
+        ({"optimizer": "adm"}, "'adm' is not in the space, which has 'sgd', 'rmsprop', 'adam'"),
+        ({"optimizer": "sgd", "momentum": 1.5}, "1.5 is not in the space, which has 0.0 to 0.9"),
+        ({"optimizer": "sgd", "momentum": True}, "True is not in the space".lower()),
+        ({"cell": "gru"}, "'gru' is not in the space, which has 'lstm'"),
+        ({"optimizer": "adam", "momentum": 0.5}, "plays a part only when optimizer is 'sgd' or 'rmsprop'"),
+        ({"momentum": 0.5}, "give optimizer, or leave this out"),
+    ],
+)
+def test_start_points_must_be_in_the_space(point: dict[str, Any], message: str | None) -> None:
+    faults = check_point(point, space_of(**CHAIN))
+
+    assert [message in fault.message for fault in faults] == [True] if message else faults == []
+
+
+def test_a_start_point_takes_the_types_of_its_domains() -> None:
+    space = space_of(a={"type": "float", "low": 0, "high": 2}, b={"type": "int", "low": 0, "high": 9}, c="x")
+    point = normal({"a": 1, "b": 3.0, "c": "x"}, space)
+
+    assert point == {"a": 1.0, "b": 3} and [type(value) for value in point.values()] == [float, int]
+
+
+def test_a_domain_of_one_value_is_a_slip() -> None:
+    space = space_of(a=choice("x"), b={"type": "int", "low": 2, "high": 2}, c="x", d=choice(1, 2))
+
+    assert slips(space) == ["space.a has one value only; write a: 'x'", "space.b has one value only; write b: 2"]
+
+
+def test_ten_thousand_choices_are_read_at_once() -> None:
+    assert space_of(x=choice(*range(10_000)))["x"].count() == 10_000
+
+
+def test_the_space_needs_nothing_heavy() -> None:
+    code = "import sys, sweeper.space; print({'optuna', 'numpy'} & {name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from sweeper.errors import InputError
+from sweeper.trainables import find_trainable, load_trainable
+from sweeper.training.hparams import RNNParams
+
+HEAVY = "raise RuntimeError('was imported')\n"
+PARAMS = "from pydantic import BaseModel\nclass Params(BaseModel):\n    x: float\n"
+TRAIN = "def train(params: {annotation}, trial):\n    pass\n"
+
+
+@pytest.fixture(autouse=True)
+def forget_modules() -> Iterator[None]:
+    before, path = set(sys.modules), list(sys.path)
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+    sys.path[:] = path
+
+
+def write(**modules: str) -> None:
+    """Modules in the current folder, by path without `.py`."""
+    for name, source in modules.items():
+        path = Path(f"{name}.py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source)
+
+
+def test_the_shipped_trainable_is_found_with_its_hyperparameters() -> None:
+    info = find_trainable("sweeper.training:train_rnn")
+
+    assert (info.module, info.function, info.params_model) == ("sweeper.training", "train_rnn", RNNParams)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        HEAVY + "from params import Params\n" + TRAIN.format(annotation="Params"),
+        HEAVY + "from params import Params as P\n" + TRAIN.format(annotation="P"),
+        HEAVY + "from params import Params\n" + TRAIN.format(annotation="'Params'"),
+        HEAVY + "import params\n" + TRAIN.format(annotation="params.Params"),
+        HEAVY + "import params as p\n" + TRAIN.format(annotation="p.Params"),
+        HEAVY + "if TYPE_CHECKING:\n    from params import Params\n" + TRAIN.format(annotation="Params"),
+        HEAVY
+        + "from params import Params\n"
+        + "class Train:\n    def __call__(self, params: Params, trial): ...\ntrain = Train()\n",
+    ],
+)
+def test_only_the_module_of_the_hyperparameters_is_imported(source: str) -> None:
+    write(params_user=source, params=PARAMS)
+
+    found = find_trainable("params_user:train").params_model
+
+    assert found is not None and issubclass(found, BaseModel) and list(found.model_fields) == ["x"]
+    assert "params_user" not in sys.modules
+
+
+def test_packages_on_the_way_are_not_imported() -> None:
+    write(**{"heavy/__init__": HEAVY, "heavy/inner": HEAVY + "import os\n" + TRAIN.format(annotation="int")})
+
+    assert find_trainable("heavy.inner:train").params_model is None
+    assert "heavy" not in sys.modules
+
+
+def test_a_function_that_a_package_passes_on_is_followed() -> None:
+    write(
+        **{
+            "passing/__init__": "from .inner import train as fit\n",
+            "passing/inner": "from passing.params import Params\n" + TRAIN.format(annotation="Params"),
+            "passing/params": PARAMS,
+        }
+    )
+
+    found = find_trainable("passing:fit").params_model
+
+    assert found is not None and found.__module__ == "passing.params"
+
+
+def test_hyperparameters_declared_beside_the_function_need_its_module() -> None:
+    write(beside=PARAMS + TRAIN.format(annotation="Params"))
+
+    found = find_trainable("beside:train").params_model
+
+    assert found is sys.modules["beside"].Params
+
+
+def test_a_dataclass_declares_hyperparameters_too() -> None:
+    source = "from dataclasses import dataclass\n@dataclass\nclass Params:\n    x: float\n"
+    write(classy=source + TRAIN.format(annotation="Params"))
+
+    found = find_trainable("classy:train").params_model
+
+    assert found is not None and dataclasses.is_dataclass(found)
+
+
+@pytest.mark.parametrize(
+    "annotation", ["dict", "dict[str, Any]", "Mapping[str, float]", "'dict['", "int | None", "Unknown"]
+)
+def test_any_other_annotation_takes_any_parameters(annotation: str) -> None:
+    write(loose="from collections.abc import Mapping\n" + TRAIN.format(annotation=annotation))
+
+    assert find_trainable("loose:train").params_model is None
+
+
+def test_no_annotation_takes_any_parameters() -> None:
+    write(bare="def train(params, trial): ...\ndef other(*both): ...\nmade = make()\n")
+
+    assert [find_trainable(f"bare:{name}").params_model for name in ("train", "other", "made")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("user", "'user' is not of the form package.module:function"),
+        ("user:", "is not of the form"),
+        ("user.py:train", "there is no module 'user.py'"),
+        ("nowhere.at.all:train", "there is no module 'nowhere.at.all' in "),
+        ("user.inner:train", "there is no module 'user.inner'"),
+        ("sys:exit", "there is no module 'sys'"),
+        ("user:trian", "module 'user' has no function 'trian'. Did you mean 'train'?"),
+        ("user:zzz", "Known: train, alone."),
+        ("user:NUMBER", "the name in module 'user' is not a plain function (line 3)"),
+        ("user:Class", "is not a plain function (line 4)"),
+        ("user:later", "is not a plain function (line 5)"),
+        ("user:alone", "user:alone must take two arguments, params and trial (line 2)"),
+        ("broken:train", "broken.py:3:3: unindent does not match"),
+        ("binary:train", "binary.py: source code string cannot contain null bytes"),
+        ("failing:train", "module 'failing_params' cannot be imported: ZeroDivisionError: division by zero"),
+        ("circle:train", "no function 'train'"),
+    ],
+)
+def test_what_cannot_be_a_trainable_is_told(path: str, message: str) -> None:
+    write(
+        user="def train(params, trial): ...\ndef alone(params): ...\nNUMBER = 3\n"
+        "class Class: ...\nasync def later(a, b): ...\n",
+        broken="def train(params):\n  pass\n x\n",
+        binary="\0",
+        failing="from failing_params import Params\n" + TRAIN.format(annotation="Params"),
+        failing_params="1 / 0\n",
+        circle="from circle import train\n",
+    )
+    with pytest.raises(InputError) as caught:
+        find_trainable(path)
+
+    assert message in str(caught.value)
+
+
+def test_a_module_of_the_current_folder_can_be_loaded() -> None:
+    write(mine="def train(params, trial):\n    return params['x']\nNUMBER = 3\n")
+
+    assert load_trainable("mine:train")({"x": 3}, None) == 3
+    with pytest.raises(InputError, match="mine:NUMBER is not a function"):
+        load_trainable("mine:NUMBER")
+    with pytest.raises(InputError, match="mine has no 'trian'"):
+        load_trainable("mine:trian")
+
+
+def test_a_module_that_fails_on_import_is_told_with_its_reason() -> None:
+    write(failing="import no_such_package\n")
+
+    with pytest.raises(InputError, match="ModuleNotFoundError: No module named 'no_such_package'"):
+        load_trainable("failing:train")
