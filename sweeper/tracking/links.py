@@ -1,0 +1,149 @@
+"""Links into the MLflow UI that show a sweep: its trials sorted, their curves, the best compared, its model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from sweeper.errors import TrackingError
+from sweeper.tracking import describe
+from sweeper.tracking.limits import fit_key
+from sweeper.tracking.mirror import identity
+from sweeper.tracking.registry import ALIAS
+from sweeper.tracking.runs import search_runs
+from sweeper.tracking.store import connect, explain, open_experiment, shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from sweeper.spec import Sweep
+    from sweeper.study import TrialRow
+
+COMPARED = 10
+"""How many of the best trials the comparison shows."""
+
+COLUMNS = 20
+"""How many parameters the table of trials shows."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A page of the MLflow UI that shows something of a sweep."""
+
+    title: str
+    url: str
+
+
+def sweep_links(study: describe.Study, uri: str, base: str) -> list[Link]:
+    """Where the UI at `base` shows a sweep.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or does not know the sweep.
+    """
+    try:
+        client = connect(uri)
+        experiment = open_experiment(client, uri, study.sweep.tracking.experiment)
+        found = list(search_runs(client, experiment, f"tags.`sweeper.id` = '{identity(study)}'"))
+    except Exception as error:
+        raise TrackingError(f"MLflow at {shown(uri)}: {explain(error)}") from error
+    runs = {run.data.tags.get("sweeper.trial"): run.info.run_id for run in found}
+    parent = runs.pop(None, None)
+    if parent is None:
+        raise TrackingError(
+            f"MLflow at {shown(uri)} knows no sweep {study.name!r}; copy it with: sweeper sync {study.name}"
+        )
+    order = _order(study.sweep, parent)
+    view = _save_view(client, experiment, identity(study), order, _columns(study.sweep))
+    best = [runs[str(row.number)] for row in _leaderboard(study) if str(row.number) in runs]
+    pages = _Pages(base, experiment)
+    links = [
+        Link("all trials, best first", pages.trials(view or _query(order))),
+        Link("their curves", pages.trials(_query(order) | {"compareRunsMode": "CHART"})),
+        Link("the sweep", pages.run(parent)),
+    ]
+    if len(best) > 1:
+        links.insert(2, Link(f"the best {len(best[:COMPARED])} compared", pages.comparison(best[:COMPARED])))
+    if best:
+        links.append(Link("the best trial", pages.run(best[0])))
+    if study.sweep.tracking.model is not None:
+        links.append(Link(f"the model and its {ALIAS}", pages.model(study.sweep.tracking.model)))
+    return links
+
+
+class _Pages:
+    """Addresses of pages of MLflow's UI; it reads what it shows from behind the `#`."""
+
+    def __init__(self, base: str, experiment: str) -> None:
+        self._base = f"{shown(base).replace('***@', '').rstrip('/')}/#"
+        self._experiment = experiment
+
+    def trials(self, query: dict[str, str]) -> str:
+        return self._page(f"experiments/{self._experiment}/runs", query)
+
+    def comparison(self, run_ids: list[str]) -> str:
+        return self._page("compare-runs", {"runs": json.dumps(run_ids), "experiments": json.dumps([self._experiment])})
+
+    def run(self, run_id: str) -> str:
+        return self._page(f"experiments/{self._experiment}/runs/{run_id}", {})
+
+    def model(self, name: str) -> str:
+        return self._page(f"models/{quote(name, safe='')}", {})
+
+    def _page(self, path: str, query: dict[str, str]) -> str:
+        # Without the workflow type the UI opens as one for language models. The comparison looks for `runs` first.
+        return f"{self._base}/{path}?{urlencode(query | {'workflowType': 'machine_learning'}, quote_via=quote)}"
+
+
+def _order(sweep: Sweep, parent: str) -> dict[str, Any]:
+    # Sorted by a metric the table is flat. In its own order children hide until their parent is unfolded.
+    return {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
+        "orderByKey": f"metrics.`{fit_key(sweep.objective.metric)}`",
+        "orderByAsc": sweep.objective.direction == "minimize",
+    }
+
+
+def _query(order: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in order.items()}
+
+
+def _columns(sweep: Sweep) -> list[str]:
+    """What the table shows of each trial: the metric, the parameters searched, and what became of it."""
+    searched = [name for name, domain in sweep.space.items() if domain.count() != 1][:COLUMNS]
+    return [
+        f"metrics.`{fit_key(sweep.objective.metric)}`",
+        *(f"params.`{fit_key(name)}`" for name in searched),
+        *(f"tags.`sweeper.{name}`" for name in ("state", "reason")),
+        "attributes.`Duration`",
+    ]
+
+
+def _save_view(
+    client: MlflowClient, experiment: str, name: str, order: dict[str, Any], columns: list[str]
+) -> dict[str, str] | None:
+    """Save the table with its columns as a shared view of the experiment; a link alone cannot choose columns."""
+    view = order | {
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "runListHidden": False,
+    }
+    try:
+        client.set_experiment_tag(experiment, f"mlflow.sharedViewState.sweeper-{name}", json.dumps(view))
+    except Exception:  # whoever may only read gets the table with MLflow's own columns
+        return None
+    return {"viewStateShareKey": f"sweeper-{name}"}
+
+
+def _leaderboard(study: describe.Study) -> list[TrialRow]:
+    sign = -1 if study.sweep.objective.direction == "maximize" else 1
+    complete = [row for row in study.rows() if row.state == "COMPLETE" and row.value is not None]
+    return sorted(complete, key=lambda row: (sign * (row.value or 0.0), row.number))

@@ -1,0 +1,140 @@
+"""Keeps MLflow up to date while a sweep runs, from a thread of its own that may be as slow as MLflow is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from sweeper.errors import TrackingError
+from sweeper.tracking.mirror import Mirror
+from sweeper.tracking.store import explain, prepare, shown
+
+if TYPE_CHECKING:
+    from sweeper.spec import Sweep
+    from sweeper.study import TrialRow
+    from sweeper.tracking.describe import Study
+    from sweeper.trial import Report
+
+logger = logging.getLogger(__name__)
+
+FLUSH = 1.0
+"""Seconds between two looks at what has changed."""
+
+BACK_OFF = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds to wait after the first, second, ... failure in a row."""
+
+
+class Projection:
+    """Copies what happens in a study into MLflow, about once a second.
+
+    It remembers only which trials changed, and reads their reports from the study when MLflow takes them: an outage
+    costs no memory, delays nobody and loses nothing. What was not delivered when the process ends, the next
+    `start` or `sync` delivers.
+    """
+
+    def __init__(self, sweep: Sweep, uri: str) -> None:
+        self.name = sweep.name
+        self.uri = uri
+        self._mirror: Mirror | None = None
+        self._changed: dict[int, TrialRow] = {}
+        self._state = threading.Condition()
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._is_idle = False
+        self._failures = 0
+        self._attempts = 0
+        self._thread = threading.Thread(target=self._work, name="sweeper-mlflow", daemon=True)
+
+    def start(self, study: Study) -> None:
+        """Begin with everything the study holds and MLflow lacks; the store is opened in the background."""
+        prepare()
+        self._mirror = Mirror(study, self.uri)
+        with self._state:
+            self._changed = {**{row.number: row for row in study.rows()}, **self._changed}
+        self._thread.start()
+
+    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+        with self._state:
+            self._changed[row.number] = row
+            self._is_idle = False
+
+    def on_phase(self, message: str) -> None:
+        pass
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until MLflow has everything; False when it cannot be reached or is not done in time."""
+        with self._state:
+            self._is_idle = False
+            self._wake.set()
+            tried = self._attempts + 1
+            self._state.wait_for(lambda: self._is_idle or (self._failures > 1 and self._attempts >= tried), timeout)
+            return self._is_idle
+
+    def close(self, timeout: float = 30.0) -> bool:
+        """Deliver the rest, say that the sweep has ended, and end; False if MLflow does not have everything."""
+        if self._thread.ident is None:
+            return True
+        self._is_closing = True
+        self._wake.set()
+        self._thread.join(timeout)
+        return self._is_idle and not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while True:
+            self._wake.clear()
+            is_closing = self._is_closing
+            is_delivered = self._deliver(is_live=not is_closing)
+            if is_closing and (is_delivered or self._failures > 1):
+                return
+            # The last attempts before the end do not wait for an outage to pass.
+            wait = BACK_OFF[min(self._failures, len(BACK_OFF)) - 1] if self._failures else FLUSH
+            if is_closing:
+                time.sleep(FLUSH / 2)
+            else:
+                self._wake.wait(wait)
+
+    def _deliver(self, *, is_live: bool) -> bool:
+        """Write all changes up to now; nothing that goes wrong here may end the thread."""
+        assert self._mirror is not None
+        with self._state:
+            rows, self._changed = self._changed, {}
+        try:
+            if rows or not is_live or not self._attempts or self._failures:
+                self._mirror.write(rows.values(), is_live=is_live)
+        except Exception as error:
+            with self._state:
+                self._changed = {**rows, **self._changed}
+                self._attempts, self._failures = self._attempts + 1, self._failures + 1
+                self._state.notify_all()
+            if self._failures == 2:  # a single failure may be one lost answer, and is nobody's concern
+                logger.warning("MLflow at %s is away (%s); the sweep goes on", shown(self.uri), explain(error))
+            logger.debug("MLflow failed", exc_info=True)
+            return False
+        if self._failures > 1:
+            logger.warning("MLflow at %s is back: %d records delivered", shown(self.uri), self._mirror.written)
+        with self._state:
+            self._attempts, self._failures, self._mirror.written = self._attempts + 1, 0, 0
+            self._is_idle = not self._changed
+            self._state.notify_all()
+        return self._is_idle
+
+
+def sync(study: Study, uri: str) -> int:
+    """Write into MLflow whatever it lacks of a study; the number of records written. Run it as often as you like.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    prepare()
+    mirror = Mirror(study, uri)
+    for attempt in range(3):
+        try:
+            mirror.write(study.rows(), is_live=False)
+            return mirror.written
+        except Exception as error:
+            if attempt == 2:
+                raise TrackingError(f"MLflow at {shown(uri)}: {explain(error)}") from error
+            time.sleep(FLUSH)
+    raise AssertionError("the loop returns or raises")

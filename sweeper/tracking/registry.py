@@ -1,0 +1,230 @@
+"""The best model of a sweep: logged, registered, and made champion if it beats the present one. Knows no Keras."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.errors import TrackingError
+from sweeper.tracking import describe
+from sweeper.tracking.limits import fit_key, fit_tags
+from sweeper.tracking.mirror import identity
+from sweeper.tracking.package import PACKED
+from sweeper.tracking.runs import log_dataset, search_runs
+from sweeper.tracking.store import as_global, connect, explain, open_experiment, shown
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
+
+    from sweeper.study import TrialRow
+
+ALIAS = "champion"
+_COMPARED = ("sweeper.dataset.name", "sweeper.dataset.digest", "sweeper.split", "sweeper.metric", "sweeper.direction")
+"""The tags two versions must share for their values to be compared."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The best model of a sweep in MLflow: its version, and whether it is the champion now.
+
+    `version` is None if the sweep names no model to register it as; `previous` is the version that was the champion
+    before, if another one was.
+    """
+
+    name: str | None
+    version: int | None
+    promoted: bool
+    previous: int | None
+    reason: str
+    uri: str
+    run_id: str
+    model_id: str
+
+
+def register_champion(
+    study: describe.Study, best: TrialRow, evaluation: Mapping[str, float], folder: Path, uri: str
+) -> Champion | None:
+    """Log the packed model with its test metrics, register it, and make it the champion if it beats the present one.
+
+    What is there already stays as it is, so it can be repeated. None if there is no packed model in `folder`: then
+    only the metrics are logged.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses; the model stays where it is.
+    """
+    try:
+        return _Registration(study, best, uri).run(evaluation, folder / PACKED)
+    except Exception as error:
+        kept = f"the best model is kept in {folder}; run the same sweep again to register it"
+        raise TrackingError(f"MLflow at {shown(uri)} did not register the model ({explain(error)}); {kept}") from error
+
+
+class _Registration:
+    """The steps from a packed model to a version in the registry; each looks first whether it was done before."""
+
+    def __init__(self, study: describe.Study, best: TrialRow, uri: str) -> None:
+        self._sweep, self._facts, self._best, self._id = study.sweep, study.facts, best, identity(study)
+        self._uri, self._client = uri, connect(uri)
+        self._experiment = open_experiment(self._client, uri, self._sweep.tracking.experiment)
+
+    def run(self, evaluation: Mapping[str, float], packed: Path) -> Champion | None:
+        runs = {run.data.tags.get("sweeper.trial"): run for run in self._runs()}
+        child, parent = runs.get(str(self._best.number)), runs.get(None)
+        if child is None or parent is None:
+            raise TrackingError(f"trial {self._best.number} has not arrived there yet")
+        log_dataset(self._client, child.info.run_id, self._facts)
+        if not packed.is_dir():
+            self._log_metrics(child, evaluation, None)
+            return None
+        model = self._log_model(child, packed)
+        for run in (child, parent):
+            self._link(run, model)
+        self._log_metrics(child, evaluation, model.model_id)
+        return self._register(child, model, evaluation)
+
+    def _runs(self) -> list[MlflowRun]:
+        return list(search_runs(self._client, self._experiment, f"tags.`sweeper.id` = '{self._id}'"))
+
+    def _log_model(self, child: MlflowRun, packed: Path) -> LoggedModel:
+        """The packed model as a logged model of the trial's run, in the way of mlflow.models.Model.log."""
+        from mlflow.models import Model
+
+        same = f"tags.`sweeper.id` = '{self._id}' AND tags.`sweeper.trial` = '{self._best.number}'"
+        found = self._client.search_logged_models([self._experiment], same)
+        model = found[0] if found else self._create_model(child)
+        if str(model.status) != "READY":
+            meta = Model.load(str(packed))
+            meta.model_id = meta.model_uuid = model.model_id
+            meta.run_id, meta.artifact_path = child.info.run_id, model.artifact_location
+            meta.save(str(packed / "MLmodel"))
+            self._client.log_model_artifacts(model.model_id, str(packed))
+            model = self._client.finalize_logged_model(model.model_id, "READY")
+        return model
+
+    def _create_model(self, child: MlflowRun) -> LoggedModel:
+        return self._client.create_logged_model(
+            self._experiment,
+            name=self._sweep.tracking.model or self._sweep.name,
+            source_run_id=child.info.run_id,
+            tags={"sweeper.id": self._id, "sweeper.trial": str(self._best.number), **self._tags()},
+            params=dict(child.data.params),
+        )
+
+    def _link(self, run: MlflowRun, model: LoggedModel) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        known = run.outputs.model_outputs if run.outputs else []
+        if model.model_id not in [output.model_id for output in known]:
+            self._client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, self._best.step)])
+
+    def _log_metrics(self, child: MlflowRun, evaluation: Mapping[str, float], model_id: str | None) -> None:
+        """Log what the test set said on the trial's run, and through it on the model."""
+        from mlflow.entities import Metric
+
+        data = describe.dataset_facts(self._facts)
+        name, digest = data.get("name"), str(data.get("digest", ""))[:36] or None
+        when = describe.milliseconds(self._best.ended) or 0
+        metrics = [
+            Metric(
+                fit_key(key), value, when, self._best.step, model_id=model_id, dataset_name=name, dataset_digest=digest
+            )
+            for key, value in evaluation.items()
+            if fit_key(key) not in child.data.metrics
+        ]
+        if metrics:
+            self._client.log_batch(child.info.run_id, metrics=metrics)
+
+    def _register(self, child: MlflowRun, model: LoggedModel, evaluation: Mapping[str, float]) -> Champion:
+        name, run_id, uri = self._sweep.tracking.model, child.info.run_id, f"models:/{model.model_id}"
+        if name is None:
+            reason = "not registered: the sweep has no tracking.model"
+            return Champion(None, None, False, None, reason, uri, run_id, model.model_id)
+        self._create_registered_model(name)
+        tags = fit_tags({**self._tags(), **{key: repr(value) for key, value in evaluation.items()}})
+        version = self._version(name, uri, run_id, model.model_id, tags)
+        number = int(version.version)
+        self._name_version(model, name, number)
+        present = self._present(name)
+        previous = None if present is None or int(present.version) == number else int(present.version)
+        promoted, reason = _judge(number, tags, present)
+        if promoted and (present is None or previous is not None):
+            self._client.set_registered_model_alias(name, ALIAS, str(number))
+        address = f"models:/{name}@{ALIAS}" if promoted else f"models:/{name}/{number}"
+        return Champion(name, number, promoted, previous, reason, address, run_id, model.model_id)
+
+    def _version(self, name: str, source: str, run_id: str, model_id: str, tags: dict[str, str]) -> ModelVersion:
+        same = self._client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'")
+        if same:
+            return same[0]
+        with as_global(self._uri):
+            return self._client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
+
+    def _name_version(self, model: LoggedModel, name: str, number: int) -> None:
+        """Say on the model which version it is; the UI links runs to the registry by this tag."""
+        known = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
+        if not any(entry["name"] == name for entry in known):
+            versions = json.dumps([*known, {"name": name, "version": number}])
+            self._client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": versions})
+
+    def _tags(self) -> dict[str, str]:
+        """What a version is worth, and on which ground: validation chooses the champion, the test set only reports."""
+        sweep, data = self._sweep, describe.dataset_facts(self._facts)
+        sizes = [str(data.get(part, "?")) for part in ("train", "validation", "test")]
+        return {
+            "sweeper.sweep": sweep.name,
+            "sweeper.trial": str(self._best.number),
+            "sweeper.dataset.name": str(data.get("name", "?")),
+            "sweeper.dataset.digest": str(data.get("digest", "?")),
+            "sweeper.split": "/".join(sizes),
+            "sweeper.metric": sweep.objective.metric,
+            "sweeper.direction": sweep.objective.direction,
+            "sweeper.value": repr(self._best.value),
+        }
+
+    def _create_registered_model(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._client.create_registered_model(name)
+
+    def _present(self, name: str) -> ModelVersion | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_model_version_by_alias(name, ALIAS)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+
+
+def _judge(number: int, tags: Mapping[str, str], present: ModelVersion | None) -> tuple[bool, str]:
+    """Whether a version is to be the champion, and why, in one line.
+
+    A champion on other ground is never displaced: nothing says that the new one is better.
+    """
+    if present is None:
+        return True, "the first champion"
+    if int(present.version) == number:
+        return True, "the champion already"
+    holder = f"version {present.version}"
+    differing = [key.removeprefix("sweeper.") for key in _COMPARED if present.tags.get(key) != tags[key]]
+    try:
+        new, old = float(tags["sweeper.value"]), float(present.tags["sweeper.value"])
+    except (KeyError, ValueError):
+        differing.append("value")
+        new = old = 0.0
+    if differing:
+        return False, f"{holder} stays champion: not comparable, it has another {', '.join(differing)}"
+    better = new > old if tags["sweeper.direction"] == "maximize" else new < old
+    scores = f"{tags['sweeper.metric']} {new:.6g} against {old:.6g}"
+    return better, f"beats {holder}: {scores}" if better else f"{holder} stays champion: {scores}"

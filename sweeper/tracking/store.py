@@ -1,0 +1,140 @@
+"""How sweeper reaches MLflow: which store, in silence, with short waits, and no password in any text."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.errors import InputError, TrackingError
+from sweeper.urls import expand
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from sweeper.spec import Sweep
+
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # MLflow would repeat a `runs/create` whose answer was lost, and make a second run; we repeat after a look.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+_SQLITE = "sqlite:///"
+_USERINFO = re.compile(r"(?<=://)[^/\s]*@")
+_SECRET = re.compile(r"(?i)((?:password|passwd|pwd|secret|token|key)=)[^&\s]+")
+
+
+def tracking_uri(sweep: Sweep, override: str | None = None) -> str:
+    """The MLflow store of a sweep: the override, else the sweep's, else MLFLOW_TRACKING_URI, else a file here.
+
+    Raises:
+        InputError: it is a folder, which MLflow keeps no runs in any more, or refers to a variable that is not set.
+    """
+    asked = override or sweep.tracking.resolved_uri() or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = expand(asked or f"{_SQLITE}mlflow.db")
+    if ("://" not in uri or uri.startswith("file:")) and uri != "databricks" and not _takes_folders():
+        raise InputError(
+            f"MLflow keeps no runs in a folder ({uri}) any more; use {_SQLITE}{uri}/mlflow.db, or a server"
+        )
+    path = sqlite_path(uri)
+    return uri if path is None else f"{_SQLITE}{path}"
+
+
+def _takes_folders() -> bool:
+    return os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The absolute path of a SQLite store, None for any other store."""
+    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+
+
+def is_http(uri: str) -> bool:
+    """Whether a server answers there."""
+    return uri.startswith(("http://", "https://"))
+
+
+def shown(text: object) -> str:
+    """A URI, or any text with URIs in it, without their user names and passwords."""
+    return _SECRET.sub(r"\1***", _USERINFO.sub("***@", str(text)))
+
+
+def prepare() -> None:
+    """Make MLflow quiet and impatient in this process; what the environment says already stands."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store at `uri`; a SQLite store that does not exist is created, readable by its owner only."""
+    prepare()
+    from mlflow import MlflowClient
+
+    path = sqlite_path(uri)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
+    return MlflowClient(uri)
+
+
+@contextmanager
+def as_global(uri: str) -> Iterator[None]:
+    """Make `uri` the store of the whole process for a moment; MLflow's registry looks for models there only."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """The id of the experiment called `name`, created if there is none.
+
+    Raises:
+        TrackingError: it was deleted, and MLflow keeps its name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        path = sqlite_path(uri)
+        # MLflow would take a folder relative to the working directory of whoever reads the artifacts.
+        artifacts = None if path is None else (path.parent / "mlartifacts").as_uri()
+        try:
+            # The tag keeps the UI from asking what kind of experiment this is.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was first
+    if found is None or found.lifecycle_stage != "active":
+        raise TrackingError(f"the experiment {name!r} was deleted; restore it, or choose another tracking.experiment")
+    return str(found.experiment_id)
+
+
+def explain(error: Exception) -> str:
+    """What went wrong in the store, in one short line."""
+    cause: BaseException = error
+    while not isinstance(error, TrackingError) and (cause.__cause__ or cause.__context__) is not None:
+        cause = cause.__cause__ or cause.__context__ or cause
+    for kind, words in (("ConnectionRefused", "connection refused"), ("Timeout", "no answer in time")):
+        if kind in type(cause).__name__:
+            return words
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return shown(first)[:300]

@@ -1,0 +1,106 @@
+"""The MLflow UI of a store: a server on this machine only, started when asked for and ended with all its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import IO
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from sweeper.errors import TrackingError
+from sweeper.tracking.store import is_http, shown, sqlite_path
+
+
+@dataclass(frozen=True)
+class Ui:
+    """A running MLflow UI; `process` is None for a server somebody else runs."""
+
+    url: str
+    process: subprocess.Popen[bytes] | None
+
+    def is_running(self) -> bool:
+        return self.process is None or self.process.poll() is None
+
+    def stop(self) -> None:
+        """End the server with all its workers; they would outlive their parent."""
+        if self.process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+
+
+def start_ui(uri: str, port: int | None = None, *, patience: float = 90.0) -> Ui:
+    """The MLflow UI of a store, once it answers: a server on this machine only. For a server's address, that server.
+
+    Raises:
+        TrackingError: it does not start.
+    """
+    if is_http(uri):
+        return Ui(uri.rstrip("/"), None)
+    port = _free_port(port)
+    url = f"http://127.0.0.1:{port}"
+    # A file, not a pipe: nobody reads it once the server is up, and a full pipe would stop the server.
+    with TemporaryFile() as output:
+        ui = Ui(url, _serve(uri, port, output))
+        deadline = time.monotonic() + patience
+        while not _is_healthy(url):
+            if not ui.is_running() or time.monotonic() > deadline:
+                ui.stop()
+                output.seek(0)
+                said = shown(output.read().decode(errors="replace").strip())[-500:]
+                raise TrackingError(f"the MLflow UI did not start at {url}: {said or 'no answer'}")
+            time.sleep(0.2)
+    return ui
+
+
+def _serve(uri: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    path = sqlite_path(uri)
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where everyone would read its password
+        "MLFLOW_HOST": "127.0.0.1",
+        "MLFLOW_PORT": str(port),
+        "MLFLOW_WORKERS": "1",
+        "MLFLOW_UVICORN_OPTS": "--log-level error --no-access-log",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine more processes that sweeps have no use for
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+    }
+    if path is not None:
+        settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(path.parent / "mlartifacts")
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server"],
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _free_port(wanted: int | None) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended does not block it
+        try:
+            probe.bind(("127.0.0.1", wanted or 0))
+        except OSError as error:
+            raise TrackingError(f"port {wanted} is not free ({error.strerror}); choose another") from error
+        return int(probe.getsockname()[1])

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from sweeper.spec import Sweep
+from sweeper.tracking import Projection, start_ui, sync
+from tests.tracking.tools import Proxy, RecordedStudy, assert_equal, runs_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
+
+
+class Server:
+    """An MLflow server that can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = f"sqlite:///{folder}/mlflow.db"
+        self._ui = start_ui(self._store)
+        self.url = self._ui.url
+        self.port = urlsplit(self.url).port or 0
+
+    def kill(self) -> None:
+        self._ui.stop()
+
+    def start(self) -> None:
+        self._ui = start_ui(self._store, self.port)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def study(make_sweep: Callable[..., Sweep]) -> RecordedStudy:
+    return RecordedStudy(make_sweep(budget={"trials": 3, "epochs": 3}))
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+_LONG = [pytest.param(f"runs/{verb}", marks=pytest.mark.long) for verb in ("log-batch", "update", "search")]
+
+
+@pytest.mark.parametrize("request_lost", ["runs/create", *_LONG])
+def test_an_answer_lost_on_the_way_doubles_nothing_and_is_not_spoken_of(
+    server: Server, proxy: Proxy, study: RecordedStudy, request_lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    projection = Projection(study.sweep, proxy.url)
+    study.listeners = (projection,)
+    proxy.lose = request_lost
+    projection.start(study)
+    study.trial(0, 0.1, 0.2, 0.3)
+    projection.flush(20)
+    study.begin(1)
+    proxy.lose = request_lost
+    study.report(1, 0.5)
+    study.end(1, "PRUNED", "pruned after epoch 1")
+    study.trial(2, 0.4, 0.5, 0.6)
+    assert projection.close(20)
+    assert proxy.lost >= 1
+    assert_equal(server.url, study)
+    assert _warnings(caplog) == []
+
+
+def test_a_server_that_dies_and_returns_has_everything_once(
+    server: Server, study: RecordedStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    projection = Projection(study.sweep, server.url)
+    study.listeners = (projection,)
+    projection.start(study)
+    study.trial(0, 0.1, 0.2, 0.3)
+    study.begin(1)
+    study.report(1, 0.1)
+    assert projection.flush(20)
+    server.kill()
+    try:
+        started = time.monotonic()
+        study.report(1, 0.2)
+        study.report(1, 0.3)
+        study.end(1)
+        study.trial(2, 0.4, state="FAIL", reason="ValueError: too high")
+        assert time.monotonic() - started < 0.1
+        assert not projection.flush(20)
+    finally:
+        server.start()
+    assert _is_true_within(60, lambda: projection.flush(20))
+    assert projection.close(20)
+    assert_equal(server.url, study)
+    away, back = _warnings(caplog)
+    assert "is away (connection refused); the sweep goes on" in away
+    assert "is back: " in back and "records delivered" in back
+
+
+def _is_true_within(seconds: float, claim: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_two_projections_of_one_server_keep_apart(server: Server, make_sweep: Callable[..., Sweep]) -> None:
+    studies = [RecordedStudy(make_sweep(name=name, budget={"trials": 2, "epochs": 3})) for name in ("left", "right")]
+    projections = [Projection(study.sweep, server.url) for study in studies]
+    for study, projection in zip(studies, projections, strict=True):
+        study.listeners = (projection,)
+        projection.start(study)
+    for number in range(2):
+        for study in studies:
+            study.trial(number, 0.1, 0.2, 0.3)
+    assert all(projection.close(20) for projection in projections)
+    for study in studies:
+        assert_equal(server.url, study)
+
+
+@pytest.mark.long
+def test_two_hundred_trials_are_copied_in_seconds_and_checked_in_less(
+    server: Server, make_sweep: Callable[..., Sweep]
+) -> None:
+    study = RecordedStudy(make_sweep(name="many", budget={"trials": 200, "epochs": 20}))
+    for number in range(200):
+        study.trial(number, *[step / 20 for step in range(20)])
+    started = time.monotonic()
+    sync(study, server.url)
+    first = time.monotonic() - started
+    started = time.monotonic()
+    assert sync(study, server.url) == 0
+    second = time.monotonic() - started
+    print(f"200 trials x 20 reports: first {first:.1f} s, again {second:.1f} s")
+    assert len(runs_of(server.url, study)) == 201
+    assert first < 60 and second < 6

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sweeper.tracking import Projection
+from sweeper.tracking.store import connect
+from tests.tracking.tools import (
+    RecordedStudy,
+    assert_equal,
+    four_trials,
+    history,
+    sweep_run,
+    trial_runs,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
+
+
+@pytest.fixture
+def projecting(uri: str, study: RecordedStudy) -> Iterator[Projection]:
+    projection = Projection(study.sweep, uri)
+    study.listeners = (projection,)
+    projection.start(study)
+    yield projection
+    projection.close(10)
+
+
+def test_projection_copies_trials_as_they_happen(uri: str, study: RecordedStudy, projecting: Projection) -> None:
+    study.begin(0)
+    assert projecting.flush(20)
+    assert_equal(uri, study)
+    study.report(0, 0.1, loss=2.0)
+    study.report(0, 0.2, loss=1.0)
+    assert projecting.flush(20)
+    assert_equal(uri, study)
+    assert sweep_run(uri, study).info.status == "RUNNING"
+    study.report(0, 0.3, loss=0.5)
+    study.end(0)
+    study.trial(1, 0.5, 0.5, state="PRUNED", reason="pruned after epoch 2")
+    study.trial(2, 0.5, 0.6, 0.7)
+    study.trial(3, state="FAIL", reason="ended without a report of 'score'")
+    assert projecting.close(20)
+    assert_equal(uri, study)
+    assert history(uri, trial_runs(uri, study)[0], "loss") == [
+        (report.step, report.metrics["loss"], int(report.time * 1000)) for report in study.reports(0)
+    ]
+
+
+def test_a_run_deleted_by_hand_is_written_again(uri: str, study: RecordedStudy, projecting: Projection) -> None:
+    study.trial(0, 0.1, 0.2, state="RUNNING")
+    assert projecting.flush(20)
+    connect(uri).delete_run(trial_runs(uri, study)[0].info.run_id)
+    study.report(0, 0.3)
+    study.end(0)
+    assert projecting.close(20)
+    assert_equal(uri, study)
+
+
+def test_a_trial_mlflow_refuses_does_not_hold_up_the_others(
+    uri: str, study: RecordedStudy, projecting: Projection, caplog: pytest.LogCaptureFixture
+) -> None:
+    study.begin(0)
+    study.report(0, 0.1, **{f"m{number}": 0.0 for number in range(3)})
+    study._reports[0][0] = type(study._reports[0][0])(1, -5.0, {"score": 0.1})
+    study.trial(1, 0.1, 0.2, 0.3)
+    projecting.flush(20)
+    assert projecting.close(20)
+    assert history(uri, trial_runs(uri, study)[1]) != []
+    assert "MLflow does not take trial 0" in caplog.text
+
+
+def test_a_locked_store_delays_nobody_and_gets_everything_later(
+    uri: str, study: RecordedStudy, projecting: Projection
+) -> None:
+    assert projecting.flush(20)
+    path = uri.removeprefix("sqlite:///")
+    blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    blocker.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(2.0, blocker.close)
+    timer.start()
+    started = time.monotonic()
+    four_trials(study)
+    assert time.monotonic() - started < 0.2
+    timer.join()
+    assert projecting.close(30)
+    assert_equal(uri, study)
+
+
+def test_an_unreachable_server_costs_the_driver_nothing(study: RecordedStudy, caplog: pytest.LogCaptureFixture) -> None:
+    uri = "http://me:canary@127.0.0.1:9"
+    projection = Projection(study.sweep, uri)
+    study.listeners = (projection,)
+    started = time.monotonic()
+    projection.start(study)
+    four_trials(study)
+    assert time.monotonic() - started < 0.2
+    assert not projection.flush(20)
+    assert not projection.close(10)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["MLflow at http://***@127.0.0.1:9 is away (connection refused); the sweep goes on"]
+
+
+def test_closing_a_projection_that_never_started_is_fine(study: RecordedStudy, uri: str) -> None:
+    assert Projection(study.sweep, uri).close()
+
+
+def test_a_thousand_reports_take_the_driver_a_few_milliseconds(study: RecordedStudy, projecting: Projection) -> None:
+    study.begin(0)
+    started = time.process_time()
+    for step in range(1000):
+        study.report(0, step / 1000)
+    assert time.process_time() - started < 1.0
+
+
+def test_a_stopped_sweep_is_taken_up_in_the_same_runs(uri: str, study: RecordedStudy) -> None:
+    study.trial(0, 0.1, 0.2, state="RUNNING")
+    first = Projection(study.sweep, uri)
+    first.start(study)
+    assert first.close(20)
+    assert sweep_run(uri, study).info.status == "KILLED"
+    second = Projection(study.sweep, uri)
+    study.listeners = (second,)
+    second.start(study)
+    study.change(0, attempt=2)
+    assert second.flush(20)
+    assert sweep_run(uri, study).info.status == "RUNNING"
+    assert trial_runs(uri, study)[0].data.tags["sweeper.attempt"] == "2"
+    study.report(0, 0.3)
+    study.end(0)
+    assert second.close(20)
+    assert_equal(uri, study)

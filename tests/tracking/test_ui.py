@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from sweeper.errors import TrackingError
+from sweeper.spec import Sweep
+from sweeper.tracking import Link, start_ui, sweep_links, sync
+from sweeper.tracking.store import connect
+from tests.tracking.tools import RecordedStudy, sweep_run, trial_runs
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
+
+
+@pytest.fixture
+def shown(make_sweep: Callable[..., Sweep], uri: str) -> RecordedStudy:
+    study = RecordedStudy(make_sweep(tracking={"experiment": "shown", "model": "rnn"}))
+    for number, value in enumerate([0.5, 0.3, 0.7]):
+        study.trial(number, value)
+    sync(study, uri)
+    return study
+
+
+@pytest.mark.long
+def test_the_ui_serves_the_store_on_this_machine_only_and_ends_with_all_its_processes(
+    shown: RecordedStudy, uri: str
+) -> None:
+    ui = start_ui(uri)
+    try:
+        assert ui.url.startswith("http://127.0.0.1:")
+        with urlopen(ui.url) as page:
+            assert b"MLflow" in page.read()
+        assert sync(shown, ui.url) == 0
+    finally:
+        ui.stop()
+    assert not ui.is_running()
+    with pytest.raises(OSError):
+        urlopen(f"{ui.url}/health", timeout=2)
+
+
+def test_links_show_the_trials_sorted_their_curves_and_the_best_compared(shown: RecordedStudy, uri: str) -> None:
+    runs, parent = trial_runs(uri, shown), sweep_run(uri, shown)
+    links = sweep_links(shown, uri, "http://127.0.0.1:5000/")
+    curves = _url(links, "their curves")
+    assert curves.startswith("http://127.0.0.1:5000/#/experiments/")
+    assert f"%27{parent.info.run_id}%27&orderByKey=metrics.%60score%60&orderByAsc=false&" in curves
+    assert "&compareRunsMode=CHART&" in curves
+    compared = _url(links, "the best 3 compared")
+    assert "/#/compare-runs?runs=" in compared
+    places = [compared.index(runs[number].info.run_id) for number in (2, 0, 1)]
+    assert places == sorted(places)
+    assert parent.info.run_id in _url(links, "the sweep")
+    assert runs[2].info.run_id in _url(links, "the best trial")
+    assert "/#/models/rnn?" in _url(links, "the model and its champion")
+    assert all(link.url.endswith("workflowType=machine_learning") for link in links)
+
+
+def test_the_table_of_trials_shows_metric_parameters_and_state(shown: RecordedStudy, uri: str) -> None:
+    key = f"sweeper-{shown.facts['id']}"
+    assert f"?viewStateShareKey={key}&" in _url(sweep_links(shown, uri, "http://h"), "all trials, best first")
+    experiment = connect(uri).get_experiment_by_name("shown")
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{sweep_run(uri, shown).info.run_id}'"
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`score`", False)
+    assert view["selectedColumns"][:3] == ["metrics.`score`", "params.`height`", "tags.`sweeper.state`"]
+
+
+def test_links_leave_out_what_there_is_not(make_sweep: Callable[..., Sweep], uri: str) -> None:
+    study = RecordedStudy(make_sweep())
+    study.trial(0, 0.5, state="FAIL")
+    sync(study, uri)
+    assert [link.title for link in sweep_links(study, uri, "http://h")] == [
+        "all trials, best first",
+        "their curves",
+        "the sweep",
+    ]
+
+
+def test_links_hold_no_password(shown: RecordedStudy, uri: str) -> None:
+    links = sweep_links(shown, uri, "https://me:canary@host")
+    assert all(link.url.startswith("https://host/#/") for link in links)
+
+
+def test_links_to_a_sweep_mlflow_does_not_know_say_what_to_do(make_sweep: Callable[..., Sweep], uri: str) -> None:
+    with pytest.raises(TrackingError, match="sweeper sync unheard"):
+        sweep_links(RecordedStudy(make_sweep(name="unheard")), uri, "http://127.0.0.1:5000")
+
+
+def test_the_ui_of_a_server_is_that_server() -> None:
+    ui = start_ui("https://mlflow.example.com/")
+    assert (ui.url, ui.process, ui.is_running()) == ("https://mlflow.example.com", None, True)
+    ui.stop()
+
+
+def test_a_port_that_is_taken_is_refused_at_once(uri: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(TrackingError, match="is not free"):
+        start_ui(uri, taken.getsockname()[1])
+
+
+@pytest.mark.long
+def test_a_ui_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 1000)
+    with pytest.raises(TrackingError, match="file is not a database"):
+        start_ui(f"sqlite:///{tmp_path}/mlflow.db", patience=60)
+
+
+def _url(links: list[Link], title: str) -> str:
+    return next(link.url for link in links if link.title == title)

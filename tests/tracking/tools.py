@@ -1,0 +1,197 @@
+"""What the tracking tests share: a study in memory, what MLflow holds of it, and a network that misbehaves."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sweeper.spec import Sweep
+from sweeper.study import Listener, TrialRow
+from sweeper.trial import Report
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DATASET: dict[str, Any] = {
+    "name": "mnist",
+    "digest": "ab" * 32,
+    "source": "mnist.npz",
+    "train": 55000,
+    "validation": 5000,
+    "test": 10000,
+}
+
+
+class RecordedStudy:
+    """A study in memory, as far as MLflow is told of it."""
+
+    def __init__(self, sweep: Sweep, *listeners: Listener) -> None:
+        self.sweep, self.name, self.listeners = sweep, sweep.name, listeners
+        self.facts: dict[str, Any] = {"dataset": DATASET}
+        self._rows: dict[int, TrialRow] = {}
+        self._reports: dict[int, list[Report]] = {}
+        self._seconds = itertools.count()
+
+    def record_facts(self, facts: Mapping[str, Any]) -> None:
+        self.facts = {**self.facts, **facts}
+
+    def rows(self) -> list[TrialRow]:
+        return [self._rows[number] for number in sorted(self._rows)]
+
+    def reports(self, number: int) -> list[Report]:
+        return list(self._reports.get(number, []))
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=next(self._seconds))
+
+    def begin(self, number: int, **params: Any) -> None:
+        self._tell(TrialRow(number, "RUNNING", params or {"height": 0.5}, started=self.now()))
+
+    def report(self, number: int, value: float, **others: float) -> None:
+        row = self._rows[number]
+        report = Report(row.step + 1, self.now().timestamp() + 0.125, {"score": value, **others})
+        self._reports.setdefault(number, []).append(report)
+        self._tell(replace(row, step=report.step, value=value, node="node-1"), report)
+
+    def end(self, number: int, state: str = "COMPLETE", reason: str | None = None) -> None:
+        self._tell(replace(self._rows[number], state=state, reason=reason, ended=self.now()))
+
+    def change(self, number: int, **changes: Any) -> None:
+        self._tell(replace(self._rows[number], **changes))
+
+    def trial(self, number: int, *values: float, state: str = "COMPLETE", reason: str | None = None) -> None:
+        """A whole trial with these values."""
+        self.begin(number)
+        for value in values:
+            self.report(number, value, loss=1 - value)
+        if state != "RUNNING":
+            self.end(number, state, reason)
+
+    def _tell(self, row: TrialRow, report: Report | None = None) -> None:
+        self._rows[row.number] = row
+        for listener in self.listeners:
+            listener.on_trial(row, report)
+
+
+def four_trials(study: RecordedStudy) -> None:
+    """One trial of each end, and one more."""
+    study.trial(0, 0.1, 0.2, 0.3)
+    study.trial(1, 0.2, 0.1, state="PRUNED", reason="pruned after epoch 2")
+    study.trial(2, 0.4, 0.5, 0.6)
+    study.trial(3, 0.1, state="FAIL", reason="ValueError: too high (samples.py:27)")
+
+
+STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+
+
+def runs_of(uri: str, study: RecordedStudy) -> list[Any]:
+    """All runs MLflow shows of a sweep, read with its own client."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(study.sweep.tracking.experiment)
+    if experiment is None:
+        return []
+    return list(client.search_runs([experiment.experiment_id], f"tags.`sweeper.id` = '{study.facts['id']}'"))
+
+
+def trial_runs(uri: str, study: RecordedStudy) -> dict[int, Any]:
+    runs = [run for run in runs_of(uri, study) if "sweeper.trial" in run.data.tags]
+    by_number = {int(run.data.tags["sweeper.trial"]): run for run in runs}
+    assert len(by_number) == len(runs), "two runs of one trial"
+    return by_number
+
+
+def sweep_run(uri: str, study: RecordedStudy) -> Any:
+    (run,) = [run for run in runs_of(uri, study) if "sweeper.trial" not in run.data.tags]
+    return run
+
+
+def history(uri: str, run: Any, metric: str = "score") -> list[tuple[int, float, int]]:
+    from mlflow import MlflowClient
+
+    points = MlflowClient(uri).get_metric_history(run.info.run_id, metric)
+    return sorted((point.step, point.value, point.timestamp) for point in points)
+
+
+def assert_equal(uri: str, study: RecordedStudy) -> None:
+    """MLflow holds the study, all of it, once."""
+    runs = trial_runs(uri, study)
+    assert sorted(runs) == [row.number for row in study.rows()]
+    parent = sweep_run(uri, study)
+    for row in study.rows():
+        run = runs[row.number]
+        assert run.info.status == STATUS[row.state]
+        assert run.data.tags["sweeper.state"] == row.state
+        assert run.data.tags.get("sweeper.reason", "") == (row.reason or "")
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert set(run.data.params) >= set(row.params)
+        expected = [(r.step, r.metrics["score"], int(r.time * 1000)) for r in study.reports(row.number)]
+        assert history(uri, run) == expected
+
+
+class Proxy:
+    """A TCP proxy in front of a server; `lose` swallows the answer to one request whose path contains it."""
+
+    def __init__(self, port: int) -> None:
+        self.lose: str | None = None
+        self.lost = 0
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
+            answers = threading.Thread(target=self._answer, args=(server, client), daemon=True)
+            answers.start()
+            while data := _receive(client):
+                if self.lose is not None and self.lose.encode() in data.split(b"\r\n", 1)[0]:
+                    self._swallow(data + _rest_of(client, data))
+                    return
+                server.sendall(data)
+
+    def _swallow(self, request: bytes) -> None:
+        """Let the server do what is asked, in a connection of its own, and hang up on the one who asked."""
+        self.lose, self.lost = None, self.lost + 1
+        with socket.create_connection(("127.0.0.1", self._target)) as other:
+            other.sendall(request)
+            other.recv(65536)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        while data := _receive(server):
+            try:
+                client.sendall(data)
+            except OSError:
+                return
+
+
+def _rest_of(client: socket.socket, request: bytes) -> bytes:
+    """What is still to come of a request: clients send the body after the head."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    sizes = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    missing, rest = int(sizes[0]) - len(body) if sizes else 0, b""
+    while len(rest) < missing:
+        rest += client.recv(65536)
+    return rest
+
+
+def _receive(source: socket.socket) -> bytes:
+    try:
+        return source.recv(1 << 20)
+    except OSError:
+        return b""
