@@ -1,0 +1,102 @@
+"""The command line: the table of verbs, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from sweeper.cli import verbs
+from sweeper.errors import SweeperError
+
+VERBS: dict[str, Callable[..., int | None]] = {
+    "run": verbs.run,
+    "validate": verbs.validate,
+    "schema": verbs.schema,
+    "list": verbs.list_sweeps,
+    "show": verbs.show,
+    "best": verbs.best,
+    "ui": verbs.ui,
+    "sync": verbs.sync,
+    "doctor": verbs.doctor,
+}
+
+EXIT_CODES = {
+    0: "done",
+    1: "an error, or no trial completed; `doctor` found a fault",
+    2: "what was asked for is wrong; nothing was started",
+    3: "done, but some trials failed",
+    69: "MLflow cannot be reached",
+    74: "the study's database cannot be used",
+    130: "stopped by Ctrl-C; the same command goes on from there",
+    143: "stopped by SIGTERM; likewise",
+}
+
+app = typer.Typer(
+    help="Hyperparameter sweeps that lose nothing: Optuna decides, Ray Tune runs, MLflow shows.",
+    epilog="[bold]Exit codes[/]\n" + "\n".join(f"{code:>4}  {meaning}" for code, meaning in EXIT_CODES.items()),
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from sweeper import __version__
+        from sweeper.cli.console import emit
+
+        emit(f"sweeper {__version__}")
+        raise typer.Exit
+
+
+_Version = Annotated[
+    bool, typer.Option("--version", metavar="", callback=_print_version, is_eager=True, help="Print the version.")
+]
+
+
+@app.callback()
+def _root(version: _Version = False) -> None:
+    pass
+
+
+for _verb, _function in VERBS.items():
+    app.command(_verb)(_function)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; the only place that turns errors into exit codes.
+
+    An error is one red line on stderr, below its traceback with `--debug`.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a result is shown wherever it goes, be it in ASCII
+    try:
+        return app(arguments, prog_name="sweeper", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see {context.command_path} --help" if context else ""
+        return _explain(error, f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug=debug)
+    except SweeperError as error:
+        return _explain(error, str(error), error.exit_code, debug=debug)
+    except BrokenPipeError:  # as in `sweeper show NAME | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        hint = "" if debug else " (--debug shows where)"
+        return _explain(error, f"{type(error).__name__}: {error}{hint}", 1, debug=debug)
+
+
+def _explain(error: Exception, message: str, code: int, *, debug: bool) -> int:
+    from sweeper.cli.console import print_error, print_traceback
+
+    if debug:
+        print_traceback(error)
+    print_error(message)
+    return code

@@ -1,0 +1,194 @@
+"""What a person reads in the terminal: a console for results and one for all else, errors, tables, a sweep's result."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.cli.report import Board, board, clean, duration, metric, redact, saved, tally, unit
+
+if TYPE_CHECKING:
+    from sweeper.cli.doctor import Check
+    from sweeper.run import SweepResult
+    from sweeper.spec import Sweep
+    from sweeper.studies import SweepSummary
+    from sweeper.study import TrialRow
+    from sweeper.tracking import Champion
+
+STATE_STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "dim"}
+
+_WIDE = 200
+_GAP = 2
+
+
+def _console(fd: int) -> Console:
+    # In a file or a pipe a table must not be cut at rich's 80 columns; in a terminal rich asks it for its width.
+    width = None if os.isatty(fd) or "COLUMNS" in os.environ else _WIDE
+    return Console(stderr=fd == 2, width=width, markup=False, highlight=False, emoji=False)
+
+
+out = _console(1)
+"""Results."""
+err = _console(2)
+"""Everything else."""
+
+
+def emit(text: str) -> None:
+    """Print a result that machines read: as it is, never wrapped."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
+
+
+def print_error(message: str) -> None:
+    """One red line per fault; passwords and what could steer the terminal are taken out."""
+    for line in redact(message).splitlines() or [""]:
+        err.print(Text.assemble(("error: ", "bold red"), (clean(line), "red")), soft_wrap=True)
+
+
+def print_traceback(error: BaseException) -> None:
+    """Where an error comes from, without passwords."""
+    text = redact("".join(traceback.format_exception(error)))
+    err.print(Text("\n".join(map(clean, text.splitlines())), "dim"), soft_wrap=True)
+
+
+def print_note(message: str) -> None:
+    err.print(Text.assemble(("note: ", "bold yellow"), clean(redact(message))), soft_wrap=True)
+
+
+def shorten(text: str, length: int = 24) -> str:
+    """Text cut to a length, so that there is room for others."""
+    return text if len(text) <= length else text[: max(0, length - 1)] + "…"
+
+
+def table(columns: Sequence[str]) -> Table:
+    """An open table in the house's look: a dim heading, no frame."""
+    made = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
+    for column in columns:
+        made.add_column(Text(column), no_wrap=True)
+    return made
+
+
+def columns_that_fit(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
+    """How many columns, from the first, can be shown side by side without cutting any."""
+    used = 0
+    for index, column in enumerate(columns):
+        used += max([cell_len(column), *(cell_len(shorten(row[index])) for row in rows)]) + (_GAP if index else 0)
+        if used > width:
+            return index
+    return len(columns)
+
+
+def leaderboard(cells: Board, width: int) -> tuple[Table, tuple[str, ...]]:
+    """A table of trials no wider than `width`, and the parameters there was no room for."""
+    columns = (*cells.fixed, *cells.params)
+    fitting = max(len(cells.fixed), columns_that_fit(columns, cells.rows, width))
+    made = table(columns[:fitting])
+    for row in cells.rows:
+        style = STATE_STYLES.get(row[1], "")
+        made.add_row(*(Text(shorten(cell), style if index == 1 else "") for index, cell in enumerate(row[:fitting])))
+    return made, columns[fitting:]
+
+
+def print_leaderboard(sweep: Sweep, rows: Sequence[TrialRow], *, limit: int | None) -> None:
+    """The first `limit` trials as a table, why trials failed, and what was left out."""
+    shown = rows[:limit]
+    made, hidden = leaderboard(board(sweep, shown), out.width)
+    out.print(made)
+    for row in [row for row in rows if row.state == "FAIL"][:5]:
+        out.print(Text.assemble(("failed ", "red"), f"trial {row.number}: {clean(row.reason or 'no reason known')}"))
+    rest = []
+    if len(rows) > len(shown):
+        rest.append(f"{len(rows) - len(shown)} more trials: --all")
+    if hidden:
+        rest.append(f"no room for {', '.join(hidden)}: --json")
+    if rest:
+        out.print(Text("; ".join(rest), "dim"))
+
+
+def print_sweeps(summaries: Sequence[SweepSummary]) -> None:
+    """One line per sweep."""
+    made = table(("sweep", "created", "trials", "", "metric", "best"))
+    for summary in summaries:
+        done = sum(count for state, count in summary.counts.items() if state not in ("RUNNING", "WAITING"))
+        created = summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else ""
+        state = "running" if summary.running else "" if done >= summary.trials else "unfinished"
+        cells = (f"{done}/{summary.trials}", state, f"{summary.metric} ({summary.direction})", metric(summary.best))
+        made.add_row(*(Text(clean(cell)) for cell in (summary.name, created, *cells)))
+    out.print(made)
+
+
+def print_links(links: Sequence[tuple[str, str]]) -> None:
+    """A title and an address per line; an address is never wrapped."""
+    width = max(len(title) for title, _ in links) + _GAP
+    for title, url in links:
+        out.print(Text.assemble((f"{title:<{width}}", "dim"), clean(url)), soft_wrap=True)
+
+
+def print_check(check: Check) -> None:
+    """One finding of the doctor, and what to do."""
+    style = {"ok": "green", "warn": "yellow", "fail": "bold red"}[check.state]
+    out.print(Text.assemble((f"{check.state:<5}", style), f"{check.name:<14}", clean(check.found)), soft_wrap=True)
+    if check.advice:
+        out.print(Text(f"{'':<19}{clean(check.advice)}", "dim"), soft_wrap=True)
+
+
+def print_result(result: SweepResult, rows: Sequence[TrialRow]) -> None:
+    """What a sweep came to: the ten best trials, what pruning saved, the champion, and what to do next."""
+    ended = f", {result.stopped}" if result.stopped else ""
+    out.print(Text(f"{result.name}: {tally(result.counts)}; {duration(result.seconds)}{ended}", "bold"))
+    made, _ = leaderboard(board(result.sweep, rows[:10]), out.width)
+    out.print()
+    out.print(made)
+    out.print()
+    facts = Table(box=None, show_header=False, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for name, text in _facts(result):
+        facts.add_row(Text(name, "dim"), Text(clean(text), overflow="fold"))
+    out.print(facts)
+
+
+def _facts(result: SweepResult) -> list[tuple[str, str]]:
+    """What there is to say below the leaderboard: a word and a line each."""
+    facts = [("pruning", _pruning(result))]
+    if result.best is not None:
+        metrics = ", ".join(f"{name} {metric(value)}" for name, value in (result.evaluation or {}).items())
+        facts.append(("best", f"trial {result.best.number}" + (f", on the test set: {metrics}" if metrics else "")))
+    champion = result.champion
+    if champion is not None:
+        facts += [("model", _standing(champion)), ("", champion.uri)]
+    facts.append(("folder", str(result.folder)))
+    commands = [
+        f"sweeper {verb} {shlex.quote(result.name)}{_storage_option(result)}" for verb in ("show", "best", "ui")
+    ]
+    if result.stopped:
+        facts.append(("continue", "run the same command again"))
+    return facts + [("next" if index == 0 else "", command) for index, command in enumerate(commands)]
+
+
+def _standing(champion: Champion) -> str:
+    """Whether the best model is the champion now, and why."""
+    if champion.version is None:
+        return champion.reason
+    champion_now = " is the champion" if champion.promoted else ""
+    return f"{champion.name} version {champion.version}{champion_now} ({champion.reason})"
+
+
+def _pruning(result: SweepResult) -> str:
+    budget, run, budgeted = result.sweep.budget, result.reports_run, result.reports_budgeted
+    each = budget.epoch_of(budget.reports) / budget.reports
+    share = saved(result)
+    return f"ran {run * each:g} of {budgeted * each:g} {unit(budget)}" + (f", saved {share:.0%}" if share else "")
+
+
+def _storage_option(result: SweepResult) -> str:
+    """How to name a database that the verbs do not look into by themselves."""
+    storage = result.sweep.storage
+    return "" if storage in ("sqlite:///sweeper.db", "${env:SWEEPER_STORAGE}") else f" --storage {shlex.quote(storage)}"

@@ -1,0 +1,240 @@
+"""A study as data and as text: what `show`, `best` and `list` print, in cells, CSV, JSON and YAML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeper.budget import Budget
+    from sweeper.run import SweepResult
+    from sweeper.spec import Sweep
+    from sweeper.study import TrialRow
+
+_USERINFO = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+@")
+_FORMULA = ("=", "+", "-", "@")
+
+
+def clean(text: object) -> str:
+    """Text that cannot steer a terminal: control and invisible characters are spelled out, as in `\\x1b`."""
+    return "".join(char if _is_plain(char) else _spelled(char) for char in str(text))
+
+
+def redact(text: str) -> str:
+    """Text without the passwords of the URLs in it."""
+    return _USERINFO.sub(r"\1:***@", text)
+
+
+def varying(sweep: Sweep) -> list[str]:
+    """The parameters that a sweep searches over, in the order of its file."""
+    return [name for name, domain in sweep.space.items() if domain.count() != 1]
+
+
+def unit(budget: Budget) -> str:
+    """What the progress of a trial is counted in."""
+    return "epochs" if budget.steps is None else "steps"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A metric or parameter in few characters: 0.9871, 3.2e-05, 128."""
+    if value is None:
+        return ""
+    if isinstance(value, int) or not math.isfinite(value):
+        return str(value)
+    return f"{value:.{digits}g}"
+
+
+def metric(value: float | None) -> str:
+    """The value of an objective, with the same number of decimals in every row."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3e}"
+
+
+def scalar(value: object) -> str:
+    """The value of a parameter as a person reads it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return number(value)
+    return "null" if value is None else clean(value)
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in at most two units: 45s, 3m12s, 2h05m, 1d03h; below ten seconds (as a float) 0.4s."""
+    if seconds is None:
+        return ""
+    if isinstance(seconds, float) and 0 < seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(max(0.0, seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if days:
+        return f"{days}d{hours % 24:02d}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """The number of trials in each state, in words: 12 complete, 11 pruned, 1 failed."""
+    words = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting"}
+    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)) or "no trials"
+
+
+def seconds_of(row: TrialRow) -> float | None:
+    """How long a trial took, waiting between attempts included."""
+    return None if row.started is None or row.ended is None else (row.ended - row.started).total_seconds()
+
+
+@dataclass(frozen=True)
+class Board:
+    """The cells of a leaderboard: `fixed` columns that are always shown, then one per parameter that varies."""
+
+    fixed: tuple[str, ...]
+    params: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def board(sweep: Sweep, rows: Sequence[TrialRow]) -> Board:
+    """The cells of a leaderboard in the order of `rows`."""
+    params = varying(sweep)
+    fixed = ("trial", "state", sweep.objective.metric, unit(sweep.budget), "time")
+
+    def cells(row: TrialRow) -> tuple[str, ...]:
+        reached = f"{sweep.budget.epoch_of(row.step):g}"
+        values = (scalar(row.params[name]) if name in row.params else "" for name in params)
+        return (str(row.number), row.state, metric(row.value), reached, duration(seconds_of(row)), *values)
+
+    return Board(tuple(map(clean, fixed)), tuple(map(clean, params)), tuple(map(cells, rows)))
+
+
+def trial_document(sweep: Sweep, row: TrialRow) -> dict[str, Any]:
+    """One trial for JSON and CSV."""
+    reached = {unit(sweep.budget): sweep.budget.epoch_of(row.step)}
+    facts = {key: value for key, value in asdict(row).items() if key != "params"}
+    return facts | reached | {"seconds": seconds_of(row), "params": dict(row.params)}
+
+
+def study_document(sweep: Sweep, rows: Sequence[TrialRow]) -> dict[str, Any]:
+    """What `show --json` prints."""
+    return {
+        "name": sweep.name,
+        "metric": sweep.objective.metric,
+        "direction": sweep.objective.direction,
+        "trials": [trial_document(sweep, row) for row in rows],
+    }
+
+
+def result_document(result: SweepResult) -> dict[str, Any]:
+    """What `run --json` prints."""
+    champion = result.champion
+    return {
+        "name": result.name,
+        "metric": result.sweep.objective.metric,
+        "direction": result.sweep.objective.direction,
+        "counts": result.counts,
+        "best": trial_document(result.sweep, result.best) if result.best else None,
+        "test": result.evaluation,
+        "champion": None if champion is None else asdict(champion),
+        "reports_run": result.reports_run,
+        "reports_budgeted": result.reports_budgeted,
+        "saved": saved(result),
+        "stopped": result.stopped,
+        "seconds": round(result.seconds, 3),
+        "resumed": result.resumed,
+        "folder": str(result.folder),
+        "tracking_uri": redact(result.tracking_uri),
+        "notes": list(result.notes),
+    }
+
+
+def saved(result: SweepResult) -> float | None:
+    """The share of all reports that ending trials early made unnecessary; None while trials have yet to end."""
+    if not result.reports_budgeted or result.counts.get("RUNNING"):
+        return None
+    return 1 - result.reports_run / result.reports_budgeted
+
+
+def to_json(value: object) -> str:
+    """JSON that every reader takes: no NaN, ASCII only, times as ISO 8601."""
+    return json.dumps(_jsonable(value), indent=2, allow_nan=False)
+
+
+def to_csv(sweep: Sweep, rows: Sequence[TrialRow]) -> str:
+    """All trials as CSV, one column per parameter; text that a spreadsheet would run as a formula is quoted."""
+    names = list(sweep.space) or sorted({name for row in rows for name in row.params})
+    facts = ("number", "state", "value", unit(sweep.budget), "seconds", "attempt", "node", "reason", "started", "ended")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([_csv_cell(name) for name in (*facts, *names)])
+    for row in rows:
+        document = trial_document(sweep, row)
+        cells = [document[fact] for fact in facts] + [row.params.get(name, "") for name in names]
+        writer.writerow([_csv_cell(cell) for cell in cells])
+    return buffer.getvalue()
+
+
+def sweep_line(sweep: Sweep) -> str:
+    """A sweep in one line, for `validate`."""
+    budget, searched = sweep.budget, varying(sweep)
+    length = f"{budget.epoch_of(budget.reports):g} {unit(budget)}"
+    conditional = sum(bool(sweep.space[name].when) for name in searched)
+    parameters = f"{len(searched)} parameters" + (f" ({conditional} conditional)" if conditional else "")
+    decides = f"{sweep.sampler.type} + {sweep.pruner.type}"
+    goal = f"{sweep.objective.direction} {sweep.objective.metric}"
+    return clean(f"{sweep.name}: {sweep.trial_limit} trials of {length}, {parameters}, {decides}, {goal}")
+
+
+def best_yaml(sweep: Sweep, row: TrialRow) -> str:
+    """The best trial as YAML, for `best`."""
+    return to_yaml(row.params, [f"{sweep.name}, trial {row.number}: {sweep.objective.metric} {metric(row.value)}"])
+
+
+def to_yaml(params: Mapping[str, Any], heading: Iterable[str] = ()) -> str:
+    """Parameters as the `space` of a sweep, each a constant; `heading` becomes comments."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.allow_unicode = False
+    yaml.width = 4096
+    buffer = io.StringIO()
+    yaml.dump({"space": dict(params)}, buffer)
+    return "".join(f"# {clean(line)}\n" for line in heading) + buffer.getvalue()
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | bool | int) else str(value)
+
+
+def _is_plain(char: str) -> bool:
+    # Cc: escape sequences. Cf: text that runs backwards. Cs: what no terminal can encode. Zl, Zp: line ends.
+    return char.isascii() and char.isprintable() or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _spelled(char: str) -> str:
+    return char.encode("ascii", "backslashreplace").decode() if ord(char) > 127 else repr(char)[1:-1]

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.cli import console
+from sweeper.cli.report import Board
+from sweeper.run import SweepResult
+from sweeper.study import TrialRow
+from sweeper.tracking import Champion
+
+MakeSweep = Callable[..., Any]
+
+
+CHAMPION = Champion("climber", 3, True, 2, "beats version 2: score 0.9 against 0.85", "models:/climber/3", "r1", "m1")
+
+
+def rows(count: int) -> list[TrialRow]:
+    return [TrialRow(n, "COMPLETE", {"height": 0.9 - n / 100}, value=0.9 - n / 100, step=9) for n in range(count)]
+
+
+@pytest.fixture
+def make_result(make_sweep: MakeSweep) -> Callable[..., SweepResult]:
+    def make(**changes: Any) -> SweepResult:
+        facts: dict[str, Any] = {
+            "name": "climbing",
+            "folder": Path("sweeps/climbing"),
+            "sweep": make_sweep(storage="sqlite:///sweeper.db"),
+            "counts": {"COMPLETE": 12, "PRUNED": 11, "FAIL": 1},
+            "best": rows(1)[0],
+            "reports_run": 54,
+            "reports_budgeted": 216,
+            "evaluation": {"test_score": 0.88, "test_loss": 0.0412},
+            "champion": CHAMPION,
+            "stopped": None,
+            "seconds": 312.0,
+            "resumed": 0,
+            "tracking_uri": "sqlite:///mlflow.db",
+        }
+        return SweepResult(**facts | changes)
+
+    return make
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(console.out, "width", 100)
+    monkeypatch.setattr(console.err, "width", 100)
+    yield
+
+
+pytestmark = pytest.mark.usefixtures("wide")
+
+
+def test_result_tells_what_happened_and_what_comes_next(
+    make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(make_result(), rows(24))
+    text, errors = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert errors == ""
+    assert lines[0] == "climbing: 12 complete, 11 pruned, 1 failed; 5m12s"
+    assert lines[2] == "trial state score epochs time height"
+    assert lines[3] == "0 COMPLETE 0.9000 9 0.9"
+    assert "pruning ran 54 of 216 epochs, saved 75%" in lines
+    assert "best trial 0, on the test set: test_score 0.8800, test_loss 0.0412" in lines
+    assert "model climber version 3 is the champion (beats version 2: score 0.9 against 0.85)" in lines
+    assert lines[-3:] == ["next sweeper show climbing", "sweeper best climbing", "sweeper ui climbing"]
+
+
+def test_result_shows_the_ten_best_only(
+    make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(make_result(), rows(24))
+    assert capsys.readouterr().out.count("COMPLETE") == 10
+
+
+def test_result_of_a_stopped_sweep_says_how_to_go_on(
+    make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = make_result(stopped="interrupted", best=None, evaluation=None, champion=None, counts={"RUNNING": 2})
+    console.print_result(result, [])
+    text = capsys.readouterr().out
+    assert "climbing: 2 running; 5m12s, interrupted" in text
+    assert "run the same command again" in text
+    assert "model" not in text and "saved" not in text
+
+
+def test_result_names_a_storage_that_is_not_the_default_without_its_password(
+    make_result: Callable[..., SweepResult], make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(make_result(sweep=make_sweep(storage="sqlite:///other.db")), rows(1))
+    assert "sweeper show climbing --storage sqlite:///other.db" in capsys.readouterr().out
+
+
+def test_version_that_is_not_better_is_said_not_to_be_champion(
+    make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(
+        make_result(
+            champion=replace(CHAMPION, promoted=False, reason="version 2 stays champion: score 0.8 against 0.9")
+        ),
+        rows(1),
+    )
+    assert "climber version 3 (version 2 stays champion: score 0.8 against 0.9)" in capsys.readouterr().out
+
+
+def test_table_drops_the_columns_there_is_no_room_for_and_names_them() -> None:
+    cells = Board(("trial", "state"), ("units", "optimizer"), (("1", "COMPLETE", "128", "adam"),))
+    table, hidden = console.leaderboard(cells, 24)
+    assert len(table.columns) == 3
+    assert hidden == ("optimizer",)
+
+
+def test_table_measures_wide_characters_as_a_terminal_does() -> None:
+    assert console.columns_that_fit(("a", "b"), [("層" * 10, "x")], 22) == 1
+    assert console.columns_that_fit(("a", "b"), [("層" * 10, "x")], 23) == 2
+
+
+def test_leaderboard_tells_why_trials_failed_and_what_it_leaves_out(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = TrialRow(9, "FAIL", {"height": 0.1}, reason="diverged\x1b[2J (loss=nan at epoch 3)")
+    console.print_leaderboard(make_sweep(), [*rows(3), failed], limit=2)
+    text = capsys.readouterr().out
+    assert r"failed trial 9: diverged\x1b[2J (loss=nan at epoch 3)" in text
+    assert "2 more trials: --all" in text
+
+
+@pytest.mark.parametrize("value", ["[red]loud[/]", "[/]", "\x1b]0;x\x07", "'; drop table", ":boom:"])
+def test_values_of_parameters_are_shown_as_they_are(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    sweep = make_sweep(space={"odd": {"type": "categorical", "choices": [value, "x"]}})
+    console.print_leaderboard(sweep, [TrialRow(0, "COMPLETE", {"odd": value}, value=1.0, step=9)], limit=None)
+    text = capsys.readouterr().out
+    assert value.replace("\x1b", r"\x1b").replace("\x07", r"\x07") in text
+    assert "\x1b" not in text
+
+
+def test_error_is_a_line_per_fault_without_passwords_or_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_error("a.yaml:3:5  name: \x1b[31mred\ncannot open postgresql://u:secret@h/db " + "x" * 200)
+    text, errors = capsys.readouterr()
+    assert text == ""
+    assert errors.splitlines() == [
+        r"error: a.yaml:3:5  name: \x1b[31mred",
+        "error: cannot open postgresql://u:***@h/db " + "x" * 200,
+    ]

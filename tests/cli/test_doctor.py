@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from sweeper.cli import doctor
+from sweeper.cli.doctor import Check
+
+STUDIES = "sqlite:///sweeper.db"
+
+
+def only(checks: Iterator[Check]) -> Check:
+    (check,) = checks
+    return check
+
+
+@contextmanager
+def server(status: int) -> Iterator[str]:
+    """A web server that answers every request with one status."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    served = HTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=served.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{served.server_port}"
+    finally:
+        served.shutdown()
+        served.server_close()
+        thread.join()
+
+
+def test_versions_of_this_environment_are_among_those_declared() -> None:
+    checks = {check.name: check for check in doctor.check_versions()}
+    assert set(checks) == {"sweeper", "python", "ray", "tensorflow", "keras", "mlflow", "optuna"}
+    assert checks["optuna"].found == metadata.version("optuna")
+    assert {check.state for name, check in checks.items() if name != "sweeper"} == {"ok"}
+
+
+def test_absent_store_that_can_be_made_is_well() -> None:
+    check = only(doctor.check_storage(STUDIES))
+    assert (check.state, check.found) == ("ok", f"{Path('sweeper.db').absolute()} will be created")
+
+
+def test_present_store_is_looked_through_and_left_as_it_is() -> None:
+    connection = sqlite3.connect("sweeper.db")
+    connection.execute("CREATE TABLE t (x)")
+    connection.commit()
+    connection.close()
+    before = Path("sweeper.db").read_bytes()
+    assert only(doctor.check_storage(STUDIES)).state == "ok"
+    assert Path("sweeper.db").read_bytes() == before
+
+
+def test_file_that_is_no_database_is_a_fault_with_advice() -> None:
+    Path("sweeper.db").write_text("not a database, but long enough to have a header" * 10)
+    check = only(doctor.check_storage(STUDIES))
+    assert check.state == "fail" and "not a database" in check.found and check.advice
+
+
+def test_locked_store_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PATIENCE", 0.1)
+    connection = sqlite3.connect("sweeper.db", isolation_level=None)
+    connection.execute("CREATE TABLE t (x)")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        check = only(doctor.check_storage(STUDIES))
+    finally:
+        connection.close()
+    assert check.state == "warn" and "locked" in check.found
+
+
+def test_store_in_a_folder_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert only(doctor.check_storage(f"sqlite:///{tmp_path}/closed/sweeper.db")).state == "fail"
+
+
+def test_database_server_that_is_not_there_is_a_fault_without_its_password() -> None:
+    pytest.importorskip("psycopg")
+    check = only(doctor.check_storage("postgresql+psycopg://ada:secret@127.0.0.1:9/sweeps"))
+    assert check.state == "fail" and "ada:***@127.0.0.1:9" in check.found
+    assert "secret" not in check.found
+
+
+@pytest.mark.parametrize(("status", "state"), [(200, "ok"), (401, "warn"), (403, "warn"), (500, "fail")])
+def test_mlflow_server_is_asked_whether_it_is_well(status: int, state: str) -> None:
+    with server(status) as url:
+        assert only(doctor.check_tracking(url)).state == state
+
+
+def test_mlflow_server_that_is_not_there_is_a_fault() -> None:
+    check = only(doctor.check_tracking("http://ada:secret@127.0.0.1:9"))
+    assert check.state == "fail" and "secret" not in check.found
+
+
+def test_room_is_told_in_gigabytes() -> None:
+    checks = {check.name: check for check in doctor.check_room()}
+    assert {"memory", "disk"} <= set(checks)
+    assert all("GB free" in check.found for check in checks.values())
+
+
+def test_damaged_images_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 broken")
+    monkeypatch.setenv("SWEEPER_DATA_DIR", str(tmp_path))
+    check = only(doctor.check_data())
+    assert (check.name, check.state) == ("mnist", "fail")
+
+
+def test_examination_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[Check]:
+        raise RuntimeError("http://ada:secret@host fell over")
+
+    monkeypatch.setattr(doctor, "check_data", broken)
+    monkeypatch.setattr(doctor, "check_devices", lambda: iter([Check("cpus", "ok", "2")]))
+    checks = {check.name: check for check in doctor.examine(STUDIES)}
+    assert checks["data"].state == "fail"
+    assert "RuntimeError" in checks["data"].found and "secret" not in checks["data"].found
+    assert {"cpus", "studies", "mlflow"} <= set(checks)

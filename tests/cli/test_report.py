@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from sweeper.cli import report
+from sweeper.study import TrialRow
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ROW = TrialRow(
+    7,
+    "COMPLETE",
+    {"cell": "lstm", "units": 128, "rate": 1e-05, "nesterov": True},
+    value=0.987123,
+    step=9,
+    node="node-1",
+    started=START,
+    ended=START + timedelta(minutes=3, seconds=12),
+)
+
+
+@pytest.fixture
+def sweep(make_sweep: Callable[..., Any]) -> Any:
+    return make_sweep(
+        space={
+            "cell": "lstm",
+            "units": {"type": "int", "low": 1, "high": 512},
+            "rate": {"type": "float", "low": 1e-6, "high": 1.0, "log": True},
+            "nesterov": {"type": "categorical", "choices": [True, False]},
+            "momentum": {"type": "float", "low": 0.0, "high": 0.9, "when": {"nesterov": True}},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("plain größe 層 [red]", "plain größe 層 [red]"),
+        ("\x1b]0;x\x07", r"\x1b]0;x\x07"),
+        ("a\nb\tc\r", r"a\nb\tc\r"),
+        ("\x9b2J", r"\x9b2J"),
+        ("safe\u202eexe", r"safe\u202eexe"),
+        ("\ud800", r"\ud800"),
+        ("\x7f\u2028", r"\x7f\u2028"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_spelled_out(text: str, cleaned: str) -> None:
+    assert report.clean(text) == cleaned
+
+
+@given(st.text())
+def test_cleaned_text_is_one_line_that_can_be_encoded(text: str) -> None:
+    cleaned = report.clean(text)
+    assert len(cleaned.splitlines()) <= 1
+    cleaned.encode()
+    assert "\x1b" not in cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("postgresql+psycopg://ada:secret@db/sweeps", "postgresql+psycopg://ada:***@db/sweeps"),
+        ("cannot reach http://:token@host:5000, really", "cannot reach http://:***@host:5000, really"),
+        ("sqlite:///sweeper.db", "sqlite:///sweeper.db"),
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
+    ],
+)
+def test_passwords_in_urls_are_taken_out(text: str, redacted: str) -> None:
+    assert report.redact(text) == redacted
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0.2s"),
+        (0, "0s"),
+        (9.96, "10s"),
+        (59.4, "59s"),
+        (60, "1m00s"),
+        (192, "3m12s"),
+        (7500, "2h05m"),
+        (97200, "1d03h"),
+        (None, ""),
+    ],
+)
+def test_durations_take_two_units_at_most(seconds: float | None, text: str) -> None:
+    assert report.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(True, "true"), (128, "128"), (1e-05, "1e-05"), (0.00123456, "0.001235"), (None, "null"), ("a\x1b", r"a\x1b")],
+)
+def test_parameters_are_short_and_as_in_yaml(value: object, text: str) -> None:
+    assert report.scalar(value) == text
+
+
+def test_board_shows_parameters_that_vary_and_leaves_absent_ones_empty(sweep: Any) -> None:
+    board = report.board(sweep, [ROW])
+    assert board.fixed == ("trial", "state", "score", "epochs", "time")
+    assert board.params == ("units", "rate", "nesterov", "momentum")
+    assert board.rows == (("7", "COMPLETE", "0.9871", "9", "3m12s", "128", "1e-05", "true", ""),)
+
+
+def test_board_counts_in_steps_where_the_budget_does(make_sweep: Callable[..., Any]) -> None:
+    sweep = make_sweep(budget={"trials": 2, "steps": 1000, "report_every": 100})
+    board = report.board(sweep, [replace(ROW, step=3)])
+    assert board.fixed[3] == "steps"
+    assert board.rows[0][3] == "300"
+
+
+def test_json_holds_no_nan_and_nothing_a_terminal_obeys(sweep: Any) -> None:
+    odd = replace(ROW, value=float("nan"), params={"units": float("inf"), "rate": "\x1b]0;x\x07"})
+    text = report.to_json(report.study_document(sweep, [odd]))
+    trial = json.loads(text, parse_constant=lambda name: pytest.fail(name))["trials"][0]
+    assert trial["value"] is None and trial["params"]["units"] is None
+    assert trial["epochs"] == 9 and trial["seconds"] == 192
+    assert trial["started"] == "2026-01-01T00:00:00+00:00"
+    assert text.isascii() and "\x1b" not in text
+
+
+@pytest.mark.parametrize("formula", ["=cmd()", "+1+1", "-2+3", "@SUM(A1)"])
+def test_csv_never_holds_a_formula(sweep: Any, formula: str) -> None:
+    row = replace(ROW, params={"cell": formula}, reason=formula)
+    cells = next(csv.DictReader(io.StringIO(report.to_csv(sweep, [row]))))
+    assert cells["cell"] == cells["reason"] == f"'{formula}"
+
+
+def test_csv_has_numbers_in_full_and_a_column_for_every_parameter(sweep: Any) -> None:
+    rows = list(csv.reader(io.StringIO(report.to_csv(sweep, [replace(ROW, value=-0.123456789)]))))
+    assert rows[0][:4] == ["number", "state", "value", "epochs"]
+    assert rows[0][-5:] == ["cell", "units", "rate", "nesterov", "momentum"]
+    assert rows[1][2] == "-0.123456789"
+    assert rows[1][-5:] == ["lstm", "128", "1e-05", "True", ""]
+
+
+def test_best_as_yaml_can_be_the_space_of_a_sweep(sweep: Any, make_sweep: Callable[..., Any]) -> None:
+    text = report.best_yaml(sweep, ROW)
+    assert text.startswith("# climbing, trial 7: score 0.9871\nspace:\n")
+    pasted = make_sweep(**YAML(typ="safe").load(text))
+    assert report.varying(pasted) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["on", "1e-3", "null", "a: b", "# x", "\x1b]0;x\x07", "größe", "", "012", "- x", "a\nb"]
+)
+def test_text_in_yaml_is_read_back_as_the_same_text(value: str) -> None:
+    text = report.to_yaml({"name": value})
+    assert YAML(typ="safe").load(text) == {"space": {"name": value}}
+    assert "\x1b" not in text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.booleans() | st.none())
+def test_numbers_in_yaml_are_read_back_exactly(value: object) -> None:
+    read = YAML(typ="safe").load(report.to_yaml({"x": value}))["space"]["x"]
+    assert read == value and type(read) is type(value)
+
+
+def test_a_sweep_in_one_line_tells_what_will_happen(sweep: Any) -> None:
+    line = report.sweep_line(sweep)
+    assert line == ("climbing: 6 trials of 9 epochs, 4 parameters (1 conditional), random + none, maximize score")
