@@ -46,7 +46,9 @@ def open_study(sweep: Sweep, *, listeners: Sequence[Listener] = ()) -> Iterator[
     """
     with open_store(sweep.storage_url()) as store, store.lease(sweep.name) as lease:
         study = _create(sweep, store)
-        yield SweepStudy(sweep, study, Reports(store.engine, sweep.name), listeners=listeners, lease=lease)
+        owned = SweepStudy(sweep, study, Reports(store.engine, sweep.name), listeners=listeners, lease=lease)
+        owned.replay()
+        yield owned
 
 
 def _create(sweep: Sweep, store: Store) -> optuna.Study:

@@ -195,6 +195,12 @@ class SweepStudy:
         logger.warning("trial %d: %s; attempt %d", number, reason, row.attempt + 1)
         return self._update(replace(row, attempt=row.attempt + 1))
 
+    def replay(self) -> None:
+        """Tell the listeners of the trials that ended in earlier runs."""
+        for row in self.rows():
+            if row.state != "RUNNING":
+                self._update(row)
+
     def announce(self, message: str) -> None:
         """Tell the listeners what the sweep does now."""
         for listener in self._listeners:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -101,6 +102,7 @@ class _Bridge:
     ) -> None:
         self.error: BaseException | None = None
         self.evaluation: dict[str, float] | None = None
+        self.failed: list[TuneTrial] = []
         self._study = study
         self._parallel = parallel
         self._evaluate = evaluate
@@ -141,17 +143,19 @@ class _Bridge:
             return self._study.report(task.number, event.report, node=event.node)
         return self._study.finish(task.number)
 
-    def retry(self, task: Task) -> int:
-        """The worker of a task died and Tune starts the task again: the number of the new attempt."""
-        return task.attempt if task.evaluate else self._study.retry(task.number, "its worker died").attempt
+    def has_failed(self, task: Task) -> bool:
+        return not task.evaluate and self._study.row(task.number).state == "FAIL"
 
-    def lose(self, task: Task) -> None:
+    def retry(self, task: Task, cause: str) -> int:
+        """The worker of a task died and Tune starts the task again: the number of the new attempt."""
+        return task.attempt if task.evaluate else self._study.retry(task.number, cause).attempt
+
+    def lose(self, task: Task, cause: str) -> None:
         """The worker of a task died once too often."""
         if task.evaluate:
-            logger.warning("the best trial could not be evaluated: its worker died")
+            logger.warning("the best trial could not be evaluated: %s", cause)
         else:
-            attempts = self._study.row(task.number).attempt
-            self._study.fail(task.number, f"its worker died in each of {attempts} attempts")
+            self._study.fail(task.number, f"{cause} in each of {self._study.row(task.number).attempt} attempts")
 
     def should_stop(self) -> bool:
         return self.error is not None or self._should_stop()
@@ -212,7 +216,10 @@ class _Schedule(FIFOScheduler):
 
     @_guarded(TrialScheduler.STOP)
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        verdict = self.bridge.take(task_from(trial.config), result["event"])
+        task = task_from(trial.config)
+        verdict = self.bridge.take(task, result["event"])
+        if self.bridge.has_failed(task):
+            self.bridge.failed.append(trial)
         return TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP
 
 
@@ -223,12 +230,22 @@ class _Recovery(tune.Callback):
         self.bridge = bridge
 
     @_guarded(None)
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Let Ray call failed what the study calls FAIL.
+
+        To Tune a trial that reports its own failure has ended well, which is what keeps its worker; by now the worker
+        is free, and only the name is left to change.
+        """
+        while self.bridge.failed:
+            self.bridge.failed.pop().set_status(TuneTrial.ERROR)
+
+    @_guarded(None)
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        trial.config["attempt"] = self.bridge.retry(task_from(trial.config))
+        trial.config["attempt"] = self.bridge.retry(task_from(trial.config), _cause(trial))
 
     @_guarded(None)
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self.bridge.lose(task_from(trial.config))
+        self.bridge.lose(task_from(trial.config), _cause(trial))
 
 
 class _Stop(tune.Stopper):
@@ -242,6 +259,13 @@ class _Stop(tune.Stopper):
 
     def stop_all(self) -> bool:
         return self.bridge.should_stop()
+
+
+def _cause(trial: TuneTrial) -> str:
+    """Why a worker is gone, as far as Ray knows: it died, or it could not even start."""
+    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    _, started, tail = text.rpartition("in its creation task")
+    return f"its worker could not start ({tail.strip().splitlines()[-1]})" if started else "its worker died"
 
 
 def _request(resources: Resources) -> PlacementGroupFactory:

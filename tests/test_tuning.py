@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,6 +146,17 @@ def test_a_trial_that_raises_fails_with_its_reason_and_the_others_go_on(make_swe
             assert "ValueError: too high" in Path(f"sweep/trials/{row.number:04d}/error.txt").read_text()
         else:
             assert row.state == "COMPLETE"
+
+
+def test_ray_calls_failed_what_the_study_calls_failed(make_sweep: MakeSweep) -> None:
+    rows = tune(make_sweep(trainable="tests.samples:fail_above_half"))
+    (snapshot,) = Path("sweep/ray").glob("experiment_state-*.json")
+    states = {}
+    for text, _ in json.loads(snapshot.read_text())["trial_data"]:
+        trial = json.loads(text)
+        states[trial["config"]["number"]] = trial["status"]
+    assert states == {row.number: "ERROR" if row.state == "FAIL" else "TERMINATED" for row in rows}
+    assert set(states.values()) == {"ERROR", "TERMINATED"}
 
 
 def test_a_trial_that_diverges_fails_with_the_epoch(make_sweep: MakeSweep) -> None:

@@ -1,0 +1,292 @@
+"""One sweep from its file to its champion: the whole story on one page."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from sweeper import __version__
+from sweeper.checkpoints import CheckpointStore
+from sweeper.errors import InputError, SweeperError, TrackingError
+from sweeper.spec import Sweep
+from sweeper.studies import open_study
+from sweeper.study import Listener, SweepStudy, TrialRow
+from sweeper.trial import Report
+from sweeper.worker import Job
+
+if TYPE_CHECKING:
+    from sweeper.tracking import Champion
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to."""
+
+    name: str
+    folder: Path
+    sweep: Sweep
+    counts: dict[str, int]
+    best: TrialRow | None
+    reports_run: int
+    reports_budgeted: int
+    evaluation: dict[str, float] | None
+    champion: Champion | None
+    stopped: str | None
+    seconds: float
+    resumed: int
+    tracking_uri: str
+    notes: tuple[str, ...] = ()
+
+
+def run_sweep(
+    sweep: Sweep,
+    *,
+    folder: Path | None = None,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    listeners: Sequence[Listener] = (),
+) -> SweepResult:
+    """Run a sweep to its end, or take it up where it stands; the same call does both.
+
+    Args:
+        folder: where everything goes that is not in a database; `sweeps/NAME` by default.
+        address: a Ray cluster to run on; by default the one in RAY_ADDRESS, else this machine.
+        tracking_uri: the MLflow store or server; by default that of the sweep, of MLFLOW_TRACKING_URI, or a local file.
+        listeners: told of every change while the sweep runs.
+
+    Raises:
+        InputError: the sweep cannot be run as it is; nothing was started.
+        SweeperError: something sweeper needs is missing or broken.
+    """
+    from sweeper import tracking
+
+    started = time.monotonic()
+    folder = _make_folder(folder or Path("sweeps") / sweep.name, sweep)
+    uri = tracking.tracking_uri(sweep, tracking_uri)
+    projection = tracking.Projection(sweep, uri)
+    with _StopRequest(sweep.budget.timeout) as stop:
+        with open_study(sweep, listeners=[*listeners, projection, _Housekeeper(sweep, folder)]) as study:
+            study.record_facts({"folder": str(folder), "sweeper": __version__})
+            settled, notes = _settle_data(study, sweep)
+            job = Job(settled, folder)
+            projection.start(study)
+            evaluation = _search(study, job, address=address, stop=stop)
+            champion = None
+            best = study.best()
+            if best is not None and evaluation is not None and projection.flush():
+                study.announce("registering the best model")
+                try:
+                    champion = tracking.register_champion(study, best, evaluation, job.champion_folder, uri)
+                except TrackingError as error:  # the sweep is done and its model is safe
+                    notes = (*notes, str(error))
+            if not projection.close():
+                notes = (*notes, "MLflow does not have everything yet; the study has, and the same command delivers it")
+            return SweepResult(
+                name=sweep.name,
+                folder=folder,
+                sweep=sweep,
+                counts=_counts(study),
+                best=best,
+                reports_run=sum(row.step for row in study.rows()),
+                reports_budgeted=len(study.rows()) * sweep.budget.reports,
+                evaluation=evaluation,
+                champion=champion,
+                stopped=stop.reason,
+                seconds=time.monotonic() - started,
+                resumed=study.resumed,
+                tracking_uri=uri,
+                notes=notes,
+            )
+
+
+def _search(study: SweepStudy, job: Job, *, address: str | None, stop: _StopRequest) -> dict[str, float] | None:
+    """Run what is left of the trials; the metrics of the best one on the test set."""
+    best, known = study.best(), _read_evaluation(job)
+    if study.is_exhausted() and best is not None and known.get("trial") == best.number:
+        return dict(known["metrics"])
+    study.announce("starting Ray")
+    with _ray(address, stop):
+        from sweeper.trainables import load_trainable
+        from sweeper.tuning import free_slots, tune_trials
+
+        slots = free_slots(job.sweep)
+        wanted = job.sweep.budget.parallel
+        parallel = slots if wanted == "auto" else min(int(wanted), slots)
+        study.announce(f"running {parallel} trials at a time")
+        evaluation = tune_trials(
+            study,
+            job,
+            parallel=parallel,
+            evaluate=hasattr(load_trainable(job.sweep.trainable), "evaluate"),
+            should_stop=lambda: _is_over(study, stop),
+        )
+    best = study.best()
+    if evaluation is not None and best is not None:
+        _write_json(job.champion_folder / "evaluation.json", {"trial": best.number, "metrics": evaluation})
+    return evaluation
+
+
+def _is_over(study: SweepStudy, stop: _StopRequest) -> bool:
+    """Whether the run is to end before its trials do; says so the first time."""
+    if study.is_lost() and stop.reason is None:
+        stop.reason = "taken over by another process"
+    if not stop.is_requested():
+        return False
+    if not stop.is_announced:
+        stop.is_announced = True
+        study.announce("stopping; the state is safe, and Ctrl-C again leaves at once")
+    return True
+
+
+@contextmanager
+def _ray(address: str | None, stop: _StopRequest) -> Iterator[None]:
+    """A Ray cluster: the one at `address`, else one of our own on this machine that ends with the block."""
+    if address is None and "RAY_ADDRESS" not in os.environ:
+        address = "local"
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            # Ray would leave a token readable by everyone in the home directory; one of our own never meets the disk.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SweeperError(f"Ray at {address or os.environ['RAY_ADDRESS']} cannot be reached: {error}") from error
+    stop.install()  # ray.init has put its own handler for SIGTERM in the place of ours
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _StopRequest:
+    """Why a sweep is to end early, if it is: a signal, or its timeout. A second Ctrl-C leaves at once."""
+
+    _REASONS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated"}
+
+    def __init__(self, timeout: float | None) -> None:
+        self.reason: str | None = None
+        self.is_announced = False
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _StopRequest:
+        self._before = {number: signal.getsignal(number) for number in self._REASONS}
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        for number in self._REASONS:
+            signal.signal(number, self._on_signal)
+
+    def is_requested(self) -> bool:
+        if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
+            self.reason = "timeout"
+        return self.reason is not None
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.reason == "interrupted" and number == signal.SIGINT:
+            os.write(2, b"\nleft at once; nothing is lost\n")
+            os._exit(130)
+        self.reason = self._REASONS[signal.Signals(number)]
+
+
+class _Housekeeper:
+    """Keeps the checkpoints of running trials and of the best one, and removes those of the others."""
+
+    def __init__(self, sweep: Sweep, folder: Path) -> None:
+        self._job = Job(sweep, folder)
+        self._best: TrialRow | None = None
+
+    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+        if row.state == "RUNNING":
+            return
+        beaten: TrialRow | None = row
+        if row.state == "COMPLETE" and self._is_better(row):
+            beaten, self._best = self._best, row
+        if beaten is not None:
+            CheckpointStore(self._job.trial_folder(beaten.number)).clear()
+
+    def on_phase(self, message: str) -> None:
+        """Nothing to keep or remove."""
+
+    def _is_better(self, row: TrialRow) -> bool:
+        if self._best is None or self._best.value is None or row.value is None:
+            return True
+        is_higher = row.value > self._best.value
+        is_lower = row.value < self._best.value
+        return is_higher if self._job.sweep.objective.direction == "maximize" else is_lower
+
+
+def _settle_data(study: SweepStudy, sweep: Sweep) -> tuple[Sweep, tuple[str, ...]]:
+    """The sweep with the dataset it will really use, and what is to be announced about that.
+
+    Raises:
+        DatasetError: the data is missing or damaged.
+        InputError: the sweep began with other data.
+    """
+    if sweep.dataset is None:
+        return sweep, ()
+    dataset = sweep.dataset.resolve()
+    arrays = dataset.load()
+    facts = {"name": arrays.name, "digest": arrays.digest, "source": arrays.source}
+    before = study.facts.get("dataset", facts)
+    if before["digest"] != arrays.digest:
+        raise InputError(
+            f"sweep {sweep.name!r} began with {before['name']} from {before['source']}; the data is another now "
+            f"({arrays.name} from {arrays.source}). Bring the first back, or choose another name with --name"
+        )
+    sizes = {"train": len(arrays.x_train), "validation": len(arrays.x_val), "test": len(arrays.x_test)}
+    study.record_facts({"dataset": {**facts, **sizes}})
+    if dataset == sweep.dataset:
+        return sweep, ()
+    note = f"{sweep.dataset.type} is not to be had here: using {dataset.type} instead. See `sweeper doctor`"
+    study.announce(note)
+    return sweep.model_copy(update={"dataset": dataset}), (note,)
+
+
+def _make_folder(folder: Path, sweep: Sweep) -> Path:
+    folder = folder.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}); choose another with --dir") from error
+    return folder
+
+
+def _read_evaluation(job: Job) -> dict[str, Any]:
+    try:
+        return dict(json.loads((job.champion_folder / "evaluation.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(value, indent=2) + "\n")
+    beside.rename(path)
+
+
+def _counts(study: SweepStudy) -> dict[str, int]:
+    states = [row.state for row in study.rows()]
+    return {state: states.count(state) for state in sorted(set(states))}

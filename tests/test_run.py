@@ -1,0 +1,208 @@
+"""Whole sweeps, by the command, with real TensorFlow, Ray and MLflow; only the data is small."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.studies import read_study
+from sweeper.study import SweepStudy
+
+SPACE = """
+name: small
+dataset: {type: digits}
+budget: {trials: 8, epochs: 3, reports_per_epoch: 2}
+pruner: {type: median, n_startup_trials: 2, min_epochs: 0.5}
+space:
+  cell: {type: categorical, choices: [gru, simple_rnn]}
+  units: {type: int, low: 4, high: 16}
+  learning_rate: {type: float, low: 1e-4, high: 1e-2, log: true}
+  batch_size: 64
+tracking: {experiment: tests, model: small}
+"""
+
+
+def sweeper(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sweeper", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+
+
+def environment() -> dict[str, str]:
+    hidden = ("MLFLOW_TRACKING_URI", "SWEEPER_STORAGE", "RAY_ADDRESS")
+    return {key: value for key, value in os.environ.items() if key not in hidden}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder in which a sweep has run to its end, and what the command said."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.yaml").write_text(SPACE)
+    return folder, sweeper("run", "small.yaml", "--json", folder=folder)
+
+
+Finished = tuple[Path, subprocess.CompletedProcess[str]]
+
+
+def study_in(folder: Path, name: str = "small") -> SweepStudy:
+    return read_study(name, f"sqlite:///{folder / 'sweeper.db'}")
+
+
+def mlflow_runs(folder: Path) -> tuple[Any, dict[int, Any], Any]:
+    """The client, the children by trial number, and the parent."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    children = {int(run.data.tags["sweeper.trial"]): run for run in runs if "sweeper.trial" in run.data.tags}
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(children) + 1 == len(runs)
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    return client, children, parent
+
+
+def test_the_command_ends_well_and_prints_one_json_document(finished: Finished) -> None:
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["counts"] == {
+        state: sum(row.state == state for row in study_in(folder).rows()) for state in result["counts"]
+    }
+    assert sum(result["counts"].values()) == 8
+
+
+def test_nothing_but_sweeper_talks(finished: Finished) -> None:
+    _, done = finished
+    for chatter in ("tensorflow", "WARNING", "Traceback", "ray::", "(raylet)", "mlflow.store", "INFO", "cuda", "oneDNN"):
+        assert chatter not in done.stderr
+
+
+def test_the_study_and_mlflow_agree_trial_by_trial(finished: Finished) -> None:
+    folder, _ = finished
+    study = study_in(folder)
+    client, children, _ = mlflow_runs(folder)
+    rows = study.rows()
+    assert sorted(children) == [row.number for row in rows]
+    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    for row in rows:
+        run = children[row.number]
+        assert run.info.status == status[row.state]
+        assert run.data.tags["sweeper.sweep"] == "small"
+        assert run.data.tags["sweeper.state"].upper().startswith(row.state[:4])
+        assert {name: run.data.params[name] for name in row.params} == {k: str(v) for k, v in row.params.items()}
+        reports = study.reports(row.number)
+        assert [report.step for report in reports] == list(range(1, row.step + 1))
+        for metric in reports[0].metrics:
+            history = client.get_metric_history(run.info.run_id, metric)
+            assert [(point.step, point.value) for point in history] == [(r.step, r.metrics[metric]) for r in reports]
+        assert run.data.metrics["val_accuracy"] == row.value
+
+
+def test_some_trials_are_pruned_and_what_that_saved_is_counted(finished: Finished) -> None:
+    folder, done = finished
+    rows = study_in(folder).rows()
+    assert {row.state for row in rows} == {"COMPLETE", "PRUNED"}
+    text = json.dumps(json.loads(done.stdout))
+    assert str(sum(row.step for row in rows)) in text
+
+
+def test_the_champion_loads_with_pyfunc_and_predicts_what_was_measured(finished: Finished) -> None:
+    folder, _ = finished
+    script = """
+import mlflow, numpy as np
+from sweeper.training.datasets import Digits
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+arrays = Digits(type="digits").load()
+model = mlflow.pyfunc.load_model("models:/small@champion")
+scores = model.predict(np.asarray(arrays.x_test, dtype="float32"))
+print("accuracy", float((np.asarray(scores).argmax(axis=1) == arrays.y_test).mean()))
+"""
+    answer = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment(), capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    accuracy = float(answer.stdout.split("accuracy")[1])
+    evaluation = json.loads((folder / "sweeps/small/champion/evaluation.json").read_text())
+    assert accuracy == pytest.approx(evaluation["metrics"]["test_accuracy"], abs=1e-6)
+    assert accuracy > 0.3
+
+
+def test_only_the_best_trial_keeps_a_checkpoint(finished: Finished) -> None:
+    folder, _ = finished
+    best = study_in(folder).best()
+    assert best is not None
+    kept = {path.parent.name for path in (folder / "sweeps/small/trials").glob("*/step-*")}
+    assert kept == {f"{best.number:04d}"}
+
+
+def test_the_same_command_on_a_finished_sweep_changes_nothing(finished: Finished) -> None:
+    folder, first = finished
+    began = time.monotonic()
+    again = sweeper("run", "small.yaml", "--json", folder=folder)
+    assert again.returncode == 0, again.stderr
+    before, after = json.loads(first.stdout), json.loads(again.stdout)
+    assert before["counts"] == after["counts"]
+    assert len(mlflow_runs(folder)[1]) == 8
+    assert time.monotonic() - began < 60
+
+
+def test_a_sweep_whose_driver_is_killed_ends_as_if_it_had_not_been(finished: Finished, tmp_path: Path) -> None:
+    """The metrics of trials that both sweeps ran with the same parameters are equal to the bit."""
+    (tmp_path / "small.yaml").write_text(SPACE)
+    command = [sys.executable, "-m", "sweeper", "run", "small.yaml"]
+    driver = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    _wait_for_report(tmp_path, driver)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = sweeper("run", "small.yaml", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    study, undisturbed = study_in(tmp_path), study_in(finished[0])
+    rows = study.rows()
+    assert [row.number for row in rows] == list(range(8))
+    assert {row.state for row in rows} <= {"COMPLETE", "PRUNED"}
+    assert any(row.attempt > 1 for row in rows)
+    same = [row for row in rows if undisturbed.row(row.number).params == row.params]
+    assert same
+    for row in same:
+        ours, theirs = study.reports(row.number), undisturbed.reports(row.number)
+        assert all(a.metrics == b.metrics for a, b in zip(ours, theirs, strict=False))
+    assert sorted(mlflow_runs(tmp_path)[1]) == list(range(8))
+
+
+def _wait_for_report(folder: Path, driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and driver.poll() is None:
+        time.sleep(0.2)
+        if (folder / "sweeper.db").exists() and list(folder.glob("sweeps/small/trials/*/step-*")):
+            return
+    raise AssertionError("no trial reported within two minutes")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_sweep_with_its_exit_code_and_the_way_to_go_on(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    space = SPACE.replace("dataset: {type: digits}", "trainable: tests.samples:slow_count").replace(
+        "cell: {type: categorical, choices: [gru, simple_rnn]}", "height: {type: float, low: 0, high: 1}"
+    )
+    space = space.replace("epochs: 3, reports_per_epoch: 2", "epochs: 400") + "objective: {metric: score}\n"
+    (tmp_path / "small.yaml").write_text(space)
+    command = [sys.executable, "-m", "sweeper", "run", "small.yaml"]
+    env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    driver = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    _wait_for_report(tmp_path, driver)  # type: ignore[arg-type]
+    asked = time.monotonic()
+    driver.send_signal(number)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == code, said
+    assert time.monotonic() - asked < 15
+    assert "sweeper run" in said
+    assert {row.state for row in study_in(tmp_path).rows()} == {"RUNNING"}
