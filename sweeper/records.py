@@ -95,7 +95,7 @@ class Holder:
         if self.host != _host():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.process_started) > 2
+            return bool(abs(psutil.Process(self.pid).create_time() - self.process_started) > 2)
         except psutil.NoSuchProcess:
             return True
 

@@ -91,7 +91,7 @@ def run_sweep(
                     champion = tracking.register_champion(study, best, evaluation, job.champion_folder, uri)
                 except TrackingError as error:  # the sweep is done and its model is safe
                     notes = (*notes, str(error))
-            if not projection.close():
+            if not projection.close(timeout=5 if stop.reason else 30):
                 notes = (*notes, "MLflow does not have everything yet; the study has, and the same command delivers it")
             return SweepResult(
                 name=sweep.name,
@@ -118,7 +118,7 @@ def _search(study: SweepStudy, job: Job, *, address: str | None, stop: _StopRequ
         return dict(known["metrics"])
     study.announce("starting Ray")
     with _ray(address, stop):
-        from sweeper.trainables import load_trainable
+        from sweeper.spec.trainables import load_trainable
         from sweeper.tuning import free_slots, tune_trials
 
         slots = free_slots(job.sweep)
@@ -221,20 +221,14 @@ class _Housekeeper:
         if row.state == "RUNNING":
             return
         beaten: TrialRow | None = row
-        if row.state == "COMPLETE" and self._is_better(row):
+        best = self._best.value if self._best else None
+        if row.state == "COMPLETE" and self._job.sweep.objective.is_better(row.value, best):
             beaten, self._best = self._best, row
         if beaten is not None:
             CheckpointStore(self._job.trial_folder(beaten.number)).clear()
 
     def on_phase(self, message: str) -> None:
         """Nothing to keep or remove."""
-
-    def _is_better(self, row: TrialRow) -> bool:
-        if self._best is None or self._best.value is None or row.value is None:
-            return True
-        is_higher = row.value > self._best.value
-        is_lower = row.value < self._best.value
-        return is_higher if self._job.sweep.objective.direction == "maximize" else is_lower
 
 
 def _settle_data(study: SweepStudy, sweep: Sweep) -> tuple[Sweep, tuple[str, ...]]:

@@ -15,8 +15,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.records import Lease, Reports
-from sweeper.space import suggest
 from sweeper.spec import Sweep
+from sweeper.spec.space import suggest
 from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)

@@ -46,7 +46,7 @@ class Trial:
         number: int,
         seed: int,
         budget: Budget,
-        dataset: Dataset,
+        dataset: Dataset | None,
         resources: Resources,
         checkpoints: CheckpointStore,
         send: Callable[[Report], None],

@@ -34,6 +34,9 @@ _TUNE_ENVIRONMENT = {
 }
 
 
+_FINISHED: str = Searcher.FINISHED
+
+
 class Worker(tune.Trainable):
     """A warm worker: one process that runs task after task, so that imports and compiled models are paid once."""
 
@@ -97,9 +100,7 @@ class _Bridge:
     An exception in a hook would abort Tune in the middle of things; it is kept, the run stops, and it is raised then.
     """
 
-    def __init__(
-        self, study: SweepStudy, *, parallel: int, evaluate: bool, should_stop: Callable[[], bool]
-    ) -> None:
+    def __init__(self, study: SweepStudy, *, parallel: int, evaluate: bool, should_stop: Callable[[], bool]) -> None:
         self.error: BaseException | None = None
         self.evaluation: dict[str, float] | None = None
         self.failed: list[TuneTrial] = []
@@ -112,10 +113,10 @@ class _Bridge:
         """Nothing of it goes into Tune's snapshots of itself: no sweep is ever restored from one."""
         return type(None), ()
 
-    def next_task(self) -> Task | None | str:
-        """The next task, None for "none now", Searcher.FINISHED when all is done."""
+    def next_task(self) -> Task | str | None:
+        """The next task, None for "none now", `_FINISHED` when all is done."""
         if self.should_stop():
-            return Searcher.FINISHED
+            return _FINISHED
         if self._study.running() >= self._parallel:
             return None
         if not self._study.is_exhausted():
@@ -125,7 +126,7 @@ class _Bridge:
             return None
         best = self._study.best()
         if not self._evaluate or best is None:
-            return Searcher.FINISHED
+            return _FINISHED
         self._evaluate = False
         self._study.announce(f"evaluating trial {best.number}, the best, on the test set")
         return Task(best.number, best.params, best.attempt, evaluate=True)
@@ -191,7 +192,7 @@ class _Search(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
-    @_guarded(Searcher.FINISHED)
+    @_guarded(_FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         task = self.bridge.next_task()
         return as_config(task) if isinstance(task, Task) else task
@@ -220,7 +221,7 @@ class _Schedule(FIFOScheduler):
         verdict = self.bridge.take(task, result["event"])
         if self.bridge.has_failed(task):
             self.bridge.failed.append(trial)
-        return TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP
+        return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
 
 
 class _Recovery(tune.Callback):

@@ -15,7 +15,7 @@ from typing import Any
 from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import TrialDivergedError, TrialStopped
 from sweeper.spec import Sweep
-from sweeper.trainables import find_trainable, load_trainable
+from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.trial import Report, Trial
 
 
@@ -102,7 +102,9 @@ class TaskRun:
         train, params, trial = self._prepare()
         latest = CheckpointStore(self._job.trial_folder(trial.number)).latest()
         if latest is None:
-            raise FileNotFoundError(f"trial {trial.number} left no checkpoint in {self._job.trial_folder(trial.number)}")
+            raise FileNotFoundError(
+                f"trial {trial.number} left no checkpoint in {self._job.trial_folder(trial.number)}"
+            )
         trial.checkpoint, trial.step = latest.path, latest.step
         self._job.champion_folder.mkdir(parents=True, exist_ok=True)
         evaluation = train.evaluate(params, trial, self._job.champion_folder)

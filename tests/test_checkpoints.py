@@ -13,8 +13,6 @@ import pytest
 from sweeper.checkpoints import CheckpointStore
 
 
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> CheckpointStore:
     return CheckpointStore(tmp_path / "trial")
@@ -89,9 +87,13 @@ def test_a_step_written_again_replaces_what_was_there(store: CheckpointStore) ->
 
 def keep_saving(folder: str) -> None:
     store, step = CheckpointStore(Path(folder)), 0
+
+    def write(at: Path) -> None:
+        (at / "weights").write_bytes(b"%d" % step * 50_000)
+
     while True:
         step += 1
-        store.save(step, {"score": float(step)}, lambda at: (at / "weights").write_bytes(b"%d" % step * 50_000) and None)
+        store.save(step, {"score": float(step)}, write)
 
 
 def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:

@@ -83,7 +83,17 @@ def test_the_command_ends_well_and_prints_one_json_document(finished: Finished) 
 
 def test_nothing_but_sweeper_talks(finished: Finished) -> None:
     _, done = finished
-    for chatter in ("tensorflow", "WARNING", "Traceback", "ray::", "(raylet)", "mlflow.store", "INFO", "cuda", "oneDNN"):
+    for chatter in (
+        "tensorflow",
+        "WARNING",
+        "Traceback",
+        "ray::",
+        "(raylet)",
+        "mlflow.store",
+        "INFO",
+        "cuda",
+        "oneDNN",
+    ):
         assert chatter not in done.stderr
 
 
@@ -127,7 +137,9 @@ model = mlflow.pyfunc.load_model("models:/small@champion")
 scores = model.predict(np.asarray(arrays.x_test, dtype="float32"))
 print("accuracy", float((np.asarray(scores).argmax(axis=1) == arrays.y_test).mean()))
 """
-    answer = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment(), capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environment(), capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr
     accuracy = float(answer.stdout.split("accuracy")[1])
     evaluation = json.loads((folder / "sweeps/small/champion/evaluation.json").read_text())

@@ -239,7 +239,9 @@ def test_an_error_in_the_study_ends_the_run_and_is_raised(make_sweep: MakeSweep)
     with open_study(sweep) as study:
         study._reports = None  # type: ignore[assignment]
         with pytest.raises(AttributeError):
-            tune_trials(study, Job(sweep, Path("sweep").absolute()), parallel=2, evaluate=False, should_stop=lambda: False)
+            tune_trials(
+                study, Job(sweep, Path("sweep").absolute()), parallel=2, evaluate=False, should_stop=lambda: False
+            )
 
 
 def test_what_no_node_can_ever_run_is_refused(make_sweep: MakeSweep) -> None:

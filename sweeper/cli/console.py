@@ -168,8 +168,6 @@ def _facts(result: SweepResult) -> list[tuple[str, str]]:
     commands = [
         f"sweeper {verb} {shlex.quote(result.name)}{_storage_option(result)}" for verb in ("show", "best", "ui")
     ]
-    if result.stopped:
-        facts.append(("continue", "run the same command again"))
     return facts + [("next" if index == 0 else "", command) for index, command in enumerate(commands)]
 
 

@@ -16,7 +16,7 @@ DEFAULT_STORAGE = "sqlite:///sweeper.db"
 
 def _expanded(url: str | None) -> str | None:
     """A URL whose `${env:NAME}` are filled in, so that no password need stand on a command line."""
-    from sweeper.urls import expand
+    from sweeper.spec.urls import expand
 
     return None if url is None else expand(url)
 

@@ -14,9 +14,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeper.budget import Budget
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
+    from sweeper.spec.budget import Budget
     from sweeper.study import TrialRow
 
 _USERINFO = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+@")

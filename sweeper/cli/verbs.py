@@ -5,6 +5,7 @@ Imports of weight stand inside the verbs: `sweeper --help` is asked often and ha
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from dataclasses import asdict
@@ -61,6 +62,8 @@ def run(
         result = run_sweep(sweep, folder=folder, address=address, tracking_uri=tracking_uri, listeners=[progress])
     for note in result.notes:
         console.print_note(note)
+    if result.stopped:
+        console.print_note(f"nothing is lost; go on with: {shlex.join(['sweeper', *sys.argv[1:]])}")
     if json:
         console.emit(report.to_json(report.result_document(result)))
     else:
@@ -163,9 +166,12 @@ def sync(
 ) -> None:
     """Copy into MLflow what it lacks of a sweep; as often as you like."""
     from sweeper import tracking
+    from sweeper.studies import list_sweeps as summaries
     from sweeper.studies import read_study
 
     study = read_study(name, storage)
+    if any(summary.running for summary in summaries(storage) if summary.name == name):
+        raise InputError(f"sweep {name!r} is running, and copies itself into MLflow; sync it when it has ended")
     uri = tracking.tracking_uri(study.sweep, tracking_uri)
     written = tracking.sync(study, uri)
     if json:

@@ -144,6 +144,7 @@ def _save_view(
 
 
 def _leaderboard(study: describe.Study) -> list[TrialRow]:
+    """The complete trials by value, then the pruned ones by how far they came."""
     sign = -1 if study.sweep.objective.direction == "maximize" else 1
-    complete = [row for row in study.rows() if row.state == "COMPLETE" and row.value is not None]
-    return sorted(complete, key=lambda row: (sign * (row.value or 0.0), row.number))
+    valued = [row for row in study.rows() if row.state in ("COMPLETE", "PRUNED") and row.value is not None]
+    return sorted(valued, key=lambda row: (row.state, -row.step, sign * (row.value or 0.0), row.number))

@@ -215,7 +215,7 @@ def _judge(number: int, tags: Mapping[str, str], present: ModelVersion | None) -
     if present is None:
         return True, "the first champion"
     if int(present.version) == number:
-        return True, "the champion already"
+        return True, "as before"
     holder = f"version {present.version}"
     differing = [key.removeprefix("sweeper.") for key in _COMPARED if present.tags.get(key) != tags[key]]
     try:

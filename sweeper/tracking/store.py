@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import InputError, TrackingError
-from sweeper.urls import expand
+from sweeper.spec.urls import expand
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,6 +73,8 @@ def prepare() -> None:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # MLflow reads its level when it is imported, which somebody else may have done before.
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
 
 
 def connect(uri: str) -> MlflowClient:

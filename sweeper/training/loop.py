@@ -12,7 +12,7 @@ from sweeper.training.program import Program, State, optimizer_numbers
 from sweeper.training.schedules import learning_rate
 
 if TYPE_CHECKING:
-    from sweeper.budget import Budget
+    from sweeper.spec.budget import Budget
     from sweeper.training.datasets import Dataset
 
 Array = Any

@@ -19,6 +19,7 @@ from sweeper.training.models import build_network, derive_seed, initial_weights
 from sweeper.training.optimizers import OPTIMIZERS
 
 Array = Any
+Model = Any
 Tensor = Any
 
 _STRUCTURE = frozenset(
@@ -27,7 +28,7 @@ _STRUCTURE = frozenset(
         "optimizer", "batch_size",
     }
 )  # fmt: skip
-_UNROLLED_STEPS = 128
+_UNROLLED_STEPS = 64
 _EVALUATION_BATCH = 1000
 
 
@@ -46,11 +47,14 @@ class Program:
     def __init__(self, params: RNNParams, shape: tuple[int, int], classes: int) -> None:
         import tensorflow as tf
 
-        # Measured on one core: unrolled, the steps run 1.1 to 1.8 times as fast as in a while loop and are traced in
-        # half a second more; XLA is as fast, but takes a second to compile and never frees what it compiled. On a
-        # GPU only the layer that is not unrolled finds cuDNN's kernels.
+        # Measured on one core: unrolled, a step of an LSTM takes 10 to 40 % less time than as a while loop, for half a
+        # second more of tracing; with recurrent dropout the tracing takes many seconds. XLA is as fast or faster, but
+        # takes a second to compile and never frees what it compiled. A GPU finds cuDNN's kernels only when looped.
         length = shape[0] * params.layers * (2 if params.bidirectional else 1)
-        self.model = build_network(params, shape, classes, unroll=length <= _UNROLLED_STEPS and not runtime.has_gpu())
+        unroll = length <= _UNROLLED_STEPS and not params.recurrent_dropout and not runtime.has_gpu()
+        self.model = build_network(params, shape, classes, unroll=unroll)
+        # Forward only, the loop is as fast; both models take their weights from the vector.
+        self._judged = build_network(params, shape, classes, unroll=False) if unroll else self.model
         self._optimizer = OPTIMIZERS[params.optimizer]
         self._shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
         self._sizes = [math.prod(shape) for shape in self._shapes]
@@ -132,13 +136,13 @@ class Program:
         return [tf.reshape(part, shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def _forward(
-        self, weights: Tensor, seeds: tuple[Tensor, ...], x: Tensor, y: Tensor, *, training: bool
+        self, model: Model, weights: Tensor, seeds: tuple[Tensor, ...], x: Tensor, y: Tensor, *, training: bool
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """The loss of each sample, the count of hits, and the next states of the generators."""
         import tensorflow as tf
 
         pixels = tf.cast(x, tf.float32)
-        logits, after = self.model.stateless_call(self.unpack(weights), list(seeds), pixels, training=training)
+        logits, after = model.stateless_call(self.unpack(weights), list(seeds), pixels, training=training)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
         hits = tf.math.count_nonzero(tf.argmax(logits, 1, output_type=tf.int32) == y, dtype=tf.int32)
         return losses, hits, tuple(after)
@@ -146,8 +150,8 @@ class Program:
     def _measure(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         import tensorflow as tf
 
-        seeds = tuple(tf.convert_to_tensor(variable.value) for variable in self.model.non_trainable_variables)
-        losses, hits, _ = self._forward(weights, seeds, x, y, training=False)
+        seeds = tuple(tf.convert_to_tensor(variable.value) for variable in self._judged.non_trainable_variables)
+        losses, hits, _ = self._forward(self._judged, weights, seeds, x, y, training=False)
         return tf.reduce_sum(losses), hits
 
     def _train(
@@ -159,7 +163,7 @@ class Program:
             batch_x, batch_y = tf.gather(x, indices[i]), tf.gather(y, indices[i])
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                losses, batch_hits, seeds = self._forward(weights, seeds, batch_x, batch_y, training=True)
+                losses, batch_hits, seeds = self._forward(self.model, weights, seeds, batch_x, batch_y, training=True)
                 batch_loss = tf.reduce_mean(losses)
             gradient = tape.gradient(batch_loss, weights)
             step = first + tf.cast(i + 1, tf.float32)

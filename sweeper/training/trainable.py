@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweeper.errors import InputError
 from sweeper.training.hparams import RNNParams
 
 if TYPE_CHECKING:
+    from sweeper.training.datasets import Dataset
     from sweeper.training.loop import Loop
     from sweeper.trial import Trial
 
@@ -52,15 +54,14 @@ def evaluate(params: RNNParams, trial: Trial, folder: Path) -> Evaluation:
     loop = _start(params, trial)
     loss, accuracy = loop.test()
     # A while loop over the time steps instead of their copies: smaller, and faster to load.
-    model = build_network(params, trial.dataset.shape, trial.dataset.classes, unroll=False)
+    dataset = _dataset_of(trial)
+    model = build_network(params, dataset.shape, dataset.classes, unroll=False)
     for variable, value in zip(model.trainable_variables, loop.weights(), strict=True):
         variable.assign(value)
     save_classifier(model, folder / "model.keras")
     example = folder / "example.npy"
     np.save(example, loop.example(5))
-    return Evaluation(
-        {"test_loss": loss, "test_accuracy": accuracy}, folder / "model.keras", example, trial.dataset.labels
-    )
+    return Evaluation({"test_loss": loss, "test_accuracy": accuracy}, folder / "model.keras", example, dataset.labels)
 
 
 train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
@@ -74,10 +75,17 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     from sweeper.training.loop import Course, Loop, device_data
     from sweeper.training.program import programs
 
-    data = device_data(trial.dataset)
+    dataset = _dataset_of(trial)
+    data = device_data(dataset)
     course = Course.of(trial.budget, len(data.y_train), params.batch_size)
-    program = programs.get(params, trial.dataset.shape, trial.dataset.classes)
+    program = programs.get(params, dataset.shape, dataset.classes)
     loop = Loop(params, program, data, course, trial.seed if params.seed is None else params.seed)
     if trial.checkpoint is not None:
         loop.restore(trial.checkpoint)
     return loop
+
+
+def _dataset_of(trial: Trial) -> Dataset:
+    if trial.dataset is None:
+        raise InputError("train_rnn learns from a dataset, and the sweep names none; add `dataset: {type: mnist}`")
+    return trial.dataset

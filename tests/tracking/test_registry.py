@@ -153,7 +153,7 @@ def test_registering_twice_gives_the_same_version(
     study = finish("again", 0.5)
     first, second = (_register(study, champion_folder, uri) for _ in range(2))
     assert (second.version, second.model_id, second.promoted) == (first.version, first.model_id, True)
-    assert second.reason == "the champion already"
+    assert second.reason == "as before"
     assert len(history(uri, trial_runs(uri, study)[0], "test_accuracy")) == 1
     assert len(sweep_run(uri, study).outputs.model_outputs) == 1
 

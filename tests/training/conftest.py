@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sweeper.budget import Budget
 from sweeper.checkpoints import CheckpointStore
 from sweeper.spec import Resources
+from sweeper.spec.budget import Budget
 from sweeper.training import Digits
 from sweeper.trial import Report, Trial
 

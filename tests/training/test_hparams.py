@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -11,7 +13,7 @@ from sweeper.training.models import ACTIVATIONS, CELLS, INITIALIZERS
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.schedules import SCHEDULES
 
-TABLES = {
+TABLES: dict[str, Mapping[str, Any]] = {
     "cell": CELLS,
     "activation": ACTIVATIONS,
     "kernel_initializer": INITIALIZERS,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.budget import Budget
+from sweeper.spec.budget import Budget
 from sweeper.training.loop import Course, DataOrder
 
 SIZES = st.integers(1, 40)

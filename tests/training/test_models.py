@@ -55,7 +55,7 @@ def test_unrolled_and_looped_networks_are_the_same_function(cell: str, tensorflo
         for variable, value in zip(model.trainable_variables, initial_weights(model, params, 0), strict=True):
             variable.assign(value)
         outputs.append(model(pixels).numpy())
-    np.testing.assert_allclose(*outputs, atol=1e-6)
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -109,7 +109,7 @@ def test_dropout_differs_from_step_to_step_and_not_from_run_to_run(samples: tupl
     assert all(int(seed[1]) > 0 for seed in first.seeds)
     x, y = (part[:BATCH] for part in samples)
     loss = [
-        float(tensorflow.reduce_sum(program._forward(first.weights, seeds, x, y, training=True)[0]))
+        float(tensorflow.reduce_sum(program._forward(program.model, first.weights, seeds, x, y, training=True)[0]))
         for seeds in (first.seeds, program.initial_state(params, 0).seeds, first.seeds)
     ]
     assert loss[0] == loss[2] != loss[1]

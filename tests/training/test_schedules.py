@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sweeper.training.hparams import RNNParams
 from sweeper.training.schedules import SCHEDULES, learning_rate
 
 
-def course(total: int = 100, **params: object) -> list[float]:
-    chosen = RNNParams(learning_rate=0.5, **params)  # type: ignore[arg-type]
+def course(total: int = 100, **params: Any) -> list[float]:
+    chosen = RNNParams(learning_rate=0.5, **params)
     return [learning_rate(chosen, step, total) for step in range(total)]
 
 

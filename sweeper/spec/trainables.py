@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sweeper.errors import InputError
-from sweeper.model import did_you_mean, shown
+from sweeper.spec.model import did_you_mean, shown
 
 PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 

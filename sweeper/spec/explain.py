@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.model import Fault, Key, did_you_mean, shown
+from sweeper.spec.model import Fault, Key, did_you_mean, shown
 
 _KINDS = {
     "int_type": "a whole number",

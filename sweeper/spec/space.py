@@ -10,8 +10,8 @@ from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
 
-from sweeper.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
-from sweeper.model import Fault, did_you_mean, same, shown
+from sweeper.spec.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
+from sweeper.spec.model import Fault, did_you_mean, same, shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -10,8 +10,8 @@ import optuna
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.model import dotted
-from sweeper.space import (
+from sweeper.spec.model import dotted
+from sweeper.spec.space import (
     GRID_LIMIT,
     Domain,
     Space,
@@ -263,7 +263,9 @@ def test_ten_thousand_choices_are_read_at_once() -> None:
 
 
 def test_the_space_needs_nothing_heavy() -> None:
-    code = "import sys, sweeper.space; print({'optuna', 'numpy'} & {name.partition('.')[0] for name in sys.modules})"
+    code = (
+        "import sys, sweeper.spec.space; print({'optuna', 'numpy'} & {name.partition('.')[0] for name in sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "set()"

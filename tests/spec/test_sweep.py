@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sweeper.budget import Budget
 from sweeper.errors import InputError, SpecError
-from sweeper.space import Constant, Float
 from sweeper.spec import Objective, Sweep, load_sweep, sweep_schema
+from sweeper.spec.budget import Budget
+from sweeper.spec.space import Constant, Float
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SAMPLE = """\
 name: lstm
 trainable: sweeper.training:train_rnn

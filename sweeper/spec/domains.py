@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sweeper.model import Fault, Key, Model, Number, Scalar, Whole, identity, refuse, same, shown
+from sweeper.spec.model import Fault, Key, Model, Number, Scalar, Whole, identity, refuse, same, shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from sweeper.model import Fault, Key, shown
-from sweeper.yaml_file import parse_value
+from sweeper.spec.model import Fault, Key, shown
+from sweeper.spec.yaml_file import parse_value
 
 
 def override(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from sweeper.errors import InputError
-from sweeper.trainables import find_trainable, load_trainable
+from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.training.hparams import RNNParams
 
 HEAVY = "raise RuntimeError('was imported')\n"

@@ -15,8 +15,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from sweeper.model import same
-from sweeper.space import Point
+from sweeper.spec.model import same
+from sweeper.spec.space import Point
 
 _INDEX = "sweeper:grid"
 

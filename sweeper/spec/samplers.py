@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sweeper.errors import InputError
-from sweeper.model import Model, Seed, Whole
-from sweeper.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
+from sweeper.spec.model import Model, Seed, Whole
+from sweeper.spec.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -87,7 +87,7 @@ class Grid(_Sampler):
     type: Literal["grid"] = "grid"
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
-        from sweeper.grid import GridSampler
+        from sweeper.spec.grid import GridSampler
 
         return GridSampler(grid(space), seed=seed)
 

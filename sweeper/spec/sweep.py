@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from sweeper.budget import Budget
-from sweeper.loading import load, load_file
-from sweeper.model import Fault, Model, Number, Scalar, Seed, refuse
-from sweeper.pruners import Hyperband, Median, Nothing, Pruner
-from sweeper.samplers import Grid, Sampler, Tpe
-from sweeper.space import AnyDomain, Domain, check_point, check_space, grid_size, normal, slips
-from sweeper.text import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
+from sweeper.spec.budget import Budget
+from sweeper.spec.loading import load, load_file
+from sweeper.spec.model import Fault, Model, Number, Scalar, Seed, refuse
+from sweeper.spec.pruners import Hyperband, Median, Nothing, Pruner
+from sweeper.spec.samplers import Grid, Sampler, Tpe
+from sweeper.spec.space import AnyDomain, Domain, check_point, check_space, grid_size, normal, slips
+from sweeper.spec.text import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
+from sweeper.spec.urls import expand
 from sweeper.training.datasets import Dataset
-from sweeper.urls import expand
 
 
 class Objective(Model):

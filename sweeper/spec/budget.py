@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sweeper.model import Fault, Model, Number, Whole, refuse
-from sweeper.text import Duration
+from sweeper.spec.model import Fault, Model, Number, Whole, refuse
+from sweeper.spec.text import Duration
 
 
 class Budget(Model):

@@ -7,12 +7,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from sweeper.space import draw
 from sweeper.spec import load_sweep, sweep_schema
+from sweeper.spec.space import draw
+from sweeper.spec.yaml_file import read_yaml
 from sweeper.training.hparams import RNNParams
-from sweeper.yaml_file import read_yaml
 
-FOLDER = Path(__file__).parents[1] / "search_spaces"
+FOLDER = Path(__file__).parents[2] / "search_spaces"
 FILES = sorted(FOLDER.glob("*.yaml"))
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.errors import InputError, Problem, SpecError
-from sweeper.explain import explain
-from sweeper.hyperparameters import check_hyperparameters, check_points
-from sweeper.model import Fault, Key, dotted, shown
-from sweeper.overrides import override
-from sweeper.space import AnyDomain, Domain, check_space
-from sweeper.trainables import PATH, find_trainable
-from sweeper.yaml_file import Places, read_yaml
+from sweeper.spec.explain import explain
+from sweeper.spec.hyperparameters import check_hyperparameters, check_points
+from sweeper.spec.model import Fault, Key, dotted, shown
+from sweeper.spec.overrides import override
+from sweeper.spec.space import AnyDomain, Domain, check_space
+from sweeper.spec.trainables import PATH, find_trainable
+from sweeper.spec.yaml_file import Places, read_yaml
 
 if TYPE_CHECKING:
     from sweeper.spec import Sweep

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.explain import rule
-from sweeper.model import Fault, did_you_mean, shown, whole
-from sweeper.space import AnyDomain, Space, draw
+from sweeper.spec.explain import rule
+from sweeper.spec.model import Fault, did_you_mean, shown, whole
+from sweeper.spec.space import AnyDomain, Space, draw
 
 _DRAWS = 100
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import SpecError
-from sweeper.yaml_file import parse_value, read_yaml
+from sweeper.spec.yaml_file import parse_value, read_yaml
 
 
 def write(folder: Path, content: str | bytes) -> Path:

@@ -7,9 +7,9 @@ import optuna
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.budget import Budget
-from sweeper.model import dotted
-from sweeper.pruners import Pruner
+from sweeper.spec.budget import Budget
+from sweeper.spec.model import dotted
+from sweeper.spec.pruners import Pruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

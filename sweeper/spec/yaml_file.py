@@ -13,7 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from sweeper.errors import Problem, SpecError
-from sweeper.model import Key, shown
+from sweeper.spec.model import Key, shown
 
 Place = tuple[int, int]
 Places = dict[Key, Place]

@@ -1,0 +1,6 @@
+"""The language of sweep files: what a sweep is, how it is loaded, and every message about a mistake in it."""
+
+from sweeper.spec.budget import Budget
+from sweeper.spec.sweep import Objective, Resources, Sweep, Tracking, load_sweep, sweep_schema
+
+__all__ = ["Budget", "Objective", "Resources", "Sweep", "Tracking", "load_sweep", "sweep_schema"]

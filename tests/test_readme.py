@@ -1,0 +1,72 @@
+"""What the README shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeper.spec import load_sweep
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_example_by_key_is_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_USER", "somebody")
+    (example,) = [block for block in blocks("yaml") if "name: lstm" in block]
+    (tmp_path / "lstm.yaml").write_text(example)
+    sweep = load_sweep(tmp_path / "lstm.yaml")
+    assert (sweep.name, sweep.budget.reports, sweep.warnings()) == ("lstm", 32, [])
+
+
+def test_the_own_model_of_the_readme_runs(tmp_path: Path) -> None:
+    (code,) = [block for block in blocks("python") if "def train" in block]
+    (space,) = [block for block in blocks("yaml") if "name: mine" in block]
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(space)
+    command = [sys.executable, "-m", "sweeper", "run", "mine.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mine: " in done.stdout and "COMPLETE" in done.stdout
+
+
+def test_every_mistake_in_the_readme_is_answered_as_shown(tmp_path: Path) -> None:
+    shown = next(block for block in blocks("console") if "validate" in block)
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    command = [sys.executable, "-m", "sweeper", "validate", "broken.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    said = [" ".join(line.split()) for line in done.stderr.splitlines()]
+    assert " ".join(said) in " ".join(shown.split())
+
+
+BROKEN = """\
+name: broken
+dataset: {type: mnist}
+budget: {trials: 0, epochs: 8}
+prunner: {type: median}
+space:
+  unitz: {type: int, low: 32, high: 256}
+  learning_rate: {type: float, low: 0, high: 0.1, log: true}
+  optimizer: {type: categorical, choices: [sgd, adm]}
+"""
+
+
+def test_every_file_the_readme_links_to_is_there() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_verb_and_flag_the_readme_names_exists() -> None:
+    help_text = subprocess.run([sys.executable, "-m", "sweeper", "run", "--help"], capture_output=True, text=True)
+    assert help_text.returncode == 0
+    for flag in set(re.findall(r"(?<![\w-])--[a-z-]+", README)) - {"--csv", "--all"}:
+        assert flag in help_text.stdout, flag
