@@ -7,8 +7,7 @@ SweeperError                 1   anything sweeper explains in one message
 │   └── ResourceError        2   no machine can ever run one trial of this sweep
 ├── DatasetError             1   data is missing, damaged or not what its checksum says
 ├── StorageError            74   the study's database cannot be read or written
-├── TrackingError           69   MLflow cannot be reached or refuses
-└── SweepFailedError         1   the sweep ran and no trial completed
+└── TrackingError           69   MLflow cannot be reached or refuses
 
 Inside a worker only:
 TrialDivergedError               a metric became NaN or infinite: the trial is FAIL, with the epoch
@@ -83,10 +82,6 @@ class TrackingError(SweeperError):
     """MLflow cannot be reached, or refuses what sweeper asks of it."""
 
     exit_code = 69
-
-
-class SweepFailedError(SweeperError):
-    """The sweep ran to its end, and no trial completed."""
 
 
 class TrialDivergedError(Exception):

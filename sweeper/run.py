@@ -25,7 +25,7 @@ from sweeper.trial import Report
 from sweeper.worker import Job
 
 if TYPE_CHECKING:
-    from sweeper.tracking import Champion
+    from sweeper.tracking import Champion, Projection
 
 logger = logging.getLogger(__name__)
 
@@ -73,69 +73,92 @@ def run_sweep(
     from sweeper import tracking
 
     started = time.monotonic()
-    folder = _make_folder(folder or Path("sweeps") / sweep.name, sweep)
+    folder = _make_folder(folder or Path("sweeps") / sweep.name)
     uri = tracking.tracking_uri(sweep, tracking_uri)
     projection = tracking.Projection(sweep, uri)
-    with _StopRequest(sweep.budget.timeout) as stop:
-        with open_study(sweep, listeners=[*listeners, projection, _Housekeeper(sweep, folder)]) as study:
-            study.record_facts({"folder": str(folder), "sweeper": __version__})
-            settled, notes = _settle_data(study, sweep)
-            job = Job(settled, folder)
-            projection.start(study)
-            evaluation = _search(study, job, address=address, stop=stop)
-            champion = None
-            best = study.best()
-            if best is not None and evaluation is not None and projection.flush():
-                study.announce("registering the best model")
-                try:
-                    champion = tracking.register_champion(study, best, evaluation, job.champion_folder, uri)
-                except TrackingError as error:  # the sweep is done and its model is safe
-                    notes = (*notes, str(error))
-            if not projection.close(timeout=5 if stop.reason else 30):
-                notes = (*notes, "MLflow does not have everything yet; the study has, and the same command delivers it")
-            return SweepResult(
-                name=sweep.name,
-                folder=folder,
-                sweep=sweep,
-                counts=_counts(study),
-                best=best,
-                reports_run=sum(row.step for row in study.rows()),
-                reports_budgeted=len(study.rows()) * sweep.budget.reports,
-                evaluation=evaluation,
-                champion=champion,
-                stopped=stop.reason,
-                seconds=time.monotonic() - started,
-                resumed=study.resumed,
-                tracking_uri=uri,
-                notes=notes,
-            )
+    everyone = [*listeners, projection, _Housekeeper(sweep, folder)]
+    with _StopRequest(sweep.budget.timeout) as stop, open_study(sweep, listeners=everyone) as study:
+        _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
+        study.record_facts({"folder": str(folder), "sweeper": __version__})
+        settled, notes = _settle_data(study, sweep)
+        projection.start(study)
+        try:
+            evaluation = _search(study, Job(settled, folder), address=address, stop=stop)
+            champion, refusals = _register(study, evaluation, folder, projection)
+        finally:
+            is_delivered = projection.close(timeout=5 if stop.reason else 30)
+        if not is_delivered:
+            refusals += ("MLflow does not have everything yet; the study has, and the same command delivers it",)
+        rows = study.rows()
+        states = [row.state for row in rows]
+        return SweepResult(
+            name=sweep.name,
+            folder=folder,
+            sweep=sweep,
+            counts={state: states.count(state) for state in sorted(set(states))},
+            best=study.best(),
+            reports_run=sum(row.step for row in rows),
+            reports_budgeted=len(rows) * sweep.budget.reports,
+            evaluation=evaluation,
+            champion=champion,
+            stopped=None if study.is_done() else stop.reason,
+            seconds=time.monotonic() - started,
+            resumed=study.resumed,
+            tracking_uri=uri,
+            notes=notes + refusals,
+        )
 
 
 def _search(study: SweepStudy, job: Job, *, address: str | None, stop: _StopRequest) -> dict[str, float] | None:
-    """Run what is left of the trials; the metrics of the best one on the test set."""
-    best, known = study.best(), _read_evaluation(job)
-    if study.is_exhausted() and best is not None and known.get("trial") == best.number:
-        return dict(known["metrics"])
-    study.announce("starting Ray")
-    with _ray(address, stop):
-        from sweeper.spec.trainables import load_trainable
-        from sweeper.tuning import free_slots, tune_trials
+    """Run what is left of the trials; the metrics of the best one on the test set, if its trainable can test."""
+    from sweeper.spec.trainables import load_trainable
 
-        slots = free_slots(job.sweep)
-        wanted = job.sweep.budget.parallel
-        parallel = slots if wanted == "auto" else min(int(wanted), slots)
-        study.announce(f"running {parallel} trials at a time")
-        evaluation = tune_trials(
-            study,
-            job,
-            parallel=parallel,
-            evaluate=hasattr(load_trainable(job.sweep.trainable), "evaluate"),
-            should_stop=lambda: _is_over(study, stop),
-        )
+    can_evaluate = hasattr(load_trainable(job.sweep.trainable), "evaluate")
+    known = _read_evaluation(job)
+
+    def must_evaluate(best: TrialRow) -> bool:
+        return can_evaluate and known.get("trial") != best.number
+
     best = study.best()
-    if evaluation is not None and best is not None:
-        _write_json(job.champion_folder / "evaluation.json", {"trial": best.number, "metrics": evaluation})
-    return evaluation
+    if not study.is_done() or (best is not None and must_evaluate(best)):
+        study.announce("starting Ray")
+        with _ray(address, stop):
+            from sweeper.tuning import free_slots, tune_trials
+
+            slots = free_slots(job.sweep)
+            wanted = job.sweep.budget.parallel
+            parallel = slots if wanted == "auto" else min(int(wanted), slots)
+            study.announce(f"running {parallel} trials at a time")
+            found = tune_trials(
+                study,
+                job,
+                parallel=parallel,
+                must_evaluate=must_evaluate,
+                should_stop=lambda: _is_over(study, stop),
+            )
+        best = study.best()
+        if found is not None and best is not None:
+            known = {"trial": best.number, "metrics": found}
+            _write_json(job.champion_folder / "evaluation.json", known)
+    is_known = best is not None and known.get("trial") == best.number
+    return dict(known["metrics"]) if is_known else None
+
+
+def _register(
+    study: SweepStudy, evaluation: dict[str, float] | None, folder: Path, projection: Projection
+) -> tuple[Champion | None, tuple[str, ...]]:
+    """Put the best model into the registry; what stands against it, if anything: the model is safe all the same."""
+    from sweeper import tracking
+
+    best = study.best()
+    if best is None or evaluation is None or not projection.flush():
+        return None, ()
+    study.announce("registering the best model")
+    try:
+        champion_folder = Job(study.sweep, folder).champion_folder
+        return tracking.register_champion(study, best, evaluation, champion_folder, projection.uri), ()
+    except TrackingError as error:
+        return None, (str(error),)
 
 
 def _is_over(study: SweepStudy, stop: _StopRequest) -> bool:
@@ -258,11 +281,12 @@ def _settle_data(study: SweepStudy, sweep: Sweep) -> tuple[Sweep, tuple[str, ...
     return sweep.model_copy(update={"dataset": dataset}), (note,)
 
 
-def _make_folder(folder: Path, sweep: Sweep) -> Path:
+def _make_folder(folder: Path) -> Path:
     folder = folder.absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}); choose another with --dir") from error
     return folder
@@ -279,8 +303,3 @@ def _write_json(path: Path, value: Any) -> None:
     beside = path.with_suffix(".tmp")
     beside.write_text(json.dumps(value, indent=2) + "\n")
     beside.rename(path)
-
-
-def _counts(study: SweepStudy) -> dict[str, int]:
-    states = [row.state for row in study.rows()]
-    return {state: states.count(state) for state in sorted(set(states))}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy as sa
@@ -58,7 +59,7 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
     if is_file and must_exist and not Path(str(address.database)).exists():
         raise InputError(f"there is no {shown} here: no sweep has run with it. Name the database with --storage")
     try:
-        storage = _connect(address, is_file=is_file)
+        storage = _connect(address, is_file=is_file, is_reader=must_exist)
         create_tables(storage.engine)
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         raise StorageError(f"the study's database {shown} cannot be opened: {_first_line(error)}") from error
@@ -69,12 +70,15 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
         storage.engine.dispose()
 
 
-def _connect(address: URL, *, is_file: bool) -> optuna.storages.RDBStorage:
+def _connect(address: URL, *, is_file: bool, is_reader: bool) -> optuna.storages.RDBStorage:
     url = address.render_as_string(hide_password=False)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if is_reader:  # a study that was read may still be asked for reports, and must not keep a connection for that
+        options = {"poolclass": sa.NullPool}
     if not is_file:
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
     Path(str(address.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _LOCK_TIMEOUT}})
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={**options, "connect_args": {"timeout": _LOCK_TIMEOUT}})
     with storage.engine.connect() as connection:
         # Readers (a dashboard, `sweeper show`) must not block the sweep; the mode stays with the file. SQLite's default
         # `synchronous=FULL` makes each commit durable.

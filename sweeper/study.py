@@ -137,6 +137,10 @@ class SweepStudy:
         """Whether every trial of the budget has been handed out."""
         return not self._interrupted and len(self._rows) >= self.sweep.trial_limit
 
+    def is_done(self) -> bool:
+        """Whether every trial of the budget has ended."""
+        return self.is_exhausted() and all(row.state != "RUNNING" for row in self._rows.values())
+
     def ask(self) -> TrialRow:
         """The next trial to run: one that was interrupted, as a new attempt, else a new one."""
         if self._interrupted:

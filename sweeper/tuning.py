@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from sweeper.errors import ResourceError
 from sweeper.spec import Resources, Sweep
-from sweeper.study import SweepStudy, Verdict
+from sweeper.study import SweepStudy, TrialRow, Verdict
 from sweeper.worker import Event, Job, Task, TaskRun, as_config, task_from
 
 logger = logging.getLogger(__name__)
@@ -58,13 +58,18 @@ class Worker(tune.Trainable):
 
 
 def tune_trials(
-    study: SweepStudy, job: Job, *, parallel: int, evaluate: bool, should_stop: Callable[[], bool]
+    study: SweepStudy,
+    job: Job,
+    *,
+    parallel: int,
+    must_evaluate: Callable[[TrialRow], bool],
+    should_stop: Callable[[], bool],
 ) -> dict[str, float] | None:
     """Run the study's trials to their end on Ray, then evaluate the best one on the test set.
 
     Args:
         parallel: how many trials run at once.
-        evaluate: whether the best trial is evaluated at the end, on a worker that is warm already.
+        must_evaluate: whether the best trial is to be evaluated at the end, on a worker that is warm already.
         should_stop: asked about ten times a second; True ends the run with unfinished trials left as they are, for a
             later run to take up.
 
@@ -72,7 +77,7 @@ def tune_trials(
         The metrics of the evaluation, None where there was none.
     """
     os.environ.update(_TUNE_ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(parallel))
-    bridge = _Bridge(study, parallel=parallel, evaluate=evaluate, should_stop=should_stop)
+    bridge = _Bridge(study, parallel=parallel, must_evaluate=must_evaluate, should_stop=should_stop)
     tune.run(
         tune.with_resources(tune.with_parameters(Worker, job=job), _request(job.sweep.resources)),
         name="ray",
@@ -100,13 +105,20 @@ class _Bridge:
     An exception in a hook would abort Tune in the middle of things; it is kept, the run stops, and it is raised then.
     """
 
-    def __init__(self, study: SweepStudy, *, parallel: int, evaluate: bool, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        study: SweepStudy,
+        *,
+        parallel: int,
+        must_evaluate: Callable[[TrialRow], bool],
+        should_stop: Callable[[], bool],
+    ) -> None:
         self.error: BaseException | None = None
         self.evaluation: dict[str, float] | None = None
         self.failed: list[TuneTrial] = []
         self._study = study
         self._parallel = parallel
-        self._evaluate = evaluate
+        self._must_evaluate: Callable[[TrialRow], bool] | None = must_evaluate
         self._should_stop = should_stop
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -125,9 +137,9 @@ class _Bridge:
         if self._study.running():
             return None
         best = self._study.best()
-        if not self._evaluate or best is None:
+        if best is None or self._must_evaluate is None or not self._must_evaluate(best):
             return _FINISHED
-        self._evaluate = False
+        self._must_evaluate = None
         self._study.announce(f"evaluating trial {best.number}, the best, on the test set")
         return Task(best.number, best.params, best.attempt, evaluate=True)
 

@@ -14,7 +14,7 @@ from sweeper.errors import ResourceError
 from sweeper.run import _ray, _StopRequest
 from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study
-from sweeper.study import SweepStudy, TrialRow
+from sweeper.study import SweepStudy, TrialRow, Verdict
 from sweeper.trial import Report
 from sweeper.tuning import free_slots, tune_trials
 from sweeper.worker import Job
@@ -60,10 +60,14 @@ class Spy:
 
 def tune(sweep: Sweep, *, listeners: tuple[Spy, ...] = (), parallel: int = 2, **options: Any) -> list[TrialRow]:
     """Run a sweep on the cluster; what its study holds afterwards, read afresh."""
-    defaults: dict[str, Any] = {"evaluate": False, "should_stop": lambda: False}
     with open_study(sweep, listeners=listeners) as study:
-        tune_trials(study, Job(sweep, Path("sweep").absolute()), parallel=parallel, **(defaults | options))
+        run_on(study, parallel=parallel, **options)
     return read_study(sweep.name, sweep.storage_url()).rows()
+
+
+def run_on(study: SweepStudy, *, parallel: int = 2, should_stop: Callable[[], bool] = lambda: False) -> None:
+    job = Job(study.sweep, Path("sweep").absolute())
+    tune_trials(study, job, parallel=parallel, must_evaluate=lambda best: False, should_stop=should_stop)
 
 
 def optuna_trials(sweep: Sweep) -> list[optuna.trial.FrozenTrial]:
@@ -235,13 +239,14 @@ def test_no_more_trials_run_at_once_than_asked_for(make_sweep: MakeSweep) -> Non
 
 
 def test_an_error_in_the_study_ends_the_run_and_is_raised(make_sweep: MakeSweep) -> None:
+    class Broken(SweepStudy):
+        def report(self, *args: Any, **kwargs: Any) -> Verdict:
+            raise OSError("no space left")
+
     sweep = make_sweep()
-    with open_study(sweep) as study:
-        study._reports = None  # type: ignore[assignment]
-        with pytest.raises(AttributeError):
-            tune_trials(
-                study, Job(sweep, Path("sweep").absolute()), parallel=2, evaluate=False, should_stop=lambda: False
-            )
+    with open_study(sweep) as study, pytest.raises(OSError, match="no space left"):
+        study.__class__ = Broken
+        run_on(study)
 
 
 def test_what_no_node_can_ever_run_is_refused(make_sweep: MakeSweep) -> None:

@@ -232,4 +232,8 @@ def doctor(
 def exit_code(result: SweepResult) -> int:
     """What `run` exits with when it comes to its end."""
     stopped = {"interrupted": 130, "terminated": 143}.get(result.stopped or "")
-    return stopped or (3 if result.counts.get("FAIL") else 0)
+    if stopped or result.stopped:
+        return stopped or 0
+    if not result.counts.get("COMPLETE"):
+        return 1
+    return 3 if result.counts.get("FAIL") else 0

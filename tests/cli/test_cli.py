@@ -180,6 +180,7 @@ def test_setting_without_a_key_and_a_value_is_refused(setting: str) -> None:
     [
         (None, {"COMPLETE": 3}, 0),
         (None, {"COMPLETE": 3, "FAIL": 1}, 3),
+        (None, {"PRUNED": 1, "FAIL": 2}, 1),
         ("timeout", {"COMPLETE": 3}, 0),
         ("interrupted", {"COMPLETE": 3, "FAIL": 1}, 130),
         ("terminated", {}, 143),
