@@ -79,7 +79,9 @@ def run_sweep(
     everyone = [*listeners, projection, _Housekeeper(sweep, folder)]
     with _StopRequest(sweep.budget.timeout) as stop, open_study(sweep, listeners=everyone) as study:
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
-        study.record_facts({"folder": str(folder), "sweeper": __version__})
+        # A URI with a password in it is nobody's to write down.
+        store = {"tracking_uri": uri} if tracking.shown(uri) == uri else {}
+        study.record_facts({"folder": str(folder), "sweeper": __version__, **store})
         settled, notes = _settle_data(study, sweep)
         projection.start(study)
         try:

@@ -218,3 +218,15 @@ def test_a_signal_stops_the_sweep_with_its_exit_code_and_the_way_to_go_on(
     assert time.monotonic() - asked < 15
     assert "sweeper run" in said
     assert {row.state for row in study_in(tmp_path).rows()} == {"RUNNING"}
+
+
+def test_the_store_a_sweep_was_sent_to_is_remembered(tmp_path: Path) -> None:
+    space = "name: far\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
+    (tmp_path / "far.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")
+    env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "sweeper"]
+    run = [*command, "run", "far.yaml", "--tracking-uri", f"sqlite:///{tmp_path}/elsewhere.db"]
+    assert subprocess.run(run, cwd=tmp_path, env=env, capture_output=True).returncode == 0
+    done = subprocess.run([*command, "sync", "far"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "elsewhere.db" in done.stdout, done.stderr
+    assert not (tmp_path / "mlflow.db").exists()

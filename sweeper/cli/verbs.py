@@ -17,6 +17,7 @@ from sweeper.errors import InputError, SpecError, SweeperError
 
 if TYPE_CHECKING:
     from sweeper.run import SweepResult
+    from sweeper.study import SweepStudy
 
 
 def run(
@@ -172,7 +173,7 @@ def sync(
     study = read_study(name, storage)
     if any(summary.running for summary in summaries(storage) if summary.name == name):
         raise InputError(f"sweep {name!r} is running, and copies itself into MLflow; sync it when it has ended")
-    uri = tracking.tracking_uri(study.sweep, tracking_uri)
+    uri = _store_of(study, tracking_uri)
     written = tracking.sync(study, uri)
     if json:
         console.emit(report.to_json({"name": name, "tracking_uri": report.redact(uri), "written": written}))
@@ -193,7 +194,7 @@ def ui(
     from sweeper.studies import read_study
 
     study = read_study(name, storage) if name else None
-    uri = tracking.tracking_uri(study.sweep, tracking_uri) if study else options.tracking_store(tracking_uri)
+    uri = _store_of(study, tracking_uri) if study else options.tracking_store(tracking_uri)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended with us
     console.print_note("starting the MLflow UI")
     server = tracking.start_ui(uri, port)
@@ -227,6 +228,13 @@ def doctor(
     if json:
         console.emit(report.to_json([asdict(check) for check in checks]))
     return int(any(check.state == "fail" for check in checks))
+
+
+def _store_of(study: SweepStudy, tracking_uri: str | None) -> str:
+    """The MLflow store that the sweep ran with, unless another is named."""
+    from sweeper import tracking
+
+    return tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri"))
 
 
 def exit_code(result: SweepResult) -> int:

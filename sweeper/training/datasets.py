@@ -97,7 +97,7 @@ class _Images(_Dataset):
         except DatasetMissingError as error:
             if self.fallback is None:
                 raise
-            logger.warning("%s; using %s instead", error, self.fallback)
+            logger.info("%s; using %s instead", error, self.fallback)
             sizes = {"train": self.train, "validation": self.validation, "test": self.test}
             return Digits(**{part: min(size, _DIGITS[part]) for part, size in sizes.items() if size is not None})
         return self  # type: ignore[return-value]

@@ -102,7 +102,7 @@ def test_a_dataset_that_cannot_be_had_says_where_it_was_sought(dataset: Any, tmp
 
 
 def test_the_fallback_is_announced(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         used = Mnist(fallback="digits", train=100, test=5_000).resolve()
     assert used == Digits(train=100, test=300)
     assert "mnist is not in" in caplog.text and "using digits instead" in caplog.text
