@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sweeper import __version__
 from sweeper.checkpoints import CheckpointStore
-from sweeper.errors import InputError, SweeperError, TrackingError
+from sweeper.errors import InputError, TrackingError
 from sweeper.spec import Sweep
+from sweeper.stopping import StopRequest
 from sweeper.studies import open_study
 from sweeper.study import Listener, SweepStudy, TrialRow
 from sweeper.trial import Report
@@ -77,7 +73,7 @@ def run_sweep(
     uri = tracking.tracking_uri(sweep, tracking_uri)
     projection = tracking.Projection(sweep, uri)
     everyone = [*listeners, projection, _Housekeeper(sweep, folder)]
-    with _StopRequest(sweep.budget.timeout) as stop, open_study(sweep, listeners=everyone) as study:
+    with StopRequest(sweep.budget.timeout) as stop, open_study(sweep, listeners=everyone) as study:
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
         store = {"tracking_uri": uri} if tracking.shown(uri) == uri else {}
@@ -111,7 +107,7 @@ def run_sweep(
         )
 
 
-def _search(study: SweepStudy, job: Job, *, address: str | None, stop: _StopRequest) -> dict[str, float] | None:
+def _search(study: SweepStudy, job: Job, *, address: str | None, stop: StopRequest) -> dict[str, float] | None:
     """Run what is left of the trials; the metrics of the best one on the test set, if its trainable can test."""
     from sweeper.spec.trainables import load_trainable
 
@@ -124,8 +120,10 @@ def _search(study: SweepStudy, job: Job, *, address: str | None, stop: _StopRequ
     best = study.best()
     if not study.is_done() or (best is not None and must_evaluate(best)):
         study.announce("starting Ray")
-        with _ray(address, stop):
-            from sweeper.tuning import free_slots, tune_trials
+        from sweeper.cluster import free_slots, ray_cluster
+
+        with ray_cluster(address, stop):
+            from sweeper.tuning import tune_trials
 
             slots = free_slots(job.sweep)
             wanted = job.sweep.budget.parallel
@@ -163,7 +161,7 @@ def _register(
         return None, (str(error),)
 
 
-def _is_over(study: SweepStudy, stop: _StopRequest) -> bool:
+def _is_over(study: SweepStudy, stop: StopRequest) -> bool:
     """Whether the run is to end before its trials do; says so the first time."""
     if study.is_lost() and stop.reason is None:
         stop.reason = "taken over by another process"
@@ -173,66 +171,6 @@ def _is_over(study: SweepStudy, stop: _StopRequest) -> bool:
         stop.is_announced = True
         study.announce("stopping; the state is safe, and Ctrl-C again leaves at once")
     return True
-
-
-@contextmanager
-def _ray(address: str | None, stop: _StopRequest) -> Iterator[None]:
-    """A Ray cluster: the one at `address`, else one of our own on this machine that ends with the block."""
-    if address is None and "RAY_ADDRESS" not in os.environ:
-        address = "local"
-        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            # Ray would leave a token readable by everyone in the home directory; one of our own never meets the disk.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SweeperError(f"Ray at {address or os.environ['RAY_ADDRESS']} cannot be reached: {error}") from error
-    stop.install()  # ray.init has put its own handler for SIGTERM in the place of ours
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-class _StopRequest:
-    """Why a sweep is to end early, if it is: a signal, or its timeout. A second Ctrl-C leaves at once."""
-
-    _REASONS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated"}
-
-    def __init__(self, timeout: float | None) -> None:
-        self.reason: str | None = None
-        self.is_announced = False
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> _StopRequest:
-        self._before = {number: signal.getsignal(number) for number in self._REASONS}
-        self.install()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def install(self) -> None:
-        for number in self._REASONS:
-            signal.signal(number, self._on_signal)
-
-    def is_requested(self) -> bool:
-        if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
-            self.reason = "timeout"
-        return self.reason is not None
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self.reason == "interrupted" and number == signal.SIGINT:
-            os.write(2, b"\nleft at once; nothing is lost\n")
-            os._exit(130)
-        self.reason = self._REASONS[signal.Signals(number)]
 
 
 class _Housekeeper:

@@ -9,15 +9,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ray
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeper.errors import ResourceError
-from sweeper.spec import Resources, Sweep
+from sweeper.spec import Resources
 from sweeper.study import SweepStudy, TrialRow, Verdict
 from sweeper.worker import Event, Job, Task, TaskRun, as_config, task_from
 
@@ -283,21 +281,3 @@ def _cause(trial: TuneTrial) -> str:
 
 def _request(resources: Resources) -> PlacementGroupFactory:
     return PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}])
-
-
-def free_slots(sweep: Sweep) -> int:
-    """How many trials the cluster can run at once.
-
-    Raises:
-        ResourceError: no node can run even one.
-    """
-    asked = {"CPU": float(sweep.resources.cpus), "GPU": float(sweep.resources.gpus)}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    slots = sum(min(int(node.get(kind, 0) / n) for kind, n in asked.items() if n > 0) for node in nodes)
-    if slots == 0:
-        largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in asked}
-        raise ResourceError(
-            f"each trial needs {asked['CPU']:g} CPU and {asked['GPU']:g} GPU; the largest node has "
-            f"{largest['CPU']:g} CPU and {largest['GPU']:g} GPU. Lower --cpus or --gpus"
-        )
-    return slots

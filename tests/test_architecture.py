@@ -11,8 +11,8 @@ ROOT = Path(sweeper.__file__).parent
 ROOMS = [
     {"cli", "__main__"},
     {"run"},
-    {"tuning"},
-    {"worker"},
+    {"tuning", "cluster"},
+    {"worker", "stopping"},
     {"tracking"},
     {"studies"},
     {"study"},
@@ -23,7 +23,7 @@ ROOMS = [
     {"checkpoints"},
     {"errors"},
 ]
-ONLY_IN = {"ray.tune": {"tuning"}, "mlflow": {"tracking", "cli"}, "ray": {"tuning", "run", "cli"}}
+ONLY_IN = {"ray.tune": {"tuning"}, "mlflow": {"tracking", "cli"}, "ray": {"tuning", "cluster", "cli"}}
 
 
 def imports_of(path: Path) -> set[str]:

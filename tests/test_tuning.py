@@ -10,13 +10,14 @@ import optuna
 import pytest
 import ray
 
+from sweeper.cluster import free_slots, ray_cluster
 from sweeper.errors import ResourceError
-from sweeper.run import _ray, _StopRequest
 from sweeper.spec import Sweep
+from sweeper.stopping import StopRequest
 from sweeper.studies import open_study, read_study
 from sweeper.study import SweepStudy, TrialRow, Verdict
 from sweeper.trial import Report
-from sweeper.tuning import free_slots, tune_trials
+from sweeper.tuning import tune_trials
 from sweeper.worker import Job
 
 MakeSweep = Callable[..., Sweep]
@@ -41,7 +42,7 @@ PRUNERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    with _StopRequest(None) as stop, _ray(None, stop):
+    with StopRequest(None) as stop, ray_cluster(None, stop):
         yield
 
 

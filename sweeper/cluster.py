@@ -1,0 +1,66 @@
+"""The Ray cluster that a sweep runs on: joined, or started for it, and how much room it has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from sweeper.errors import ResourceError, SweeperError
+from sweeper.spec import Sweep
+from sweeper.stopping import StopRequest
+
+
+@contextmanager
+def ray_cluster(address: str | None, stop: StopRequest) -> Iterator[None]:
+    """A Ray cluster: the one at `address`, else one of our own on this machine that ends with the block."""
+    if address is None and "RAY_ADDRESS" not in os.environ:
+        address = "local"
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            # Ray would leave a token readable by everyone in the home directory; one of our own never meets the disk.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options = _local_options() if address == "local" else {}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SweeperError(f"Ray at {address or os.environ['RAY_ADDRESS']} cannot be reached: {error}") from error
+    stop.install()  # ray.init has put its own handler for SIGTERM in the place of ours
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _local_options() -> dict[str, Any]:
+    """No dashboard: it is a port that runs what it is sent. And no more CPUs than `taskset` and the like leave us."""
+    options: dict[str, Any] = {"include_dashboard": False}
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    if allowed is not None and allowed < (os.cpu_count() or 0):
+        options["num_cpus"] = allowed  # Ray knows the limits of containers, but not these
+    return options
+
+
+def free_slots(sweep: Sweep) -> int:
+    """How many trials the cluster can run at once.
+
+    Raises:
+        ResourceError: no node can run even one.
+    """
+    asked = {"CPU": float(sweep.resources.cpus), "GPU": float(sweep.resources.gpus)}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # 0.3 / 0.1 is a little less than 3
+    slots = sum(min(int(node.get(kind, 0) / n + 1e-6) for kind, n in asked.items() if n > 0) for node in nodes)
+    if slots == 0:
+        largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in asked}
+        raise ResourceError(
+            f"each trial needs {asked['CPU']:g} CPU and {asked['GPU']:g} GPU; the largest node has "
+            f"{largest['CPU']:g} CPU and {largest['GPU']:g} GPU. Lower --cpus or --gpus"
+        )
+    return slots
