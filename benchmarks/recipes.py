@@ -129,12 +129,13 @@ def syne_tune(count: int) -> dict[str, float]:
         scheduler=RandomSearch(
             space, metrics=["val_accuracy"], do_minimize=False, points_to_evaluate=configurations(count)
         ),
-        stop_criterion=StoppingCriterion(max_num_trials_finished=count),
-        n_workers=PARALLEL,
+        stop_criterion=StoppingCriterion(max_num_trials_started=count - 1),  # stops above it
+        n_workers=min(PARALLEL, count),
+        wait_trial_completion_when_stopping=True,
         trial_backend_path=os.getcwd(),
     )
     tuner.run()
-    done = tuner.tuning_status.num_trials_finished
+    done = tuner.tuning_status.num_trials_completed
     return {"trials": done, "epochs": done * EPOCHS, "last": time.time()}
 
 

@@ -30,7 +30,7 @@ class OwnedStorage(_CachedStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         trial_id = super().create_new_trial(study_id, template_trial)
-        self._trials.append(self._studies[study_id].trials[len(self._trials)])
+        self._trials.append(self._studies[study_id].trials.pop(len(self._trials)))
         return trial_id
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
