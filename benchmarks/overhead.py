@@ -26,7 +26,7 @@ def main() -> None:
         for name in arguments.only:
             results.append({"driver": name, "trials": trials, **_measure(name, trials, arguments.timeout)})
     installed = versions(["sweeper", "ray", "optuna", "mlflow"])
-    console = Console()
+    console = Console(width=120)
     console.print(_table(results))
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
     console.print(f"kept in {keep('overhead', {'versions': installed, 'results': results})}")

@@ -22,7 +22,7 @@ def main() -> None:
         for name in arguments.only:
             results[name].append(_measure(name, arguments.trials, installed, arguments.timeout))
     record = {"trials": arguments.trials, "epochs": EPOCHS, "images": TRAIN, "versions": installed, "results": results}
-    console = Console()
+    console = Console(width=120)
     console.print(_table(arguments.trials, results))
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
     console.print(f"kept in {keep('peers', record)}")
