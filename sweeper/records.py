@@ -60,13 +60,10 @@ class Reports:
         self._engine = engine
         self._sweep = sweep
 
-    def add(self, number: int, report: Report) -> None:
+    def add(self, number: int, report: Report, connection: sa.Connection) -> None:
+        """Write a report as part of the connection's transaction."""
         row = {"sweep": self._sweep, "number": number, "step": report.step, "time": report.time}
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(_reports.insert().values(**row, metrics=json.dumps(report.metrics)))
-        except IntegrityError:  # written by an attempt that died before the study knew of it: the first one counts
-            logger.debug("report %d of trial %d was recorded before", report.step, number)
+        connection.execute(_reports.insert(), {**row, "metrics": json.dumps(report.metrics)})
 
     def of(self, number: int) -> list[Report]:
         """The reports of one trial, in the order of their steps."""

@@ -12,6 +12,7 @@ import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from sweeper.errors import InputError, StorageError
 from sweeper.records import Lease, create_tables, holder
@@ -39,6 +40,21 @@ class Store:
             yield lease
         finally:
             lease.release()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One commit for all that this thread writes in the block, Optuna's part included: all of it is there or none.
+
+        Optuna commits each of its own small writes, and each commit waits for the disk.
+        """
+        sessions = self.optuna.scoped_session
+        with self.engine.begin() as connection:
+            sessions.remove()
+            sessions.registry.set(Session(connection, join_transaction_mode="rollback_only"))
+            try:
+                yield connection
+            finally:
+                sessions.remove()
 
     def is_owned(self, sweep: str) -> bool:
         owner = holder(self.engine, sweep)

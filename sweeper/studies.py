@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeper.errors import InputError, StorageError
-from sweeper.records import Reports
+from sweeper.owned import OwnedStorage
 from sweeper.spec import Sweep
 from sweeper.storage import Store, open_store
 from sweeper.study import Listener, SweepStudy
@@ -46,7 +46,7 @@ def open_study(sweep: Sweep, *, listeners: Sequence[Listener] = ()) -> Iterator[
     """
     with open_store(sweep.storage_url()) as store, store.lease(sweep.name) as lease:
         study = _create(sweep, store)
-        owned = SweepStudy(sweep, study, Reports(store.engine, sweep.name), listeners=listeners, lease=lease)
+        owned = SweepStudy(sweep, study, store, listeners=listeners, lease=lease)
         owned.replay()
         yield owned
 
@@ -62,6 +62,7 @@ def _create(sweep: Sweep, store: Store) -> optuna.Study:
         for point in sweep.enqueue:
             study.enqueue_trial(dict(point), skip_if_exists=True)
     study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
+    study = optuna.load_study(study_name=sweep.name, storage=OwnedStorage(store.optuna, study._study_id))
     first = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     study.sampler = sweep.sampler.build(sweep.space, seed=sweep.sampler_seed, first=first, trials=sweep.budget.trials)
     study.pruner = sweep.pruner.build(sweep.budget)
@@ -101,7 +102,7 @@ def read_study(name: str, storage: str) -> SweepStudy:
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
             raise InputError(f"no sweep {name!r} in {store.shown}; {hint}")
         study = optuna.load_study(study_name=name, storage=store.optuna)
-        return SweepStudy(_sweep_of(study), study, Reports(store.engine, name))
+        return SweepStudy(_sweep_of(study), study, store)
 
 
 def list_sweeps(storage: str) -> list[SweepSummary]:
@@ -117,7 +118,7 @@ def list_sweeps(storage: str) -> list[SweepSummary]:
 
 def _summary(study: optuna.Study, store: Store) -> SweepSummary:
     sweep = _sweep_of(study)
-    look = SweepStudy(sweep, study, Reports(store.engine, sweep.name))
+    look = SweepStudy(sweep, study, store)
     trials, best = look.rows(), look.best()
     return SweepSummary(
         name=study.study_name,

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.records import Lease, Reports
 from sweeper.spec import Sweep
 from sweeper.spec.space import suggest
+from sweeper.storage import Store
 from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class SweepStudy:
         self,
         sweep: Sweep,
         study: optuna.Study,
-        reports: Reports,
+        store: Store,
         *,
         listeners: Sequence[Listener] = (),
         lease: Lease | None = None,
@@ -78,7 +79,8 @@ class SweepStudy:
         self.name = sweep.name
         self._lease = lease
         self._study = study
-        self._reports = reports
+        self._store = store
+        self._reports = Reports(store.engine, sweep.name)
         self._listeners = tuple(listeners)
         self._trials: dict[int, optuna.Trial] = {}
         frozen = study.get_trials(deepcopy=False)
@@ -143,6 +145,11 @@ class SweepStudy:
 
     def ask(self) -> TrialRow:
         """The next trial to run: one that was interrupted, as a new attempt, else a new one."""
+        with self._store.transaction():
+            row = self._take_up()
+        return self._update(row)
+
+    def _take_up(self) -> TrialRow:
         if self._interrupted:
             trial = optuna.Trial(self._study, self._interrupted.pop(0))
             row = self._rows.get(trial.number) or TrialRow(trial.number, "RUNNING", {})
@@ -152,8 +159,9 @@ class SweepStudy:
             trial, attempt = self._study.ask(), 1
             row = TrialRow(trial.number, "RUNNING", {})
         self._trials[trial.number] = trial
-        params = suggest(trial, self.sweep.space)
-        return self._update(replace(row, params=params, attempt=attempt, started=_utc(trial.datetime_start)))
+        return replace(
+            row, params=suggest(trial, self.sweep.space), attempt=attempt, started=_utc(trial.datetime_start)
+        )
 
     def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
         """Take one report of a running trial into the record and judge it.
@@ -169,11 +177,12 @@ class SweepStudy:
         last = self.sweep.budget.reports
         if report.step <= row.step:
             return self.finish(number) if row.step >= last else Verdict.CONTINUE
-        if node is not None and node != row.node:
-            trial.set_user_attr("node", node)
         value = report.metrics[metric]
-        self._reports.add(number, report)
-        trial.report(value, report.step)
+        with self._store.transaction() as connection:
+            if node is not None and node != row.node:
+                trial.set_user_attr("node", node)
+            self._reports.add(number, report, connection)
+            trial.report(value, report.step)
         self._update(replace(row, value=value, step=report.step, node=node or row.node), report)
         if report.step >= last:
             return self.finish(number)
@@ -213,10 +222,11 @@ class SweepStudy:
     def _end(self, number: int, state: TrialState, reason: str | None) -> Verdict:
         trial = self._trials.pop(number, None)
         if trial is not None:
-            if reason is not None:
-                trial.set_user_attr("reason", reason)
             value = self._rows[number].value if state == TrialState.COMPLETE else None
-            self._study.tell(trial, value, state=state, skip_if_finished=True)
+            with self._store.transaction():
+                if reason is not None:
+                    trial.set_user_attr("reason", reason)
+                self._study.tell(trial, value, state=state, skip_if_finished=True)
             ended = datetime.now(UTC)
             self._update(replace(self._rows[number], state=state.name, reason=reason, ended=ended))
         return Verdict.STOP

@@ -251,6 +251,12 @@ class _Recovery(tune.Callback):
             self.bridge.failed.pop().set_status(TuneTrial.ERROR)
 
     @_guarded(None)
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Let go of what Tune has made of the trial's reports: it keeps a dozen averages of each number in them."""
+        trial.run_metadata.metric_n_steps.clear()
+        trial.run_metadata.metric_analysis.clear()
+
+    @_guarded(None)
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         trial.config["attempt"] = self.bridge.retry(task_from(trial.config), _cause(trial))
 

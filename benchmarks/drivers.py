@@ -1,0 +1,186 @@
+"""The drivers that `overhead` measures: each runs trials that do nothing, in a process of its own, and prints JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SPACE: dict[str, dict[str, Any]] = {
+    "units": {"type": "int", "low": 32, "high": 256, "log": True},
+    "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+    "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+    "optimizer": {"type": "categorical", "choices": ["sgd", "rmsprop", "adam"]},
+}
+PARALLEL = 2
+
+
+def nothing(params: dict[str, Any], trial: Any) -> None:
+    """The same curve for every trial, so that the pruner is asked and never says yes."""
+    while trial.step < trial.reports:
+        trial.report({"score": float(trial.step)})
+
+
+class Clock:
+    """When the trials ended, and how large this process was: twenty-one points along the way."""
+
+    def __init__(self, trials: int) -> None:
+        self._every = max(1, trials // 20)
+        self._ended = 0
+        self._process = psutil.Process()
+        self.points: list[dict[str, float]] = []
+
+    def start(self) -> None:
+        if not self.points:
+            self._note()
+
+    def end_trial(self) -> None:
+        self._ended += 1
+        if self._ended % self._every == 0:
+            self._note()
+
+    def _note(self) -> None:
+        memory = self._process.memory_info().rss / 2**20
+        cpu = sum(self._process.cpu_times()[:2])
+        self.points.append({"trials": self._ended, "seconds": time.perf_counter(), "cpu": cpu, "rss": memory})
+
+    # A listener of sweeper's study.
+    def on_trial(self, row: Any, report: Any) -> None:
+        if row.state == "RUNNING":
+            self.start()
+        else:
+            self.end_trial()
+
+    def on_phase(self, message: str) -> None:
+        pass
+
+
+def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) -> None:
+    from sweeper.run import _ray, _StopRequest
+    from sweeper.spec import Sweep
+    from sweeper.studies import open_study
+    from sweeper.tracking import Projection
+    from sweeper.tuning import tune_trials
+    from sweeper.worker import Job
+
+    sweep = Sweep.from_mapping(
+        {
+            "name": "overhead",
+            "trainable": "benchmarks.drivers:nothing",
+            "objective": {"metric": "score"},
+            "budget": {"trials": trials, "epochs": reports},
+            "sampler": {"type": "tpe"},
+            "pruner": {"type": "median"},
+            "space": SPACE,
+            "storage": "sqlite:///sweeper.db",
+        }
+    )
+    listeners: list[Any] = [clock]
+    with ExitStack() as stack:
+        if mlflow:
+            projection = Projection(sweep, "sqlite:///mlflow.db")
+            listeners.append(projection)
+        study = stack.enter_context(open_study(sweep, listeners=listeners))
+        if mlflow:
+            projection.start(study)
+            stack.callback(projection.close)
+        stop = stack.enter_context(_StopRequest(None))
+        stack.enter_context(_ray(None, stop))
+        job = Job(sweep, Path("overhead").absolute())
+        tune_trials(study, job, parallel=PARALLEL, evaluate=False, should_stop=lambda: False)
+
+
+def ray_tune(clock: Clock, trials: int, reports: int) -> None:
+    import logging
+
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    class Nothing(tune.Trainable):  # type: ignore[misc]
+        def setup(self, config: dict[str, Any]) -> None:
+            pass
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            return True
+
+        def step(self) -> dict[str, Any]:
+            return {"score": float(self.training_iteration), "done": self.training_iteration + 1 >= reports}
+
+    class Watch(tune.Callback):  # type: ignore[misc]
+        def on_trial_start(self, *_: Any, **__: Any) -> None:
+            clock.start()
+
+        def on_trial_complete(self, *_: Any, **__: Any) -> None:
+            clock.end_trial()
+
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    ray.init("local", num_cpus=PARALLEL, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    space = {
+        "units": tune.lograndint(32, 256),
+        "learning_rate": tune.loguniform(1e-4, 1e-1),
+        "dropout": tune.uniform(0.0, 0.5),
+        "optimizer": tune.choice(["sgd", "rmsprop", "adam"]),
+    }
+    tune.Tuner(
+        tune.with_resources(Nothing, {"cpu": 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric="score", mode="max", search_alg=OptunaSearch(), num_samples=trials, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            storage_path=os.getcwd(),
+            verbose=0,
+            callbacks=[Watch()],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
+    ray.shutdown()
+
+
+def optuna_alone(clock: Clock, trials: int, reports: int, *, storage: str | None) -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=storage, direction="maximize", pruner=optuna.pruners.MedianPruner())
+    clock.start()
+    for _ in range(trials):
+        trial = study.ask()
+        trial.suggest_int("units", 32, 256, log=True)
+        trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
+        trial.suggest_float("dropout", 0.0, 0.5)
+        trial.suggest_categorical("optimizer", ["sgd", "rmsprop", "adam"])
+        for step in range(1, reports + 1):
+            trial.report(float(step), step)
+            if step < reports:
+                trial.should_prune()
+        study.tell(trial, float(reports))
+        clock.end_trial()
+
+
+DRIVERS: dict[str, Callable[[Clock, int, int], None]] = {
+    "sweeper": sweeper,
+    "sweeper + MLflow": lambda clock, trials, reports: sweeper(clock, trials, reports, mlflow=True),
+    "Ray Tune, reused actors": ray_tune,
+    "Optuna, SQLite": lambda clock, trials, reports: optuna_alone(clock, trials, reports, storage="sqlite:///o.db"),
+    "Optuna, memory": lambda clock, trials, reports: optuna_alone(clock, trials, reports, storage=None),
+}
+
+
+def main() -> None:
+    name, trials, reports = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    clock = Clock(trials)
+    with suppress(KeyboardInterrupt):
+        DRIVERS[name](clock, trials, reports)
+    print(json.dumps(clock.points))
+
+
+if __name__ == "__main__":
+    main()

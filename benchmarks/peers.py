@@ -1,0 +1,77 @@
+"""The same 48 configurations on the same cores: sweeper, its peers, and the training alone."""
+
+from __future__ import annotations
+
+import argparse
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import keep, run, versions
+from benchmarks.recipes import RECIPES
+from benchmarks.workload import EPOCHS, PARALLEL, TRAIN
+
+
+def main() -> None:
+    arguments = _arguments()
+    installed = versions(["sweeper", *sorted({package for package, _ in RECIPES.values()} - {"sweeper"}), "tensorflow"])
+    results: dict[str, list[Any]] = {name: [] for name in arguments.only}
+    for _ in range(arguments.rounds):
+        for name in arguments.only:
+            results[name].append(_measure(name, arguments.trials, installed, arguments.timeout))
+    record = {"trials": arguments.trials, "epochs": EPOCHS, "images": TRAIN, "versions": installed, "results": results}
+    console = Console(width=120)
+    console.print(_table(arguments.trials, results))
+    console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
+    console.print(f"kept in {keep('peers', record)}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--trials", type=int, default=48, help="the first so many of the 48 configurations")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everybody has a turn")
+    parser.add_argument("--only", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="PEER")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds that one run may take")
+    return parser.parse_args()
+
+
+def _measure(name: str, trials: int, installed: dict[str, str], timeout: float) -> dict[str, float] | str:
+    package, _ = RECIPES[name]
+    if installed[package] == "not installed":
+        return f"not installed: pip install {package}"
+    answer = run("benchmarks.recipes", name, trials, timeout=timeout)
+    if isinstance(answer, str):
+        return answer
+    measured, started = answer
+    return {**measured, "seconds": measured["last"] - started}
+
+
+def _table(trials: int, results: dict[str, list[Any]]) -> Table:
+    table = Table(title=f"{trials} configurations, {TRAIN:,} images, {EPOCHS} epochs, {PARALLEL} at a time")
+    table.add_column("")
+    for heading in ("s to the last result", "of sweeper's", "trials", "epochs"):
+        table.add_column(heading, justify="right")
+    seconds = {name: _seconds(runs) for name, runs in results.items()}
+    own = seconds.get("sweeper run")
+    for name, runs in results.items():
+        took = seconds[name]
+        if took is None:
+            table.add_row(name, next(run for run in runs if isinstance(run, str)))
+            continue
+        last = next(run for run in reversed(runs) if not isinstance(run, str))
+        ratio = f"{took / own:.2f}" if own else ""
+        table.add_row(name, f"{took:.1f}", ratio, f"{last['trials']:.0f}", f"{last['epochs']:.0f}")
+        if "training" in last:
+            ideal = last["training"] / PARALLEL
+            table.add_row(f"ideal: that over {PARALLEL} cores", f"{ideal:.1f}", f"{ideal / own:.2f}" if own else "")
+    return table
+
+
+def _seconds(runs: list[Any]) -> float | None:
+    return median(found) if (found := [run["seconds"] for run in runs if not isinstance(run, str)]) else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The peers of `peers`, each as its own documentation has it: one function, run in a process and a folder of its own.
+
+Each prints, as its last line, how many trials and epochs it ran and when the last result was there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workload import EPOCHS, PARALLEL, SPACE, TRAIN, VALIDATION, build_model, configurations, fit, load_data
+
+
+def sweeper(count: int) -> dict[str, float]:
+    """The real command, and the study it leaves."""
+    import subprocess
+
+    from sweeper.studies import read_study
+
+    space = {name: {"type": "categorical", "choices": choices} for name, choices in SPACE.items()}
+    sweep = {
+        "name": "peers",
+        "dataset": {"type": "mnist", "train": TRAIN, "validation": VALIDATION},
+        "objective": {"metric": "val_accuracy"},
+        "budget": {"trials": count, "epochs": EPOCHS, "parallel": min(PARALLEL, count)},
+        "pruner": {"type": "none"},
+        "space": space,
+        "enqueue": configurations(count),
+        "storage": "sqlite:///sweeper.db",
+    }
+    Path("peers.yaml").write_text(json.dumps(sweep))  # JSON is YAML
+    subprocess.run([sys.executable, "-m", "sweeper", "run", "peers.yaml"], check=True, stdout=sys.stderr)
+    rows = read_study("peers", "sqlite:///sweeper.db").rows()
+    ended = [row.ended.timestamp() for row in rows if row.ended]
+    return {"trials": len(ended), "epochs": sum(row.step for row in rows), "last": max(ended)}
+
+
+def _ray(count: int, *, reuse: bool, asha: bool) -> dict[str, float]:
+    import ray
+    from ray import tune
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    def train(config: dict[str, Any]) -> None:
+        import keras
+
+        class Report(keras.callbacks.Callback):  # type: ignore[misc]
+            def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+                tune.report(dict(logs or {}))
+
+        fit(config, load_data(), [Report()])
+
+    ray.init("local", num_cpus=PARALLEL, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    points = configurations(count)
+    results = tune.Tuner(
+        tune.with_resources(train, {"cpu": 1}),
+        param_space={name: tune.choice(choices) for name, choices in SPACE.items()},
+        tune_config=tune.TuneConfig(
+            metric="val_accuracy",
+            mode="max",
+            search_alg=OptunaSearch(points_to_evaluate=points),
+            scheduler=ASHAScheduler(max_t=EPOCHS, grace_period=1) if asha else None,
+            num_samples=count,
+            max_concurrent_trials=PARALLEL,
+            reuse_actors=reuse,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=os.getcwd(),
+            verbose=0,
+            callbacks=[MLflowLoggerCallback(tracking_uri="sqlite:///mlflow.db", experiment_name="peers")],
+        ),
+    ).fit()
+    last = time.time()
+    epochs = sum(result.metrics.get("training_iteration", 0) for result in results)
+    ray.shutdown()
+    return {"trials": len(results), "epochs": epochs, "last": last}
+
+
+def _optuna(count: int, *, jobs: int) -> dict[str, float]:
+    import optuna
+
+    data, points = load_data(), configurations(count)
+    study = optuna.create_study(direction="maximize")
+    for point in points:
+        study.enqueue_trial(point)
+
+    def objective(trial: optuna.Trial) -> float:
+        return fit({name: trial.suggest_categorical(name, choices) for name, choices in SPACE.items()}, data)
+
+    study.optimize(objective, n_trials=count, n_jobs=jobs)
+    return {"trials": len(study.trials), "epochs": len(study.trials) * EPOCHS, "last": time.time()}
+
+
+def keras_tuner(count: int) -> dict[str, float]:
+    import keras_tuner as kt
+
+    data, points = load_data(), configurations(count)
+
+    class Plain(kt.HyperModel):  # type: ignore[misc]
+        def build(self, hp: Any) -> Any:
+            return build_model(points[hp.Int("point", 0, count - 1)])
+
+        def fit(self, hp: Any, model: Any, *args: Any, **options: Any) -> Any:
+            return model.fit(*args, batch_size=points[hp.get("point")]["batch_size"], **options)
+
+    x, y, x_val, y_val = data
+    tuner = kt.GridSearch(Plain(), objective="val_accuracy", max_trials=count, directory=".", project_name="peers")
+    tuner.search(x, y, epochs=EPOCHS, validation_data=(x_val, y_val), verbose=0)
+    ran = len(tuner.oracle.trials)
+    return {"trials": ran, "epochs": ran * EPOCHS, "last": time.time()}
+
+
+def syne_tune(count: int) -> dict[str, float]:
+    import syne_tune.config_space as domains
+    from syne_tune import StoppingCriterion, Tuner
+    from syne_tune.backend import LocalBackend
+    from syne_tune.optimizer.baselines import RandomSearch
+
+    space = {name: domains.choice(choices) for name, choices in SPACE.items()}
+    tuner = Tuner(
+        trial_backend=LocalBackend(entry_point=str(Path(__file__).with_name("syne_trial.py"))),
+        scheduler=RandomSearch(
+            space, metrics=["val_accuracy"], do_minimize=False, points_to_evaluate=configurations(count)
+        ),
+        stop_criterion=StoppingCriterion(max_num_trials_started=count - 1),  # stops above it
+        n_workers=min(PARALLEL, count),
+        wait_trial_completion_when_stopping=True,
+        trial_backend_path=os.getcwd(),
+    )
+    tuner.run()
+    done = tuner.tuning_status.num_trials_completed
+    return {"trials": done, "epochs": done * EPOCHS, "last": time.time()}
+
+
+def bare(count: int) -> dict[str, float]:
+    """No sweep: sweeper's own training, back to back in one warm process, one thread; the time of each trial."""
+    from sweeper.checkpoints import CheckpointStore
+    from sweeper.spec import Budget, Resources
+    from sweeper.training.datasets import Mnist
+    from sweeper.training.hparams import RNNParams
+    from sweeper.training.trainable import train_rnn
+    from sweeper.trial import Trial
+
+    dataset = Mnist(type="mnist", train=TRAIN, validation=VALIDATION)
+    budget = Budget(trials=count, epochs=EPOCHS)
+
+    def train(number: int, config: dict[str, Any]) -> float:
+        started = time.perf_counter()
+        store = CheckpointStore(Path(f"trials/{number}"))
+        trial = Trial(
+            number=number, seed=number, budget=budget, dataset=dataset, resources=Resources(), checkpoints=store,
+            send=lambda report: None,
+        )  # fmt: skip
+        train_rnn(RNNParams(**config), trial)
+        return time.perf_counter() - started
+
+    points = configurations(count)
+    train(0, points[0])  # the process is warm: TensorFlow is there, and the data
+    seconds = [train(number, point) for number, point in enumerate(points)]
+    return {"trials": count, "epochs": count * EPOCHS, "last": time.time(), "training": sum(seconds)}
+
+
+RECIPES: dict[str, tuple[str, Callable[[int], dict[str, float]]]] = {
+    "sweeper run": ("sweeper", sweeper),
+    "Ray Tune": ("ray", lambda count: _ray(count, reuse=False, asha=False)),
+    "Ray Tune, ASHA": ("ray", lambda count: _ray(count, reuse=False, asha=True)),
+    "Ray Tune, reused actors": ("ray", lambda count: _ray(count, reuse=True, asha=False)),
+    "Optuna": ("optuna", lambda count: _optuna(count, jobs=1)),
+    "Optuna, n_jobs=2": ("optuna", lambda count: _optuna(count, jobs=2)),
+    "KerasTuner": ("keras-tuner", keras_tuner),
+    "Syne Tune, local": ("syne-tune", syne_tune),
+    "bare training": ("sweeper", bare),
+}
+"""By name: the package that it needs, and what runs it."""
+
+
+if __name__ == "__main__":
+    print(json.dumps(RECIPES[sys.argv[1]][1](int(sys.argv[2]))))
