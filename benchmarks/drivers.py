@@ -63,8 +63,9 @@ class Clock:
 
 
 def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) -> None:
-    from sweeper.run import _ray, _StopRequest
+    from sweeper.cluster import ray_cluster
     from sweeper.spec import Sweep
+    from sweeper.stopping import StopRequest
     from sweeper.studies import open_study
     from sweeper.tracking import Projection
     from sweeper.tuning import tune_trials
@@ -91,10 +92,10 @@ def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) ->
         if mlflow:
             projection.start(study)
             stack.callback(projection.close)
-        stop = stack.enter_context(_StopRequest(None))
-        stack.enter_context(_ray(None, stop))
+        stop = stack.enter_context(StopRequest(None))
+        stack.enter_context(ray_cluster(None, stop))
         job = Job(sweep, Path("overhead").absolute())
-        tune_trials(study, job, parallel=PARALLEL, evaluate=False, should_stop=lambda: False)
+        tune_trials(study, job, parallel=PARALLEL, must_evaluate=lambda best: False, should_stop=lambda: False)
 
 
 def ray_tune(clock: Clock, trials: int, reports: int) -> None:
