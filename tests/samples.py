@@ -73,6 +73,11 @@ def report_process(params: dict[str, Any], trial: Trial) -> None:
     trial.report({"score": params["height"], "pid": os.getpid()})
 
 
+def report_process_and_fail(params: dict[str, Any], trial: Trial) -> None:
+    report_process(params, trial)
+    raise ValueError("after all")
+
+
 def _writer(count: int) -> Any:
     def write(folder: Path) -> None:
         (folder / "count").write_text(str(count))

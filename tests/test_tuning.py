@@ -218,8 +218,20 @@ def test_a_stopped_sweep_leaves_its_trials_to_be_continued(make_sweep: MakeSweep
     assert {row.attempt for row in rows} == {1, 2}
 
 
-def test_workers_stay_warm_from_trial_to_trial(make_sweep: MakeSweep) -> None:
-    sweep = make_sweep(trainable="tests.samples:report_process", budget={"trials": 12, "epochs": 1})
+@pytest.mark.parametrize(
+    ("trainable", "epochs", "pruner"),
+    [
+        ("report_process", 1, {"type": "none"}),
+        ("report_process_and_fail", 2, {"type": "none"}),
+        ("report_process", 2, {"type": "threshold", "upper": -1.0}),
+    ],
+    ids=["complete", "failed", "pruned"],
+)
+def test_workers_stay_warm_from_trial_to_trial(
+    make_sweep: MakeSweep, trainable: str, epochs: int, pruner: dict[str, Any]
+) -> None:
+    budget = {"trials": 12, "epochs": epochs}
+    sweep = make_sweep(trainable=f"tests.samples:{trainable}", budget=budget, pruner=pruner)
     tune(sweep)
     study: SweepStudy = read_study(sweep.name, sweep.storage_url())
     processes = {study.reports(row.number)[0].metrics["pid"] for row in study.rows()}

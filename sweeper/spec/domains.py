@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from abc import abstractmethod
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -159,8 +160,8 @@ class Int(_Range):
 
 class _Choice(_Domain):
     @property
-    def _values(self) -> tuple[Value, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def _values(self) -> tuple[Value, ...]: ...
 
     def contains(self, value: object) -> bool:
         return any(same(value, choice) for choice in self._values)
