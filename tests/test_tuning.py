@@ -28,6 +28,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "grid": {},
     "qmc": {},
     "cmaes": {"n_startup_trials": 2},
+    "gp": {"n_startup_trials": 2},
 }
 PRUNERS: dict[str, dict[str, Any]] = {
     "median": {"n_startup_trials": 2},
@@ -103,6 +104,8 @@ def test_every_pruner_stops_trials_and_tells_them_pruned(make_sweep: MakeSweep, 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_every_sampler_proposes_what_the_space_allows(make_sweep: MakeSweep, kind: str) -> None:
+    if kind == "gp":
+        pytest.importorskip("torch", reason="needs sweeper[gp], a gigabyte")
     space: dict[str, Any] = {
         "height": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.25},
         "width": {"type": "int", "low": 1, "high": 2},
