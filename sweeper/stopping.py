@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -21,7 +22,8 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.getsignal(number) for number in self._REASONS}
+        if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
+            self._before = {number: signal.getsignal(number) for number in self._REASONS}
         self.install()
         return self
 
@@ -30,7 +32,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        for number in self._REASONS:
+        for number in self._before:
             signal.signal(number, self._on_signal)
 
     def is_requested(self) -> bool:

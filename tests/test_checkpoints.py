@@ -97,8 +97,8 @@ def keep_saving(folder: str) -> None:
 
 
 def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    context, rng = multiprocessing.get_context("fork"), random.Random(0)
-    for round_ in range(15):
+    context, rng = multiprocessing.get_context("spawn"), random.Random(0)
+    for round_ in range(10):
         folder = tmp_path / str(round_)
         process = context.Process(target=keep_saving, args=(str(folder),))
         process.start()
