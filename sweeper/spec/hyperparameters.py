@@ -29,6 +29,11 @@ def check_hyperparameters(space: Mapping[str, AnyDomain | None], model: type[Any
     ]
     missing = [name for name, is_required in declared.items() if is_required and name not in space]
     faults += [Fault((), f"{name} is missing; {model.__name__} needs a value for it") for name in missing]
+    faults += [
+        Fault((name,), "must be one value for the whole sweep: a worker cannot change it between trials")
+        for name, domain in space.items()
+        if domain is not None and name in _constants(model) and len(list(domain.bounds())) > 1
+    ]
     adapter: TypeAdapter[Any] = TypeAdapter(model)
     for name, domain in space.items():
         for key, value in domain.bounds() if domain and name in declared else ():
@@ -58,6 +63,13 @@ def _declared(model: type[Any]) -> dict[str, bool]:
         for field in fields(model)
         if field.init
     }
+
+
+def _constants(model: type[Any]) -> set[str]:
+    """The hyperparameters marked with `json_schema_extra={"constant": True}`: they may not vary within a sweep."""
+    found = model.model_fields.items() if issubclass(model, BaseModel) else ()
+    extras = {name: field.json_schema_extra for name, field in found}
+    return {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("constant")}
 
 
 def _errors(adapter: TypeAdapter[Any], point: Mapping[str, Any], name: str | None = None) -> list[ErrorDetails]:

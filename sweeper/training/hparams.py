@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import CoreSchema, core_schema
 
-from sweeper.training.models import ACTIVATIONS, CELLS, INITIALIZERS
+from sweeper.training.activations import ACTIVATIONS
+from sweeper.training.initializers import INITIALIZERS
+from sweeper.training.models import CELLS
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.schedules import SCHEDULES
+
+BACKENDS = ("tensorflow", "jax")
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclass(frozen=True)
@@ -59,4 +65,19 @@ class RNNParams(BaseModel):
     warmup: float = Field(0.0, ge=0, lt=1, description="Share of the trial in which the learning rate rises.")
     decay: float = Field(0.1, gt=0, le=1, description="Factor of each drop of the step schedule.")
     drops: int = Field(2, ge=1, le=100, description="Drops of the step schedule, evenly spaced.")
+    backend: Annotated[str, OneOf(BACKENDS)] = Field(
+        "tensorflow",
+        description="What computes: tensorflow, or jax (pip install 'sweeper[jax]'); one for all trials of a sweep.",
+        json_schema_extra={"constant": True},
+    )
+    precision: Annotated[str, OneOf(PRECISIONS)] = Field(
+        "float32", description="Of the recurrent layers' arithmetic; the lower one is for GPUs."
+    )
     seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of weights, dropout and data order.")
+
+    @field_validator("backend")
+    @classmethod
+    def _is_installed(cls, backend: str) -> str:
+        if find_spec(backend) is None:
+            raise ValueError(f"{backend} is not installed here; try: pip install 'sweeper[{backend}]'")
+        return backend

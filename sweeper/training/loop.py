@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.training import runtime
 from sweeper.training.hparams import RNNParams
-from sweeper.training.program import Program, State, optimizer_numbers
+from sweeper.training.program import STEPS_PER_CALL, Program, State
 from sweeper.training.schedules import learning_rate
 
 if TYPE_CHECKING:
@@ -18,29 +19,33 @@ if TYPE_CHECKING:
 Array = Any
 Tensor = Any
 
-_STEPS_PER_CALL = 500
 _FILE = "state.npz"
+
+
+_EVALUATION_BATCH = 250  # with more, XLA is half as fast on a CPU, and TensorFlow no faster
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceData:
-    """A dataset as tensors, uint8 still: pixels become floats batch by batch."""
+    """A dataset as tensors, uint8 still: pixels become floats batch by batch. What is evaluated is in batches."""
 
     x_train: Tensor
     y_train: Tensor
-    x_val: Tensor
-    y_val: Tensor
-    x_test: Tensor
-    y_test: Tensor
+    validation: tuple[tuple[Tensor, Tensor], ...]
+    test: tuple[tuple[Tensor, Tensor], ...]
 
 
 @functools.lru_cache(maxsize=2)
 def device_data(dataset: Dataset) -> DeviceData:
     """The data of a dataset, loaded and verified once per process."""
-    import tensorflow as tf
+    data = dataset.load()
 
-    arrays = dataset.load()
-    return DeviceData(*(tf.constant(getattr(arrays, name)) for name in DeviceData.__dataclass_fields__))
+    def batches(x: Array, y: Array) -> tuple[tuple[Tensor, Tensor], ...]:
+        parts = [slice(start, start + _EVALUATION_BATCH) for start in range(0, len(y), _EVALUATION_BATCH)]
+        return tuple((runtime.tensor(x[part], "uint8"), runtime.tensor(y[part], "int32")) for part in parts)
+
+    train = runtime.tensor(data.x_train, "uint8"), runtime.tensor(data.y_train, "int32")
+    return DeviceData(*train, batches(data.x_val, data.y_val), batches(data.x_test, data.y_test))
 
 
 @dataclass(frozen=True)
@@ -100,13 +105,12 @@ class Loop:
 
     def __init__(self, params: RNNParams, program: Program, data: DeviceData, course: Course, seed: int) -> None:
         self.step = 0
-        self.state = program.initial_state(params, seed)
+        self.state = program.initial_state(seed)
         self._params = params
         self._program = program
         self._data = data
         self.course = course
         self._order = DataOrder(seed, len(data.y_train), params.batch_size)
-        self._numbers = optimizer_numbers(params)
 
     def advance(self, stop: int) -> dict[str, float]:
         """Train up to gradient step `stop` and validate: the metrics since the last report."""
@@ -114,7 +118,7 @@ class Loop:
 
         first, loss, hits = self.step, 0.0, 0
         while self.step < stop and np.isfinite(loss):
-            steps = range(self.step, min(stop, self.step + _STEPS_PER_CALL))
+            steps = range(self.step, min(stop, self.step + STEPS_PER_CALL))
             self.state, part_loss, part_hits = self._program.train(
                 self.state,
                 self._data.x_train,
@@ -122,10 +126,9 @@ class Loop:
                 first=self.step,
                 indices=self._order.batches(self.step, len(steps)),
                 rates=[learning_rate(self._params, step, self.course.total) for step in steps],
-                numbers=self._numbers,
             )
             loss, hits, self.step = loss + part_loss, hits + part_hits, steps[-1] + 1
-        val_loss, val_accuracy = self._program.evaluate(self.state.weights, self._data.x_val, self._data.y_val)
+        val_loss, val_accuracy = self._program.evaluate(self.state.weights, self._data.validation)
         count = self.step - first
         return {
             "loss": loss / count,
@@ -138,36 +141,39 @@ class Loop:
 
     def test(self) -> tuple[float, float]:
         """Loss and accuracy on the test set."""
-        return self._program.evaluate(self.state.weights, self._data.x_test, self._data.y_test)
+        return self._program.evaluate(self.state.weights, self._data.test)
 
     def weights(self) -> list[Array]:
         """The weights in the order of the Keras model."""
-        return [part.numpy() for part in self._program.unpack(self.state.weights)]
+        import numpy as np
+
+        return [np.asarray(part) for part in self._program.unpack(self.state.weights)]
 
     def example(self, count: int) -> Array:
         """Some samples as the saved model takes them."""
-        return self._data.x_test[:count].numpy().astype("float32")
+        import numpy as np
+
+        return np.asarray(self._data.test[0][0])[:count].astype("float32")
 
     def save(self, folder: Path) -> None:
         """Write what `restore` needs: the rest follows from the hyperparameters and the seed."""
         import numpy as np
 
         state = self.state
-        slots = {f"slot_{number}": slot.numpy() for number, slot in enumerate(state.slots)}
-        seeds = {f"seed_{number}": seed.numpy() for number, seed in enumerate(state.seeds)}
-        np.savez(folder / _FILE, step=self.step, weights=state.weights.numpy(), **slots, **seeds)
+        slots: dict[str, Any] = {f"slot_{number}": np.asarray(slot) for number, slot in enumerate(state.slots)}
+        seeds: dict[str, Any] = {f"seed_{number}": np.asarray(seed) for number, seed in enumerate(state.seeds)}
+        np.savez(folder / _FILE, step=self.step, weights=np.asarray(state.weights), **slots, **seeds)
 
     def restore(self, folder: Path) -> None:
         """Continue from a checkpoint, bit for bit."""
         import numpy as np
-        import tensorflow as tf
 
         with np.load(folder / _FILE, allow_pickle=False) as saved:
             if saved["weights"].shape != self.state.weights.shape:
                 raise ValueError(f"the checkpoint in {folder} belongs to another network")
             self.step = int(saved["step"])
             self.state = State(
-                tf.constant(saved["weights"]),
-                tuple(tf.constant(saved[f"slot_{number}"]) for number in range(len(self.state.slots))),
-                tuple(tf.constant(saved[f"seed_{number}"]) for number in range(len(self.state.seeds))),
+                runtime.tensor(saved["weights"]),
+                tuple(runtime.tensor(saved[f"slot_{number}"]) for number in range(len(self.state.slots))),
+                tuple(runtime.tensor(saved[f"seed_{number}"], "int32") for number in range(len(self.state.seeds))),
             )

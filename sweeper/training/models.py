@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from sweeper.training.initializers import draw
+
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
+    from sweeper.training.network import WeightSpec
 
 Array = Any
 Model = Any
 
-# The names of classes in keras.layers, and of classes and functions in keras.initializers and keras.activations.
+# The names of classes in keras.layers.
 CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
-INITIALIZERS = {
-    "glorot_uniform": "GlorotUniform",
-    "glorot_normal": "GlorotNormal",
-    "he_uniform": "HeUniform",
-    "he_normal": "HeNormal",
-    "lecun_uniform": "LecunUniform",
-    "lecun_normal": "LecunNormal",
-    "orthogonal": "Orthogonal",
-}
-ACTIVATIONS = {name: name for name in ("tanh", "relu", "sigmoid", "elu", "gelu", "silu", "softsign", "linear")}
-
 _HEAD = "head"
 
 
-def build_network(params: RNNParams, shape: tuple[int, int], classes: int, *, unroll: bool) -> Model:
+def build_network(params: RNNParams, shape: tuple[int, int], classes: int, *, precision: str = "float32") -> Model:
     """A Keras model from pixels (0 to 255) `[n, steps, features]` to logits; its weights mean nothing yet.
 
     Layers bear fixed names, so that nothing depends on what was built in the process before.
@@ -42,39 +35,34 @@ def build_network(params: RNNParams, shape: tuple[int, int], classes: int, *, un
     for number in range(params.layers):
         layer = getattr(keras.layers, CELLS[params.cell])(
             params.units,
-            activation=ACTIVATIONS[params.activation],
+            activation=params.activation,
             dropout=params.dropout,
             recurrent_dropout=params.recurrent_dropout,
             return_sequences=number < params.layers - 1,
-            unroll=unroll,
             seed=number,
+            dtype=precision,
             name=f"rnn_{number}",
         )
         x = (keras.layers.Bidirectional(layer, name=f"both_{number}") if params.bidirectional else layer)(x)
         if params.layer_norm:
-            x = keras.layers.LayerNormalization(name=f"norm_{number}")(x)
+            x = keras.layers.LayerNormalization(dtype=precision, name=f"norm_{number}")(x)
     return keras.Model(pixels, keras.layers.Dense(classes, name=_HEAD)(x), name=params.cell)
 
 
-def initial_weights(model: Model, params: RNNParams, seed: int) -> list[Array]:
-    """Fresh values of the model's trainable weights: a function of the hyperparameters and the seed alone."""
+def initial_weights(specs: Sequence[WeightSpec], params: RNNParams, seed: int) -> list[Array]:
+    """Fresh values of the trainable weights: a function of the hyperparameters and the seed alone."""
     import numpy as np
-    from keras import initializers
 
-    recipes = {
-        "kernel": INITIALIZERS[params.kernel_initializer],
-        "recurrent_kernel": INITIALIZERS[params.recurrent_initializer],
-        "gamma": "Ones",
-    }
-    values = []
-    for position, variable in enumerate(model.trainable_variables):
-        is_head = variable.path.split("/")[0] == _HEAD
-        recipe = "GlorotUniform" if is_head and variable.name == "kernel" else recipes.get(variable.name, "Zeros")
-        config = {} if recipe in ("Ones", "Zeros") else {"seed": derive_seed(seed, "weights", position)}
-        value = np.array(getattr(initializers, recipe)(**config)(variable.shape, dtype="float32"))
-        if variable.name == "bias" and params.cell == "lstm" and not is_head:
-            value[params.units : 2 * params.units] = params.forget_bias  # Keras's order of gates: i, f, c, o
-        values.append(value)
+    recipes = {"kernel": params.kernel_initializer, "recurrent_kernel": params.recurrent_initializer}
+    values: list[Array] = []
+    for position, spec in enumerate(specs):
+        is_head = spec.path.startswith(_HEAD)
+        if recipe := "glorot_uniform" if is_head and spec.name == "kernel" else recipes.get(spec.name):
+            values.append(draw(recipe, spec.shape, derive_seed(seed, "weights", position)))  # type: ignore[arg-type]
+        else:
+            values.append(np.full(spec.shape, float(spec.name == "gamma"), np.float32))
+        if spec.name == "bias" and params.cell == "lstm" and not is_head:
+            values[-1][params.units : 2 * params.units] = params.forget_bias  # Keras's order of gates: i, f, c, o
     return values
 
 

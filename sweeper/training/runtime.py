@@ -1,4 +1,4 @@
-"""Starts TensorFlow, once per process: quiet, deterministic, and with as many threads as a trial has CPUs."""
+"""The backend of Keras: started once per process, quiet, deterministic, with as many threads as a trial has CPUs."""
 
 from __future__ import annotations
 
@@ -8,45 +8,116 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-_CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ ")
+_CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit")
 
 
 @functools.cache
-def start(cpus: float) -> None:
-    """Import TensorFlow and Keras, and settle what can only be settled before the first operation.
+def start(cpus: float, backend: str = "tensorflow") -> None:
+    """Import Keras and its backend, and settle what can only be settled before the first operation.
 
-    The first call of a process decides about its threads: TensorFlow cannot change them later.
+    The first call of a process decides about its threads: neither backend can change them later.
     """
+    os.environ["KERAS_BACKEND"] = backend
+    threads = max(1, int(cpus))
+    if backend == "jax":
+        _prepare_jax(threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
     with _without_chatter(), warnings.catch_warnings():
         # What the packages below say to each other when they are imported is no concern of a sweep.
         warnings.simplefilter("ignore")
         import keras
-        import tensorflow as tf
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != backend:
         raise RuntimeError(
-            f"Keras was loaded with the {keras.backend.backend()} backend before; train_rnn needs tensorflow"
+            f"a worker that began with the {keras.backend.backend()} backend cannot go on with {backend}: "
+            "`backend` must be the same in all trials of a sweep"
         )
-    # TensorFlow warns of functions traced repeatedly, which is what a search over widths consists of.
+    if backend == "tensorflow":
+        _settle_tensorflow(threads)
+
+
+def _prepare_jax(threads: int) -> None:
+    # Without, every worker computes on all cores, which is slower than one trial for each; XLA has no better switch.
+    os.environ.setdefault("NPROC", str(threads))
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        # What was compiled once serves the other workers and later sweeps: XLA takes a second for each width.
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "sweeper" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _settle_tensorflow(threads: int) -> None:
+    with _without_chatter():
+        import tensorflow as tf
+
+    # TensorFlow warns of functions traced repeatedly, which is what a search over structures consists of.
     tf.get_logger().setLevel("ERROR")
     tf.config.experimental.enable_op_determinism()
-    for gpu in tf.config.list_physical_devices("GPU"):
+    with _without_chatter():
+        gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, int(cpus)))
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:  # TensorFlow runs already: whoever started it has chosen the threads
         pass
 
 
-def has_gpu() -> bool:
+def is_jax() -> bool:
+    """Whether Keras runs on JAX in this process."""
+    import keras
+
+    return str(keras.backend.backend()) == "jax"
+
+
+def has_cudnn() -> bool:
+    """Whether Keras's recurrent layers have kernels of their own here."""
+    if is_jax():
+        return False
     import tensorflow as tf
 
     return bool(tf.config.list_logical_devices("GPU"))
+
+
+def tensor(values: Any, dtype: str = "float32") -> Any:
+    """Values on the device."""
+    import numpy as np
+
+    array = np.asarray(values, dtype)
+    if is_jax():
+        import jax
+
+        return jax.device_put(array)
+    import tensorflow as tf
+
+    return tf.constant(array)
+
+
+def spec(shape: tuple[int | None, ...], dtype: str = "float32") -> Any:
+    """A place for an argument of `compiled`."""
+    if is_jax():
+        return None
+    import tensorflow as tf
+
+    return tf.TensorSpec(shape, dtype)
+
+
+def compiled(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
+    """The function as a graph; only TensorFlow's needs a signature."""
+    if is_jax():
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False, input_signature=signature)
 
 
 @contextmanager

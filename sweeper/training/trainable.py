@@ -53,9 +53,8 @@ def evaluate(params: RNNParams, trial: Trial, folder: Path) -> Evaluation:
         raise ValueError(f"trial {trial.number} has no checkpoint to evaluate")
     loop = _start(params, trial)
     loss, accuracy = loop.test()
-    # A while loop over the time steps instead of their copies: smaller, and faster to load.
     dataset = _dataset_of(trial)
-    model = build_network(params, dataset.shape, dataset.classes, unroll=False)
+    model = build_network(params, dataset.shape, dataset.classes)
     for variable, value in zip(model.trainable_variables, loop.weights(), strict=True):
         variable.assign(value)
     save_classifier(model, folder / "model.keras")
@@ -71,14 +70,14 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     """The loop of a trial, at its beginning or where its checkpoint left it."""
     from sweeper.training import runtime
 
-    runtime.start(trial.resources.cpus)
+    runtime.start(trial.resources.cpus, params.backend)
     from sweeper.training.loop import Course, Loop, device_data
-    from sweeper.training.program import programs
+    from sweeper.training.program import Program
 
     dataset = _dataset_of(trial)
     data = device_data(dataset)
     course = Course.of(trial.budget, len(data.y_train), params.batch_size)
-    program = programs.get(params, dataset.shape, dataset.classes)
+    program = Program(params, dataset.shape, dataset.classes)
     loop = Loop(params, program, data, course, trial.seed if params.seed is None else params.seed)
     if trial.checkpoint is not None:
         loop.restore(trial.checkpoint)

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sweeper.training.activations import ACTIVATIONS
 from sweeper.training.hparams import RNNParams
-from sweeper.training.models import ACTIVATIONS, CELLS, INITIALIZERS
+from sweeper.training.initializers import INITIALIZERS
+from sweeper.training.models import CELLS
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.schedules import SCHEDULES
 

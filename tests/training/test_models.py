@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from sweeper.training.hparams import RNNParams
-from sweeper.training.models import CELLS, INITIALIZERS, build_network, derive_seed, initial_weights, save_classifier
+from sweeper.training.initializers import INITIALIZERS
+from sweeper.training.models import CELLS, build_network, derive_seed, initial_weights, save_classifier
+from sweeper.training.network import weight_specs
 
 
 def fresh(params: RNNParams, seed: int = 3) -> list[Any]:
-    return initial_weights(build_network(params, (8, 8), 10, unroll=False), params, seed)
+    return initial_weights(weight_specs(params, (8, 8), 10), params, seed)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -44,27 +46,12 @@ def test_the_forget_bias_is_that_of_the_forget_gate_alone(tensorflow: Any) -> No
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_unrolled_and_looped_networks_are_the_same_function(cell: str, tensorflow: Any) -> None:
-    import numpy as np
-
-    params = RNNParams(cell=cell, units=6, layers=2, bidirectional=True, layer_norm=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8)).astype("float32")
-    outputs = []
-    for unroll in (False, True):
-        model = build_network(params, (8, 8), 10, unroll=unroll)
-        for variable, value in zip(model.trainable_variables, initial_weights(model, params, 0), strict=True):
-            variable.assign(value)
-        outputs.append(model(pixels).numpy())
-    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-6)
-
-
-@pytest.mark.parametrize("cell", CELLS)
 def test_a_saved_classifier_loads_safely_and_gives_probabilities(cell: str, tensorflow: Any, tmp_path: Path) -> None:
     import keras
     import numpy as np
 
     params = RNNParams(cell=cell, units=4, bidirectional=True, layer_norm=True, dropout=0.2)
-    model = build_network(params, (8, 8), 10, unroll=False)
+    model = build_network(params, (8, 8), 10)
     save_classifier(model, tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     pixels = np.random.default_rng(0).uniform(0, 255, (5, 8, 8)).astype("float32")

@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.training.hparams import RNNParams
 from sweeper.training.optimizers import OPTIMIZERS
-from sweeper.training.program import optimizer_numbers
+from sweeper.training.program import numbers_of
 
 IN_KERAS = {
     "sgd": ("SGD", {"momentum": 0.0}),
@@ -38,7 +38,7 @@ def test_an_optimizer_takes_the_steps_of_the_keras_optimizer_of_its_name(case: s
     theirs.build([variable])
     ours, optimizer = tensorflow.constant(start), OPTIMIZERS[name]
     slots = tuple(tensorflow.zeros(50) for _ in range(optimizer.slots))
-    numbers = optimizer_numbers(RNNParams(optimizer=name, **options))
+    numbers = numbers_of(RNNParams(optimizer=name, **options))
     for step, rate in enumerate((0.1, 0.1, 0.05, 0.02, 0.01), start=1):
         gradient = tensorflow.constant(rng.normal(size=50).astype("float32"))
         theirs.learning_rate = rate
@@ -52,7 +52,7 @@ def test_an_optimizer_takes_the_steps_of_the_keras_optimizer_of_its_name(case: s
 def test_an_optimizer_has_as_many_slots_as_it_says(name: str, tensorflow: Any) -> None:
     optimizer = OPTIMIZERS[name]
     slots = tuple(tensorflow.zeros(3) for _ in range(optimizer.slots))
-    numbers = {**optimizer_numbers(RNNParams(optimizer=name)), "learning_rate": 0.1}
+    numbers = {**numbers_of(RNNParams(optimizer=name)), "learning_rate": 0.1}
     change, after = optimizer.rule(tensorflow.ones(3), slots, 1.0, numbers)
     assert [slot.shape for slot in after] == [slot.shape for slot in slots]
     assert change.shape == (3,)

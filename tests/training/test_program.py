@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from sweeper.training import runtime
+from sweeper.training.graph import graphs
 from sweeper.training.hparams import RNNParams
-from sweeper.training.models import CELLS, build_network, initial_weights
-from sweeper.training.program import Program, State, optimizer_numbers, programs
+from sweeper.training.layers import KerasNetwork
+from sweeper.training.models import CELLS, build_network
+from sweeper.training.program import Program, State, numbers_of
 
 BATCH, STEPS = 16, 3
 NARROW = {"units": 4, "batch_size": BATCH}
@@ -26,16 +29,15 @@ def train(params: RNNParams, samples: tuple[Any, Any], rates: list[float] | None
     import numpy as np
 
     rates = rates or [0.05] * STEPS
-    program = programs.get(params, (8, 8), 10)
+    program = Program(params, (8, 8), 10)
     state, loss, hits = program.train(
-        program.initial_state(params, 0),
+        program.initial_state(0),
         *samples,
         first=0,
-        indices=np.arange(len(rates) * BATCH).reshape(-1, BATCH),
+        indices=np.arange(len(rates) * params.batch_size).reshape(-1, params.batch_size),
         rates=rates,
-        numbers=optimizer_numbers(params),
     )
-    assert 0 < loss < 5 * len(rates) and 0 <= hits <= len(rates) * BATCH
+    assert 0 < loss < 5 * len(rates) and 0 <= hits <= len(rates) * params.batch_size
     return program, state
 
 
@@ -46,8 +48,10 @@ def test_steps_are_those_of_keras_itself(cell: str, samples: tuple[Any, Any], te
 
     params = RNNParams(cell=cell, optimizer="sgd", **NARROW)
     program, state = train(params, samples)
-    model = build_network(params, (8, 8), 10, unroll=False)
-    for variable, value in zip(model.trainable_variables, initial_weights(model, params, 0), strict=True):
+    model = build_network(params, (8, 8), 10)
+    for variable, value in zip(
+        model.trainable_variables, program.unpack(program.initial_state(0).weights), strict=True
+    ):
         variable.assign(value)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for start in range(0, STEPS * BATCH, BATCH):
@@ -63,30 +67,55 @@ def test_steps_are_those_of_keras_itself(cell: str, samples: tuple[Any, Any], te
 
 
 def test_a_structure_met_before_is_not_traced_again(samples: tuple[Any, Any], tensorflow: Any) -> None:
-    params = RNNParams(cell="simple_rnn", optimizer="rmsprop", **NARROW)
+    params = RNNParams(cell="simple_rnn", optimizer="rmsprop", dropout=0.1, **NARROW)
     program, _ = train(params, samples)
     changes = {"learning_rate": 0.1, "momentum": 0.5, "epsilon": 0.1, "weight_decay": 0.1, "clip_norm": 1.0}
-    again, _ = train(params.model_copy(update={**changes, "seed": 5, "schedule": "cosine"}), samples, [0.2, 0.1])
-    program.evaluate(again.initial_state(params, 1).weights, *(part[:9] for part in samples))
-    program.evaluate(again.initial_state(params, 1).weights, *samples)
-    assert again is program
-    assert program._steps.experimental_get_tracing_count() == program._judge.experimental_get_tracing_count() == 1
+    sizes = {"units": 7, "batch_size": 9, "dropout": 0.4}
+    again, _ = train(params.model_copy(update={**changes, **sizes, "seed": 5, "schedule": "cosine"}), samples, [0.2])
+    again.evaluate(again.initial_state(1).weights, [tuple(part[:9] for part in samples)])
+    program.evaluate(program.initial_state(1).weights, [samples])
+    assert again.graph is program.graph
+    for function in (program.graph.steps, program.graph.judge):
+        assert function.experimental_get_tracing_count() == 1
 
 
-def test_the_programs_kept_are_few(tensorflow: Any) -> None:
-    for units in range(1, 12):
-        programs.get(RNNParams(cell="simple_rnn", units=units), (8, 8), 10)
-    assert len(programs._programs) == programs.KEEP
+def test_the_graphs_kept_are_few(tensorflow: Any) -> None:
+    for steps in range(1, graphs.KEEP + 3):
+        Program(RNNParams(cell="simple_rnn"), (steps, 8), 10)
+    assert len(graphs) == graphs.KEEP
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3, "recurrent_dropout": 0.2, "bidirectional": True}])
+@pytest.mark.parametrize("cell", CELLS)
+def test_keras_layers_make_the_steps_that_the_written_out_network_makes(
+    cell: str, options: dict[str, Any], samples: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tensorflow: Any
+) -> None:
+    import numpy as np
+
+    params = RNNParams(cell=cell, layers=2, **NARROW, **options)
+    _, ours = train(params, samples)
+    monkeypatch.setattr(runtime, "has_cudnn", lambda: True)
+    program, theirs = train(params, samples)
+    assert isinstance(program.graph.network, KerasNetwork)
+    np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-5)
+
+
+def test_lower_precision_is_another_and_close(samples: tuple[Any, Any], tensorflow: Any) -> None:
+    params = RNNParams(optimizer="sgd", **NARROW)
+    _, full = train(params, samples)
+    _, lower = train(params.model_copy(update={"precision": "mixed_bfloat16"}), samples)
+    distance = float(tensorflow.norm(full.weights - lower.weights))
+    assert 0 < distance < 0.01 * float(tensorflow.norm(full.weights))
 
 
 def test_weight_decay_leaves_biases_alone(samples: tuple[Any, Any], tensorflow: Any) -> None:
     import numpy as np
 
     params = RNNParams(cell="simple_rnn", optimizer="adamw", weight_decay=0.5, **NARROW)
-    program = programs.get(params, (8, 8), 10)
-    ones = tensorflow.ones_like(program.initial_state(params, 0).weights)
-    numbers = {**optimizer_numbers(params), "learning_rate": 0.1}
-    weights, _ = program._update(ones, 1e-30 * ones, (0 * ones, 0 * ones), 1.0, numbers)
+    program = Program(params, (8, 8), 10)
+    ones = tensorflow.ones_like(program.initial_state(0).weights)
+    numbers = {**numbers_of(params), "learning_rate": 0.1}
+    weights, _ = program.graph.update(ones, 1e-30 * ones, (0 * ones, 0 * ones), program.decayed, 1.0, numbers)
     for part in program.unpack(weights):
         np.testing.assert_allclose(part, 0.95 if len(part.shape) > 1 else 1.0)
 
@@ -94,10 +123,11 @@ def test_weight_decay_leaves_biases_alone(samples: tuple[Any, Any], tensorflow: 
 @pytest.mark.parametrize("clip_norm, change", [(0.5, 0.5), (100.0, 3.0)])
 def test_the_norm_of_the_whole_gradient_is_clipped(clip_norm: float, change: float, tensorflow: Any) -> None:
     params = RNNParams(cell="simple_rnn", optimizer="sgd", clip_norm=clip_norm, **NARROW)
-    program = programs.get(params, (8, 8), 10)
-    zeros = tensorflow.zeros_like(program.initial_state(params, 0).weights)
+    program = Program(params, (8, 8), 10)
+    zeros = tensorflow.zeros_like(program.initial_state(0).weights)
     gradient = tensorflow.one_hot(0, zeros.shape[0]) * 3.0
-    weights, _ = program._update(zeros, gradient, (zeros,), 1.0, {**optimizer_numbers(params), "learning_rate": 1.0})
+    numbers = {**numbers_of(params), "learning_rate": 1.0}
+    weights, _ = program.graph.update(zeros, gradient, (zeros,), program.decayed, 1.0, numbers)
     assert float(tensorflow.norm(weights)) == pytest.approx(change)
 
 
@@ -109,7 +139,7 @@ def test_dropout_differs_from_step_to_step_and_not_from_run_to_run(samples: tupl
     assert all(int(seed[1]) > 0 for seed in first.seeds)
     x, y = (part[:BATCH] for part in samples)
     loss = [
-        float(tensorflow.reduce_sum(program._forward(program.model, first.weights, seeds, x, y, training=True)[0]))
-        for seeds in (first.seeds, program.initial_state(params, 0).seeds, first.seeds)
+        float(program.graph.gradient(program.unpack(first.weights), seeds, x, y, numbers_of(params))[1])
+        for seeds in (first.seeds, program.initial_state(0).seeds, first.seeds)
     ]
     assert loss[0] == loss[2] != loss[1]

@@ -129,7 +129,7 @@ def test_a_trial_continued_from_any_report_ends_where_an_uninterrupted_one_does(
 
 @pytest.mark.parametrize("_round", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, 6))])
 def test_a_killed_process_loses_nothing(make_trial: MakeTrial, _round: int) -> None:
-    budget, moment = {"epochs": 30, "reports_per_epoch": 2}, random.randint(3, 50)
+    budget, moment = {"epochs": 60, "reports_per_epoch": 2}, random.randint(3, 50)
     whole, broken = make_trial("whole", **budget), make_trial("broken", **budget)
     folder = broken.checkpoints.folder
     process = in_another_process(folder, RANDOM, **budget)
@@ -142,7 +142,7 @@ def test_a_killed_process_loses_nothing(make_trial: MakeTrial, _round: int) -> N
     output, errors = in_another_process(folder, RANDOM, **budget).communicate()
     train_rnn(RANDOM, whole)
     resumed = json.loads(output)
-    assert 2 < len(resumed) < 60, errors
+    assert 2 < len(resumed) < 120, errors
     assert resumed == whole.metrics[-len(resumed) :]
     assert (weights_of(broken) == weights_of(whole)).all()
 
@@ -210,12 +210,21 @@ def test_a_sweep_without_a_dataset_is_told_so(make_trial: MakeTrial) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_memory_of_a_worker_is_bounded(make_trial: MakeTrial) -> None:
     import psutil
 
-    used = []
-    for number in range(60):
-        params = SMALL.model_copy(update={"units": 4 + number, "cell": list(CELLS)[number % 3]})
+    used, rng = [], random.Random(0)
+    for number in range(300):
+        params = RNNParams(
+            cell=rng.choice(list(CELLS)),
+            optimizer=rng.choice(list(OPTIMIZERS)),
+            bidirectional=rng.random() < 0.5,
+            dropout=rng.choice([0.0, rng.uniform(0.1, 0.5)]),
+            units=rng.randint(4, 64),
+            batch_size=rng.choice([16, 32, 48]),
+        )
         train_rnn(params, make_trial(str(number), epochs=1))
         used.append(psutil.Process().memory_info().rss / 2**20)
-    assert used[-1] - used[29] < 40
+    # More structures than are kept: memory rises until the graphs kept are many, and no further.
+    assert max(used[-50:]) - max(used[50:100]) < 40, used[::25]

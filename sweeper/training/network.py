@@ -1,0 +1,282 @@
+"""The network with its gradient, as operations on tensors of weights: what `build_network` does, made to be trained.
+
+In TensorFlow's graphs widths, batch sizes and dropout rates are tensors: what is fixed is in `Network`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sweeper.training.recurrence import (
+    RECURRENCES,
+    Recurrence,
+    add_bias,
+    bias_of_none,
+    compiled,
+    matmul,
+    product_over_steps,
+)
+
+if TYPE_CHECKING:
+    from sweeper.training.hparams import RNNParams
+
+Tensor = Any
+Tensors = tuple[Tensor, ...]
+Rates = Mapping[str, Tensor]
+Pull = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
+"""From the gradient of an output to those of the input and of the weights."""
+
+_NORM_EPSILON = 1e-3  # that of keras.layers.LayerNormalization
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """One weight of the Keras model: where it is, and its shape."""
+
+    path: str
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def weight_specs(params: RNNParams, shape: tuple[int, int], classes: int) -> list[WeightSpec]:
+    """The trainable weights of `build_network`'s model, in its order, without the cost of building it."""
+    cell, features = RECURRENCES[params.cell], shape[1]
+    specs = []
+    for layer in range(params.layers):
+        width = cell.gates * params.units
+        for direction in ("forward", "backward")[: 1 + params.bidirectional]:
+            path = f"rnn_{layer}/{direction}"
+            specs.append(WeightSpec(f"{path}/kernel", (features, width)))
+            specs.append(WeightSpec(f"{path}/recurrent_kernel", (params.units, width)))
+            specs.append(WeightSpec(f"{path}/bias", (2, width) if cell.has_recurrent_bias else (width,)))
+        features = params.units * (1 + params.bidirectional)
+        if params.layer_norm:
+            specs += [WeightSpec(f"norm_{layer}/{name}", (features,)) for name in ("gamma", "beta")]
+    return [*specs, WeightSpec("head/kernel", (features, classes)), WeightSpec("head/bias", (classes,))]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as far as it is part of a graph; frozen, so that equal ones share what was compiled."""
+
+    cell: str
+    activation: str
+    layers: int
+    bidirectional: bool
+    layer_norm: bool
+    has_dropout: bool
+    has_recurrent_dropout: bool
+    steps: int
+
+    @classmethod
+    def of(cls, params: RNNParams, steps: int) -> Network:
+        return cls(
+            params.cell,
+            params.activation,
+            params.layers,
+            params.bidirectional,
+            params.layer_norm,
+            params.dropout > 0,
+            params.recurrent_dropout > 0,
+            steps,
+        )
+
+    @property
+    def generators(self) -> int:
+        """Generators of dropout masks: one for each layer and direction, as in Keras."""
+        return self.layers * self._directions
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """How many axes each weight has."""
+        bias = 2 if RECURRENCES[self.cell].has_recurrent_bias else 1
+        layer = (2, 2, bias) * self._directions + (1, 1) * self.layer_norm
+        return (*layer * self.layers, 2, 1)
+
+    def logits(
+        self, weights: Tensors, seeds: Tensors, pixels: Tensor, rates: Rates | None
+    ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]:
+        """The logits of pixels `[n, steps, features]`, the next states of the generators, and the way back.
+
+        The way back takes the gradient of the logits and gives those of the weights. Without rates, no dropout.
+        """
+        from keras import ops
+
+        parts, states, pulls = iter(weights), list(seeds), []
+        x = ops.transpose(pixels * (1 / 255), (1, 0, 2))
+        for layer in range(self.layers):
+            sequences = layer < self.layers - 1
+            directions: list[tuple[Tensor, Pull]] = []
+            for backwards in (False, True)[: self._directions]:
+                kernels, generator = (next(parts), next(parts), next(parts)), len(directions) + layer * self._directions
+                masks, states[generator] = self._masks(x, kernels[1], states[generator], rates)
+                directions.append(self._layer(x, kernels, masks, sequences=sequences, backwards=backwards))
+            x, pull = _join(directions)
+            pulls.append(pull)
+            if self.layer_norm:
+                x, pull = _normalise(x, next(parts), next(parts))
+                pulls.append(pull)
+        logits, pull = _project_last(x, next(parts), next(parts))
+        pulls.append(pull)
+
+        def way_back(d: Tensor) -> list[Tensor]:
+            gradients: list[Tensor] = []
+            for pull in reversed(pulls):
+                d, found = pull(d)
+                gradients = [*found, *gradients]
+            return gradients
+
+        return logits, tuple(states), way_back
+
+    @property
+    def _directions(self) -> int:
+        return 1 + self.bidirectional
+
+    def _masks(
+        self, x: Tensor, recurrent_kernel: Tensor, seed: Tensor, rates: Rates | None
+    ) -> tuple[tuple[list[Tensor], Tensor | None], Tensor]:
+        """The masks of inputs and of states that hold for a batch, drawn in Keras's order, and the generator's state.
+
+        Keras gives each gate masks of its own only with recurrent dropout.
+        """
+        from keras import ops
+
+        inputs: list[Tensor] = []
+        states = None
+        _, n, features = ops.shape(x)
+        gates = RECURRENCES[self.cell].gates if self.has_recurrent_dropout else 1
+        if rates is not None and self.has_dropout:
+            for _ in range(gates):
+                inputs.append(_mask((n, features), rates["dropout"], seed))
+                seed = _next(seed)
+        if rates is not None and self.has_recurrent_dropout:
+            drawn = []
+            for _ in range(gates):
+                drawn.append(_mask((n, ops.shape(recurrent_kernel)[0]), rates["recurrent_dropout"], seed))
+                seed = _next(seed)
+            states = ops.stack(drawn)
+        return (inputs, states), seed
+
+    def _layer(
+        self,
+        x: Tensor,
+        kernels: tuple[Tensor, Tensor, Tensor],
+        masks: tuple[list[Tensor], Tensor | None],
+        *,
+        sequences: bool,
+        backwards: bool,
+    ) -> tuple[Tensor, Pull]:
+        """One direction of one layer, `[steps, n, features]` to `[steps, n, units]`, or to the last output alone."""
+        from keras import ops
+
+        (kernel, recurrent_kernel, bias), (input_masks, state_masks) = kernels, masks
+        cell, recurrent_bias = RECURRENCES[self.cell], bias_of_none()
+        if cell.has_recurrent_bias:
+            bias, recurrent_bias = bias[0], bias[1]
+        turned = ops.flip(x, axis=0) if backwards else x
+        kernel_of = ops.split(kernel, len(input_masks), axis=1) if len(input_masks) > 1 else [kernel]
+        inputs = [turned * mask for mask in input_masks] or [turned]
+        projected = [_project(x, part) for x, part in zip(inputs, kernel_of, strict=True)]
+        projected = add_bias(ops.concatenate(projected, axis=2) if len(projected) > 1 else projected[0], bias)
+        masked = state_masks is not None
+        state_masks = ops.zeros((0, 0, 0)) if state_masks is None else state_masks
+        forward, backward = compiled(Recurrence(self.cell, self.activation, self.steps, masked, sequences))
+        output, kept = forward(projected, recurrent_kernel, recurrent_bias, state_masks)
+
+        def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
+            d = ops.flip(d, axis=0) if backwards and sequences else d
+            dprojected, drecurrent, drecurrent_bias = backward(d, kept, recurrent_kernel, state_masks)
+            dbias = ops.sum(dprojected, axis=(0, 1))
+            if cell.has_recurrent_bias:
+                dbias = ops.stack([dbias, drecurrent_bias])
+            changes = ops.split(dprojected, len(inputs), axis=2) if len(inputs) > 1 else [dprojected]
+            dkernels = [product_over_steps(x, change) for x, change in zip(inputs, changes, strict=True)]
+            dxs = [_project(change, part, transpose=True) for change, part in zip(changes, kernel_of, strict=True)]
+            dx = sum(dx * mask for dx, mask in zip(dxs, input_masks, strict=True)) if input_masks else dxs[0]
+            dkernel = ops.concatenate(dkernels, axis=1) if len(dkernels) > 1 else dkernels[0]
+            return (ops.flip(dx, axis=0) if backwards else dx), [dkernel, drecurrent, dbias]
+
+        return (ops.flip(output, axis=0) if backwards and sequences else output), pull
+
+
+def _join(directions: list[tuple[Tensor, Pull]]) -> tuple[Tensor, Pull]:
+    """The outputs of both directions side by side, or that of the only one."""
+    from keras import ops
+
+    if len(directions) == 1:
+        return directions[0]
+
+    def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
+        pairs = zip(directions, ops.split(d, 2, axis=-1), strict=True)
+        (dx, found), (dx_backwards, found_backwards) = (back(part) for (_, back), part in pairs)
+        return dx + dx_backwards, [*found, *found_backwards]
+
+    return ops.concatenate([output for output, _ in directions], axis=-1), pull
+
+
+def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Pull]:
+    """Layer normalisation (Ba, Kiros, Hinton 2016, arXiv:1607.06450)."""
+    from keras import ops
+
+    mean, variance = ops.moments(x, axes=-1, keepdims=True)
+    scale = ops.rsqrt(variance + _NORM_EPSILON)
+    normal = (x - mean) * scale
+
+    def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
+        samples = tuple(range(len(x.shape) - 1))
+        through = d * gamma
+        shared = ops.mean(through, axis=-1, keepdims=True)
+        sloped = normal * ops.mean(through * normal, axis=-1, keepdims=True)
+        return scale * (through - shared - sloped), [ops.sum(d * normal, axis=samples), ops.sum(d, axis=samples)]
+
+    return normal * gamma + beta, pull
+
+
+def _project_last(x: Tensor, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Pull]:
+    """The linear head on the last output."""
+    from keras import ops
+
+    def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return matmul(d, kernel, transpose_b=True), [matmul(x, d, transpose_a=True), ops.sum(d, axis=0)]
+
+    return add_bias(matmul(x, kernel), bias), pull
+
+
+def _project(x: Tensor, kernel: Tensor, *, transpose: bool = False) -> Tensor:
+    """All time steps in one product of matrices."""
+    from keras import ops
+
+    steps, n, features = ops.shape(x)
+    product = matmul(ops.reshape(x, (-1, features)), kernel, transpose_b=transpose)
+    return ops.reshape(product, (steps, n, ops.shape(kernel)[0 if transpose else 1]))
+
+
+def _mask(shape: tuple[Any, Any], rate: Tensor, seed: Tensor) -> Tensor:
+    """What a dropout multiplies with at this state of its generator; in TensorFlow, what Keras's does."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        drawn = jax.random.uniform(jax.random.fold_in(jax.random.PRNGKey(seed[0]), seed[1]), shape)
+    else:
+        import tensorflow as tf
+
+        drawn = tf.random.stateless_uniform(shape, seed)
+    return keras.ops.where(drawn >= rate, 1 / (1 - rate), 0.0)
+
+
+def _next(seed: Tensor) -> Tensor:
+    from keras import ops
+
+    return seed + ops.convert_to_tensor([0, 1], dtype=seed.dtype)
