@@ -110,7 +110,7 @@ class Loop:
         self._program = program
         self._data = data
         self.course = course
-        self._order = DataOrder(seed, len(data.y_train), params.batch_size)
+        self.order = DataOrder(seed, len(data.y_train), params.batch_size)
 
     def advance(self, stop: int) -> dict[str, float]:
         """Train up to gradient step `stop` and validate: the metrics since the last report."""
@@ -124,7 +124,7 @@ class Loop:
                 self._data.x_train,
                 self._data.y_train,
                 first=self.step,
-                indices=self._order.batches(self.step, len(steps)),
+                indices=self.order.batches(self.step, len(steps)),
                 rates=[learning_rate(self._params, step, self.course.total) for step in steps],
             )
             loss, hits, self.step = loss + part_loss, hits + part_hits, steps[-1] + 1
@@ -136,7 +136,7 @@ class Loop:
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "learning_rate": learning_rate(self._params, self.step - 1, self.course.total),
-            "epoch": self.step * self._params.batch_size / self._order.samples,
+            "epoch": self.step * self._params.batch_size / self.order.samples,
         }
 
     def test(self) -> tuple[float, float]:

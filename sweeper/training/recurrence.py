@@ -148,10 +148,11 @@ class Recurrence:
             (given, *kept) = xs if self.sequences else (None, *xs)
             dh = gradients[0] if given is None else gradients[0] + given
             dx, dr, (direct, *rest) = cell.backward(tuple(kept), (dh, *gradients[1:]), activation)
-            before = self._pull_back(dr, kernel, masks)
+            before = self._pull_back(dr, transposed, masks)
             return (before if direct is None else before + direct, *rest), (dx, dr)
 
         outputs, *rest = kept
+        transposed = ops.transpose(kernel)  # once, and not in each product
         zeros = ops.zeros((ops.shape(d)[-2], ops.shape(kernel)[0]), d.dtype)
         start = (zeros if self.sequences else d,) + (zeros,) * (cell.states - 1)
         _, (dxs, drs) = self._scan(step, start, (d, *rest) if self.sequences else tuple(rest), reverse=True)
@@ -170,15 +171,15 @@ class Recurrence:
             r = ops.matmul(state, kernel)
         return add_bias(r, bias) if cell.has_recurrent_bias else r
 
-    def _pull_back(self, change: Tensor, kernel: Tensor, masks: Tensor) -> Tensor:
+    def _pull_back(self, change: Tensor, transposed: Tensor, masks: Tensor) -> Tensor:
         """The gradient of the state from that of its projection."""
         from keras import ops
 
         if not self.masked:
-            return matmul(change, kernel, transpose_b=True)
+            return ops.matmul(change, transposed)
         gates = RECURRENCES[self.cell].gates
-        pairs = zip(ops.split(change, gates, axis=1), ops.split(kernel, gates, axis=1), strict=True)
-        return sum(matmul(d, part, transpose_b=True) * masks[gate] for gate, (d, part) in enumerate(pairs))
+        pairs = zip(ops.split(change, gates, axis=1), ops.split(transposed, gates, axis=0), strict=True)
+        return sum(ops.matmul(d, part) * masks[gate] for gate, (d, part) in enumerate(pairs))
 
     def _kernel_gradient(self, states: Tensor, changes: Tensor, masks: Tensor) -> Tensor:
         """The sum over all steps, `[steps, batch, ...]`, in one product (per gate, if masked)."""
