@@ -13,6 +13,8 @@ from benchmarks.measure import keep, run, versions
 from benchmarks.recipes import RECIPES
 from benchmarks.workload import EPOCHS, PARALLEL, TRAIN
 
+_BARE = "bare training"
+
 
 def main() -> None:
     arguments = _arguments()
@@ -24,6 +26,8 @@ def main() -> None:
     record = {"trials": arguments.trials, "epochs": EPOCHS, "images": TRAIN, "versions": installed, "results": results}
     console = Console(width=120)
     console.print(_table(arguments.trials, results))
+    if efficiency := _efficiency(results):
+        console.print(efficiency)
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
     console.print(f"kept in {keep('peers', record)}")
 
@@ -45,7 +49,8 @@ def _measure(name: str, trials: int, installed: dict[str, str], timeout: float) 
     if isinstance(answer, str):
         return answer
     measured, started = answer
-    return {**measured, "seconds": measured["last"] - started}
+    seconds = {"seconds": measured["last"] - started}
+    return {**measured, **seconds, **({"to_first": measured["first"] - started} if "first" in measured else {})}
 
 
 def _table(trials: int, results: dict[str, list[Any]]) -> Table:
@@ -67,6 +72,20 @@ def _table(trials: int, results: dict[str, list[Any]]) -> Table:
             ideal = last["training"] / PARALLEL
             table.add_row(f"ideal: that over {PARALLEL} cores", f"{ideal:.1f}", f"{ideal / own:.2f}" if own else "")
     return table
+
+
+def _efficiency(results: dict[str, list[Any]]) -> str | None:
+    """What sweeper's cores made of the time between its first report and its last."""
+    runs, bare = ([run for run in results.get(name, []) if isinstance(run, dict)] for name in ("sweeper run", _BARE))
+    if not runs or not bare:
+        return None
+    ideal = median(run["training"] for run in bare) / PARALLEL
+    shares = [ideal / (run["last"] - run["first"]) for run in runs]
+    firsts = ", ".join(f"{run['to_first']:.1f}" for run in runs)
+    return (
+        f"sweeper: first report after {firsts} s; from there to the last, the cores were used for the bare training to "
+        f"{median(shares):.0%}"
+    )
 
 
 def _seconds(runs: list[Any]) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.workload import EPOCHS, PARALLEL, SPACE, TRAIN, VALIDATION, build_model, configurations, fit, load_data
 
 
-def sweeper(count: int) -> dict[str, float]:
+def sweeper(count: int, backend: str = "tensorflow") -> dict[str, float]:
     """The real command, and the study it leaves."""
     import subprocess
 
@@ -30,15 +30,20 @@ def sweeper(count: int) -> dict[str, float]:
         "objective": {"metric": "val_accuracy"},
         "budget": {"trials": count, "epochs": EPOCHS, "parallel": min(PARALLEL, count)},
         "pruner": {"type": "none"},
-        "space": space,
+        "space": {**space, "backend": backend},
         "enqueue": configurations(count),
         "storage": "sqlite:///sweeper.db",
     }
     Path("peers.yaml").write_text(json.dumps(sweep))  # JSON is YAML
     subprocess.run([sys.executable, "-m", "sweeper", "run", "peers.yaml"], check=True, stdout=sys.stderr)
-    rows = read_study("peers", "sqlite:///sweeper.db").rows()
-    ended = [row.ended.timestamp() for row in rows if row.ended]
-    return {"trials": len(ended), "epochs": sum(row.step for row in rows), "last": max(ended)}
+    study = read_study("peers", "sqlite:///sweeper.db")
+    times = [report.time for row in study.rows() for report in study.reports(row.number)]
+    return {
+        "trials": sum(row.state == "COMPLETE" for row in study.rows()),
+        "epochs": len(times),
+        "first": min(times),
+        "last": max(times),
+    }
 
 
 def _ray(count: int, *, reuse: bool, asha: bool) -> dict[str, float]:
@@ -169,6 +174,7 @@ def bare(count: int) -> dict[str, float]:
 
 RECIPES: dict[str, tuple[str, Callable[[int], dict[str, float]]]] = {
     "sweeper run": ("sweeper", sweeper),
+    "sweeper run, jax": ("jax", lambda count: sweeper(count, "jax")),
     "Ray Tune": ("ray", lambda count: _ray(count, reuse=False, asha=False)),
     "Ray Tune, ASHA": ("ray", lambda count: _ray(count, reuse=False, asha=True)),
     "Ray Tune, reused actors": ("ray", lambda count: _ray(count, reuse=True, asha=False)),
