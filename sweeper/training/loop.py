@@ -5,21 +5,24 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from sweeper.training import runtime
 from sweeper.training.hparams import RNNParams
 from sweeper.training.program import Program, State, optimizer_numbers
 from sweeper.training.schedules import learning_rate
 
 if TYPE_CHECKING:
     from sweeper.spec.budget import Budget
-    from sweeper.training.datasets import Dataset
+    from sweeper.training.datasets import Arrays
 
 Array = Any
 Tensor = Any
 
 _STEPS_PER_CALL = 500
 _FILE = "state.npz"
+_ALIGNMENT = 64  # of the memory that TensorFlow computes on
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +38,27 @@ class DeviceData:
 
 
 @functools.lru_cache(maxsize=2)
-def device_data(dataset: Dataset) -> DeviceData:
-    """The data of a dataset, loaded and verified once per process."""
+def device_data(arrays: Arrays) -> DeviceData:
+    """The tensors of a dataset, made once per process; without a copy if they are computed on where they lie."""
     import tensorflow as tf
 
-    arrays = dataset.load()
-    return DeviceData(*(tf.constant(getattr(arrays, name)) for name in DeviceData.__dataclass_fields__))
+    tensor = tf.constant if runtime.has_gpu() else _tensor_in_place
+    return DeviceData(*(tensor(getattr(arrays, name)) for name in DeviceData.__dataclass_fields__))
+
+
+def _tensor_in_place(array: Array) -> Tensor:
+    """A tensor in the memory of an array, which both keep alive; nothing writes to either.
+
+    DLPack cannot say that memory is read-only, as what workers share is, so numpy refuses to hand it over as it is.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    if array.ctypes.data % _ALIGNMENT or not array.flags.c_contiguous:
+        return tf.constant(array)
+    address = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+    alias = np.asarray(SimpleNamespace(__array_interface__=address, owner=array))
+    return tf.experimental.dlpack.from_dlpack(alias.__dlpack__())
 
 
 @dataclass(frozen=True)
