@@ -52,7 +52,7 @@ def sweeper(row: Row, backend: str, pipe: Connection) -> None:
     from sweeper.training.program import Program
 
     params = RNNParams(cell=row.cell, units=row.units, batch_size=row.batch_size, backend=backend)
-    data = device_data(Mnist(train=IMAGES, validation=VALIDATION))
+    data = device_data(Mnist(train=IMAGES, validation=VALIDATION).load())
     program = Program(params, Mnist.shape, 10)
     steps = IMAGES // row.batch_size
     loop = Loop(params, program, data, Course(10**6, 1, 1), 0)

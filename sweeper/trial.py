@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.checkpoints import CheckpointStore
-from sweeper.errors import TrialDivergedError
+from sweeper.errors import InputError, TrialDivergedError
 
 if TYPE_CHECKING:
     from sweeper.spec import Budget, Resources
-    from sweeper.training.datasets import Dataset
+    from sweeper.training.datasets import Arrays, Dataset
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Trial:
         resources: Resources,
         checkpoints: CheckpointStore,
         send: Callable[[Report], None],
+        data: Arrays | None = None,
         attempt: int = 1,
     ) -> None:
         self.number = number
@@ -61,8 +63,21 @@ class Trial:
         self.reports = budget.reports
         self.step = 0
         self.checkpoint: Path | None = None
+        self._data = data
         self._checkpoints = checkpoints
         self._send = send
+
+    @property
+    def data(self) -> Arrays:
+        """The arrays of the sweep's dataset, not to be written to: all workers of a node share them.
+
+        A trial that was handed none loads them itself, once per process.
+        """
+        if self._data is None:
+            if self.dataset is None:
+                raise InputError("the trainable learns from a dataset, and the sweep names none; see `dataset`")
+            self._data = _load(self.dataset)
+        return self._data
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one, and send its report again.
@@ -94,6 +109,11 @@ class Trial:
         if checkpoint is not None:
             self._checkpoints.save(self.step, numbers, checkpoint, attempt=self.attempt)
         self._send(Report(self.step, time.time(), numbers))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(dataset: Dataset) -> Arrays:
+    return dataset.load()
 
 
 def _number(name: str, value: object) -> float:

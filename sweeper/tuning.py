@@ -1,23 +1,27 @@
-"""The bridge between the study and Ray Tune, the muscle: the only module that imports ray.tune."""
+"""The bridge between the study and Ray Tune, the muscle: only this module and its actor import ray.tune."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ray import tune
+from ray.air._internal import usage
+from ray.tune.execution import class_cache
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from sweeper.actor import Worker
 from sweeper.spec import Resources
 from sweeper.study import SweepStudy, TrialRow, Verdict
-from sweeper.worker import Event, Job, Task, TaskRun, as_config, task_from
+from sweeper.worker import Event, Job, Task, as_config, task_from
 
 logger = logging.getLogger(__name__)
 
@@ -28,31 +32,10 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # snapshots of Tune's state: a sweep is never restored from one
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the shell
 }
 
 
 _FINISHED: str = Searcher.FINISHED
-
-
-class Worker(tune.Trainable):
-    """A warm worker: one process that runs task after task, so that imports and compiled models are paid once."""
-
-    def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
-        assert job is not None
-        self._job = job
-        self._run = TaskRun(job, task_from(config))
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._run.stop()
-        self._run = TaskRun(self._job, task_from(new_config))
-        return True
-
-    def step(self) -> dict[str, Any]:
-        return {"event": self._run.next_event()}
-
-    def cleanup(self) -> None:
-        self._run.stop()
 
 
 def tune_trials(
@@ -76,25 +59,46 @@ def tune_trials(
     """
     os.environ.update(_TUNE_ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(parallel))
     bridge = _Bridge(study, parallel=parallel, must_evaluate=must_evaluate, should_stop=should_stop)
-    tune.run(
-        tune.with_resources(tune.with_parameters(Worker, job=job), _request(job.sweep.resources)),
-        name="ray",
-        storage_path=str(job.folder.absolute()),
-        num_samples=-1,  # the searcher says when it is over
-        search_alg=_Search(bridge),
-        scheduler=_Schedule(bridge),
-        callbacks=[_Recovery(bridge)],
-        stop=_Stop(bridge),
-        reuse_actors=True,
-        max_failures=job.sweep.budget.max_failures,
-        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        trial_dirname_creator=lambda trial: str(trial.trial_id),
-        raise_on_failed_trial=False,
-        verbose=0,
-    )
+    with _quick_start():
+        tune.run(
+            tune.with_resources(tune.with_parameters(Worker, job=job), _request(job.sweep.resources)),
+            name="ray",
+            storage_path=str(job.folder.absolute()),
+            num_samples=-1,  # the searcher says when it is over
+            search_alg=_Search(bridge),
+            scheduler=_Schedule(bridge),
+            callbacks=[_Recovery(bridge)],
+            stop=_Stop(bridge),
+            reuse_actors=True,
+            max_failures=job.sweep.budget.max_failures,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
     if bridge.error is not None:
         raise bridge.error
     return bridge.evaluation
+
+
+@contextmanager
+def _quick_start() -> Iterator[None]:
+    """Spare Tune two things that would cost the start seconds.
+
+    It gives its workers an environment, which `Worker` does itself. Ray starts a worker without one along with itself,
+    to be ready when it is. One with an environment it starts when it is asked for, and twice: the first process is
+    replaced by another, and both import Ray.
+
+    And it counts callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
+    """
+    environment, count = dict(class_cache.DEFAULT_ENV_VARS), usage.tag_callbacks
+    class_cache.DEFAULT_ENV_VARS.clear()
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS.update(environment)
+        usage.tag_callbacks = count
 
 
 class _Bridge:

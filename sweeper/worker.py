@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import TrialDivergedError, TrialStopped
 from sweeper.spec import Sweep
 from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.trial import Report, Trial
+
+if TYPE_CHECKING:
+    from sweeper.training.datasets import Arrays
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker must know of a sweep."""
+    """All that a worker must know of a sweep; its `data` lies in memory that the workers of a node share."""
 
     sweep: Sweep
     folder: Path
+    data: Arrays | None = None
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
@@ -123,6 +127,7 @@ class TaskRun:
             seed=trial_seed(sweep.seed, task.number),
             budget=sweep.budget,
             dataset=sweep.dataset,
+            data=self._job.data,
             resources=sweep.resources,
             checkpoints=CheckpointStore(self._job.trial_folder(task.number)),
             send=self._send,

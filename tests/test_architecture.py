@@ -12,6 +12,7 @@ ROOMS = [
     {"cli", "__main__"},
     {"run"},
     {"tuning", "cluster"},
+    {"actor"},
     {"worker", "stopping"},
     {"tracking"},
     {"studies"},
@@ -23,7 +24,7 @@ ROOMS = [
     {"checkpoints"},
     {"errors"},
 ]
-ONLY_IN = {"ray.tune": {"tuning"}, "mlflow": {"tracking", "cli"}, "ray": {"tuning", "cluster", "cli"}}
+ONLY_IN = {"ray.tune": {"tuning", "actor"}, "mlflow": {"tracking", "cli"}, "ray": {"tuning", "actor", "cluster", "cli"}}
 
 
 def imports_of(path: Path) -> set[str]:

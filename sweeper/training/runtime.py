@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import re
 import sys
@@ -11,9 +12,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit")
+
+_ALIGNMENT = 64  # of the memory that TensorFlow computes on
 
 
 @functools.cache
@@ -27,7 +31,7 @@ def start(cpus: float, backend: str = "tensorflow") -> None:
     if backend == "jax":
         _prepare_jax(threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _without_chatter(), warnings.catch_warnings():
+    with _without_chatter(), _without_collections(), warnings.catch_warnings():
         # What the packages below say to each other when they are imported is no concern of a sweep.
         warnings.simplefilter("ignore")
         import keras
@@ -53,7 +57,7 @@ def _prepare_jax(threads: int) -> None:
 
 
 def _settle_tensorflow(threads: int) -> None:
-    with _without_chatter():
+    with _without_chatter(), _without_collections():
         import tensorflow as tf
 
     # TensorFlow warns of functions traced repeatedly, which is what a search over structures consists of.
@@ -68,6 +72,19 @@ def _settle_tensorflow(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:  # TensorFlow runs already: whoever started it has chosen the threads
         pass
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Spare the garbage collector what an import makes: it stays to the end, and looking at it takes a third of it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def is_jax() -> bool:
@@ -98,6 +115,22 @@ def tensor(values: Any, dtype: str = "float32") -> Any:
     import tensorflow as tf
 
     return tf.constant(array)
+
+
+def tensor_in_place(array: Any) -> Any:
+    """A tensor in the memory of an array, where the device can compute on it there; nothing writes to either.
+
+    DLPack cannot say that memory is read-only, as what workers share is, so numpy refuses to hand it over as it is.
+    """
+    import numpy as np
+
+    if is_jax() or has_cudnn() or array.ctypes.data % _ALIGNMENT or not array.flags.c_contiguous:
+        return tensor(array, array.dtype)
+    import tensorflow as tf
+
+    address = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+    alias = np.asarray(SimpleNamespace(__array_interface__=address, owner=array))
+    return tf.experimental.dlpack.from_dlpack(alias.__dlpack__())
 
 
 def spec(shape: tuple[int | None, ...], dtype: str = "float32") -> Any:

@@ -75,7 +75,7 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     from sweeper.training.program import Program
 
     dataset = _dataset_of(trial)
-    data = device_data(dataset)
+    data = device_data(trial.data)
     course = Course.of(trial.budget, len(data.y_train), params.batch_size)
     program = Program(params, dataset.shape, dataset.classes)
     loop = Loop(params, program, data, course, trial.seed if params.seed is None else params.seed)
