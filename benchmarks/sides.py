@@ -53,7 +53,7 @@ def sweeper(row: Row, backend: str, pipe: Connection) -> None:
 
     params = RNNParams(cell=row.cell, units=row.units, batch_size=row.batch_size, backend=backend)
     data = device_data(Mnist(train=IMAGES, validation=VALIDATION).load())
-    program = Program(params, Mnist.shape, 10)
+    program = Program(params, Mnist().task)
     steps = IMAGES // row.batch_size
     loop = Loop(params, program, data, Course(10**6, 1, 1), 0)
 
@@ -87,7 +87,7 @@ def keras_fit(row: Row, backend: str, pipe: Connection) -> None:
     def build(seed: int) -> Any:
         keras.utils.set_random_seed(seed)
         layer = getattr(keras.layers, _LAYERS[row.cell])(row.units)
-        model = keras.Sequential([keras.Input(Mnist.shape), layer, keras.layers.Dense(10)])
+        model = keras.Sequential([keras.Input(data.x_train.shape[1:]), layer, keras.layers.Dense(10)])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
         return model

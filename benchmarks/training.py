@@ -14,7 +14,7 @@ from benchmarks.measure import keep, versions
 from benchmarks.sides import IMAGES, Row, Side, keras_fit, peak, products, sweeper
 from sweeper.training import Mnist
 
-STEPS, FEATURES = Mnist.shape
+STEPS, FEATURES = Mnist().task.steps, Mnist().task.features
 _GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
 BACKENDS = ("tensorflow", "jax")
 EPOCHS, SEEDS = 3, 5

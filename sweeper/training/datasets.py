@@ -12,13 +12,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.training.archives import FASHION_MNIST, MNIST, Archive, Array, DatasetMissingError
+from sweeper.training.task import Task
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A loaded dataset: pixels as uint8 `[n, steps, features]`, labels as integers, and where it came from.
+    """A loaded dataset, `[n, steps, features]` and what belongs to each sample, and where it came from.
+
+    Pixels are uint8 and their labels integers; numbers to be forecast are float32, `[n, steps, 1]`, as are the inputs.
 
     `digest` is equal when the data, the split and its sizes are equal.
     """
@@ -37,8 +40,7 @@ class Arrays:
 class _Dataset(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    shape: ClassVar[tuple[int, int]]
-    labels: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    labels: ClassVar[tuple[str, ...]] = ()
 
     type: Any
     train: Any
@@ -46,8 +48,9 @@ class _Dataset(BaseModel, ABC):
     test: Any
 
     @property
-    def classes(self) -> int:
-        return len(self.labels)
+    @abstractmethod
+    def task(self) -> Task:
+        """What a network has to do with it."""
 
     def resolve(self) -> Dataset:
         """The dataset that will be used: itself, or its fallback if its files cannot be had (then of another `type`).
@@ -70,21 +73,53 @@ class _Dataset(BaseModel, ABC):
         parts: list[Array] = []
         digest = hashlib.sha256()
         for (x, y), size in ((train, self.train), (validation, self.validation), (test, self.test)):
-            parts += [x[:size], y[:size].astype("int32")]
+            parts += [self._arrange(x[:size]), y[:size]]
             digest.update(json.dumps([parts[-2].shape, parts[-1].shape]).encode())
             digest.update(parts[-2].tobytes())
             digest.update(parts[-1].tobytes())
         return Arrays(str(self.type), digest.hexdigest(), source, *parts)
 
+    def _arrange(self, x: Array) -> Array:
+        return x
+
 
 Pair = tuple[Array, Array]
 
 
-class _Images(_Dataset):
+class _Pictures(_Dataset):
+    """Square pictures of things of several kinds, read as sequences."""
+
+    side: ClassVar[int]
+    labels: ClassVar[tuple[str, ...]] = tuple("0123456789")
+
+    layout: Literal["rows", "columns", "pixels", "permuted"] = Field(
+        "rows", description="What a time step is: a row, a column, a pixel, or a pixel in an order drawn once for all."
+    )
+
+    @property
+    def task(self) -> Task:
+        by_pixel = self.layout in ("pixels", "permuted")
+        return Task(*((self.side**2, 1) if by_pixel else (self.side, self.side)), len(self.labels))
+
+    def _arrange(self, x: Array) -> Array:
+        import numpy as np
+
+        if self.layout == "columns":
+            return np.ascontiguousarray(x.transpose(0, 2, 1))
+        if self.layout == "rows":
+            return x
+        pixels = x.reshape(len(x), -1, 1)
+        if self.layout == "pixels":
+            return pixels
+        # RandomState's stream is frozen for good, unlike default_rng's.
+        return np.ascontiguousarray(pixels[:, np.random.RandomState(0).permutation(pixels.shape[1])])
+
+
+class _Images(_Pictures):
     """60,000 images of 28 x 28 to learn from, of which the first 5,000 are kept for validation, and 10,000 to test."""
 
     archive: ClassVar[Archive]
-    shape: ClassVar[tuple[int, int]] = (28, 28)
+    side: ClassVar[int] = 28
 
     fallback: Literal["digits"] | None = Field(None, description="Dataset to use if this one cannot be had.")
     train: int | None = Field(None, ge=1, le=55_000, description="Samples to train on (default: all 55,000).")
@@ -99,23 +134,26 @@ class _Images(_Dataset):
                 raise
             logger.info("%s; using %s instead", error, self.fallback)
             sizes = {"train": self.train, "validation": self.validation, "test": self.test}
-            return Digits(**{part: min(size, _DIGITS[part]) for part, size in sizes.items() if size is not None})
+            return Digits(
+                layout=self.layout,
+                **{part: min(size, _DIGITS[part]) for part, size in sizes.items() if size is not None},
+            )
         return self  # type: ignore[return-value]
 
     def load(self) -> Arrays:
         files = self.archive.locate()
         data = self.archive.read(files)
-        x, y = data["x_train"], data["y_train"]
+        x, y = data["x_train"], data["y_train"].astype("int32")
         return self._split(
             str(files[0] if len(files) == 1 else files[0].parent),
             train=(x[5_000:], y[5_000:]),
             validation=(x[:5_000], y[:5_000]),
-            test=(data["x_test"], data["y_test"]),
+            test=(data["x_test"], data["y_test"].astype("int32")),
         )
 
 
 class Mnist(_Images):
-    """Handwritten digits (LeCun, Cortes, Burges), read row by row."""
+    """Handwritten digits (LeCun, Cortes, Burges)."""
 
     archive: ClassVar[Archive] = MNIST
 
@@ -123,7 +161,7 @@ class Mnist(_Images):
 
 
 class FashionMnist(_Images):
-    """Articles of clothing (Zalando), read row by row."""
+    """Articles of clothing (Zalando)."""
 
     archive: ClassVar[Archive] = FASHION_MNIST
     labels: ClassVar[tuple[str, ...]] = (
@@ -145,10 +183,10 @@ class FashionMnist(_Images):
 _DIGITS = {"train": 1_200, "validation": 297, "test": 300}
 
 
-class Digits(_Dataset):
-    """Scikit-learn's 1,797 digits of 8 x 8, read row by row; they need no file and no network."""
+class Digits(_Pictures):
+    """Scikit-learn's 1,797 digits of 8 x 8; they need no file and no network."""
 
-    shape: ClassVar[tuple[int, int]] = (8, 8)
+    side: ClassVar[int] = 8
 
     type: Literal["digits"] = "digits"
     train: int | None = Field(None, ge=1, le=_DIGITS["train"], description="Samples to train on (default: all 1,200).")
@@ -165,7 +203,7 @@ class Digits(_Dataset):
         # RandomState's stream is frozen for good, unlike default_rng's; in the file's order, writers would not mix.
         order = np.random.RandomState(0).permutation(len(data.target))
         x = np.round(data.images[order] * (255 / 16)).astype(np.uint8)
-        y = data.target[order]
+        y = data.target[order].astype("int32")
         val, train, test = slice(0, 297), slice(297, 1_497), slice(1_497, None)
         return self._split(
             "scikit-learn",
@@ -175,4 +213,33 @@ class Digits(_Dataset):
         )
 
 
-Dataset = Annotated[Mnist | FashionMnist | Digits, Field(discriminator="type")]
+class TimeSeries(_Dataset):
+    """Windows of t sin(t) / 3 + 2 sin(5 t); at each time step, the next value is to be forecast.
+
+    Source: A. Géron, Hands-On Machine Learning with Scikit-Learn and TensorFlow, chapter 14.
+    """
+
+    type: Literal["time_series"] = "time_series"
+    train: int = Field(10_000, ge=1, le=1_000_000, description="Windows to train on.")
+    validation: int = Field(1_000, ge=1, le=1_000_000, description="Windows to validate on.")
+    test: int = Field(1_000, ge=1, le=1_000_000, description="Windows to test on.")
+    steps: int = Field(20, ge=2, le=250, description="Time steps of a window, each of 0.1.")
+
+    @property
+    def task(self) -> Task:
+        return Task(self.steps, 1, 1, forecasts=True)
+
+    def load(self) -> Arrays:
+        import numpy as np
+
+        count = self.train + self.validation + self.test
+        starts = np.random.RandomState(0).uniform(0, 30 - 0.1 * self.steps, (count, 1))
+        t = starts + 0.1 * np.arange(self.steps + 1)
+        values = (t * np.sin(t) / 3 + 2 * np.sin(5 * t)).astype(np.float32)[:, :, None]
+        x, y, first, last = values[:, :-1], values[:, 1:], self.train, self.train + self.validation
+        parts = {"train": slice(0, first), "validation": slice(first, last), "test": slice(last, None)}
+        pairs = {name: (np.ascontiguousarray(x[part]), np.ascontiguousarray(y[part])) for name, part in parts.items()}
+        return self._split("generated", **pairs)
+
+
+Dataset = Annotated[Mnist | FashionMnist | Digits | TimeSeries, Field(discriminator="type")]

@@ -14,19 +14,29 @@ from typing import Any, Protocol
 
 from sweeper.training import runtime
 from sweeper.training.optimizers import OPTIMIZERS
+from sweeper.training.task import Task
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
 Shapes = tuple[tuple[int, ...], ...]
 
-NUMBERS = ("momentum", "nesterov", "epsilon", "weight_decay", "clip_norm", "dropout", "recurrent_dropout")
+NUMBERS = (
+    "momentum",
+    "nesterov",
+    "epsilon",
+    "weight_decay",
+    "clip_norm",
+    "dropout",
+    "recurrent_dropout",
+    "output_dropout",
+)
 
 
 class Trainable(Protocol):
     """What a graph is made of, see `network.Network`."""
 
     @property
-    def steps(self) -> int: ...
+    def task(self) -> Task: ...
 
     @property
     def generators(self) -> int: ...
@@ -34,8 +44,8 @@ class Trainable(Protocol):
     @property
     def ranks(self) -> tuple[int, ...]: ...
 
-    def logits(
-        self, weights: Tensors, seeds: Tensors, pixels: Tensor, rates: Mapping[str, Tensor] | None
+    def outputs(
+        self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]: ...
 
 
@@ -52,7 +62,9 @@ class Graph:
         self.shapes = shapes
         spec = runtime.spec
         vector, number, seed, count = spec((None,)), spec(()), spec((2,), "int32"), spec((), "int32")
-        x, y = spec((None, network.steps, None), "uint8"), spec((None,), "int32")
+        self.task = task = network.task
+        x = spec((None, task.steps, None), task.input_type)
+        y = spec((None, *(task.steps, None) * task.forecasts), task.target_type)
         given = () if shapes else tuple(spec((rank,), "int32") for rank in network.ranks)
         state = (vector, (vector,) * self._optimizer.slots, (seed,) * network.generators)
         numbers = {name: number for name in NUMBERS}
@@ -72,12 +84,24 @@ class Graph:
         """
         from keras import ops
 
-        logits, seeds, way_back = self.network.logits(weights, seeds, ops.cast(x, "float32"), rates)
-        losses, hits = _compare(logits, y)
-        # Of the softmax's cross-entropy: the probabilities, less one where the label is.
-        change = (ops.softmax(logits) - ops.one_hot(y, ops.shape(logits)[-1])) / ops.cast(ops.shape(y)[0], "float32")
+        outputs, seeds, way_back = self.network.outputs(weights, seeds, ops.cast(x, "float32"), rates)
+        losses, hits, change = self._compare(outputs, y)
         gradient = ops.concatenate([ops.reshape(part, (-1,)) for part in way_back(change)], axis=0)
         return gradient, ops.mean(losses), hits, seeds
+
+    def _compare(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each sample, the count of hits, and the gradient of the mean loss."""
+        from keras import ops
+
+        if self.task.forecasts:
+            errors = outputs - y
+            count = ops.cast(ops.size(errors), "float32")
+            return ops.mean(ops.square(errors), axis=(1, 2)), ops.zeros((), "int32"), 2.0 * errors / count
+        hits = ops.count_nonzero(ops.equal(ops.cast(ops.argmax(outputs, axis=-1), "int32"), y))
+        losses = ops.sparse_categorical_crossentropy(y, outputs, from_logits=True)
+        # Of the softmax's cross-entropy: the probabilities, less one where the label is.
+        change = ops.softmax(outputs) - ops.one_hot(y, ops.shape(outputs)[-1])
+        return losses, ops.cast(hits, "int32"), change / ops.cast(ops.shape(y)[0], "float32")
 
     def update(
         self,
@@ -104,8 +128,8 @@ class Graph:
         from keras import ops
 
         seeds = (ops.zeros((2,), "int32"),) * self.network.generators
-        logits, _, _ = self.network.logits(self.unpack(weights, shapes), seeds, ops.cast(x, "float32"), None)
-        losses, hits = _compare(logits, y)
+        outputs, _, _ = self.network.outputs(self.unpack(weights, shapes), seeds, ops.cast(x, "float32"), None)
+        losses, hits, _ = self._compare(outputs, y)
         return ops.sum(losses), hits
 
     def _steps(
@@ -156,14 +180,6 @@ def unpack(weights: Tensor, shapes: Any) -> Tensors:
 
     split = tf.split(weights, tf.stack([tf.reduce_prod(shape) for shape in shapes]), num=len(shapes))
     return tuple(tf.reshape(part, shape) for part, shape in zip(split, shapes, strict=True))
-
-
-def _compare(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of each sample, and the count of hits."""
-    from keras import ops
-
-    hits = ops.count_nonzero(ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), y))
-    return ops.sparse_categorical_crossentropy(y, logits, from_logits=True), ops.cast(hits, "int32")
 
 
 class _Graphs:

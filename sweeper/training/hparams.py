@@ -17,6 +17,7 @@ from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.schedules import SCHEDULES
 
 BACKENDS = ("tensorflow", "jax")
+HEADS = ("keras", "normal")
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
@@ -43,13 +44,25 @@ class RNNParams(BaseModel):
     layer_norm: bool = Field(False, description="Normalise the output of each recurrent layer.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each recurrent layer's inputs that is dropped.")
     recurrent_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the recurrent state that is dropped.")
+    output_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of each layer's outputs that is dropped, at each time step another."
+    )
+    masking: bool = Field(False, description="Skip the time steps that are all zero, such as padding.")
+    dense: int = Field(0, ge=0, le=4096, description="Units of a dense layer before the head (0: none).")
+    dense_activation: Annotated[str, OneOf(ACTIVATIONS)] = Field("relu", description="Activation of the dense layer.")
     kernel_initializer: Annotated[str, OneOf(INITIALIZERS)] = Field(
         "glorot_uniform", description="Initial weights from the inputs."
     )
     recurrent_initializer: Annotated[str, OneOf(INITIALIZERS)] = Field(
         "orthogonal", description="Initial weights from the recurrent state."
     )
+    joint_fans: bool = Field(
+        False, description="Scale those two as parts of one kernel of inputs and state, as TensorFlow 1 did."
+    )
     forget_bias: float = Field(1.0, ge=-10, le=10, description="Initial bias of an LSTM's forget gate.")
+    head_initializer: Annotated[str, OneOf(HEADS)] = Field(
+        "keras", description="Initial head: Keras's, or weights and biases from N(0, 1) as in TensorFlow 1's tutorials."
+    )
 
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = Field("adam", description="How gradients become changes.")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="Learning rate after the warm-up.")
@@ -73,6 +86,7 @@ class RNNParams(BaseModel):
     precision: Annotated[str, OneOf(PRECISIONS)] = Field(
         "float32", description="Of the recurrent layers' arithmetic; the lower one is for GPUs."
     )
+    watch_test: bool = Field(False, description="Report on the test set too, by which no search may choose.")
     seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of weights, dropout and data order.")
 
     @field_validator("backend")

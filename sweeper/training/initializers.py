@@ -23,17 +23,29 @@ _CUT_DEVIATION = 0.87962566103423978
 """The standard deviation of a standard normal distribution that is cut at -2 and 2."""
 
 
-def draw(name: str, shape: tuple[int, int], seed: int) -> Array:
-    """Fresh values of a matrix, float32."""
+def draw(name: str, shape: tuple[int, ...], seed: int, *, fan_in: int | None = None) -> Array:
+    """Fresh values, float32.
+
+    Args:
+        name: one of INITIALIZERS, or `zeros`, `ones`, or `normal` for N(0, 1).
+        fan_in: in the place of the first side of the shape.
+    """
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    values = _orthogonal(shape, rng) if name == "orthogonal" else _scaled(shape, rng, *_SCALINGS[name])
+    if name in ("zeros", "ones"):
+        values = np.full(shape, float(name == "ones"))
+    elif name == "normal":
+        values = rng.standard_normal(shape)
+    elif name == "orthogonal":
+        values = _orthogonal(shape, rng)
+    else:
+        values = _scaled(shape, rng, fan_in or shape[0], *_SCALINGS[name])
     return values.astype(np.float32)
 
 
-def _scaled(shape: tuple[int, int], rng: Generator, scale: float, fan: str, distribution: str) -> Array:
-    variance = scale / (shape[0] if fan == "in" else sum(shape) / 2)
+def _scaled(shape: tuple[int, ...], rng: Generator, fan_in: int, scale: float, fan: str, distribution: str) -> Array:
+    variance = scale / (fan_in if fan == "in" else (fan_in + shape[-1]) / 2)
     if distribution == "uniform":
         limit = math.sqrt(3 * variance)
         return rng.uniform(-limit, limit, shape)
@@ -43,7 +55,7 @@ def _scaled(shape: tuple[int, int], rng: Generator, scale: float, fan: str, dist
     return values * math.sqrt(variance) / _CUT_DEVIATION
 
 
-def _orthogonal(shape: tuple[int, int], rng: Generator) -> Array:
+def _orthogonal(shape: tuple[int, ...], rng: Generator) -> Array:
     """Saxe, McClelland, Ganguli 2014, arXiv:1312.6120."""
     import numpy as np
 

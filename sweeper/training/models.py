@@ -14,6 +14,7 @@ from sweeper.training.initializers import draw
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
     from sweeper.training.network import WeightSpec
+    from sweeper.training.task import Task
 
 Array = Any
 Model = Any
@@ -21,47 +22,60 @@ Model = Any
 # The names of classes in keras.layers.
 CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
 _HEAD = "head"
+_OTHERS = {"kernel": "glorot_uniform", "gamma": "ones"}
 
 
-def build_network(params: RNNParams, shape: tuple[int, int], classes: int, *, precision: str = "float32") -> Model:
-    """A Keras model from pixels (0 to 255) `[n, steps, features]` to logits; its weights mean nothing yet.
+def build_network(params: RNNParams, task: Task, *, precision: str = "float32") -> Model:
+    """A Keras model from sequences `[n, steps, features]` to logits or forecasts; its weights mean nothing yet.
 
     Layers bear fixed names, so that nothing depends on what was built in the process before.
     """
     import keras
 
-    pixels = keras.Input(shape, name="pixels")
-    x = keras.layers.Rescaling(1 / 255, name="rescale")(pixels)
+    layers = keras.layers
+    sequences = keras.Input((task.steps, task.features), name="pixels" if task.scale != 1 else "sequences")
+    x = layers.Rescaling(task.scale, name="rescale")(sequences) if task.scale != 1 else sequences
+    if params.masking:
+        x = layers.Masking(0.0, name="mask")(x)
     for number in range(params.layers):
-        layer = getattr(keras.layers, CELLS[params.cell])(
+        gives_all = number < params.layers - 1 or task.forecasts
+        layer = getattr(layers, CELLS[params.cell])(
             params.units,
             activation=params.activation,
             dropout=params.dropout,
             recurrent_dropout=params.recurrent_dropout,
-            return_sequences=number < params.layers - 1,
+            return_sequences=gives_all,
+            zero_output_for_mask=gives_all,  # else the last output would be zero, and not that of the last step
             seed=number,
             dtype=precision,
             name=f"rnn_{number}",
         )
-        x = (keras.layers.Bidirectional(layer, name=f"both_{number}") if params.bidirectional else layer)(x)
+        x = (layers.Bidirectional(layer, name=f"both_{number}") if params.bidirectional else layer)(x)
         if params.layer_norm:
-            x = keras.layers.LayerNormalization(dtype=precision, name=f"norm_{number}")(x)
-    return keras.Model(pixels, keras.layers.Dense(classes, name=_HEAD)(x), name=params.cell)
+            x = layers.LayerNormalization(dtype=precision, name=f"norm_{number}")(x)
+        if params.output_dropout:
+            x = layers.Dropout(params.output_dropout, seed=number, name=f"drop_{number}")(x)
+    if params.dense:
+        x = layers.Dense(params.dense, activation=params.dense_activation, dtype=precision, name="dense")(x)
+        if params.output_dropout:
+            x = layers.Dropout(params.output_dropout, seed=params.layers, name="drop_dense")(x)
+    return keras.Model(sequences, layers.Dense(task.outputs, name=_HEAD)(x), name=params.cell)
 
 
 def initial_weights(specs: Sequence[WeightSpec], params: RNNParams, seed: int) -> list[Array]:
     """Fresh values of the trainable weights: a function of the hyperparameters and the seed alone."""
-    import numpy as np
 
-    recipes = {"kernel": params.kernel_initializer, "recurrent_kernel": params.recurrent_initializer}
+    names = {"kernel": params.kernel_initializer, "recurrent_kernel": params.recurrent_initializer}
     values: list[Array] = []
     for position, spec in enumerate(specs):
-        is_head = spec.path.startswith(_HEAD)
-        if recipe := "glorot_uniform" if is_head and spec.name == "kernel" else recipes.get(spec.name):
-            values.append(draw(recipe, spec.shape, derive_seed(seed, "weights", position)))  # type: ignore[arg-type]
-        else:
-            values.append(np.full(spec.shape, float(spec.name == "gamma"), np.float32))
-        if spec.name == "bias" and params.cell == "lstm" and not is_head:
+        layer = spec.path.split("/")[0]
+        is_recurrent = layer.startswith("rnn")
+        name = (names if is_recurrent else _OTHERS).get(spec.name, "zeros")
+        if layer == _HEAD and params.head_initializer != "keras":
+            name = params.head_initializer
+        fan_in = spec.joint_fan_in if params.joint_fans else None
+        values.append(draw(name, spec.shape, derive_seed(seed, "weights", position), fan_in=fan_in))
+        if spec.name == "bias" and params.cell == "lstm" and is_recurrent:
             values[-1][params.units : 2 * params.units] = params.forget_bias  # Keras's order of gates: i, f, c, o
     return values
 
@@ -72,19 +86,20 @@ def derive_seed(seed: int, *purpose: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def save_classifier(model: Model, path: Path) -> None:
-    """Write the model, with its logits turned into probabilities, as one `.keras` file in one rename.
+def save_model(model: Model, path: Path, *, classifies: bool) -> None:
+    """Write the model, a classifier's logits turned into probabilities, as one `.keras` file in one rename.
 
     It holds built-in layers only: anyone loads it with `keras.saving.load_model(path, safe_mode=True)`.
     """
     import keras
 
-    classifier = keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
+    if classifies:
+        model = keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
     beside = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.keras")  # Keras insists on the ending
     try:
         with warnings.catch_warnings():  # Keras reads TensorFlow's variables in a way NumPy 2 will no longer know
             warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
-            classifier.save(beside)
+            model.save(beside)
         beside.rename(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeper.training.activations import ACTIVATIONS, Activation
 from sweeper.training.recurrence import (
     RECURRENCES,
     Recurrence,
@@ -19,6 +20,7 @@ from sweeper.training.recurrence import (
     matmul,
     product_over_steps,
 )
+from sweeper.training.task import Task
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
@@ -34,10 +36,14 @@ _NORM_EPSILON = 1e-3  # that of keras.layers.LayerNormalization
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """One weight of the Keras model: where it is, and its shape."""
+    """One weight of the Keras model: where it is, and its shape.
+
+    TensorFlow 1 had one kernel for inputs and state together: `joint_fan_in` is the width of both.
+    """
 
     path: str
     shape: tuple[int, ...]
+    joint_fan_in: int | None = None
 
     @property
     def name(self) -> str:
@@ -48,99 +54,137 @@ class WeightSpec:
         return math.prod(self.shape)
 
 
-def weight_specs(params: RNNParams, shape: tuple[int, int], classes: int) -> list[WeightSpec]:
+def weight_specs(params: RNNParams, task: Task) -> list[WeightSpec]:
     """The trainable weights of `build_network`'s model, in its order, without the cost of building it."""
-    cell, features = RECURRENCES[params.cell], shape[1]
+    cell, features = RECURRENCES[params.cell], task.features
     specs = []
     for layer in range(params.layers):
-        width = cell.gates * params.units
+        width, both = cell.gates * params.units, features + params.units
         for direction in ("forward", "backward")[: 1 + params.bidirectional]:
             path = f"rnn_{layer}/{direction}"
-            specs.append(WeightSpec(f"{path}/kernel", (features, width)))
-            specs.append(WeightSpec(f"{path}/recurrent_kernel", (params.units, width)))
+            specs.append(WeightSpec(f"{path}/kernel", (features, width), both))
+            specs.append(WeightSpec(f"{path}/recurrent_kernel", (params.units, width), both))
             specs.append(WeightSpec(f"{path}/bias", (2, width) if cell.has_recurrent_bias else (width,)))
         features = params.units * (1 + params.bidirectional)
         if params.layer_norm:
             specs += [WeightSpec(f"norm_{layer}/{name}", (features,)) for name in ("gamma", "beta")]
-    return [*specs, WeightSpec("head/kernel", (features, classes)), WeightSpec("head/bias", (classes,))]
+    if params.dense:
+        specs += [WeightSpec("dense/kernel", (features, params.dense)), WeightSpec("dense/bias", (params.dense,))]
+        features = params.dense
+    return [*specs, WeightSpec("head/kernel", (features, task.outputs)), WeightSpec("head/bias", (task.outputs,))]
 
 
 @dataclass(frozen=True)
 class Network:
     """A network as far as it is part of a graph; frozen, so that equal ones share what was compiled."""
 
+    task: Task
     cell: str
     activation: str
     layers: int
     bidirectional: bool
     layer_norm: bool
+    masking: bool
+    has_dense: bool
+    dense_activation: str
     has_dropout: bool
     has_recurrent_dropout: bool
-    steps: int
+    has_output_dropout: bool
 
     @classmethod
-    def of(cls, params: RNNParams, steps: int) -> Network:
+    def of(cls, params: RNNParams, task: Task) -> Network:
         return cls(
+            Task(task.steps, 0, 0, task.forecasts),  # widths are not part of the graph
             params.cell,
             params.activation,
             params.layers,
             params.bidirectional,
             params.layer_norm,
+            params.masking,
+            params.dense > 0,
+            params.dense_activation if params.dense else "",
             params.dropout > 0,
             params.recurrent_dropout > 0,
-            steps,
+            params.output_dropout > 0,
         )
 
     @property
     def generators(self) -> int:
-        """Generators of dropout masks: one for each layer and direction, as in Keras."""
-        return self.layers * self._directions
+        """Generators of dropout masks: one for each layer and direction, and one for what is dropped of outputs."""
+        return self.layers * self._directions + 1
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """How many axes each weight has."""
         bias = 2 if RECURRENCES[self.cell].has_recurrent_bias else 1
         layer = (2, 2, bias) * self._directions + (1, 1) * self.layer_norm
-        return (*layer * self.layers, 2, 1)
+        return (*layer * self.layers, *(2, 1) * self.has_dense, 2, 1)
 
-    def logits(
-        self, weights: Tensors, seeds: Tensors, pixels: Tensor, rates: Rates | None
+    def outputs(
+        self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Rates | None
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]:
-        """The logits of pixels `[n, steps, features]`, the next states of the generators, and the way back.
+        """What the network says of `[n, steps, features]`, the next states of the generators, and the way back.
 
-        The way back takes the gradient of the logits and gives those of the weights. Without rates, no dropout.
+        The way back takes the gradient of the outputs and gives those of the weights. Without rates, no dropout.
         """
         from keras import ops
 
         parts, states, pulls = iter(weights), list(seeds), []
-        x = ops.transpose(pixels * (1 / 255), (1, 0, 2))
+        x = ops.transpose(x, (1, 0, 2))
+        valid = self._find_valid(x)
+        x = x * self.task.scale
         for layer in range(self.layers):
-            sequences = layer < self.layers - 1
+            sequences = layer < self.layers - 1 or self.task.forecasts
             directions: list[tuple[Tensor, Pull]] = []
             for backwards in (False, True)[: self._directions]:
                 kernels, generator = (next(parts), next(parts), next(parts)), len(directions) + layer * self._directions
                 masks, states[generator] = self._masks(x, kernels[1], states[generator], rates)
-                directions.append(self._layer(x, kernels, masks, sequences=sequences, backwards=backwards))
+                directions.append(self._layer(x, kernels, masks, valid, sequences=sequences, backwards=backwards))
             x, pull = _join(directions)
             pulls.append(pull)
             if self.layer_norm:
                 x, pull = _normalise(x, next(parts), next(parts))
                 pulls.append(pull)
-        logits, pull = _project_last(x, next(parts), next(parts))
+            x, pull, states[-1] = self._drop(x, states[-1], rates)
+            pulls.append(pull)
+        if self.has_dense:
+            x, pull = _dense(x, next(parts), next(parts), ACTIVATIONS[self.dense_activation])
+            pulls.append(pull)
+            x, pull, states[-1] = self._drop(x, states[-1], rates)
+            pulls.append(pull)
+        x, pull = _dense(x, next(parts), next(parts), ACTIVATIONS["linear"])
         pulls.append(pull)
 
         def way_back(d: Tensor) -> list[Tensor]:
             gradients: list[Tensor] = []
+            d = ops.transpose(d, (1, 0, 2)) if self.task.forecasts else d
             for pull in reversed(pulls):
                 d, found = pull(d)
                 gradients = [*found, *gradients]
             return gradients
 
-        return logits, tuple(states), way_back
+        return (ops.transpose(x, (1, 0, 2)) if self.task.forecasts else x), tuple(states), way_back
 
     @property
     def _directions(self) -> int:
         return 1 + self.bidirectional
+
+    def _find_valid(self, x: Tensor) -> Tensor:
+        """1 for the time steps that count, `[steps, n, 1]`: as with keras.layers.Masking, those that are not all 0."""
+        from keras import ops
+
+        if not self.masking:
+            return ops.zeros((0, 1, 1))
+        return ops.cast(ops.any(ops.not_equal(x, 0.0), axis=-1, keepdims=True), "float32")
+
+    def _drop(self, x: Tensor, seed: Tensor, rates: Rates | None) -> tuple[Tensor, Pull, Tensor]:
+        """Drop a share of what a layer says, at each time step another."""
+        from keras import ops
+
+        if rates is None or not self.has_output_dropout:
+            return x, lambda d: (d, []), seed
+        mask = _mask(ops.shape(x), rates["output_dropout"], seed)
+        return x * mask, lambda d: (d * mask, []), _next(seed)
 
     def _masks(
         self, x: Tensor, recurrent_kernel: Tensor, seed: Tensor, rates: Rates | None
@@ -172,6 +216,7 @@ class Network:
         x: Tensor,
         kernels: tuple[Tensor, Tensor, Tensor],
         masks: tuple[list[Tensor], Tensor | None],
+        valid: Tensor,
         *,
         sequences: bool,
         backwards: bool,
@@ -183,19 +228,21 @@ class Network:
         cell, recurrent_bias = RECURRENCES[self.cell], bias_of_none()
         if cell.has_recurrent_bias:
             bias, recurrent_bias = bias[0], bias[1]
-        turned = ops.flip(x, axis=0) if backwards else x
+        turned, valid = (ops.flip(x, axis=0), ops.flip(valid, axis=0)) if backwards else (x, valid)
         kernel_of = ops.split(kernel, len(input_masks), axis=1) if len(input_masks) > 1 else [kernel]
         inputs = [turned * mask for mask in input_masks] or [turned]
         projected = [_project(x, part) for x, part in zip(inputs, kernel_of, strict=True)]
         projected = add_bias(ops.concatenate(projected, axis=2) if len(projected) > 1 else projected[0], bias)
         masked = state_masks is not None
         state_masks = ops.zeros((0, 0, 0)) if state_masks is None else state_masks
-        forward, backward = compiled(Recurrence(self.cell, self.activation, self.steps, masked, sequences))
-        output, kept = forward(projected, recurrent_kernel, recurrent_bias, state_masks)
+        forward, backward = compiled(
+            Recurrence(self.cell, self.activation, self.task.steps, masked, self.masking, sequences)
+        )
+        output, kept = forward(projected, recurrent_kernel, recurrent_bias, state_masks, valid)
 
         def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
             d = ops.flip(d, axis=0) if backwards and sequences else d
-            dprojected, drecurrent, drecurrent_bias = backward(d, kept, recurrent_kernel, state_masks)
+            dprojected, drecurrent, drecurrent_bias = backward(d, kept, recurrent_kernel, state_masks, valid)
             dbias = ops.sum(dprojected, axis=(0, 1))
             if cell.has_recurrent_bias:
                 dbias = ops.stack([dbias, drecurrent_bias])
@@ -242,26 +289,31 @@ def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Pull]:
     return normal * gamma + beta, pull
 
 
-def _project_last(x: Tensor, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Pull]:
-    """The linear head on the last output."""
+def _dense(x: Tensor, kernel: Tensor, bias: Tensor, activation: Activation) -> tuple[Tensor, Pull]:
+    """A layer on the last output, or on each."""
     from keras import ops
 
-    def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return matmul(d, kernel, transpose_b=True), [matmul(x, d, transpose_a=True), ops.sum(d, axis=0)]
+    total = add_bias(_project(x, kernel), bias)
+    output = activation(total)
 
-    return add_bias(matmul(x, kernel), bias), pull
+    def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
+        d = activation.gradient(total, output, d)
+        dkernel = product_over_steps(x, d)
+        return _project(d, kernel, transpose=True), [dkernel, ops.sum(d, axis=tuple(range(len(d.shape) - 1)))]
+
+    return output, pull
 
 
 def _project(x: Tensor, kernel: Tensor, *, transpose: bool = False) -> Tensor:
-    """All time steps in one product of matrices."""
+    """All time steps, if there are any, in one product of matrices."""
     from keras import ops
 
-    steps, n, features = ops.shape(x)
+    *samples, features = ops.shape(x)
     product = matmul(ops.reshape(x, (-1, features)), kernel, transpose_b=transpose)
-    return ops.reshape(product, (steps, n, ops.shape(kernel)[0 if transpose else 1]))
+    return ops.reshape(product, (*samples, ops.shape(kernel)[0 if transpose else 1]))
 
 
-def _mask(shape: tuple[Any, Any], rate: Tensor, seed: Tensor) -> Tensor:
+def _mask(shape: tuple[Any, ...], rate: Tensor, seed: Tensor) -> Tensor:
     """What a dropout multiplies with at this state of its generator; in TensorFlow, what Keras's does."""
     import keras
 

@@ -14,13 +14,15 @@ from sweeper.training.layers import KerasNetwork
 from sweeper.training.models import derive_seed, initial_weights
 from sweeper.training.network import Network, weight_specs
 from sweeper.training.optimizers import OPTIMIZERS
+from sweeper.training.task import Task
 
 Array = Any
 Tensor = Any
 
 STEPS_PER_CALL = 500
 _SIZES = frozenset({"cell", "bidirectional", "layers", "units", "activation", "layer_norm", "dropout",
-                    "recurrent_dropout", "precision", "optimizer", "batch_size"})  # fmt: skip
+                    "recurrent_dropout", "output_dropout", "masking", "dense", "dense_activation", "precision",
+                    "optimizer", "batch_size"})  # fmt: skip
 """The hyperparameters that are fixed in a graph which is for one size alone."""
 
 
@@ -36,25 +38,26 @@ class State:
 class Program:
     """Training steps and evaluation of one network; cheap to make where its graph is shared."""
 
-    def __init__(self, params: RNNParams, shape: tuple[int, int], classes: int) -> None:
+    def __init__(self, params: RNNParams, task: Task) -> None:
         import numpy as np
 
+        self.task = task
         self._params = params
-        self._specs = weight_specs(params, shape, classes)
+        self._specs = weight_specs(params, task)
         self._shapes = tuple(spec.shape for spec in self._specs)
-        self.graph = self._find_graph(shape, classes)
+        self.graph = self._find_graph(task)
         # Shapes are an argument of the graph where they are not part of it.
         self._given = () if self.graph.shapes else tuple(runtime.tensor(dims, "int32") for dims in self._shapes)
         decayed = [np.full(spec.size, float(len(spec.shape) > 1), np.float32) for spec in self._specs]
         self.decayed = runtime.tensor(np.concatenate(decayed))
         self._numbers = {name: runtime.tensor(number) for name, number in numbers_of(params).items()}
 
-    def _find_graph(self, shape: tuple[int, int], classes: int) -> Graph:
-        params, network = self._params, Network.of(self._params, shape[0])
-        sizes = (params.model_dump_json(include=set(_SIZES)), shape, classes)
+    def _find_graph(self, task: Task) -> Graph:
+        params, network = self._params, Network.of(self._params, task)
+        sizes = (params.model_dump_json(include=set(_SIZES)), task)
         if params.precision != "float32" or runtime.has_cudnn():
             return graphs.get(
-                ("layers", sizes), lambda: Graph(KerasNetwork(params, shape, classes), params.optimizer, self._shapes)
+                ("layers", sizes), lambda: Graph(KerasNetwork(params, task), params.optimizer, self._shapes)
             )
         if runtime.is_jax():
             return graphs.get(sizes, lambda: Graph(network, params.optimizer, self._shapes))
@@ -124,4 +127,5 @@ def numbers_of(params: RNNParams) -> Mapping[str, float]:
         "clip_norm": math.inf if params.clip_norm is None else params.clip_norm,
         "dropout": params.dropout,
         "recurrent_dropout": params.recurrent_dropout,
+        "output_dropout": params.output_dropout,
     }

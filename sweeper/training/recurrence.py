@@ -114,48 +114,68 @@ RECURRENCES = {
 class Recurrence:
     """The time steps of one layer in one direction: `[steps, batch, gates * units]` to `[steps, batch, units]`.
 
-    With `masked`, each gate sees the state through a dropout mask of its own, `[gates, batch, units]`. Without
-    `sequences`, only the last output is given.
+    With `masked`, each gate sees the state through a dropout mask of its own, `[gates, batch, units]`. With `skips`,
+    only the time steps count where `valid`, `[steps, batch, 1]`, is 1: at the others (0) the output is zero and the
+    states stay. Without `sequences`, only the last output is given.
     """
 
     cell: str
     activation: str
     steps: int
     masked: bool
+    skips: bool
     sequences: bool
 
-    def forward(self, x: Tensor, kernel: Tensor, bias: Tensor, masks: Tensor) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, kernel: Tensor, bias: Tensor, masks: Tensor, valid: Tensor) -> tuple[Tensor, Any]:
         """The outputs, and what `backward` needs of this way."""
         from keras import ops
 
         cell, activation = RECURRENCES[self.cell], ACTIVATIONS[self.activation]
 
         def step(states: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
-            states, kept = cell.forward(xs[0], self._project(states[0], kernel, bias, masks), states, activation)
-            return states, (states[0], *kept)
+            r = self._project(states[0], kernel, bias, masks)
+            after, kept = cell.forward(xs[0], r, states, activation)
+            if self.skips:
+                after = tuple(old + xs[1] * (new - old) for old, new in zip(states, after, strict=True))
+            return after, (after[0], *kept)
 
         start = (ops.zeros((ops.shape(x)[1], ops.shape(kernel)[0]), x.dtype),) * cell.states
-        states, kept = self._scan(step, start, (x,))
-        return (_stack(kept[0]) if self.sequences else states[0]), kept
+        states, kept = self._scan(step, start, (x, valid) if self.skips else (x,))
+        if not self.sequences:
+            return states[0], kept
+        return _stack(kept[0]) * valid if self.skips else _stack(kept[0]), kept
 
-    def backward(self, d: Tensor, kept: Any, kernel: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(
+        self, d: Tensor, kept: Any, kernel: Tensor, masks: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of the projected inputs, the kernel and the bias from that of the outputs."""
         from keras import ops
 
         cell, activation = RECURRENCES[self.cell], ACTIVATIONS[self.activation]
-
-        def step(gradients: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
-            (given, *kept) = xs if self.sequences else (None, *xs)
-            dh = gradients[0] if given is None else gradients[0] + given
-            dx, dr, (direct, *rest) = cell.backward(tuple(kept), (dh, *gradients[1:]), activation)
-            before = self._pull_back(dr, transposed, masks)
-            return (before if direct is None else before + direct, *rest), (dx, dr)
-
         outputs, *rest = kept
         transposed = ops.transpose(kernel)  # once, and not in each product
+
+        def step(gradients: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
+            kept_here, others = xs[: len(rest)], list(xs[len(rest) :])
+            held = gradients
+            if self.skips:
+                is_valid = others.pop()
+                gradients = tuple(is_valid * gradient for gradient in gradients)
+                held = tuple(all - here for all, here in zip(held, gradients, strict=True))
+            if self.sequences:
+                given = others[0] * is_valid if self.skips else others[0]
+                gradients = (gradients[0] + given, *gradients[1:])
+            dx, dr, direct = cell.backward(kept_here, gradients, activation)
+            through = self._pull_back(dr, transposed, masks)
+            before = (through if direct[0] is None else through + direct[0], *direct[1:])
+            if self.skips:
+                before = tuple(here + there for here, there in zip(before, held, strict=True))
+            return before, (dx, dr)
+
         zeros = ops.zeros((ops.shape(d)[-2], ops.shape(kernel)[0]), d.dtype)
         start = (zeros if self.sequences else d,) + (zeros,) * (cell.states - 1)
-        _, (dxs, drs) = self._scan(step, start, (d, *rest) if self.sequences else tuple(rest), reverse=True)
+        xs = (*rest, *[d] * self.sequences, *[valid] * self.skips)
+        _, (dxs, drs) = self._scan(step, start, xs, reverse=True)
         # The first step starts from zeros, which add nothing.
         dkernel = self._kernel_gradient(_stack(outputs[:-1]), _stack(drs[1:]), masks)
         return _stack(dxs), dkernel, ops.sum(_stack(drs), axis=(0, 1)) if cell.has_recurrent_bias else bias_of_none()
@@ -257,7 +277,7 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def product_over_steps(a: Tensor, b: Tensor) -> Tensor:
-    """`[steps, n, p]` and `[steps, n, q]` to `[p, q]`."""
+    """`[..., p]` and `[..., q]` to `[p, q]`."""
     from keras import ops
 
     a, b = (ops.reshape(part, (-1, ops.shape(part)[-1])) for part in (a, b))
@@ -273,6 +293,8 @@ def compiled(recurrence: Recurrence) -> tuple[Callable[..., Any], Callable[..., 
         return recurrence.forward, recurrence.backward
     import tensorflow as tf
 
-    specs = [tf.TensorSpec(dims) for dims in ((recurrence.steps, None, None), (None, None), (None,), (None,) * 3)]
+    steps = recurrence.steps
+    dims = ((steps, None, None), (None, None), (None,), (None,) * 3, (steps if recurrence.skips else 0, None, 1))
+    specs = [tf.TensorSpec(shape) for shape in dims]
     forward = tf.function(recurrence.forward, autograph=False, input_signature=specs)
     return forward, tf.function(recurrence.backward, autograph=False, reduce_retracing=True)

@@ -72,6 +72,8 @@ def _settle_tensorflow(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:  # TensorFlow runs already: whoever started it has chosen the threads
         pass
+    with _without_chatter():  # what it says when it finds no GPU
+        tf.config.list_logical_devices()
 
 
 @contextmanager

@@ -43,24 +43,25 @@ def train_rnn(params: RNNParams, trial: Trial) -> None:
 def evaluate(params: RNNParams, trial: Trial, folder: Path) -> Evaluation:
     """Rebuild the network from the trial's checkpoint, test it, and save it in `folder`.
 
-    The saved model takes pixels from 0 to 255, as float32 `[n, steps, features]`, and gives a probability per class.
+    The saved model takes float32 `[n, steps, features]`, of images pixels from 0 to 255. It gives a probability per
+    class, or what it forecasts at each time step.
     """
     import numpy as np
 
-    from sweeper.training.models import build_network, save_classifier
+    from sweeper.training.models import build_network, save_model
 
     if trial.checkpoint is None:
         raise ValueError(f"trial {trial.number} has no checkpoint to evaluate")
     loop = _start(params, trial)
-    loss, accuracy = loop.test()
+    metrics = loop.test()
     dataset = _dataset_of(trial)
-    model = build_network(params, dataset.shape, dataset.classes)
+    model = build_network(params, dataset.task)
     for variable, value in zip(model.trainable_variables, loop.weights(), strict=True):
         variable.assign(value)
-    save_classifier(model, folder / "model.keras")
+    save_model(model, folder / "model.keras", classifies=not dataset.task.forecasts)
     example = folder / "example.npy"
     np.save(example, loop.example(5))
-    return Evaluation({"test_loss": loss, "test_accuracy": accuracy}, folder / "model.keras", example, dataset.labels)
+    return Evaluation(metrics, folder / "model.keras", example, dataset.labels)
 
 
 train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
@@ -77,7 +78,7 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     dataset = _dataset_of(trial)
     data = device_data(trial.data)
     course = Course.of(trial.budget, len(data.y_train), params.batch_size)
-    program = Program(params, dataset.shape, dataset.classes)
+    program = Program(params, dataset.task)
     loop = Loop(params, program, data, course, trial.seed if params.seed is None else params.seed)
     if trial.checkpoint is not None:
         loop.restore(trial.checkpoint)

@@ -72,7 +72,7 @@ def test_digits_are_split_the_same_way_for_ever() -> None:
     assert data.digest == "46dc5349b11f1dfcfdbe2d570eb77e78cc5ca829a5e5e144e953b2c04163d754"
     assert [len(part) for part in (data.x_train, data.x_val, data.x_test)] == [1200, 297, 300]
     assert data.x_train.dtype == np.uint8 and data.x_train.max() == 255
-    assert data.x_train.shape[1:] == Digits.shape and set(data.y_train) == set(range(Digits().classes))
+    assert data.x_train.shape[1:] == (8, 8) and set(data.y_train) == set(range(Digits().task.outputs))
 
 
 def test_smaller_sizes_take_the_first_samples_and_have_another_digest() -> None:
@@ -87,7 +87,7 @@ def test_smaller_sizes_take_the_first_samples_and_have_another_digest() -> None:
 def test_a_dataset_is_chosen_by_its_type_and_refuses_unknown_keys(name: str) -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(Dataset)
     dataset = adapter.validate_python({"type": name, "train": 10})
-    assert dataset.type == name and dataset.classes == len(dataset.labels) == 10
+    assert dataset.type == name and dataset.task.outputs == len(dataset.labels) == 10
     assert adapter.validate_python(dataset.model_dump(mode="json")) == dataset
     with pytest.raises(ValidationError):
         adapter.validate_python({"type": name, "size": 10})

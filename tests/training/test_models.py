@@ -7,12 +7,15 @@ import pytest
 
 from sweeper.training.hparams import RNNParams
 from sweeper.training.initializers import INITIALIZERS
-from sweeper.training.models import CELLS, build_network, derive_seed, initial_weights, save_classifier
+from sweeper.training.models import CELLS, build_network, derive_seed, initial_weights, save_model
 from sweeper.training.network import weight_specs
+from sweeper.training.task import Task
+
+TASK = Task(8, 8, 10)
 
 
 def fresh(params: RNNParams, seed: int = 3) -> list[Any]:
-    return initial_weights(weight_specs(params, (8, 8), 10), params, seed)
+    return initial_weights(weight_specs(params, TASK), params, seed)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -51,8 +54,8 @@ def test_a_saved_classifier_loads_safely_and_gives_probabilities(cell: str, tens
     import numpy as np
 
     params = RNNParams(cell=cell, units=4, bidirectional=True, layer_norm=True, dropout=0.2)
-    model = build_network(params, (8, 8), 10)
-    save_classifier(model, tmp_path / "model.keras")
+    model = build_network(params, TASK)
+    save_model(model, tmp_path / "model.keras", classifies=True)
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     pixels = np.random.default_rng(0).uniform(0, 255, (5, 8, 8)).astype("float32")
     probabilities = loaded(pixels).numpy()
