@@ -21,6 +21,15 @@ def test_the_promised_files_are_there() -> None:
     assert [path.stem for path in FILES] == ["cells", "gru", "lstm", "quick", "simple_rnn"]
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("baselines/*.yaml")), ids=lambda path: path.stem)
+def test_a_baseline_is_one_configuration_with_three_seeds(path: Path) -> None:
+    sweep = load_sweep(path)
+
+    assert sweep.name == path.stem and sweep.warnings() == []
+    varied = [name for name, domain in sweep.space.items() if len(list(domain.bounds())) > 1]
+    assert varied == ["seed"] and sweep.budget.trials == 3
+
+
 @each_file
 def test_a_shipped_file_is_a_sweep_without_warnings(path: Path) -> None:
     sweep = load_sweep(path)
