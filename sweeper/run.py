@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +25,12 @@ from sweeper.worker import Job
 
 if TYPE_CHECKING:
     from sweeper.tracking import Champion, Projection
+    from sweeper.training.datasets import Arrays
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE = 20.0
+"""Seconds that MLflow waits for a first report, while the processor is wanted by the workers that start."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,9 @@ def run_sweep(
         # A URI with a password in it is nobody's to write down.
         store = {"tracking_uri": uri} if tracking.shown(uri) == uri else {}
         study.record_facts({"folder": str(folder), "sweeper": __version__, **store})
-        settled, notes = _settle_data(study, sweep)
-        projection.start(study)
+        settled, notes = _choose_dataset(study, sweep)
         try:
-            evaluation = _search(study, Job(settled, folder), address=address, stop=stop)
+            evaluation = _search(study, Job(settled, folder), projection, address=address, stop=stop)
             champion, refusals = _register(study, evaluation, folder, projection)
         finally:
             is_delivered = projection.close(timeout=5 if stop.reason else 30)
@@ -107,7 +113,9 @@ def run_sweep(
         )
 
 
-def _search(study: SweepStudy, job: Job, *, address: str | None, stop: StopRequest) -> dict[str, float] | None:
+def _search(
+    study: SweepStudy, job: Job, projection: Projection, *, address: str | None, stop: StopRequest
+) -> dict[str, float] | None:
     """Run what is left of the trials; the metrics of the best one on the test set, if its trainable can test."""
     from sweeper.spec.trainables import load_trainable
 
@@ -118,14 +126,15 @@ def _search(study: SweepStudy, job: Job, *, address: str | None, stop: StopReque
         return can_evaluate and known.get("trial") != best.number
 
     best = study.best()
-    if not study.is_done() or (best is not None and must_evaluate(best)):
+    if study.is_done() and (best is None or not must_evaluate(best)):
+        _load_data(study, job)
+        projection.start(study)
+    else:
         study.announce("starting Ray")
-        from sweeper.cluster import free_slots, ray_cluster
-
-        with ray_cluster(address, stop):
+        with _prepared(study, job, address=address, stop=stop) as (job, slots):
             from sweeper.tuning import tune_trials
 
-            slots = free_slots(job.sweep)
+            projection.start(study, patience=_PATIENCE)
             wanted = job.sweep.budget.parallel
             parallel = slots if wanted == "auto" else min(int(wanted), slots)
             study.announce(f"running {parallel} trials at a time")
@@ -142,6 +151,24 @@ def _search(study: SweepStudy, job: Job, *, address: str | None, stop: StopReque
             _write_json(job.champion_folder / "evaluation.json", known)
     is_known = best is not None and known.get("trial") == best.number
     return dict(known["metrics"]) if is_known else None
+
+
+@contextmanager
+def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopRequest) -> Iterator[tuple[Job, int]]:
+    """Ray, for the time of the block; the job with its data, and how many trials Ray has room for.
+
+    Ray takes seconds to start, nearly all of it in processes of its own: time to load the data, and Ray Tune.
+    """
+    from sweeper.cluster import free_slots, ray_cluster
+
+    with ThreadPoolExecutor(1, "sweeper-prepare") as helper:
+        loading = helper.submit(_load_data, study, job)
+        importing = helper.submit(import_module, "sweeper.tuning")
+        with ray_cluster(address, stop):
+            slots = free_slots(job.sweep)
+            job = replace(job, data=loading.result())
+            importing.result()
+            yield job, slots
 
 
 def _register(
@@ -194,31 +221,40 @@ class _Housekeeper:
         """Nothing to keep or remove."""
 
 
-def _settle_data(study: SweepStudy, sweep: Sweep) -> tuple[Sweep, tuple[str, ...]]:
+def _choose_dataset(study: SweepStudy, sweep: Sweep) -> tuple[Sweep, tuple[str, ...]]:
     """The sweep with the dataset it will really use, and what is to be announced about that.
 
     Raises:
-        DatasetError: the data is missing or damaged.
-        InputError: the sweep began with other data.
+        DatasetError: the data is missing.
     """
-    if sweep.dataset is None:
-        return sweep, ()
-    dataset = sweep.dataset.resolve()
-    arrays = dataset.load()
-    facts = {"name": arrays.name, "digest": arrays.digest, "source": arrays.source}
-    before = study.facts.get("dataset", facts)
-    if before["digest"] != arrays.digest:
-        raise InputError(
-            f"sweep {sweep.name!r} began with {before['name']} from {before['source']}; the data is another now "
-            f"({arrays.name} from {arrays.source}). Bring the first back, or choose another name with --name"
-        )
-    sizes = {"train": len(arrays.x_train), "validation": len(arrays.x_val), "test": len(arrays.x_test)}
-    study.record_facts({"dataset": {**facts, **sizes}})
-    if dataset == sweep.dataset:
+    dataset = None if sweep.dataset is None else sweep.dataset.resolve()
+    if dataset is None or sweep.dataset is None or dataset == sweep.dataset:
         return sweep, ()
     note = f"{sweep.dataset.type} is not to be had here: using {dataset.type} instead. See `sweeper doctor`"
     study.announce(note)
     return sweep.model_copy(update={"dataset": dataset}), (note,)
+
+
+def _load_data(study: SweepStudy, job: Job) -> Arrays | None:
+    """The sweep's data, verified.
+
+    Raises:
+        DatasetError: the data is damaged.
+        InputError: the sweep began with other data.
+    """
+    if job.sweep.dataset is None:
+        return None
+    arrays = job.sweep.dataset.load()
+    facts = {"name": arrays.name, "digest": arrays.digest, "source": arrays.source}
+    before = study.facts.get("dataset", facts)
+    if before["digest"] != arrays.digest:
+        raise InputError(
+            f"sweep {study.name!r} began with {before['name']} from {before['source']}; the data is another now "
+            f"({arrays.name} from {arrays.source}). Bring the first back, or choose another name with --name"
+        )
+    sizes = {"train": len(arrays.x_train), "validation": len(arrays.x_val), "test": len(arrays.x_test)}
+    study.record_facts({"dataset": {**facts, **sizes}})
+    return arrays
 
 
 def _make_folder(folder: Path) -> Path:

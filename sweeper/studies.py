@@ -11,7 +11,7 @@ from datetime import datetime
 import optuna
 from optuna.trial import TrialState
 
-from sweeper.errors import InputError, StorageError
+from sweeper.errors import DatasetError, InputError, StorageError
 from sweeper.owned import OwnedStorage
 from sweeper.spec import Sweep
 from sweeper.storage import Store, open_store
@@ -48,7 +48,12 @@ def open_study(sweep: Sweep, *, listeners: Sequence[Listener] = ()) -> Iterator[
         study = _create(sweep, store)
         owned = SweepStudy(sweep, study, store, listeners=listeners, lease=lease)
         owned.replay()
-        yield owned
+        try:
+            yield owned
+        except (InputError, DatasetError):
+            if not owned.rows():  # refused before its first trial: nothing is to be left of it
+                optuna.delete_study(study_name=sweep.name, storage=store.optuna)
+            raise
 
 
 def _create(sweep: Sweep, store: Store) -> optuna.Study:

@@ -220,6 +220,28 @@ def test_a_signal_stops_the_sweep_with_its_exit_code_and_the_way_to_go_on(
     assert {row.state for row in study_in(tmp_path).rows()} == {"RUNNING"}
 
 
+def test_a_sweep_that_is_refused_leaves_no_entry_behind(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SPACE)
+    refused = sweeper("run", "small.yaml", "--cpus", "4096", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "each trial needs 4096 CPU" in refused.stderr
+    assert json.loads(sweeper("list", "--json", folder=tmp_path).stdout) == []
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_damaged_data_ends_the_command_and_leaves_no_entry_behind(tmp_path: Path) -> None:
+    space = SPACE.replace("{type: digits}", "{type: mnist}")
+    (tmp_path / "small.yaml").write_text(space)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mnist.npz").write_bytes(b"no archive")
+    env = environment() | {"SWEEPER_DATA_DIR": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "sweeper", "run", "small.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "mnist in" in done.stderr and "is damaged" in done.stderr
+    assert json.loads(sweeper("list", "--json", folder=tmp_path).stdout) == []
+
+
 def test_the_store_a_sweep_was_sent_to_is_remembered(tmp_path: Path) -> None:
     space = "name: far\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
     (tmp_path / "far.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")

@@ -16,6 +16,7 @@ from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import open_study, read_study
 from sweeper.study import SweepStudy, TrialRow, Verdict
+from sweeper.training.datasets import Arrays
 from sweeper.trial import Report
 from sweeper.tuning import tune_trials
 from sweeper.worker import Job
@@ -67,8 +68,14 @@ def tune(sweep: Sweep, *, listeners: tuple[Spy, ...] = (), parallel: int = 2, **
     return read_study(sweep.name, sweep.storage_url()).rows()
 
 
-def run_on(study: SweepStudy, *, parallel: int = 2, should_stop: Callable[[], bool] = lambda: False) -> None:
-    job = Job(study.sweep, Path("sweep").absolute())
+def run_on(
+    study: SweepStudy,
+    *,
+    parallel: int = 2,
+    data: Arrays | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    job = Job(study.sweep, Path("sweep").absolute(), data)
     tune_trials(study, job, parallel=parallel, must_evaluate=lambda best: False, should_stop=should_stop)
 
 
@@ -239,6 +246,19 @@ def test_workers_stay_warm_from_trial_to_trial(
     study: SweepStudy = read_study(sweep.name, sweep.storage_url())
     processes = {study.reports(row.number)[0].metrics["pid"] for row in study.rows()}
     assert len(processes) <= 2
+
+
+def test_workers_read_the_data_from_memory_they_share_and_are_those_ray_started_with(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(
+        trainable="tests.samples:report_surroundings", dataset={"type": "digits"}, budget={"trials": 3, "epochs": 1}
+    )
+    assert sweep.dataset is not None
+    with open_study(sweep) as study:
+        run_on(study, data=sweep.dataset.load())
+        for row in study.rows():
+            assert row.reason is None
+            metrics = study.reports(row.number)[0].metrics
+            assert (metrics["shared"], metrics["plain"], metrics["samples"]) == (1.0, 1.0, 1200)
 
 
 def test_no_more_trials_run_at_once_than_asked_for(make_sweep: MakeSweep) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.errors import InputError
 from sweeper.spec import Sweep
 from sweeper.worker import Event, Job, Task, TaskRun, as_config, task_from, trial_seed
 
@@ -72,3 +73,16 @@ def test_nothing_follows_the_last_report(make_sweep: MakeSweep, tmp_path: Path, 
     run = start(make_sweep(trainable="tests.samples:go_on_too_long", budget={"trials": 1, "epochs": reports}), tmp_path)
     assert [event.report.step for event in all_events(run, reports) if event.report] == list(range(1, reports + 1))
     assert not run._thread.is_alive()
+
+
+def test_a_trial_that_was_handed_no_data_loads_it_itself_once(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(dataset={"type": "digits"})
+    trials = [start(sweep, tmp_path)._prepare()[2] for _ in range(2)]
+    assert trials[0].data is trials[1].data
+    assert trials[0].data.name == "digits"
+
+
+def test_a_trial_of_a_sweep_without_a_dataset_has_no_data(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    trial = start(make_sweep(), tmp_path)._prepare()[2]
+    with pytest.raises(InputError, match="the sweep names none"):
+        _ = trial.data

@@ -41,15 +41,23 @@ class Projection:
         self._changed: dict[int, TrialRow] = {}
         self._state = threading.Condition()
         self._wake = threading.Event()
+        self._has_news = threading.Event()
+        self._patience = 0.0
         self._is_closing = False
         self._is_idle = False
         self._failures = 0
         self._attempts = 0
         self._thread = threading.Thread(target=self._work, name="sweeper-mlflow", daemon=True)
 
-    def start(self, study: Study) -> None:
-        """Begin with everything the study holds and MLflow lacks; the store is opened in the background."""
+    def start(self, study: Study, *, patience: float = 0.0) -> None:
+        """Begin with everything the study holds and MLflow lacks; the store is opened in the background.
+
+        Args:
+            patience: seconds to wait for a report before that: it is five seconds of a processor's work, which a sweep
+                that begins has better use for.
+        """
         prepare()
+        self._patience = patience
         self._mirror = Mirror(study, self.uri)
         with self._state:
             self._changed = {**{row.number: row for row in study.rows()}, **self._changed}
@@ -59,12 +67,15 @@ class Projection:
         with self._state:
             self._changed[row.number] = row
             self._is_idle = False
+        if report is not None:
+            self._has_news.set()
 
     def on_phase(self, message: str) -> None:
         pass
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until MLflow has everything; False when it cannot be reached or is not done in time."""
+        self._has_news.set()
         with self._state:
             self._is_idle = False
             self._wake.set()
@@ -77,11 +88,13 @@ class Projection:
         if self._thread.ident is None:
             return True
         self._is_closing = True
+        self._has_news.set()
         self._wake.set()
         self._thread.join(timeout)
         return self._is_idle and not self._thread.is_alive()
 
     def _work(self) -> None:
+        self._has_news.wait(self._patience)
         while True:
             self._wake.clear()
             is_closing = self._is_closing

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -134,4 +135,29 @@ def test_a_stopped_sweep_is_taken_up_in_the_same_runs(uri: str, study: RecordedS
     study.report(0, 0.3)
     study.end(0)
     assert second.close(20)
+    assert_equal(uri, study)
+
+
+def test_a_patient_projection_opens_its_store_at_the_first_report(study: RecordedStudy, tmp_path: Path) -> None:
+    path = tmp_path / "later.db"
+    uri = f"sqlite:///{path}"
+    projection = Projection(study.sweep, uri)
+    study.listeners = (projection,)
+    projection.start(study, patience=60.0)
+    study.begin(0)
+    time.sleep(0.5)
+    assert not path.exists()
+    study.report(0, 0.1)
+    deadline = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert path.exists()
+    assert projection.close(30)
+    assert_equal(uri, study)
+
+
+def test_a_patient_projection_is_closed_without_a_report(uri: str, study: RecordedStudy) -> None:
+    projection = Projection(study.sweep, uri)
+    projection.start(study, patience=60.0)
+    assert projection.close(20)
     assert_equal(uri, study)

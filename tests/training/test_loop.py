@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.spec.budget import Budget
-from sweeper.training.loop import Course, DataOrder
+from sweeper.training import Digits
+from sweeper.training.loop import Course, DataOrder, _tensor_in_place, device_data
 
 SIZES = st.integers(1, 40)
 
@@ -48,3 +51,28 @@ def test_a_budget_of_steps_is_kept_to_the_step(steps: int, report_every: int | N
     stops = [course.step_at(report) for report in range(budget.reports + 1)]
     assert stops[0] == 0 and stops[-1] == steps
     assert all(stop == budget.epoch_of(report) for report, stop in enumerate(stops) if report)
+
+
+@pytest.mark.parametrize(("offset", "is_shared"), [(0, True), (8, False)])
+def test_a_tensor_takes_the_place_of_an_array_if_tensorflow_can_compute_there(
+    tensorflow: Any, offset: int, is_shared: bool
+) -> None:
+    import numpy as np
+
+    memory = np.zeros(1024, np.uint8)
+    offset += -memory.ctypes.data % 64
+    array = memory[offset : offset + 600].reshape(20, 30)
+    array.flags.writeable = False
+    tensor = _tensor_in_place(array)
+    memory[offset] = 7
+    assert (int(tensor[0, 0]) == 7) == is_shared
+    assert tensor.shape == (20, 30) and tensor.dtype == tensorflow.uint8
+
+
+def test_tensors_outlive_the_arrays_they_lie_in(tensorflow: Any) -> None:
+    arrays = Digits(train=64).load()
+    images = arrays.x_train.copy()
+    data = device_data(arrays)
+    assert device_data(arrays) is data
+    del arrays
+    assert (data.x_train.numpy() == images).all()
