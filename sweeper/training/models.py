@@ -1,19 +1,16 @@
-"""The networks: a stack of recurrent layers of one cell with a linear head, and the weights they start from."""
+"""The networks as Keras models: a stack of recurrent layers of one cell with a linear head."""
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sweeper.training.initializers import draw
+from sweeper.training.weights import HEAD
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
-    from sweeper.training.network import WeightSpec
     from sweeper.training.task import Task
 
 Array = Any
@@ -21,8 +18,6 @@ Model = Any
 
 # The names of classes in keras.layers.
 CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
-_HEAD = "head"
-_OTHERS = {"kernel": "glorot_uniform", "gamma": "ones"}
 
 
 def build_network(params: RNNParams, task: Task, *, precision: str = "float32") -> Model:
@@ -59,31 +54,7 @@ def build_network(params: RNNParams, task: Task, *, precision: str = "float32") 
         x = layers.Dense(params.dense, activation=params.dense_activation, dtype=precision, name="dense")(x)
         if params.output_dropout:
             x = layers.Dropout(params.output_dropout, seed=params.layers, name="drop_dense")(x)
-    return keras.Model(sequences, layers.Dense(task.outputs, name=_HEAD)(x), name=params.cell)
-
-
-def initial_weights(specs: Sequence[WeightSpec], params: RNNParams, seed: int) -> list[Array]:
-    """Fresh values of the trainable weights: a function of the hyperparameters and the seed alone."""
-
-    names = {"kernel": params.kernel_initializer, "recurrent_kernel": params.recurrent_initializer}
-    values: list[Array] = []
-    for position, spec in enumerate(specs):
-        layer = spec.path.split("/")[0]
-        is_recurrent = layer.startswith("rnn")
-        name = (names if is_recurrent else _OTHERS).get(spec.name, "zeros")
-        if layer == _HEAD and params.head_initializer != "keras":
-            name = params.head_initializer
-        fan_in = spec.joint_fan_in if params.joint_fans else None
-        values.append(draw(name, spec.shape, derive_seed(seed, "weights", position), fan_in=fan_in))
-        if spec.name == "bias" and params.cell == "lstm" and is_recurrent:
-            values[-1][params.units : 2 * params.units] = params.forget_bias  # Keras's order of gates: i, f, c, o
-    return values
-
-
-def derive_seed(seed: int, *purpose: object) -> int:
-    """A seed of 31 bits for one purpose."""
-    text = "/".join(str(part) for part in (seed, *purpose))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+    return keras.Model(sequences, layers.Dense(task.outputs, name=HEAD)(x), name=params.cell)
 
 
 def save_model(model: Model, path: Path, *, classifies: bool) -> None:

@@ -5,21 +5,13 @@ In TensorFlow's graphs widths, batch sizes and dropout rates are tensors: what i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.training.activations import ACTIVATIONS, Activation
-from sweeper.training.recurrence import (
-    RECURRENCES,
-    Recurrence,
-    add_bias,
-    bias_of_none,
-    compiled,
-    matmul,
-    product_over_steps,
-)
+from sweeper.training.algebra import add_bias, bias_of_none, dropout_mask, next_state, product_over_steps, project
+from sweeper.training.recurrence import RECURRENCES, Recurrence, compiled
 from sweeper.training.task import Task
 
 if TYPE_CHECKING:
@@ -32,46 +24,6 @@ Pull = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 """From the gradient of an output to those of the input and of the weights."""
 
 _NORM_EPSILON = 1e-3  # that of keras.layers.LayerNormalization
-
-
-@dataclass(frozen=True)
-class WeightSpec:
-    """One weight of the Keras model: where it is, and its shape.
-
-    TensorFlow 1 had one kernel for inputs and state together: `joint_fan_in` is the width of both.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    joint_fan_in: int | None = None
-
-    @property
-    def name(self) -> str:
-        return self.path.rsplit("/", 1)[-1]
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-
-def weight_specs(params: RNNParams, task: Task) -> list[WeightSpec]:
-    """The trainable weights of `build_network`'s model, in its order, without the cost of building it."""
-    cell, features = RECURRENCES[params.cell], task.features
-    specs = []
-    for layer in range(params.layers):
-        width, both = cell.gates * params.units, features + params.units
-        for direction in ("forward", "backward")[: 1 + params.bidirectional]:
-            path = f"rnn_{layer}/{direction}"
-            specs.append(WeightSpec(f"{path}/kernel", (features, width), both))
-            specs.append(WeightSpec(f"{path}/recurrent_kernel", (params.units, width), both))
-            specs.append(WeightSpec(f"{path}/bias", (2, width) if cell.has_recurrent_bias else (width,)))
-        features = params.units * (1 + params.bidirectional)
-        if params.layer_norm:
-            specs += [WeightSpec(f"norm_{layer}/{name}", (features,)) for name in ("gamma", "beta")]
-    if params.dense:
-        specs += [WeightSpec("dense/kernel", (features, params.dense)), WeightSpec("dense/bias", (params.dense,))]
-        features = params.dense
-    return [*specs, WeightSpec("head/kernel", (features, task.outputs)), WeightSpec("head/bias", (task.outputs,))]
 
 
 @dataclass(frozen=True)
@@ -183,8 +135,8 @@ class Network:
 
         if rates is None or not self.has_output_dropout:
             return x, lambda d: (d, []), seed
-        mask = _mask(ops.shape(x), rates["output_dropout"], seed)
-        return x * mask, lambda d: (d * mask, []), _next(seed)
+        mask = dropout_mask(ops.shape(x), rates["output_dropout"], seed)
+        return x * mask, lambda d: (d * mask, []), next_state(seed)
 
     def _masks(
         self, x: Tensor, recurrent_kernel: Tensor, seed: Tensor, rates: Rates | None
@@ -201,13 +153,13 @@ class Network:
         gates = RECURRENCES[self.cell].gates if self.has_recurrent_dropout else 1
         if rates is not None and self.has_dropout:
             for _ in range(gates):
-                inputs.append(_mask((n, features), rates["dropout"], seed))
-                seed = _next(seed)
+                inputs.append(dropout_mask((n, features), rates["dropout"], seed))
+                seed = next_state(seed)
         if rates is not None and self.has_recurrent_dropout:
             drawn = []
             for _ in range(gates):
-                drawn.append(_mask((n, ops.shape(recurrent_kernel)[0]), rates["recurrent_dropout"], seed))
-                seed = _next(seed)
+                drawn.append(dropout_mask((n, ops.shape(recurrent_kernel)[0]), rates["recurrent_dropout"], seed))
+                seed = next_state(seed)
             states = ops.stack(drawn)
         return (inputs, states), seed
 
@@ -231,7 +183,7 @@ class Network:
         turned, valid = (ops.flip(x, axis=0), ops.flip(valid, axis=0)) if backwards else (x, valid)
         kernel_of = ops.split(kernel, len(input_masks), axis=1) if len(input_masks) > 1 else [kernel]
         inputs = [turned * mask for mask in input_masks] or [turned]
-        projected = [_project(x, part) for x, part in zip(inputs, kernel_of, strict=True)]
+        projected = [project(x, part) for x, part in zip(inputs, kernel_of, strict=True)]
         projected = add_bias(ops.concatenate(projected, axis=2) if len(projected) > 1 else projected[0], bias)
         masked = state_masks is not None
         state_masks = ops.zeros((0, 0, 0)) if state_masks is None else state_masks
@@ -248,7 +200,7 @@ class Network:
                 dbias = ops.stack([dbias, drecurrent_bias])
             changes = ops.split(dprojected, len(inputs), axis=2) if len(inputs) > 1 else [dprojected]
             dkernels = [product_over_steps(x, change) for x, change in zip(inputs, changes, strict=True)]
-            dxs = [_project(change, part, transpose=True) for change, part in zip(changes, kernel_of, strict=True)]
+            dxs = [project(change, part, transpose=True) for change, part in zip(changes, kernel_of, strict=True)]
             dx = sum(dx * mask for dx, mask in zip(dxs, input_masks, strict=True)) if input_masks else dxs[0]
             dkernel = ops.concatenate(dkernels, axis=1) if len(dkernels) > 1 else dkernels[0]
             return (ops.flip(dx, axis=0) if backwards else dx), [dkernel, drecurrent, dbias]
@@ -293,42 +245,12 @@ def _dense(x: Tensor, kernel: Tensor, bias: Tensor, activation: Activation) -> t
     """A layer on the last output, or on each."""
     from keras import ops
 
-    total = add_bias(_project(x, kernel), bias)
+    total = add_bias(project(x, kernel), bias)
     output = activation(total)
 
     def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
         d = activation.gradient(total, output, d)
         dkernel = product_over_steps(x, d)
-        return _project(d, kernel, transpose=True), [dkernel, ops.sum(d, axis=tuple(range(len(d.shape) - 1)))]
+        return project(d, kernel, transpose=True), [dkernel, ops.sum(d, axis=tuple(range(len(d.shape) - 1)))]
 
     return output, pull
-
-
-def _project(x: Tensor, kernel: Tensor, *, transpose: bool = False) -> Tensor:
-    """All time steps, if there are any, in one product of matrices."""
-    from keras import ops
-
-    *samples, features = ops.shape(x)
-    product = matmul(ops.reshape(x, (-1, features)), kernel, transpose_b=transpose)
-    return ops.reshape(product, (*samples, ops.shape(kernel)[0 if transpose else 1]))
-
-
-def _mask(shape: tuple[Any, ...], rate: Tensor, seed: Tensor) -> Tensor:
-    """What a dropout multiplies with at this state of its generator; in TensorFlow, what Keras's does."""
-    import keras
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        drawn = jax.random.uniform(jax.random.fold_in(jax.random.PRNGKey(seed[0]), seed[1]), shape)
-    else:
-        import tensorflow as tf
-
-        drawn = tf.random.stateless_uniform(shape, seed)
-    return keras.ops.where(drawn >= rate, 1 / (1 - rate), 0.0)
-
-
-def _next(seed: Tensor) -> Tensor:
-    from keras import ops
-
-    return seed + ops.convert_to_tensor([0, 1], dtype=seed.dtype)

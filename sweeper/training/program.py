@@ -11,10 +11,10 @@ from sweeper.training import runtime
 from sweeper.training.graph import Graph, graphs, unpack
 from sweeper.training.hparams import RNNParams
 from sweeper.training.layers import KerasNetwork
-from sweeper.training.models import derive_seed, initial_weights
-from sweeper.training.network import Network, weight_specs
+from sweeper.training.network import Network
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.task import Task
+from sweeper.training.weights import derive_seed, initial_weights, weight_specs
 
 Array = Any
 Tensor = Any

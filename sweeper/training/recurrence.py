@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.training.activations import ACTIVATIONS, Activation, sigmoid_gradient
+from sweeper.training.algebra import add_bias, bias_of_none, product_over_steps
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
@@ -245,43 +246,6 @@ def _stack(steps: Any) -> Tensor:
     from keras import ops
 
     return ops.stack(steps) if isinstance(steps, tuple) else steps
-
-
-def bias_of_none() -> Tensor:
-    """In the place of the recurrent bias that a cell does not have."""
-    from keras import ops
-
-    return ops.zeros((0,))
-
-
-def matmul(a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-    """The product of two matrices; TensorFlow transposes within it, other backends see it for themselves."""
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
-    return keras.ops.matmul(a.T if transpose_a else a, b.T if transpose_b else b)
-
-
-def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """In TensorFlow several times as fast as a sum of tensors of different shapes."""
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.nn.bias_add(x, bias)
-    return x + bias
-
-
-def product_over_steps(a: Tensor, b: Tensor) -> Tensor:
-    """`[..., p]` and `[..., q]` to `[p, q]`."""
-    from keras import ops
-
-    a, b = (ops.reshape(part, (-1, ops.shape(part)[-1])) for part in (a, b))
-    return matmul(a, b, transpose_a=True)
 
 
 @functools.cache

@@ -9,10 +9,11 @@ import pytest
 from sweeper.training.activations import ACTIVATIONS
 from sweeper.training.hparams import RNNParams
 from sweeper.training.models import CELLS, build_network
-from sweeper.training.network import Network, weight_specs
+from sweeper.training.network import Network
 from sweeper.training.program import Program, numbers_of
 from sweeper.training.recurrence import RECURRENCES
 from sweeper.training.task import Task
+from sweeper.training.weights import weight_specs
 
 TASK = Task(8, 6, 10)
 OPTIONS: dict[str, dict[str, Any]] = {
