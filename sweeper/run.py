@@ -127,7 +127,7 @@ def _search(
 
     best = study.best()
     if study.is_done() and (best is None or not must_evaluate(best)):
-        _load_data(study, job)
+        _recorded(study, _load_data(job))
         projection.start(study)
     else:
         study.announce("starting Ray")
@@ -162,11 +162,11 @@ def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopReq
     from sweeper.cluster import free_slots, ray_cluster
 
     with ThreadPoolExecutor(1, "sweeper-prepare") as helper:
-        loading = helper.submit(_load_data, study, job)
+        loading = helper.submit(_load_data, job)
         importing = helper.submit(import_module, "sweeper.tuning")
         with ray_cluster(address, stop):
             slots = free_slots(job.sweep)
-            job = replace(job, data=loading.result())
+            job = replace(job, data=_recorded(study, loading.result()))
             importing.result()
             yield job, slots
 
@@ -235,16 +235,18 @@ def _choose_dataset(study: SweepStudy, sweep: Sweep) -> tuple[Sweep, tuple[str, 
     return sweep.model_copy(update={"dataset": dataset}), (note,)
 
 
-def _load_data(study: SweepStudy, job: Job) -> Arrays | None:
-    """The sweep's data, verified.
+def _load_data(job: Job) -> Arrays | None:
+    return None if job.sweep.dataset is None else job.sweep.dataset.load()
+
+
+def _recorded(study: SweepStudy, arrays: Arrays | None) -> Arrays | None:
+    """Keep in the study which data it is about.
 
     Raises:
-        DatasetError: the data is damaged.
         InputError: the sweep began with other data.
     """
-    if job.sweep.dataset is None:
+    if arrays is None:
         return None
-    arrays = job.sweep.dataset.load()
     facts = {"name": arrays.name, "digest": arrays.digest, "source": arrays.source}
     before = study.facts.get("dataset", facts)
     if before["digest"] != arrays.digest:
