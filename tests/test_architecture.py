@@ -12,6 +12,7 @@ ROOMS = [
     {"cli", "__main__"},
     {"run"},
     {"tuning", "cluster"},
+    {"bridge"},
     {"worker", "stopping"},
     {"tracking"},
     {"studies"},

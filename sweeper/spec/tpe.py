@@ -11,7 +11,7 @@ from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-MODELLED = 1000
+MODELLED = 500
 """Trials that are modelled besides the best ones."""
 
 _BEST = 25
