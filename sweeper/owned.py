@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import copy
+import json
+from bisect import insort
 from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
+
+_Intermediate = models.TrialIntermediateValueModel
+_Value = models.TrialValueModel
 
 
 class OwnedStorage(_CachedStorage):
     """Writes to the database and reads from memory.
 
     Optuna's own cache holds finished trials only: each judgement of a running one, and each proposal, asks the database
-    for all that may have changed. The owner of a study (see `Lease`) is the only one to change it.
+    for all that may have changed. And before each row that it writes, it reads whether the trial may be written to and
+    whether the row is there. The owner of a study (see `Lease`) is the only one to change it: it knows, and writes a
+    new row with one INSERT. What is rare is left to Optuna.
 
     As in Optuna's storage in memory, a trial that changes is replaced: whoever was given the old one keeps it.
     """
@@ -27,14 +36,32 @@ class OwnedStorage(_CachedStorage):
         self._study_id = study_id
         self._trials = super().get_all_trials(study_id, deepcopy=False)
         self._waiting = self._trials
+        self._complete = [trial for trial in self._trials if trial.state == TrialState.COMPLETE]
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        trial_id = super().create_new_trial(study_id, template_trial)
-        self._trials.append(self._studies[study_id].trials.pop(len(self._trials)))
+        assert template_trial is None, "start points are written before a study has its owner"
+        number, now = len(self._trials), datetime.now()
+        row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": now}
+        trial_id: int = self._insert(models.TrialModel, row)
+        trial = FrozenTrial(
+            number=number,
+            state=TrialState.RUNNING,
+            value=None,
+            datetime_start=now,
+            datetime_complete=None,
+            params={},
+            distributions={},
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
+            trial_id=trial_id,
+        )
+        self._add_trials_to_cache(study_id, [trial])
+        self._trials.append(self._studies[study_id].trials.pop(number))
         return trial_id
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        trial = copy.copy(self._trials[self._trial_id_to_study_id_and_number[trial_id][1]])
+        trial = copy.copy(self._trials[self._number(trial_id)])
         for name in ("params", "distributions", "user_attrs", "intermediate_values"):
             setattr(trial, name, dict(getattr(trial, name)))  # an `optuna.Trial` writes into the one it is given
         return trial
@@ -45,6 +72,8 @@ class OwnedStorage(_CachedStorage):
         if states == (TrialState.WAITING,):  # asked before each new trial; once there are none, there will be none
             self._waiting = [self._trials[trial.number] for trial in self._waiting]
             self._waiting = trials = [trial for trial in self._waiting if trial.state == TrialState.WAITING]
+        elif states == (TrialState.COMPLETE,):  # asked at each report
+            trials = list(self._complete)
         elif states is None:
             trials = list(self._trials)
         else:
@@ -54,41 +83,93 @@ class OwnedStorage(_CachedStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        known = self._studies[self._study_id].param_distribution.get(param_name)
+        if known is None:
+            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        else:
+            check_distribution_compatibility(known, distribution)
+            row = {"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal}
+            self._insert(models.TrialParamModel, {**row, "distribution_json": distribution_to_json(distribution)})
         trial = self._replace(trial_id)
         trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
-        trial.distributions = {**trial.distributions, param_name: distribution}
+        # One object for all trials: they are as large as all the rest of a trial.
+        kept = known if known == distribution else distribution
+        trial.distributions = {**trial.distributions, param_name: kept}
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        if not super().set_trial_state_values(trial_id, state, values):
-            return False
+        now = datetime.now()
+        if not state.is_finished():
+            if not super().set_trial_state_values(trial_id, state, values):
+                return False
+        else:
+            self._require_unfinished(trial_id)
+            self._end(trial_id, state, values or (), now)
         trial = self._replace(trial_id)
         trial.state = state
         if values is not None:
             trial.values = list(values)
         if state == TrialState.RUNNING:
-            trial.datetime_start = datetime.now()
+            trial.datetime_start = now
         if state.is_finished():
-            trial.datetime_complete = datetime.now()
+            trial.datetime_complete = now
+        if state == TrialState.COMPLETE:
+            insort(self._complete, trial, key=lambda complete: complete.number)
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+        if step in self._trials[self._number(trial_id)].intermediate_values:
+            super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+        else:
+            self._require_unfinished(trial_id)
+            stored, kind = _Intermediate.intermediate_value_to_stored_repr(intermediate_value)
+            row = {"trial_id": trial_id, "step": step, "intermediate_value": stored, "intermediate_value_type": kind}
+            self._insert(_Intermediate, row)
         trial = self._replace(trial_id)
         trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        super().set_trial_user_attr(trial_id, key, value)
+        if key in self._trials[self._number(trial_id)].user_attrs:
+            super().set_trial_user_attr(trial_id, key, value)
+        else:
+            self._require_unfinished(trial_id)
+            row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+            self._insert(models.TrialUserAttributeModel, row)
         trial = self._replace(trial_id)
         trial.user_attrs = {**trial.user_attrs, key: value}
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        super().set_trial_system_attr(trial_id, key, value)
+        if key in self._trials[self._number(trial_id)].system_attrs:
+            super().set_trial_system_attr(trial_id, key, value)
+        else:
+            self._require_unfinished(trial_id)
+            row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+            self._insert(models.TrialSystemAttributeModel, row)
         trial = self._replace(trial_id)
         trial.system_attrs = {**trial.system_attrs, key: value}
 
+    def _number(self, trial_id: int) -> int:
+        return self._trial_id_to_study_id_and_number[trial_id][1]
+
     def _replace(self, trial_id: int) -> FrozenTrial:
         """A copy of a trial in the place of the trial, to be changed."""
-        number = self._trial_id_to_study_id_and_number[trial_id][1]
+        number = self._number(trial_id)
         self._trials[number] = trial = copy.copy(self._trials[number])
         return trial
+
+    def _require_unfinished(self, trial_id: int) -> None:
+        self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
+
+    def _insert(self, model: Any, row: dict[str, Any]) -> Any:
+        """Write a new row; its primary key."""
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            key = session.connection().execute(model.__table__.insert(), row).inserted_primary_key
+        return key and key[0]
+
+    def _end(self, trial_id: int, state: TrialState, values: Sequence[float], now: datetime) -> None:
+        for objective, value in enumerate(values):
+            stored, kind = _Value.value_to_stored_repr(value)
+            self._insert(_Value, {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
+        trials = models.TrialModel.__table__
+        update = trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now)
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            session.connection().execute(update)

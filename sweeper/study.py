@@ -82,6 +82,7 @@ class SweepStudy:
         self._store = store
         self._reports = Reports(store.engine, sweep.name)
         self._listeners = tuple(listeners)
+        self._limit = sweep.trial_limit  # counting the points of a grid takes a while
         self._trials: dict[int, optuna.Trial] = {}
         frozen = study.get_trials(deepcopy=False)
         self._rows = {trial.number: _row(trial, sweep) for trial in frozen if trial.state != TrialState.WAITING}
@@ -137,7 +138,7 @@ class SweepStudy:
 
     def is_exhausted(self) -> bool:
         """Whether every trial of the budget has been handed out."""
-        return not self._interrupted and len(self._rows) >= self.sweep.trial_limit
+        return not self._interrupted and len(self._rows) >= self._limit
 
     def is_done(self) -> bool:
         """Whether every trial of the budget has ended."""
@@ -183,13 +184,19 @@ class SweepStudy:
                 trial.set_user_attr("node", node)
             self._reports.add(number, report, connection)
             trial.report(value, report.step)
+            state, reason = self._judge(trial, report.step)
+            if state is not None:
+                self._tell(trial, value, state, reason)
         self._update(replace(row, value=value, step=report.step, node=node or row.node), report)
-        if report.step >= last:
-            return self.finish(number)
+        return Verdict.CONTINUE if state is None else self._close(number, state, reason)
+
+    def _judge(self, trial: optuna.Trial, step: int) -> tuple[TrialState | None, str | None]:
+        """How the trial ends with this report, if it does, and why."""
+        if step >= self.sweep.budget.reports:
+            return TrialState.COMPLETE, None
         if trial.should_prune():
-            epoch = self.sweep.budget.epoch_of(report.step)
-            return self._end(number, TrialState.PRUNED, f"pruned after epoch {epoch:g}")
-        return Verdict.CONTINUE
+            return TrialState.PRUNED, f"pruned after epoch {self.sweep.budget.epoch_of(step):g}"
+        return None, None
 
     def finish(self, number: int) -> Verdict:
         """The trial ended by itself: COMPLETE with its last value, FAIL if it never reported."""
@@ -220,15 +227,22 @@ class SweepStudy:
             listener.on_phase(message)
 
     def _end(self, number: int, state: TrialState, reason: str | None) -> Verdict:
-        trial = self._trials.pop(number, None)
-        if trial is not None:
-            value = self._rows[number].value if state == TrialState.COMPLETE else None
-            with self._store.transaction():
-                if reason is not None:
-                    trial.set_user_attr("reason", reason)
-                self._study.tell(trial, value, state=state, skip_if_finished=True)
-            ended = datetime.now(UTC)
-            self._update(replace(self._rows[number], state=state.name, reason=reason, ended=ended))
+        trial = self._trials.get(number)
+        if trial is None:
+            return Verdict.STOP
+        with self._store.transaction():
+            self._tell(trial, self._rows[number].value, state, reason)
+        return self._close(number, state, reason)
+
+    def _tell(self, trial: optuna.Trial, value: float | None, state: TrialState, reason: str | None) -> None:
+        if reason is not None:
+            trial.set_user_attr("reason", reason)
+        self._study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
+
+    def _close(self, number: int, state: TrialState, reason: str | None) -> Verdict:
+        """The end of the trial is on record."""
+        del self._trials[number]
+        self._update(replace(self._rows[number], state=state.name, reason=reason, ended=datetime.now(UTC)))
         return Verdict.STOP
 
     def _update(self, row: TrialRow, report: Report | None = None) -> TrialRow:

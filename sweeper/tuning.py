@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ray import tune
 from ray.air._internal import usage
 from ray.tune.execution import class_cache
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeper.actor import Worker
+from sweeper.bridge import FINISHED, Bridge, guarded
 from sweeper.spec import Resources
 from sweeper.study import SweepStudy, TrialRow, Verdict
-from sweeper.worker import Event, Job, Task, as_config, task_from
-
-logger = logging.getLogger(__name__)
+from sweeper.worker import Job, Task, as_config, task_from
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: not a line of Tune's own
@@ -35,7 +34,8 @@ _TUNE_ENVIRONMENT = {
 }
 
 
-_FINISHED: str = Searcher.FINISHED
+_KEPT = 100
+"""Ended trials that Tune may remember, for whoever looks into Ray."""
 
 
 def tune_trials(
@@ -58,7 +58,7 @@ def tune_trials(
         The metrics of the evaluation, None where there was none.
     """
     os.environ.update(_TUNE_ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(parallel))
-    bridge = _Bridge(study, parallel=parallel, must_evaluate=must_evaluate, should_stop=should_stop)
+    bridge = Bridge(study, parallel=parallel, must_evaluate=must_evaluate, should_stop=should_stop)
     with _quick_start():
         tune.run(
             tune.with_resources(tune.with_parameters(Worker, job=job), _request(job.sweep.resources)),
@@ -101,112 +101,17 @@ def _quick_start() -> Iterator[None]:
         usage.tag_callbacks = count
 
 
-class _Bridge:
-    """What the hooks of Tune share: the study that decides, and the first error of a hook.
-
-    An exception in a hook would abort Tune in the middle of things; it is kept, the run stops, and it is raised then.
-    """
-
-    def __init__(
-        self,
-        study: SweepStudy,
-        *,
-        parallel: int,
-        must_evaluate: Callable[[TrialRow], bool],
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self.error: BaseException | None = None
-        self.evaluation: dict[str, float] | None = None
-        self.failed: list[TuneTrial] = []
-        self._study = study
-        self._parallel = parallel
-        self._must_evaluate: Callable[[TrialRow], bool] | None = must_evaluate
-        self._should_stop = should_stop
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """Nothing of it goes into Tune's snapshots of itself: no sweep is ever restored from one."""
-        return type(None), ()
-
-    def next_task(self) -> Task | str | None:
-        """The next task, None for "none now", `_FINISHED` when all is done."""
-        if self.should_stop():
-            return _FINISHED
-        if self._study.running() >= self._parallel:
-            return None
-        if not self._study.is_exhausted():
-            row = self._study.ask()
-            return Task(row.number, row.params, row.attempt)
-        if self._study.running():
-            return None
-        best = self._study.best()
-        if best is None or self._must_evaluate is None or not self._must_evaluate(best):
-            return _FINISHED
-        self._must_evaluate = None
-        self._study.announce(f"evaluating trial {best.number}, the best, on the test set")
-        return Task(best.number, best.params, best.attempt, evaluate=True)
-
-    def take(self, task: Task, event: Event) -> Verdict:
-        """Hand a worker's event to the study."""
-        if task.evaluate:
-            if event.failure is not None:
-                logger.warning("the best trial could not be evaluated: %s", event.failure)
-            self.evaluation = event.evaluation
-            return Verdict.STOP
-        if event.failure is not None:
-            return self._study.fail(task.number, event.failure)
-        if event.report is not None:
-            return self._study.report(task.number, event.report, node=event.node)
-        return self._study.finish(task.number)
-
-    def has_failed(self, task: Task) -> bool:
-        return not task.evaluate and self._study.row(task.number).state == "FAIL"
-
-    def retry(self, task: Task, cause: str) -> int:
-        """The worker of a task died and Tune starts the task again: the number of the new attempt."""
-        return task.attempt if task.evaluate else self._study.retry(task.number, cause).attempt
-
-    def lose(self, task: Task, cause: str) -> None:
-        """The worker of a task died once too often."""
-        if task.evaluate:
-            logger.warning("the best trial could not be evaluated: %s", cause)
-        else:
-            self._study.fail(task.number, f"{cause} in each of {self._study.row(task.number).attempt} attempts")
-
-    def should_stop(self) -> bool:
-        return self.error is not None or self._should_stop()
-
-
-_T = TypeVar("_T")
-
-
-def _guarded(fallback: Any) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
-    """Keep what a hook raises in its bridge and answer `fallback` instead."""
-
-    def decorate(hook: Callable[..., _T]) -> Callable[..., _T]:
-        @wraps(hook)
-        def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return hook(self, *args, **kwargs)
-            except Exception as error:
-                self.bridge.error = self.bridge.error or error
-                return fallback
-
-        return guarded
-
-    return decorate
-
-
 class _Search(Searcher):
     """Tune's searcher: asks the study for the next trial."""
 
-    def __init__(self, bridge: _Bridge) -> None:
+    def __init__(self, bridge: Bridge) -> None:
         super().__init__()
         self.bridge = bridge
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
-    @_guarded(_FINISHED)
+    @guarded(FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         task = self.bridge.next_task()
         return as_config(task) if isinstance(task, Task) else task
@@ -225,11 +130,12 @@ class _Schedule(FIFOScheduler):
     which a scheduler stops a trial.
     """
 
-    def __init__(self, bridge: _Bridge) -> None:
+    def __init__(self, bridge: Bridge) -> None:
         super().__init__()
         self.bridge = bridge
+        self._ended: deque[TuneTrial] = deque()
 
-    @_guarded(TrialScheduler.STOP)
+    @guarded(TrialScheduler.STOP)
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         task = task_from(trial.config)
         verdict = self.bridge.take(task, result["event"])
@@ -237,14 +143,39 @@ class _Schedule(FIFOScheduler):
             self.bridge.failed.append(trial)
         return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
 
+    def choose_trial_to_run(self, controller: Any) -> TuneTrial | None:
+        """The newest trial that waits for a worker.
 
-class _Recovery(tune.Callback):
-    """Counts attempts: Tune starts a trial again whose worker died, until it has died too often."""
+        One that has waited longer has a worker on its way. Tune's choice, the oldest of all, would give it a worker
+        that is free, and kill the one that starts: with short trials no second worker ever came to be.
+        """
+        waiting = [trial for trial in controller.get_live_trials() if trial.status == TuneTrial.PENDING]
+        return max(waiting, key=lambda trial: trial.config["number"], default=None)
 
-    def __init__(self, bridge: _Bridge) -> None:
+    @guarded(None)
+    def on_trial_complete(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
+        self._ended.append(trial)
+        if len(self._ended) > _KEPT:
+            _forget(controller, self._ended.popleft())
+
+
+class _Recovery(TrialProgressCallback):
+    """Counts attempts: Tune starts a trial again whose worker died, until it has died too often.
+
+    It stands in the place of Tune's own progress callback, which prints nothing and remembers every trial.
+    """
+
+    def __init__(self, bridge: Bridge) -> None:
+        super().__init__()
         self.bridge = bridge
 
-    @_guarded(None)
+    def log_result(self, trial: TuneTrial, result: dict[str, Any], error: bool = False) -> None:
+        """Nothing: the listeners of the study show what happens."""
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Nothing either."""
+
+    @guarded(None)
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Let Ray call failed what the study calls FAIL.
 
@@ -254,17 +185,11 @@ class _Recovery(tune.Callback):
         while self.bridge.failed:
             self.bridge.failed.pop().set_status(TuneTrial.ERROR)
 
-    @_guarded(None)
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Let go of what Tune has made of the trial's reports: it keeps a dozen averages of each number in them."""
-        trial.run_metadata.metric_n_steps.clear()
-        trial.run_metadata.metric_analysis.clear()
-
-    @_guarded(None)
+    @guarded(None)
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         trial.config["attempt"] = self.bridge.retry(task_from(trial.config), _cause(trial))
 
-    @_guarded(None)
+    @guarded(None)
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self.bridge.lose(task_from(trial.config), _cause(trial))
 
@@ -272,7 +197,7 @@ class _Recovery(tune.Callback):
 class _Stop(tune.Stopper):
     """Ends the run from outside: signals, timeouts, a lost lease, an error of ours."""
 
-    def __init__(self, bridge: _Bridge) -> None:
+    def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -280,6 +205,18 @@ class _Stop(tune.Stopper):
 
     def stop_all(self) -> bool:
         return self.bridge.should_stop()
+
+
+def _forget(controller: Any, trial: TuneTrial) -> None:
+    """Let go of a trial that ended: Tune holds each for ever, and writes them all down when it ends.
+
+    There is no public way. Where these attributes are not what they are now, trials stay, and cost memory only.
+    """
+    for name in ("_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
+        holder: Any = getattr(controller, name, ())
+        if trial in holder:
+            holder.remove(trial)
+    getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
 
 
 def _cause(trial: TuneTrial) -> str:

@@ -12,7 +12,7 @@ ROOMS = [
     {"cli", "__main__"},
     {"run"},
     {"tuning", "cluster"},
-    {"actor"},
+    {"bridge", "actor"},
     {"worker", "stopping"},
     {"tracking"},
     {"studies"},

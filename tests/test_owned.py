@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy as sa
 
+from sweeper.owned import OwnedStorage
 from sweeper.spec import Sweep
 from sweeper.storage import Store, open_store
 from sweeper.studies import open_study
@@ -72,6 +74,65 @@ def test_a_proposal_a_report_and_an_end_are_one_commit_each(study: SweepStudy) -
     assert len(commits) == 2
     study.fail(number, "it was too high")
     assert len(commits) == 3
+
+
+def test_the_last_report_of_a_trial_is_one_commit_with_its_end(study: SweepStudy) -> None:
+    number = study.ask().number
+    commits = commits_of(study._store)
+    study.report(number, Report(study.sweep.budget.reports, 0.0, {"score": 0.5}))
+    assert (study.row(number).state, len(commits)) == ("COMPLETE", 1)
+
+
+def rows_after_a_story(study: optuna.Study) -> dict[str, list[Any]]:
+    """All rows but for the times, after everything has happened to trials that can."""
+    for number, state in enumerate(("COMPLETE", "PRUNED", "FAIL", "RUNNING", "COMPLETE", "COMPLETE")):
+        trial = study.ask()
+        trial.suggest_float("height", 0.0, 1.0)
+        trial.suggest_int("width", 1, 8, log=True)
+        if number % 2:
+            trial.suggest_categorical("shape", ["round", "square", None])
+        for step, value in enumerate((0.5, -1.0, float("nan"), float("inf"), float("-inf")), 1):
+            trial.report(value, step)
+        for value in (1, {"of": ["many"]}):
+            trial.set_user_attr("note", value)
+            study._storage.set_trial_system_attr(trial._trial_id, "note", value)
+        if state != "RUNNING":
+            value = (0.25, float("inf"))[number % 2] if state == "COMPLETE" else None
+            study.tell(trial, value, state=optuna.trial.TrialState[state])
+    storage = study._storage._backend  # type: ignore[attr-defined]
+    tables = sa.MetaData()
+    tables.reflect(storage.engine)
+    with storage.engine.connect() as connection:
+        return {
+            table.name: [tuple(row) for row in connection.execute(sa.select(*untimed(table)))]
+            for table in tables.sorted_tables
+        }
+
+
+def untimed(table: sa.Table) -> list[sa.Column[Any]]:
+    return [column for column in table.columns if not column.name.startswith("datetime")]
+
+
+def test_the_owner_writes_the_rows_that_optuna_would_write(tmp_path: Path) -> None:
+    sampler = optuna.samplers.TPESampler(n_startup_trials=2, seed=1)
+    theirs = optuna.create_study(study_name="it", storage=f"sqlite:///{tmp_path}/theirs.db", sampler=sampler)
+    made = optuna.create_study(study_name="it", storage=f"sqlite:///{tmp_path}/ours.db")
+    owned = OwnedStorage(made._storage._backend, made._study_id)  # type: ignore[attr-defined]
+    sampler = optuna.samplers.TPESampler(n_startup_trials=2, seed=1)
+    ours = optuna.load_study(study_name="it", storage=owned, sampler=sampler)
+    assert rows_after_a_story(ours) == rows_after_a_story(theirs)
+
+
+def test_an_ended_trial_is_not_written_to(study: SweepStudy) -> None:
+    number = study.ask().number
+    trial = study._trials[number]
+    study.fail(number, "it was too high")
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        trial.set_user_attr("late", 1)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        trial.report(1.0, 1)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        trial.storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.COMPLETE, [1.0])
 
 
 def test_a_report_that_fails_halfway_leaves_nothing(study: SweepStudy) -> None:

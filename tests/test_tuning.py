@@ -261,6 +261,19 @@ def test_workers_read_the_data_from_memory_they_share_and_are_those_ray_started_
             assert (metrics["shared"], metrics["plain"], metrics["samples"]) == (1.0, 1.0, 1200)
 
 
+def test_no_worker_is_started_in_vain(make_sweep: MakeSweep) -> None:
+    before = set(ray.util.placement_group_table())
+    tune(make_sweep(budget={"trials": 30, "epochs": 1}))
+    assert len(set(ray.util.placement_group_table()) - before) == 2
+
+
+def test_tune_remembers_the_last_trials_only(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.tuning._KEPT", 3)
+    tune(make_sweep(budget={"trials": 12, "epochs": 1}))
+    (snapshot,) = Path("sweep/ray").glob("experiment_state-*.json")
+    assert len(json.loads(snapshot.read_text())["trial_data"]) == 3
+
+
 def test_no_more_trials_run_at_once_than_asked_for(make_sweep: MakeSweep) -> None:
     running: set[int] = set()
     most: list[int] = []

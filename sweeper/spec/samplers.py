@@ -60,9 +60,9 @@ class Tpe(_Sampler):
     constant_liar: bool = Field(True, description="Keep away from points that are running.")
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
-        from optuna.samplers import TPESampler
+        from sweeper.spec.tpe import BoundedTPESampler
 
-        return TPESampler(
+        return BoundedTPESampler(
             n_startup_trials=_startup(self.n_startup_trials, trials),
             n_ei_candidates=self.n_ei_candidates,
             constant_liar=self.constant_liar,

@@ -1,0 +1,111 @@
+"""What the hooks of Tune do, in the study's words: the next task, an event, a worker lost. Knows no Ray."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from sweeper.study import SweepStudy, TrialRow, Verdict
+from sweeper.worker import Event, Task
+
+logger = logging.getLogger(__name__)
+
+FINISHED = "FINISHED"
+"""What a searcher of Tune says when all is done."""
+
+
+class Bridge:
+    """What the hooks of Tune share: the study that decides, and the first error of a hook.
+
+    An exception in a hook would abort Tune in the middle of things; it is kept, the run stops, and it is raised then.
+    """
+
+    def __init__(
+        self,
+        study: SweepStudy,
+        *,
+        parallel: int,
+        must_evaluate: Callable[[TrialRow], bool],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.error: BaseException | None = None
+        self.evaluation: dict[str, float] | None = None
+        self.failed: list[Any] = []  # Tune's trials
+        self._study = study
+        self._parallel = parallel
+        self._must_evaluate: Callable[[TrialRow], bool] | None = must_evaluate
+        self._should_stop = should_stop
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Nothing of it goes into Tune's snapshots of itself: no sweep is ever restored from one."""
+        return type(None), ()
+
+    def next_task(self) -> Task | str | None:
+        """The next task, None for "none now", `FINISHED` when all is done."""
+        if self.should_stop():
+            return FINISHED
+        if self._study.running() >= self._parallel:
+            return None
+        if not self._study.is_exhausted():
+            row = self._study.ask()
+            return Task(row.number, row.params, row.attempt)
+        if self._study.running():
+            return None
+        best = self._study.best()
+        if best is None or self._must_evaluate is None or not self._must_evaluate(best):
+            return FINISHED
+        self._must_evaluate = None
+        self._study.announce(f"evaluating trial {best.number}, the best, on the test set")
+        return Task(best.number, best.params, best.attempt, evaluate=True)
+
+    def take(self, task: Task, event: Event) -> Verdict:
+        """Hand a worker's event to the study."""
+        if task.evaluate:
+            if event.failure is not None:
+                logger.warning("the best trial could not be evaluated: %s", event.failure)
+            self.evaluation = event.evaluation
+            return Verdict.STOP
+        if event.failure is not None:
+            return self._study.fail(task.number, event.failure)
+        if event.report is not None:
+            return self._study.report(task.number, event.report, node=event.node)
+        return self._study.finish(task.number)
+
+    def has_failed(self, task: Task) -> bool:
+        return not task.evaluate and self._study.row(task.number).state == "FAIL"
+
+    def retry(self, task: Task, cause: str) -> int:
+        """The worker of a task died and Tune starts the task again: the number of the new attempt."""
+        return task.attempt if task.evaluate else self._study.retry(task.number, cause).attempt
+
+    def lose(self, task: Task, cause: str) -> None:
+        """The worker of a task died once too often."""
+        if task.evaluate:
+            logger.warning("the best trial could not be evaluated: %s", cause)
+        else:
+            self._study.fail(task.number, f"{cause} in each of {self._study.row(task.number).attempt} attempts")
+
+    def should_stop(self) -> bool:
+        return self.error is not None or self._should_stop()
+
+
+_T = TypeVar("_T")
+
+
+def guarded(fallback: Any) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
+    """Keep what a hook raises in its bridge and answer `fallback` instead."""
+
+    def decorate(hook: Callable[..., _T]) -> Callable[..., _T]:
+        @wraps(hook)
+        def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return hook(self, *args, **kwargs)
+            except Exception as error:
+                self.bridge.error = self.bridge.error or error
+                return fallback
+
+        return guarded
+
+    return decorate

@@ -1,0 +1,103 @@
+"""TPE at a cost that does not grow with the number of trials."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from typing import Any, cast
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+MODELLED = 500
+"""Trials that are modelled besides the best ones."""
+
+_BEST = 25
+"""The most that Optuna counts among the good ones, however many trials there are."""
+
+_Rank = tuple[float, ...]
+
+
+class BoundedTPESampler(TPESampler):
+    """Optuna's TPE of the best trials and the newest of the others: its cost has an upper bound.
+
+    Up to `modelled` trials it proposes what Optuna does. Beyond, the good ones are still the best of all trials; of the
+    others, to which Optuna gives the less weight the older they are, the oldest are left out.
+    """
+
+    def __init__(self, *, n_startup_trials: int, modelled: int = MODELLED, **options: Any) -> None:
+        super().__init__(n_startup_trials=n_startup_trials, **options)
+        self._memory = _Memory(max(modelled, n_startup_trials))
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(self._excerpt(study), trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return super().sample_independent(self._excerpt(study), trial, param_name, param_distribution)
+
+    def _excerpt(self, study: Study) -> Study:
+        return cast(Study, _Excerpt(study, self._memory.look_at(study)))
+
+
+class _Memory:
+    """The trials to model, kept up to date by looking only at those that have not ended yet."""
+
+    def __init__(self, modelled: int) -> None:
+        self._modelled = modelled
+        self._open: list[int] = []
+        self._seen = 0
+        self._best: list[tuple[_Rank, FrozenTrial]] = []
+        self._others: list[FrozenTrial] = []
+
+    def look_at(self, study: Study) -> list[FrozenTrial]:
+        """The trials to model and those that run, by number."""
+        trials = study._get_trials(deepcopy=False)
+        unsettled = [trials[number] for number in (*self._open, *range(self._seen, len(trials)))]
+        self._seen = len(trials)
+        self._open = [trial.number for trial in unsettled if not trial.state.is_finished()]
+        for trial in unsettled:
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                self._settle(trial, study.direction)
+        best = [trial for _, trial in self._best]
+        running = [trials[number] for number in self._open]
+        return sorted(best + self._others + running, key=lambda trial: trial.number)
+
+    def _settle(self, trial: FrozenTrial, direction: StudyDirection) -> None:
+        insort(self._best, (_rank(trial, direction), trial), key=lambda pair: pair[0])
+        if len(self._best) > _BEST:
+            insort(self._others, self._best.pop()[1], key=lambda other: other.number)
+        del self._others[: -self._modelled]
+
+
+def _rank(trial: FrozenTrial, direction: StudyDirection) -> _Rank:
+    """Optuna's order: complete trials by value, then pruned ones by how far they came; of equals the first."""
+    sign = -1 if direction == StudyDirection.MAXIMIZE else 1
+    if trial.state == TrialState.COMPLETE:
+        return 0, sign * cast(float, trial.value), trial.number
+    step = max(trial.intermediate_values, default=None)
+    if step is None:
+        return 1, 1, 0.0, trial.number
+    value = sign * trial.intermediate_values[step]
+    return 1, -step, math.inf if math.isnan(value) else value, trial.number
+
+
+class _Excerpt:
+    """A study of which only some trials can be seen."""
+
+    def __init__(self, study: Study, trials: list[FrozenTrial]) -> None:
+        self._study = study
+        self._trials = trials
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: tuple[TrialState, ...] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials if states is None or trial.state in states]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import optuna
+import pytest
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.spec.tpe import BoundedTPESampler
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def study_of(sampler: TPESampler, direction: str = "minimize", pruner: Any = None) -> optuna.Study:
+    return optuna.create_study(sampler=sampler, direction=direction, pruner=pruner)
+
+
+def ask(study: optuna.Study) -> optuna.Trial:
+    """A trial of a space with a condition, so that parameters are drawn jointly and one by one."""
+    trial = study.ask()
+    trial.suggest_float("rate", 1e-4, 1.0, log=True)
+    trial.suggest_int("units", 1, 300)
+    if trial.suggest_categorical("optimizer", ["sgd", "adam"]) == "sgd":
+        trial.suggest_float("momentum", 0.0, 1.0)
+    return trial
+
+
+def run(study: optuna.Study, count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Trials of every kind, three at a time, that end in another order than they began; their points."""
+    chance, running, points = random.Random(seed), [], []
+    for _ in range(count):
+        running.append(ask(study))
+        points.append(running[-1].params)
+        if len(running) == 3:
+            trial = running.pop(chance.randrange(3))
+            for step in range(1, chance.choice([1, 2, 4])):
+                trial.report(chance.choice([chance.random(), float("nan")]), step)
+            state = chance.choice([TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+            value = round(trial.params["rate"] + trial.params["units"] / 300, 1)  # some are equal
+            study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
+    return points
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("pruner", [None, optuna.pruners.HyperbandPruner(1, 9)])
+def test_up_to_the_bound_the_proposals_are_those_of_optuna(direction: str, pruner: Any) -> None:
+    theirs = study_of(TPESampler(n_startup_trials=5, seed=3), direction, pruner)
+    ours = study_of(BoundedTPESampler(n_startup_trials=5, seed=3, modelled=150), direction, pruner)
+    assert run(ours, 120) == run(theirs, 120)
+
+
+def modelled_by(sampler: BoundedTPESampler, study: optuna.Study) -> list[int]:
+    return [trial.number for trial in sampler._excerpt(study)._get_trials()]
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_beyond_the_bound_the_best_of_all_the_newest_of_the_others_and_the_running_are_modelled(direction: str) -> None:
+    sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=60)
+    study = study_of(sampler, direction)
+    run(study, 200)
+    trials = study.get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    sign = 1 if direction == "minimize" else -1
+    complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: sign * trial.values[0])[:25]
+    others = [trial for trial in ended if trial not in best][-60:]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    assert modelled_by(sampler, study) == sorted(trial.number for trial in best + others + running)
+    assert len(ended) > 85
+
+
+def test_a_continued_study_models_the_same_trials() -> None:
+    sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=60)
+    study = study_of(sampler)
+    run(study, 200)
+    afresh = BoundedTPESampler(n_startup_trials=5, seed=4, modelled=60)
+    assert modelled_by(afresh, study) == modelled_by(sampler, study)
+
+
+def test_where_few_trials_complete_the_pruned_that_came_furthest_count_among_the_best() -> None:
+    sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=40)
+    study = study_of(sampler)
+    for number in range(100):
+        trial = ask(study)
+        for step in range(1, 4 if number < 20 else 2):
+            trial.report(0.5, step)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert modelled_by(sampler, study) == [*range(25), *range(60, 100)]
+
+
+def test_all_trials_drawn_at_random_are_counted() -> None:
+    sampler = BoundedTPESampler(n_startup_trials=80, seed=3, modelled=10)
+    study = study_of(sampler)
+    run(study, 200)
+    assert len(modelled_by(sampler, study)) > 80
+
+
+def test_only_what_has_not_ended_is_looked_at_again() -> None:
+    class Watched(FrozenTrial):
+        looks = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "state":
+                Watched.looks += 1
+            return super().__getattribute__(name)
+
+    sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=20)
+    study = study_of(sampler)
+    run(study, 200)
+    sampler._memory.look_at(study)
+    for trial in study._storage._studies[study._study_id].trials:  # type: ignore[attr-defined]
+        trial.__class__ = Watched
+    sampler._memory.look_at(study)
+    assert Watched.looks < 20
