@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,7 +36,12 @@ def ray_cluster(address: str | None, stop: StopRequest) -> Iterator[None]:
     stop.install()  # ray.init has put its own handler for SIGTERM in the place of ours
     try:
         yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
+        # A handle of Ray's that is freed after the shutdown ends the process at once, with exit code 1.
+        gc.collect()
         ray.shutdown()
 
 

@@ -252,3 +252,14 @@ def test_the_store_a_sweep_was_sent_to_is_remembered(tmp_path: Path) -> None:
     done = subprocess.run([*command, "sync", "far"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert "elsewhere.db" in done.stdout, done.stderr
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_sweep_that_is_over_before_mlflow_is_loaded_ends_well(tmp_path: Path) -> None:
+    space = "name: short\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
+    (tmp_path / "short.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")
+    env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "sweeper", "run", "short.yaml"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "sweeper.db").unlink()
