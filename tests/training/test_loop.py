@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sweeper.spec.budget import Budget
 from sweeper.training import Digits
-from sweeper.training.loop import Course, DataOrder, _tensor_in_place, device_data
+from sweeper.training.loop import Course, DataOrder, device_data
+from sweeper.training.runtime import tensor_in_place
 
 SIZES = st.integers(1, 40)
 
@@ -63,7 +64,7 @@ def test_a_tensor_takes_the_place_of_an_array_if_tensorflow_can_compute_there(
     offset += -memory.ctypes.data % 64
     array = memory[offset : offset + 600].reshape(20, 30)
     array.flags.writeable = False
-    tensor = _tensor_in_place(array)
+    tensor = tensor_in_place(array)
     memory[offset] = 7
     assert (int(tensor[0, 0]) == 7) == is_shared
     assert tensor.shape == (20, 30) and tensor.dtype == tensorflow.uint8
