@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from bisect import insort
 from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any
@@ -36,7 +35,6 @@ class OwnedStorage(_CachedStorage):
         self._study_id = study_id
         self._trials = super().get_all_trials(study_id, deepcopy=False)
         self._waiting = self._trials
-        self._complete = [trial for trial in self._trials if trial.state == TrialState.COMPLETE]
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         assert template_trial is None, "start points are written before a study has its owner"
@@ -72,8 +70,6 @@ class OwnedStorage(_CachedStorage):
         if states == (TrialState.WAITING,):  # asked before each new trial; once there are none, there will be none
             self._waiting = [self._trials[trial.number] for trial in self._waiting]
             self._waiting = trials = [trial for trial in self._waiting if trial.state == TrialState.WAITING]
-        elif states == (TrialState.COMPLETE,):  # asked at each report
-            trials = list(self._complete)
         elif states is None:
             trials = list(self._trials)
         else:
@@ -112,8 +108,6 @@ class OwnedStorage(_CachedStorage):
             trial.datetime_start = now
         if state.is_finished():
             trial.datetime_complete = now
-        if state == TrialState.COMPLETE:
-            insort(self._complete, trial, key=lambda complete: complete.number)
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:

@@ -98,9 +98,9 @@ class Median(_AgainstComplete):
     type: Literal["median"] = "median"
 
     def build(self, budget: Budget) -> BasePruner:
-        from optuna.pruners import MedianPruner
+        from sweeper.spec.percentile import RememberingPercentilePruner
 
-        return MedianPruner(**self._against(budget))
+        return RememberingPercentilePruner(50.0, **self._against(budget))
 
 
 class Percentile(_AgainstComplete):
@@ -110,9 +110,9 @@ class Percentile(_AgainstComplete):
     percentile: Annotated[Number, Field(ge=0, le=100)] = Field(25.0, description="Per cent of trials to keep.")
 
     def build(self, budget: Budget) -> BasePruner:
-        from optuna.pruners import PercentilePruner
+        from sweeper.spec.percentile import RememberingPercentilePruner
 
-        return PercentilePruner(self.percentile, **self._against(budget))
+        return RememberingPercentilePruner(self.percentile, **self._against(budget))
 
 
 class _Halving(_FromReport):

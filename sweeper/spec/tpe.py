@@ -11,6 +11,8 @@ from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.spec.ended import EndedTrials
+
 MODELLED = 500
 """Trials that are modelled besides the best ones."""
 
@@ -46,26 +48,21 @@ class BoundedTPESampler(TPESampler):
 
 
 class _Memory:
-    """The trials to model, kept up to date by looking only at those that have not ended yet."""
+    """The trials to model, kept up to date trial by trial."""
 
     def __init__(self, modelled: int) -> None:
         self._modelled = modelled
-        self._open: list[int] = []
-        self._seen = 0
+        self._ended = EndedTrials()
         self._best: list[tuple[_Rank, FrozenTrial]] = []
         self._others: list[FrozenTrial] = []
 
     def look_at(self, study: Study) -> list[FrozenTrial]:
         """The trials to model and those that run, by number."""
-        trials = study._get_trials(deepcopy=False)
-        unsettled = [trials[number] for number in (*self._open, *range(self._seen, len(trials)))]
-        self._seen = len(trials)
-        self._open = [trial.number for trial in unsettled if not trial.state.is_finished()]
-        for trial in unsettled:
+        ended, running = self._ended.look_at(study)
+        for trial in ended:
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 self._settle(trial, study.direction)
         best = [trial for _, trial in self._best]
-        running = [trials[number] for number in self._open]
         return sorted(best + self._others + running, key=lambda trial: trial.number)
 
     def _settle(self, trial: FrozenTrial, direction: StudyDirection) -> None:
