@@ -29,13 +29,14 @@ def test_the_example_by_key_is_a_sweep(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_own_model_of_the_readme_runs(tmp_path: Path) -> None:
     (code,) = [block for block in blocks("python") if "def train" in block]
-    (space,) = [block for block in blocks("yaml") if "name: mine" in block]
-    (tmp_path / "mine.py").write_text(code)
-    (tmp_path / "mine.yaml").write_text(space)
-    command = [sys.executable, "-m", "sweeper", "run", "mine.yaml"]
+    (space,) = [block for block in blocks("yaml") if "name: linear" in block]
+    assert len(code.splitlines()) < 40
+    (tmp_path / "linear.py").write_text(code)
+    (tmp_path / "linear.yaml").write_text(space)
+    command = [sys.executable, "-m", "sweeper", "run", "linear.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "mine: " in done.stdout and "COMPLETE" in done.stdout
+    assert "linear: " in done.stdout and "COMPLETE" in done.stdout
 
 
 def test_every_mistake_in_the_readme_is_answered_as_shown(tmp_path: Path) -> None:
