@@ -34,7 +34,6 @@ class Clock:
     def __init__(self, trials: int) -> None:
         self._every = max(1, trials // 20)
         self._ended = 0
-        self._process = psutil.Process()
         self.points: list[dict[str, float]] = []
 
     def start(self) -> None:
@@ -47,8 +46,8 @@ class Clock:
             self._note()
 
     def _note(self) -> None:
-        memory = self._process.memory_info().rss / 2**20
-        cpu = sum(self._process.cpu_times()[:2])
+        process = psutil.Process()  # not kept: Ray Tune pickles its callbacks
+        memory, cpu = process.memory_info().rss / 2**20, sum(process.cpu_times()[:2])
         self.points.append({"trials": self._ended, "seconds": time.perf_counter(), "cpu": cpu, "rss": memory})
 
     # A listener of sweeper's study.
