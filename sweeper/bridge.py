@@ -7,13 +7,18 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from sweeper.study import SweepStudy, TrialRow, Verdict
+from sweeper.failures import Failure
+from sweeper.rows import TrialRow
+from sweeper.study import SweepStudy, Verdict
 from sweeper.worker import Event, Task
 
 logger = logging.getLogger(__name__)
 
 FINISHED = "FINISHED"
 """What a searcher of Tune says when all is done."""
+
+_EVALUATIONS = 3
+"""Workers that the evaluation of the best trial may take with it."""
 
 
 class Bridge:
@@ -35,7 +40,9 @@ class Bridge:
         self.failed: list[Any] = []  # Tune's trials
         self._study = study
         self._parallel = parallel
-        self._must_evaluate: Callable[[TrialRow], bool] | None = must_evaluate
+        self._must_evaluate = must_evaluate
+        self._is_evaluated = False
+        self._evaluations = 0
         self._should_stop = should_stop
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -48,15 +55,16 @@ class Bridge:
             return FINISHED
         if self._study.running() >= self._parallel:
             return None
-        if not self._study.is_exhausted():
+        if self._study.has_next():
             row = self._study.ask()
             return Task(row.number, row.params, row.attempt)
-        if self._study.running():
+        if self._study.running() or not self._study.is_exhausted():
             return None
         best = self._study.best()
-        if best is None or self._must_evaluate is None or not self._must_evaluate(best):
+        if best is None or self._is_evaluated or not self._must_evaluate(best):
             return FINISHED
-        self._must_evaluate = None
+        self._is_evaluated = True
+        self._evaluations += 1
         self._study.announce(f"evaluating trial {best.number}, the best, on the test set")
         return Task(best.number, best.params, best.attempt, evaluate=True)
 
@@ -64,8 +72,10 @@ class Bridge:
         """Hand a worker's event to the study."""
         if task.evaluate:
             if event.failure is not None:
-                logger.warning("the best trial could not be evaluated: %s", event.failure)
+                logger.warning("the best trial could not be evaluated: %s", event.failure.reason)
             self.evaluation = event.evaluation
+            return Verdict.STOP
+        if task.attempt != self._study.row(task.number).attempt:  # given up, and still alive: another one is at it
             return Verdict.STOP
         if event.failure is not None:
             return self._study.fail(task.number, event.failure)
@@ -76,16 +86,14 @@ class Bridge:
     def has_failed(self, task: Task) -> bool:
         return not task.evaluate and self._study.row(task.number).state == "FAIL"
 
-    def retry(self, task: Task, cause: str) -> int:
-        """The worker of a task died and Tune starts the task again: the number of the new attempt."""
-        return task.attempt if task.evaluate else self._study.retry(task.number, cause).attempt
-
-    def lose(self, task: Task, cause: str) -> None:
-        """The worker of a task died once too often."""
-        if task.evaluate:
-            logger.warning("the best trial could not be evaluated: %s", cause)
+    def lose(self, task: Task, failure: Failure) -> None:
+        """The worker of a task is gone."""
+        if not task.evaluate:
+            self._study.fail(task.number, failure)
+        elif self._evaluations < _EVALUATIONS:
+            self._is_evaluated = False
         else:
-            self._study.fail(task.number, f"{cause} in each of {self._study.row(task.number).attempt} attempts")
+            logger.warning("the best trial could not be evaluated: %s", failure.reason)
 
     def should_stop(self) -> bool:
         return self.error is not None or self._should_stop()

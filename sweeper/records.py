@@ -1,4 +1,4 @@
-"""What Optuna's schema has no place for, in the study's own database: every metric of every report, and the lease."""
+"""What Optuna's schema has no place for, in the study's own database: every metric, failed attempts, the lease."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import psutil
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.errors import SweepBusyError
+from sweeper.failures import Attempt
 from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,19 @@ _reports = sa.Table(
     sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("time", sa.Double, nullable=False),
     sa.Column("metrics", sa.Text, nullable=False),
+)
+
+_attempts = sa.Table(
+    "sweeper_attempts",
+    _tables,
+    sa.Column("sweep", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("node", sa.String(255)),
+    sa.Column("ended", sa.Double, nullable=False),
 )
 
 _leases = sa.Table(
@@ -74,6 +89,30 @@ class Reports:
         )
         with self._engine.connect() as connection:
             return [Report(step, when, json.loads(metrics)) for step, when, metrics in connection.execute(query)]
+
+
+class Attempts:
+    """Every attempt of one sweep that failed, written once per (trial, attempt)."""
+
+    def __init__(self, engine: sa.Engine, sweep: str) -> None:
+        self._engine = engine
+        self._sweep = sweep
+
+    def add(self, number: int, attempt: Attempt, connection: sa.Connection) -> None:
+        """Write an attempt as part of the connection's transaction."""
+        row = {**asdict(attempt), "ended": attempt.ended.timestamp()}
+        connection.execute(_attempts.insert(), {"sweep": self._sweep, "number": number, **row})
+
+    def all(self) -> dict[int, list[Attempt]]:
+        """The failed attempts by the number of their trial, in order."""
+        names = [field.name for field in fields(Attempt)]
+        query = sa.select(_attempts).where(_attempts.c.sweep == self._sweep)
+        found: dict[int, list[Attempt]] = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(query.order_by(_attempts.c.number, _attempts.c.attempt)).mappings():
+                values = {name: row[name] for name in names} | {"ended": datetime.fromtimestamp(row["ended"], UTC)}
+                found.setdefault(row["number"], []).append(Attempt(**values))
+        return found
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from sweeper import __version__
 from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import InputError, TrackingError
+from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import open_study
-from sweeper.study import Listener, SweepStudy, TrialRow
+from sweeper.study import Listener, SweepStudy
 from sweeper.trial import Report
 from sweeper.worker import Job
 
@@ -192,6 +193,8 @@ def _is_over(study: SweepStudy, stop: StopRequest) -> bool:
     """Whether the run is to end before its trials do; says so the first time."""
     if study.is_lost() and stop.reason is None:
         stop.reason = "taken over by another process"
+    if stop.reason is None:
+        stop.reason = study.history.hopeless()
     if not stop.is_requested():
         return False
     if not stop.is_announced:

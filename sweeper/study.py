@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+import sqlalchemy as sa
+from optuna.trial import TrialState
 
-from sweeper.records import Lease, Reports
+from sweeper.failures import Attempt, Failure, History
+from sweeper.records import Attempts, Lease, Reports
+from sweeper.rows import TrialRow, row_of, utc
 from sweeper.spec import Sweep
 from sweeper.spec.space import suggest
 from sweeper.storage import Store
@@ -33,22 +37,6 @@ class Verdict(Enum):
     STOP = "stop"
 
 
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial as the study knows it; `step` is its last report, times are UTC."""
-
-    number: int
-    state: str
-    params: dict[str, Any]
-    value: float | None = None
-    step: int = 0
-    attempt: int = 1
-    node: str | None = None
-    reason: str | None = None
-    started: datetime | None = None
-    ended: datetime | None = None
-
-
 class Listener(Protocol):
     """Is told of each change while a sweep runs. Called by the driver between trials: return at once."""
 
@@ -63,7 +51,7 @@ class SweepStudy:
     """The trials of one sweep: what they are, what they reported, how they ended.
 
     Only the owner (see `open_study`) asks and tells. Decisions are made here and know nothing of Ray: whatever runs
-    trials calls `ask`, `report`, `finish`, `fail` and `retry`, and obeys the verdict.
+    trials calls `ask`, `report`, `finish` and `fail`, and obeys the verdict.
     """
 
     def __init__(
@@ -85,9 +73,12 @@ class SweepStudy:
         self._limit = sweep.trial_limit  # counting the points of a grid takes a while
         self._trials: dict[int, optuna.Trial] = {}
         frozen = study.get_trials(deepcopy=False)
-        self._rows = {trial.number: _row(trial, sweep) for trial in frozen if trial.state != TrialState.WAITING}
-        self._interrupted = [trial._trial_id for trial in frozen if trial.state == TrialState.RUNNING]
+        self._rows = {trial.number: row_of(trial, sweep) for trial in frozen if trial.state != TrialState.WAITING}
+        # When each trial that waits for another attempt may have it, and its number in the database.
+        self._interrupted = [(0.0, trial._trial_id) for trial in frozen if trial.state == TrialState.RUNNING]
         self.resumed = len(self._interrupted)
+        self._attempts = Attempts(store.engine, sweep.name)
+        self.history = History(self._attempts.all(), sweep.budget.max_failures)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -136,6 +127,10 @@ class SweepStudy:
         """Trials handed out and not ended yet."""
         return len(self._trials)
 
+    def has_next(self) -> bool:
+        """Whether `ask` has a trial to give now; one that failed has to wait a little."""
+        return len(self._rows) < self._limit or any(due <= time.monotonic() for due, _ in self._interrupted)
+
     def is_exhausted(self) -> bool:
         """Whether every trial of the budget has been handed out."""
         return not self._interrupted and len(self._rows) >= self._limit
@@ -145,24 +140,27 @@ class SweepStudy:
         return self.is_exhausted() and all(row.state != "RUNNING" for row in self._rows.values())
 
     def ask(self) -> TrialRow:
-        """The next trial to run: one that was interrupted, as a new attempt, else a new one."""
-        with self._store.transaction():
-            row = self._take_up()
-        return self._update(row)
-
-    def _take_up(self) -> TrialRow:
-        if self._interrupted:
-            trial = optuna.Trial(self._study, self._interrupted.pop(0))
-            row = self._rows.get(trial.number) or TrialRow(trial.number, "RUNNING", {})
-            attempt = row.attempt + 1
-            trial.set_user_attr("attempt", attempt)
-        else:
-            trial, attempt = self._study.ask(), 1
-            row = TrialRow(trial.number, "RUNNING", {})
-        self._trials[trial.number] = trial
-        return replace(
-            row, params=suggest(trial, self.sweep.space), attempt=attempt, started=_utc(trial.datetime_start)
-        )
+        """The next trial to run: one that was interrupted or failed, as a new attempt, else a new one."""
+        due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
+        lost: Attempt | None = None
+        with self._store.transaction() as connection:
+            if due is None:
+                trial = self._study.ask()
+                row = TrialRow(trial.number, "RUNNING", {})
+            else:
+                trial = optuna.Trial(self._study, due[1])
+                row = self._rows.get(trial.number) or TrialRow(trial.number, "RUNNING", {})
+                if all(past.attempt != row.attempt for past in self.history.of(row.number)):
+                    lost = self._record(row, Failure("driver", "the sweep was interrupted"), connection)
+                row = replace(row, attempt=row.attempt + 1)
+                trial.set_user_attr("attempt", row.attempt)
+            params = suggest(trial, self.sweep.space)
+        if lost is not None:
+            self.history.add(row.number, lost)
+        if due is not None:
+            self._interrupted.remove(due)
+        self._trials[row.number] = trial
+        return self._update(replace(row, params=params, started=utc(trial.datetime_start)))
 
     def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
         """Take one report of a running trial into the record and judge it.
@@ -174,7 +172,7 @@ class SweepStudy:
         if trial is None:
             return Verdict.STOP
         if metric not in report.metrics:
-            return self.fail(number, _missing(metric, report.metrics))
+            return self.fail(number, Failure("error", _missing(metric, report.metrics)))
         last = self.sweep.budget.reports
         if report.step <= row.step:
             return self.finish(number) if row.step >= last else Verdict.CONTINUE
@@ -201,19 +199,36 @@ class SweepStudy:
     def finish(self, number: int) -> Verdict:
         """The trial ended by itself: COMPLETE with its last value, FAIL if it never reported."""
         if self._rows[number].step == 0:
-            return self.fail(number, f"ended without a report of {self.sweep.objective.metric!r}")
-        return self._end(number, TrialState.COMPLETE, None)
+            return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
+        if (trial := self._trials.get(number)) is None:
+            return Verdict.STOP
+        with self._store.transaction():
+            self._tell(trial, self._rows[number].value, TrialState.COMPLETE, None)
+        return self._close(number, TrialState.COMPLETE, None)
 
-    def fail(self, number: int, reason: str) -> Verdict:
-        """The trial cannot go on: FAIL, with the reason in one line."""
-        return self._end(number, TrialState.FAIL, reason)
+    def fail(self, number: int, failure: Failure) -> Verdict:
+        """An attempt came to nothing: the trial is tried again, or FAIL, by the kind of failure."""
+        row, trial = self._rows[number], self._trials.get(number)
+        if trial is None:
+            return Verdict.STOP
+        wait = self.history.wait_after(number, failure.kind)
+        reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
+        with self._store.transaction() as connection:
+            attempt = self._record(row, failure, connection)
+            if wait is None:
+                self._tell(trial, row.value, TrialState.FAIL, reason)
+        self.history.add(number, attempt)
+        if wait is None:
+            return self._close(number, TrialState.FAIL, reason, failure)
+        del self._trials[number]
+        self._interrupted.append((time.monotonic() + wait, trial._trial_id))
+        self.announce(f"trial {number}: {failure.reason}; attempt {row.attempt + 1} follows")
+        return Verdict.STOP
 
-    def retry(self, number: int, reason: str) -> TrialRow:
-        """The worker of a trial died and the trial goes on elsewhere: the next attempt."""
-        row = self._rows[number]
-        self._trials[number].set_user_attr("attempt", row.attempt + 1)
-        logger.warning("trial %d: %s; attempt %d", number, reason, row.attempt + 1)
-        return self._update(replace(row, attempt=row.attempt + 1))
+    def _record(self, row: TrialRow, failure: Failure, connection: sa.Connection) -> Attempt:
+        attempt = Attempt(row.attempt, failure.kind, failure.reason, row.step, row.node, datetime.now(UTC))
+        self._attempts.add(row.number, attempt, connection)
+        return attempt
 
     def replay(self) -> None:
         """Tell the listeners of the trials that ended in earlier runs."""
@@ -226,22 +241,15 @@ class SweepStudy:
         for listener in self._listeners:
             listener.on_phase(message)
 
-    def _end(self, number: int, state: TrialState, reason: str | None) -> Verdict:
-        trial = self._trials.get(number)
-        if trial is None:
-            return Verdict.STOP
-        with self._store.transaction():
-            self._tell(trial, self._rows[number].value, state, reason)
-        return self._close(number, state, reason)
-
     def _tell(self, trial: optuna.Trial, value: float | None, state: TrialState, reason: str | None) -> None:
         if reason is not None:
             trial.set_user_attr("reason", reason)
         self._study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
 
-    def _close(self, number: int, state: TrialState, reason: str | None) -> Verdict:
+    def _close(self, number: int, state: TrialState, reason: str | None, failure: Failure | None = None) -> Verdict:
         """The end of the trial is on record."""
         del self._trials[number]
+        self.history.note_end(failure)
         self._update(replace(self._rows[number], state=state.name, reason=reason, ended=datetime.now(UTC)))
         return Verdict.STOP
 
@@ -258,30 +266,6 @@ class SweepStudy:
         if row.value is None:
             return float("inf")
         return -row.value if self.sweep.objective.direction == "maximize" else row.value
-
-
-def _row(trial: FrozenTrial, sweep: Sweep) -> TrialRow:
-    try:
-        params = suggest(trial, sweep.space)
-    except ValueError:  # its driver died between two parameters; the rest is drawn when the trial is taken up
-        params = dict(trial.params)
-    step = max(trial.intermediate_values, default=0)
-    return TrialRow(
-        number=trial.number,
-        state=trial.state.name,
-        params=params,
-        value=trial.intermediate_values.get(step) if trial.value is None else trial.value,
-        step=step,
-        attempt=trial.user_attrs.get("attempt", 1),
-        node=trial.user_attrs.get("node"),
-        reason=trial.user_attrs.get("reason"),
-        started=_utc(trial.datetime_start),
-        ended=_utc(trial.datetime_complete),
-    )
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.astimezone(UTC)
 
 
 def _missing(metric: str, got: Mapping[str, float]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.air._internal import usage
 from ray.tune.execution import class_cache
@@ -20,8 +23,10 @@ from ray.tune.search import Searcher
 
 from sweeper.actor import Worker
 from sweeper.bridge import FINISHED, Bridge, guarded
+from sweeper.failures import Failure, lost_worker
+from sweeper.rows import TrialRow
 from sweeper.spec import Resources
-from sweeper.study import SweepStudy, TrialRow, Verdict
+from sweeper.study import SweepStudy, Verdict
 from sweeper.worker import Job, Task, as_config, task_from
 
 _TUNE_ENVIRONMENT = {
@@ -33,6 +38,9 @@ _TUNE_ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
+
+_LOOK = 5.0
+"""Seconds that one turn of Tune's loop takes at most, unless something holds the driver up."""
 
 _KEPT = 100
 """Ended trials that Tune may remember, for whoever looks into Ray."""
@@ -67,10 +75,10 @@ def tune_trials(
             num_samples=-1,  # the searcher says when it is over
             search_alg=_Search(bridge),
             scheduler=_Schedule(bridge),
-            callbacks=[_Recovery(bridge)],
+            callbacks=[_Watch(bridge, job.sweep.budget.stall_timeout)],
             stop=_Stop(bridge),
             reuse_actors=True,
-            max_failures=job.sweep.budget.max_failures,
+            max_failures=0,  # the study says what is tried again, and when: it comes back as another of Tune's trials
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             trial_dirname_creator=lambda trial: str(trial.trial_id),
             raise_on_failed_trial=False,
@@ -159,39 +167,59 @@ class _Schedule(FIFOScheduler):
             _forget(controller, self._ended.popleft())
 
 
-class _Recovery(TrialProgressCallback):
-    """Counts attempts: Tune starts a trial again whose worker died, until it has died too often.
+class _Watch(TrialProgressCallback):
+    """Notices workers that are gone, and ends those that hang.
 
     It stands in the place of Tune's own progress callback, which prints nothing and remembers every trial.
     """
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, stall_timeout: float | None) -> None:
         super().__init__()
         self.bridge = bridge
+        self._stall_timeout = math.inf if stall_timeout is None else stall_timeout
+        self._heard: dict[TuneTrial, float] = {}
+        self._stalled: set[TuneTrial] = set()
+        self._looked = time.monotonic()
 
     def log_result(self, trial: TuneTrial, result: dict[str, Any], error: bool = False) -> None:
         """Nothing: the listeners of the study show what happens."""
 
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._heard[trial] = time.monotonic()
+
+    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, *_: Any, **info: Any) -> None:
+        self._heard[trial] = time.monotonic()
+
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Nothing either."""
+        self._heard.pop(trial, None)
+
+    @guarded(None)
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._heard.pop(trial, None)
+        failure = lost_worker(Path(trial.error_file).read_text() if trial.error_file else "")
+        if trial in self._stalled:
+            self._stalled.remove(trial)
+            failure = Failure("stall", f"no report for {self._stall_timeout:g} s: its worker hung and was ended")
+        self.bridge.lose(task_from(trial.config), failure)
 
     @guarded(None)
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Let Ray call failed what the study calls FAIL.
+        """Let Ray call failed what the study calls FAIL, and end the workers that hang.
 
         To Tune a trial that reports its own failure has ended well, which is what keeps its worker; by now the worker
         is free, and only the name is left to change.
         """
         while self.bridge.failed:
             self.bridge.failed.pop().set_status(TuneTrial.ERROR)
-
-    @guarded(None)
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        trial.config["attempt"] = self.bridge.retry(task_from(trial.config), _cause(trial))
-
-    @guarded(None)
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self.bridge.lose(task_from(trial.config), _cause(trial))
+        now = time.monotonic()
+        stood_still = now - self._looked
+        if stood_still > _LOOK:  # the driver itself was held up, and nobody could be heard
+            self._heard = {trial: since + stood_still for trial, since in self._heard.items()}
+        self._looked = now
+        for trial, since in self._heard.items():
+            if now - since > self._stall_timeout and trial not in self._stalled:
+                self._stalled.add(trial)
+                ray.kill(trial.temporary_state.ray_actor)
 
 
 class _Stop(tune.Stopper):
@@ -217,13 +245,6 @@ def _forget(controller: Any, trial: TuneTrial) -> None:
         if trial in holder:
             holder.remove(trial)
     getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
-
-
-def _cause(trial: TuneTrial) -> str:
-    """Why a worker is gone, as far as Ray knows: it died, or it could not even start."""
-    text = Path(trial.error_file).read_text() if trial.error_file else ""
-    _, started, tail = text.rpartition("in its creation task")
-    return f"its worker could not start ({tail.strip().splitlines()[-1]})" if started else "its worker died"
 
 
 def _request(resources: Resources) -> PlacementGroupFactory:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import TrialDivergedError, TrialStopped
+from sweeper.failures import Failure, kind_of
 from sweeper.spec import Sweep
 from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.trial import Report, Trial
@@ -37,7 +38,7 @@ class Event:
     """What a worker has to say: a report, that the trial ended, that it failed, or what the evaluation found."""
 
     report: Report | None = None
-    failure: str | None = None
+    failure: Failure | None = None
     evaluation: dict[str, float] | None = None
     node: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
@@ -91,10 +92,9 @@ class TaskRun:
             self._events.put(self._evaluate() if self._task.evaluate else self._train())
         except TrialStopped:
             pass
-        except TrialDivergedError as error:
-            self._events.put(Event(failure=str(error)))
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
-            self._events.put(Event(failure=self._describe(error)))
+            reason = str(error) if isinstance(error, TrialDivergedError) else self._describe(error)
+            self._events.put(Event(failure=Failure(kind_of(error), reason)))
 
     def _train(self) -> Event:
         train, params, trial = self._prepare()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,23 @@ def crash_always(params: dict[str, Any], trial: Trial) -> None:
     if params["height"] > 0.5:
         os.kill(os.getpid(), 9)
     climb(params, trial)
+
+
+def hang_once(params: dict[str, Any], trial: Trial) -> None:
+    """Counts in a checkpoint; the worker's process is stopped in the first attempt, as by a debugger or a dead disk."""
+    count = int((trial.checkpoint / "count").read_text()) if trial.checkpoint else 0
+    while trial.step < trial.reports:
+        if trial.attempt == 1 and trial.step == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        count += 1
+        trial.report({"score": float(count)}, checkpoint=_writer(count))
+
+
+def lose_connection_once(params: dict[str, Any], trial: Trial) -> None:
+    while trial.step < trial.reports:
+        if trial.attempt == 1 and trial.step == 1:
+            raise ConnectionResetError("the file server went away")
+        trial.report({"score": params["height"], "pid": os.getpid()})
 
 
 def slow_count(params: dict[str, Any], trial: Trial) -> None:

@@ -18,10 +18,10 @@ ROOMS = [
     {"studies"},
     {"study"},
     {"storage", "owned"},
-    {"records"},
+    {"records", "rows"},
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},
-    {"checkpoints"},
+    {"checkpoints", "failures"},
     {"errors"},
 ]
 ONLY_IN = {"ray.tune": {"tuning", "actor"}, "mlflow": {"tracking", "cli"}, "ray": {"tuning", "actor", "cluster", "cli"}}

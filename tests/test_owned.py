@@ -8,6 +8,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
+from sweeper.failures import Failure
 from sweeper.owned import OwnedStorage
 from sweeper.spec import Sweep
 from sweeper.storage import Store, open_store
@@ -50,8 +51,8 @@ def test_what_the_owner_remembers_is_what_the_database_holds(study: SweepStudy) 
         study.ask()
         for step in range(1, 4 + 3 * (number % 3)):
             study.report(number, Report(step, 0.0, {"score": step / 10 + number}), node="here")
-    study.retry(3, "its worker died")
-    study.fail(7, "it was too high")
+    study.fail(3, Failure("crash", "its worker died"))
+    study.fail(7, Failure("error", "it was too high"))
     with open_store(study.sweep.storage_url()) as store:
         stored = optuna.load_study(study_name=study.name, storage=store.optuna).trials
     assert [facts_of(trial) for trial in study._study.trials] == [facts_of(trial) for trial in stored]
@@ -72,7 +73,7 @@ def test_a_proposal_a_report_and_an_end_are_one_commit_each(study: SweepStudy) -
     assert len(commits) == 1
     study.report(number, Report(1, 0.0, {"score": 0.5}), node="here")
     assert len(commits) == 2
-    study.fail(number, "it was too high")
+    study.fail(number, Failure("error", "it was too high"))
     assert len(commits) == 3
 
 
@@ -126,7 +127,7 @@ def test_the_owner_writes_the_rows_that_optuna_would_write(tmp_path: Path) -> No
 def test_an_ended_trial_is_not_written_to(study: SweepStudy) -> None:
     number = study.ask().number
     trial = study._trials[number]
-    study.fail(number, "it was too high")
+    study.fail(number, Failure("error", "it was too high"))
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         trial.set_user_attr("late", 1)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):

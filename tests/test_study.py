@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import optuna
 import pytest
 
 from sweeper.errors import InputError
+from sweeper.failures import Failure
+from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.studies import list_sweeps, open_study, read_study
-from sweeper.study import SweepStudy, TrialRow, Verdict
+from sweeper.study import SweepStudy, Verdict
 from sweeper.trial import Report
 
 MakeSweep = Callable[..., Sweep]
@@ -87,6 +90,36 @@ def test_an_interrupted_trial_is_taken_up_with_its_parameters_as_the_next_attemp
         assert (after.number, after.params, after.attempt, after.step) == (before.number, before.params, 2, 1)
         assert study.report(after.number, Report(1, 2.0, {"score": 0.5})) is Verdict.CONTINUE
         assert study.ask().number == before.number + 1
+
+
+def test_a_trial_whose_attempt_failed_waits_and_is_taken_up_as_the_next_one(
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_study(make_sweep(budget={"trials": 1, "epochs": 9})) as study:
+        number = study.ask().number
+        study.report(number, Report(1, 1.0, {"score": 0.5}), node="here")
+        assert study.fail(number, Failure("crash", "its worker died")) is Verdict.STOP
+        assert study.row(number).state == "RUNNING" and not study.is_exhausted() and not study.has_next()
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 1.1)
+        assert study.has_next() and study.ask().attempt == 2
+        (failed,) = study.history.of(number)
+        assert (failed.attempt, failed.kind, failed.step, failed.node) == (1, "crash", 1, "here")
+    assert read_study("climbing", make_sweep().storage_url()).history.of(number) == [failed]
+
+
+def test_failed_attempts_are_remembered_by_the_next_owner_and_each_is_on_record_once(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 1, "epochs": 9, "max_failures": 1})
+    with open_study(sweep) as study:
+        study.fail(study.ask().number, Failure("crash", "its worker died"))
+    with open_study(sweep) as study:
+        assert study.ask().attempt == 2
+    with open_study(sweep) as study:
+        assert study.ask().attempt == 3
+        study.fail(0, Failure("crash", "its worker died"))
+        assert (study.row(0).state, study.row(0).reason) == ("FAIL", "its worker died; attempt 3 was the last")
+        kinds = [(past.attempt, past.kind) for past in study.history.of(0)]
+        assert kinds == [(1, "crash"), (2, "driver"), (3, "crash")]
 
 
 def test_a_trial_interrupted_between_its_last_report_and_its_end_completes(make_sweep: MakeSweep) -> None:

@@ -12,10 +12,11 @@ import ray
 
 from sweeper.cluster import free_slots, ray_cluster
 from sweeper.errors import ResourceError
+from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import open_study, read_study
-from sweeper.study import SweepStudy, TrialRow, Verdict
+from sweeper.study import SweepStudy, Verdict
 from sweeper.training.datasets import Arrays
 from sweeper.trial import Report
 from sweeper.tuning import tune_trials
@@ -213,8 +214,37 @@ def test_a_trial_whose_worker_dies_too_often_fails_and_the_others_go_on(make_swe
         enqueue=[{"height": 0.9}, {"height": 0.1}],
     )
     failed, complete = tune(sweep)
-    assert (failed.state, failed.attempt, failed.reason) == ("FAIL", 2, "its worker died in each of 2 attempts")
+    assert (failed.state, failed.attempt) == ("FAIL", 2)
+    assert failed.reason == "its worker died; attempt 2 was the last"
     assert complete.state == "COMPLETE"
+
+
+def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on_elsewhere(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trainable="tests.samples:hang_once", budget={"trials": 2, "epochs": 4, "stall_timeout": "3s"})
+    with open_study(sweep) as study:
+        run_on(study)
+        rows, failed = study.rows(), [study.history.of(number) for number in range(2)]
+    assert [(row.state, row.attempt, row.value) for row in rows] == [("COMPLETE", 2, 4.0)] * 2
+    assert [[(past.kind, past.reason) for past in attempts] for attempts in failed] == [
+        [("stall", "no report for 3 s: its worker hung and was ended")]
+    ] * 2
+
+
+def test_what_may_go_better_the_next_time_is_tried_again_on_the_same_worker(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trainable="tests.samples:lose_connection_once", budget={"trials": 2, "epochs": 3})
+    with open_study(sweep) as study:
+        run_on(study)
+        assert [(row.state, row.attempt, row.step) for row in study.rows()] == [("COMPLETE", 2, 3)] * 2
+        processes = {report.metrics["pid"] for row in study.rows() for report in study.reports(row.number)}
+    assert len(processes) <= 2
+
+
+def test_trials_that_all_fail_alike_are_hopeless(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trainable="tests.samples:say_nothing", budget={"trials": 30, "epochs": 3})
+    with open_study(sweep) as study:
+        run_on(study, should_stop=lambda: study.history.hopeless() is not None)
+        assert 5 <= len(study.rows()) <= 7
+        assert study.history.hopeless() == "5 trials in a row failed: ended without a report of 'score'"
 
 
 def test_a_stopped_sweep_leaves_its_trials_to_be_continued(make_sweep: MakeSweep) -> None:

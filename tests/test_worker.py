@@ -39,13 +39,14 @@ def test_a_stopped_task_ends_at_its_report_and_its_finally_blocks_run(make_sweep
 def test_a_failed_task_says_why_in_a_line_and_keeps_the_traceback(make_sweep: MakeSweep, tmp_path: Path) -> None:
     run = start(make_sweep(trainable="tests.samples:fail_above_half"), tmp_path)
     failure = all_events(run, 2)[-1].failure
-    assert failure is not None and failure.startswith("ValueError: too high (samples.py:")
+    assert failure is not None and failure.kind == "error"
+    assert failure.reason.startswith("ValueError: too high (samples.py:")
     assert "Traceback" in (tmp_path / "trials/0000/error.txt").read_text()
 
 
 def test_a_metric_that_is_no_number_fails_the_trial_with_its_name(make_sweep: MakeSweep, tmp_path: Path) -> None:
     failure = start(make_sweep(trainable="tests.samples:report_text"), tmp_path).next_event().failure
-    assert failure is not None and "metric 'score' is not a number: 'high' (str)" in failure
+    assert failure is not None and "metric 'score' is not a number: 'high' (str)" in failure.reason
 
 
 def test_a_trial_continued_from_its_checkpoint_sends_that_report_again(make_sweep: MakeSweep, tmp_path: Path) -> None:

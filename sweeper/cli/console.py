@@ -18,10 +18,10 @@ from sweeper.cli.report import Board, board, clean, duration, metric, redact, sa
 
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check
+    from sweeper.rows import TrialRow
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
     from sweeper.studies import SweepSummary
-    from sweeper.study import TrialRow
     from sweeper.tracking import Champion
 
 STATE_STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "dim"}

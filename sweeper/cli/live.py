@@ -20,8 +20,8 @@ from sweeper.cli.progress import Progress
 from sweeper.cli.report import clean, duration, metric, scalar, tally, unit, varying
 
 if TYPE_CHECKING:
+    from sweeper.rows import TrialRow
     from sweeper.spec import Sweep
-    from sweeper.study import TrialRow
     from sweeper.trial import Report
 
 _BAR = 40

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sweeper.rows import TrialRow
     from sweeper.spec import Sweep
-    from sweeper.study import TrialRow
     from sweeper.trial import Report
 
 

@@ -14,10 +14,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sweeper.rows import TrialRow
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
     from sweeper.spec.budget import Budget
-    from sweeper.study import TrialRow
 
 _USERINFO = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+@")
 _FORMULA = ("=", "+", "-", "@")

@@ -242,9 +242,8 @@ def _store_of(study: SweepStudy, tracking_uri: str | None) -> str:
 
 def exit_code(result: SweepResult) -> int:
     """What `run` exits with when it comes to its end."""
-    stopped = {"interrupted": 130, "terminated": 143}.get(result.stopped or "")
-    if stopped or result.stopped:
-        return stopped or 0
+    if result.stopped:
+        return {"interrupted": 130, "terminated": 143, "timeout": 0}.get(result.stopped, 1)
     if not result.counts.get("COMPLETE"):
         return 1
     return 3 if result.counts.get("FAIL") else 0

@@ -29,6 +29,9 @@ class Budget(Model):
         "auto", description="Trials at a time; auto: as many as fit."
     )
     timeout: Duration | None = Field(None, description="Stop the sweep after this long: 30m, 1h30m, 90s.")
+    stall_timeout: Duration | None = Field(
+        3600.0, description="A trial that reports nothing for this long hangs, and is ended and tried again: 10m, 1h."
+    )
     max_failures: Annotated[Whole, Field(ge=0)] = Field(
         3, description="Crashes of its worker that a trial may survive before it counts as failed."
     )

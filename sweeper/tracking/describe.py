@@ -11,8 +11,8 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from sweeper.rows import TrialRow
     from sweeper.spec import Sweep
-    from sweeper.study import TrialRow
     from sweeper.trial import Report
 
 STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}

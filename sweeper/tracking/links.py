@@ -18,8 +18,8 @@ from sweeper.tracking.store import connect, explain, open_experiment, shown
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from sweeper.rows import TrialRow
     from sweeper.spec import Sweep
-    from sweeper.study import TrialRow
 
 COMPARED = 10
 """How many of the best trials the comparison shows."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from sweeper.study import TrialRow
+    from sweeper.rows import TrialRow
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.store import explain, prepare, shown
 
 if TYPE_CHECKING:
+    from sweeper.rows import TrialRow
     from sweeper.spec import Sweep
-    from sweeper.study import TrialRow
     from sweeper.tracking.describe import Study
     from sweeper.trial import Report
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion
 
-    from sweeper.study import TrialRow
+    from sweeper.rows import TrialRow
 
 ALIAS = "champion"
 _COMPARED = ("sweeper.dataset.name", "sweeper.dataset.digest", "sweeper.split", "sweeper.metric", "sweeper.direction")

@@ -22,6 +22,7 @@ from sweeper import cli
 from sweeper.cli import options
 from sweeper.cli.verbs import exit_code
 from sweeper.errors import InputError
+from sweeper.failures import Failure
 from sweeper.run import SweepResult
 from sweeper.studies import open_study
 from sweeper.study import SweepStudy
@@ -60,7 +61,7 @@ def finished(make_sweep: MakeSweep) -> str:
             _complete(study, value)
         failed = study.ask()
         study.report(failed.number, Report(1, time.time(), {"score": 0.1}))
-        study.fail(failed.number, "diverged (loss=nan at epoch 2)")
+        study.fail(failed.number, Failure("diverged", "diverged (loss=nan at epoch 2)"))
     return str(sweep.name)
 
 

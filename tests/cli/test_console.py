@@ -9,8 +9,8 @@ import pytest
 
 from sweeper.cli import console
 from sweeper.cli.report import Board
+from sweeper.rows import TrialRow
 from sweeper.run import SweepResult
-from sweeper.study import TrialRow
 from sweeper.tracking import Champion
 
 MakeSweep = Callable[..., Any]

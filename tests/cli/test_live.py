@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from sweeper.cli.live import LiveProgress
-from sweeper.study import TrialRow
+from sweeper.rows import TrialRow
 from sweeper.trial import Report
 
 MakeSweep = Callable[..., Any]
@@ -184,7 +184,7 @@ PLAY = """
 import sys, time
 from sweeper.cli.live import LiveProgress
 from sweeper.spec import Sweep
-from sweeper.study import TrialRow
+from sweeper.rows import TrialRow
 from sweeper.trial import Report
 sweep = Sweep.from_mapping({
     "name": "pty", "trainable": "tests.samples:climb", "objective": {"metric": "score", "direction": "maximize"},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.cli.progress import Progress, remaining_reports
-from sweeper.study import TrialRow
+from sweeper.rows import TrialRow
 from sweeper.trial import Report
 
 

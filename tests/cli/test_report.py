@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from sweeper.cli import report
-from sweeper.study import TrialRow
+from sweeper.rows import TrialRow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROW = TrialRow(

@@ -1,0 +1,123 @@
+"""Why an attempt at a trial ended before the trial did, and whether another one follows.
+
+What the surroundings do to a trial (its node goes, its driver dies) is not its fault and never counts. What may go
+better the next time (a worker that died or hung, a file system or network that refused) is tried again, a little later
+each time. What will go wrong again (an import, a shape, a diverging loss) is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sweeper.errors import TrialDivergedError
+
+Kind = Literal["driver", "node", "crash", "stall", "io", "memory", "error", "diverged"]
+
+_FREE: tuple[Kind, ...] = ("driver", "node")
+_REPEATED: tuple[Kind, ...] = ("crash", "stall", "io", "memory")
+
+_CERTAIN = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of the operating system that another attempt meets again."""
+
+_OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError", "XlaRuntimeError: RESOURCE_EXHAUSTED")
+
+LONGEST_WAIT = 60.0
+
+IN_A_ROW = 5
+"""Trials that may fail one after the other for one and the same reason; then the sweep stops."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with one attempt, with a line for the user."""
+
+    kind: Kind
+    reason: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt that failed; `step` is the last report that is on record by then."""
+
+    attempt: int
+    kind: Kind
+    reason: str
+    step: int
+    node: str | None
+    ended: datetime
+
+
+class History:
+    """The attempts of one sweep that failed, and what follows from them."""
+
+    def __init__(self, past: Mapping[int, Sequence[Attempt]], max_failures: int) -> None:
+        self._failed = {number: list(attempts) for number, attempts in past.items()}
+        self._max_failures = max_failures
+        self._alike: list[str] = []
+
+    def of(self, number: int) -> list[Attempt]:
+        """The failed attempts at a trial, in order."""
+        return list(self._failed.get(number, ()))
+
+    def add(self, number: int, attempt: Attempt) -> None:
+        self._failed.setdefault(number, []).append(attempt)
+
+    def wait_after(self, number: int, kind: Kind) -> float | None:
+        """Seconds until the trial is tried again after one more failure of this kind; None: it is not.
+
+        No wait after what is nobody's fault, else 1, 2, 4, ... up to a minute.
+        """
+        kinds = [past.kind for past in self.of(number)] + [kind]
+        if kind in _FREE:
+            return 0.0
+        # A trial that ran out of memory twice will not need less of it the third time.
+        allowed = min(1, self._max_failures) if kind == "memory" else self._max_failures
+        counted = [past for past in kinds if past == kind or kind != "memory" and past in _REPEATED]
+        if kind not in _REPEATED or len(counted) > allowed:
+            return None
+        return min(LONGEST_WAIT, 2.0 ** (sum(past not in _FREE for past in kinds) - 1))
+
+    def note_end(self, failure: Failure | None) -> None:
+        """A trial ended, by this failure if by any; that some diverge is a finding, and no trouble."""
+        if failure is None or failure.kind == "diverged":
+            self._alike = []
+        elif self._alike and likeness(self._alike[-1]) != likeness(failure.reason):
+            self._alike = [failure.reason]
+        else:
+            self._alike.append(failure.reason)
+
+    def hopeless(self) -> str | None:
+        """Why going on is of no use: trials fail one after the other, all for the same reason."""
+        return f"{IN_A_ROW} trials in a row failed: {self._alike[-1]}" if len(self._alike) >= IN_A_ROW else None
+
+
+def kind_of(error: BaseException) -> Kind:
+    """The kind of failure that an exception of a trainable is."""
+    if isinstance(error, TrialDivergedError):
+        return "diverged"
+    described = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or described.startswith(_OUT_OF_MEMORY):
+        return "memory"
+    return "io" if isinstance(error, OSError) and not isinstance(error, _CERTAIN) else "error"
+
+
+def likeness(reason: str) -> str:
+    """What two reasons have in common that differ in numbers only."""
+    return re.sub(r"\d+(\.\d+)?([eE][+-]?\d+)?", "#", reason)
+
+
+def lost_worker(text: str) -> Failure:
+    """The failure that Ray describes when a worker is gone: it died, its node did, or it could not even start."""
+    _, started, tail = text.rpartition("in its creation task")
+    if started:
+        return Failure("error", f"its worker could not start ({(tail.strip().splitlines() or ['no word why'])[-1]})")
+    if re.search(r"node has died|node was (preempted|terminated)|node preemption|by preemption", text):
+        return Failure("node", "its node was lost")
+    # Ray guesses at the out-of-memory killer of the system whenever a worker dies; this is its own.
+    if re.search(r"memory pressure|running low on memory", text):
+        return Failure("memory", "its worker was killed: the node ran out of memory")
+    return Failure("crash", "its worker died")

@@ -1,0 +1,54 @@
+"""Trials as rows: what the study knows of each, in plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from sweeper.spec import Sweep
+from sweeper.spec.space import suggest
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial as the study knows it; `step` is its last report, times are UTC."""
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    value: float | None = None
+    step: int = 0
+    attempt: int = 1
+    node: str | None = None
+    reason: str | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+
+
+def row_of(trial: FrozenTrial, sweep: Sweep) -> TrialRow:
+    """The row of a trial that has started."""
+    try:
+        params = suggest(trial, sweep.space)
+    except ValueError:  # its driver died between two parameters; the rest is drawn when the trial is taken up
+        params = dict(trial.params)
+    step = max(trial.intermediate_values, default=0)
+    return TrialRow(
+        number=trial.number,
+        state=trial.state.name,
+        params=params,
+        value=trial.intermediate_values.get(step) if trial.value is None else trial.value,
+        step=step,
+        attempt=trial.user_attrs.get("attempt", 1),
+        node=trial.user_attrs.get("node"),
+        reason=trial.user_attrs.get("reason"),
+        started=utc(trial.datetime_start),
+        ended=utc(trial.datetime_complete),
+    )
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    """A moment of Optuna's, which has no time zone and means local time."""
+    return None if moment is None else moment.astimezone(UTC)

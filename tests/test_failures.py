@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import errno
+from datetime import UTC, datetime
+
+import pytest
+
+from sweeper.errors import TrialDivergedError
+from sweeper.failures import IN_A_ROW, LONGEST_WAIT, Attempt, Failure, History, Kind, kind_of, lost_worker
+
+RAY_ON_A_DEAD_WORKER = """The actor died unexpectedly before finishing this task.
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker
+unexpectedly exits with a connection error code 2. End of file. There are some potential root causes. (1) The process is
+killed by SIGKILL by OOM killer due to high memory usage. (2) ray stop --force is called. (3) ..."""
+
+
+def after(*kinds: Kind, max_failures: int = 3) -> float | None:
+    """Seconds until the next attempt of a trial whose attempts failed like this; None: there is none."""
+    history = History({}, max_failures)
+    for attempt, kind in enumerate(kinds[:-1], 1):
+        history.add(0, Attempt(attempt, kind, "", 0, None, datetime.now(UTC)))
+    return history.wait_after(0, kinds[-1])
+
+
+def test_a_trial_is_tried_again_as_often_as_it_may_fail_and_waits_longer_each_time() -> None:
+    assert [after(*["crash"] * times) for times in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, None]
+    assert after(*["stall"] * 20, max_failures=30) == LONGEST_WAIT
+    assert after("crash", max_failures=0) is None
+
+
+def test_different_crashes_count_together() -> None:
+    assert after("crash", "stall", "io", max_failures=2) is None
+
+
+def test_what_is_not_the_trials_fault_never_counts() -> None:
+    assert after(*["node"] * 50) == 0.0
+    assert after(*["driver"] * 50, "crash") == 1.0
+
+
+def test_memory_is_given_one_more_chance_only() -> None:
+    assert after("memory") == 1.0
+    assert after("crash", "memory") == 2.0
+    assert after("memory", "memory") is None
+
+
+@pytest.mark.parametrize("kind", ["error", "diverged"])
+def test_what_would_go_wrong_again_is_not_tried_again(kind: Kind) -> None:
+    assert after(kind) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ImportError("no module named torch"), "error"),
+        (ValueError("shapes (2, 3) and (4, 5) not aligned"), "error"),
+        (FileNotFoundError("data.csv"), "error"),
+        (SystemExit(0), "error"),
+        (TrialDivergedError("diverged"), "diverged"),
+        (ConnectionResetError("by peer"), "io"),
+        (TimeoutError(), "io"),
+        (OSError(errno.EIO, "input/output error"), "io"),
+        (MemoryError(), "memory"),
+        (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"), "memory"),
+    ],
+)
+def test_exceptions_are_told_apart(error: BaseException, kind: Kind) -> None:
+    assert kind_of(error) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        (RAY_ON_A_DEAD_WORKER, "crash", "its worker died"),
+        ("The actor died because its node has died. Node Id: 12ab", "node", "its node was lost"),
+        ("the actor's node was preempted: spot reclaimed", "node", "its node was lost"),
+        ("Task was killed due to the node running low on memory.", "memory", "ran out of memory"),
+        (
+            "because of an error raised in its creation task, x\nImportError: no",
+            "error",
+            "could not start (ImportError",
+        ),
+        ("", "crash", "its worker died"),
+    ],
+)
+def test_what_ray_says_of_a_lost_worker_is_understood(text: str, kind: Kind, words: str) -> None:
+    failure = lost_worker(text)
+    assert failure.kind == kind and words in failure.reason
+
+
+def test_trials_that_fail_alike_one_after_the_other_are_hopeless() -> None:
+    history = History({}, 3)
+    for number in range(IN_A_ROW):
+        assert history.hopeless() is None
+        history.note_end(Failure("error", f"ValueError: {number} is too high (train.py:30)"))
+    assert history.hopeless() == "5 trials in a row failed: ValueError: 4 is too high (train.py:30)"
+
+
+@pytest.mark.parametrize("between", [None, Failure("diverged", "diverged"), Failure("error", "TypeError: None")])
+def test_a_trial_that_ends_otherwise_gives_hope(between: Failure | None) -> None:
+    history = History({}, 3)
+    for _ in range(IN_A_ROW - 1):
+        history.note_end(Failure("error", "ValueError: too high"))
+    history.note_end(between)
+    history.note_end(Failure("error", "ValueError: too high"))
+    assert history.hopeless() is None
+
+
+def test_trials_that_diverge_are_a_finding_and_no_trouble() -> None:
+    history = History({}, 3)
+    for _ in range(2 * IN_A_ROW):
+        history.note_end(Failure("diverged", "diverged (loss=nan at epoch 2)"))
+    assert history.hopeless() is None
