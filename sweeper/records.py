@@ -22,11 +22,11 @@ from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)
 
-_tables = sa.MetaData()
+tables = sa.MetaData()
 
 _reports = sa.Table(
     "sweeper_reports",
-    _tables,
+    tables,
     sa.Column("sweep", sa.String(64), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
@@ -36,7 +36,7 @@ _reports = sa.Table(
 
 _attempts = sa.Table(
     "sweeper_attempts",
-    _tables,
+    tables,
     sa.Column("sweep", sa.String(64), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
@@ -49,7 +49,7 @@ _attempts = sa.Table(
 
 _leases = sa.Table(
     "sweeper_leases",
-    _tables,
+    tables,
     sa.Column("sweep", sa.String(64), primary_key=True),
     sa.Column("owner", sa.String(32), nullable=False),
     sa.Column("host", sa.String(255), nullable=False),
@@ -63,9 +63,9 @@ _leases = sa.Table(
 def create_tables(engine: sa.Engine) -> None:
     """Create sweeper's tables where they are missing; safe when several processes do it at once."""
     try:
-        _tables.create_all(engine)
+        tables.create_all(engine)
     except SQLAlchemyError:  # another process made them between the look and the CREATE
-        _tables.create_all(engine)
+        tables.create_all(engine)
 
 
 class Reports:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper import __version__
 from sweeper.checkpoints import CheckpointStore
+from sweeper.control import Control
 from sweeper.errors import InputError, TrackingError
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
@@ -60,6 +61,7 @@ def run_sweep(
     folder: Path | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
+    forked: str | None = None,
     listeners: Sequence[Listener] = (),
 ) -> SweepResult:
     """Run a sweep to its end, or take it up where it stands; the same call does both.
@@ -68,6 +70,7 @@ def run_sweep(
         folder: where everything goes that is not in a database; `sweeps/NAME` by default.
         address: a Ray cluster to run on; by default the one in RAY_ADDRESS, else this machine.
         tracking_uri: the MLflow store or server; by default that of the sweep, of MLFLOW_TRACKING_URI, or a local file.
+        forked: the name of another sweep in the same storage, whose best points a new sweep tries first.
         listeners: told of every change while the sweep runs.
 
     Raises:
@@ -81,11 +84,12 @@ def run_sweep(
     uri = tracking.tracking_uri(sweep, tracking_uri)
     projection = tracking.Projection(sweep, uri)
     everyone = [*listeners, projection, _Housekeeper(sweep, folder)]
-    with StopRequest(sweep.budget.timeout) as stop, open_study(sweep, listeners=everyone) as study:
+    with StopRequest(sweep.budget.timeout) as stop, open_study(sweep, forked=forked, listeners=everyone) as study:
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
         store = {"tracking_uri": uri} if tracking.shown(uri) == uri else {}
-        study.record_facts({"folder": str(folder), "sweeper": __version__, **store})
+        origin = {"forked": forked} if forked else {}
+        study.record_facts({"folder": str(folder), "sweeper": __version__, **store, **origin})
         settled, notes = _choose_dataset(study, sweep)
         try:
             evaluation = _search(study, Job(settled, folder), projection, address=address, stop=stop)
@@ -144,7 +148,7 @@ def _search(
                 job,
                 parallel=parallel,
                 must_evaluate=must_evaluate,
-                should_stop=lambda: _is_over(study, stop),
+                should_stop=Control(study, stop).is_over,
             )
         best = study.best()
         if found is not None and best is not None:
@@ -187,20 +191,6 @@ def _register(
         return tracking.register_champion(study, best, evaluation, champion_folder, projection.uri), ()
     except TrackingError as error:
         return None, (str(error),)
-
-
-def _is_over(study: SweepStudy, stop: StopRequest) -> bool:
-    """Whether the run is to end before its trials do; says so the first time."""
-    if study.is_lost() and stop.reason is None:
-        stop.reason = "taken over by another process"
-    if stop.reason is None:
-        stop.reason = study.history.hopeless()
-    if not stop.is_requested():
-        return False
-    if not stop.is_announced:
-        stop.is_announced = True
-        study.announce("stopping; the state is safe, and Ctrl-C again leaves at once")
-    return True
 
 
 class _Housekeeper:

@@ -40,6 +40,11 @@ class StopRequest:
             self.reason = "timeout"
         return self.reason is not None
 
+    def extend(self, seconds: float) -> None:
+        """Give time back that the sweep could not use."""
+        if self._deadline is not None:
+            self._deadline += seconds
+
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self.reason == "interrupted" and number == signal.SIGINT:
             os.write(2, b"\nleft at once; nothing is lost\n")

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from sweeper.errors import InputError, StorageError
+from sweeper.orders import Orders
 from sweeper.records import Lease, create_tables, holder
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,6 +56,9 @@ class Store:
                 yield connection
             finally:
                 sessions.remove()
+
+    def orders(self, sweep: str) -> Orders:
+        return Orders(self.engine, sweep)
 
     def is_owned(self, sweep: str) -> bool:
         owner = holder(self.engine, sweep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,17 @@ from datetime import datetime
 import optuna
 from optuna.trial import TrialState
 
+from sweeper.changes import check_changes
 from sweeper.errors import DatasetError, InputError, StorageError
+from sweeper.orders import Order
 from sweeper.owned import OwnedStorage
 from sweeper.spec import Sweep
+from sweeper.spec.space import Point, check_point, normal
 from sweeper.storage import Store, open_store
 from sweeper.study import Listener, SweepStudy
+
+_FORKED = 3
+"""Points of a sweep that one forked from it tries first."""
 
 _SWEEP = "sweep"
 """The study's user attribute that holds the sweep that made it."""
@@ -33,11 +40,15 @@ class SweepSummary:
     metric: str
     direction: str
     running: bool
+    paused: bool
 
 
 @contextmanager
-def open_study(sweep: Sweep, *, listeners: Sequence[Listener] = ()) -> Iterator[SweepStudy]:
+def open_study(sweep: Sweep, *, forked: str | None = None, listeners: Sequence[Listener] = ()) -> Iterator[SweepStudy]:
     """Become the owner of a sweep's study: create it, or take it up where it stands.
+
+    Args:
+        forked: the sweep whose best points are to be tried first, where this one is new.
 
     Raises:
         SweepBusyError: another process owns it.
@@ -45,9 +56,12 @@ def open_study(sweep: Sweep, *, listeners: Sequence[Listener] = ()) -> Iterator[
         StorageError: the database cannot be used.
     """
     with open_store(sweep.storage_url()) as store, store.lease(sweep.name) as lease:
-        study = _create(sweep, store)
+        study, changes = _create(sweep, store, forked)
         owned = SweepStudy(sweep, study, store, listeners=listeners, lease=lease)
+        owned.orders.withdraw()  # those of an earlier run
         owned.replay()
+        if changes:
+            owned.announce(f"going on with {', '.join(changes)}")
         try:
             yield owned
         except (InputError, DatasetError):
@@ -56,42 +70,36 @@ def open_study(sweep: Sweep, *, listeners: Sequence[Listener] = ()) -> Iterator[
             raise
 
 
-def _create(sweep: Sweep, store: Store) -> optuna.Study:
+def _create(sweep: Sweep, store: Store, forked: str | None) -> tuple[optuna.Study, list[str]]:
+    """The study, and what its sweep changes in it."""
+    changes: list[str] = []
     if sweep.name in optuna.get_all_study_names(store.optuna):
         study = optuna.load_study(study_name=sweep.name, storage=store.optuna)
-        _refuse_changes(sweep, study)
+        if _SWEEP not in study.user_attrs:
+            raise InputError(f"the study {study.study_name!r} was not made by sweeper; choose another name with --name")
+        changes = check_changes(_sweep_of(study), sweep)
+        study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
     else:
-        study = optuna.create_study(
-            study_name=sweep.name, storage=store.optuna, direction=sweep.objective.direction, load_if_exists=True
-        )
-        for point in sweep.enqueue:
-            study.enqueue_trial(dict(point), skip_if_exists=True)
-    study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
+        points = [*sweep.enqueue, *(_best_points(forked, sweep, store) if forked else ())]
+        with store.transaction():  # all of it or nothing: half a study could not be taken up
+            study = optuna.create_study(
+                study_name=sweep.name, storage=store.optuna, direction=sweep.objective.direction
+            )
+            for point in points:
+                study.enqueue_trial(dict(point), skip_if_exists=True)
+            study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
     study = optuna.load_study(study_name=sweep.name, storage=OwnedStorage(store.optuna, study._study_id))
     first = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     study.sampler = sweep.sampler.build(sweep.space, seed=sweep.sampler_seed, first=first, trials=sweep.budget.trials)
     study.pruner = sweep.pruner.build(sweep.budget)
-    return study
+    return study, changes
 
 
-_MAY_CHANGE = frozenset({"budget", "resources", "tracking", "storage", "description"})
-_MAY_NOT_CHANGE_IN_BUDGET = frozenset({"epochs", "steps", "reports_per_epoch", "report_every"})
-
-
-def _refuse_changes(sweep: Sweep, study: optuna.Study) -> None:
-    """A sweep goes on only as what it was: trials of another space or objective would not compare."""
-    made_by = study.user_attrs.get(_SWEEP)
-    if made_by is None:
-        raise InputError(f"the study {study.study_name!r} was not made by sweeper; choose another name with --name")
-    asked = sweep.model_dump(mode="json")
-    changed = [key for key in asked if key not in _MAY_CHANGE and asked[key] != made_by.get(key)]
-    budget, before = asked["budget"], made_by["budget"]
-    changed += [f"budget.{key}" for key in _MAY_NOT_CHANGE_IN_BUDGET if budget.get(key) != before.get(key)]
-    if changed:
-        raise InputError(
-            f"sweep {sweep.name!r} exists with another {', '.join(sorted(changed))}; its trials would not compare. "
-            f"Choose another name with --name, or undo the change"
-        )
+def _best_points(name: str, sweep: Sweep, store: Store) -> list[Point]:
+    """The best points of another sweep, as far as they lie in the space of this one."""
+    complete = [row for row in _find(name, store).leaderboard() if row.state == "COMPLETE"]
+    points = [{key: value for key, value in row.params.items() if key in sweep.space} for row in complete]
+    return [normal(point, sweep.space) for point in points if not check_point(point, sweep.space)][:_FORKED]
 
 
 def read_study(name: str, storage: str) -> SweepStudy:
@@ -101,13 +109,40 @@ def read_study(name: str, storage: str) -> SweepStudy:
         InputError: there is no such sweep in the storage.
     """
     with open_store(storage, must_exist=True) as store:
-        names = sorted(optuna.get_all_study_names(store.optuna))
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
-            raise InputError(f"no sweep {name!r} in {store.shown}; {hint}")
-        study = optuna.load_study(study_name=name, storage=store.optuna)
-        return SweepStudy(_sweep_of(study), study, store)
+        return _find(name, store)
+
+
+def _find(name: str, store: Store) -> SweepStudy:
+    names = sorted(optuna.get_all_study_names(store.optuna))
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+        raise InputError(f"no sweep {name!r} in {store.shown}; {hint}")
+    study = optuna.load_study(study_name=name, storage=store.optuna)
+    return SweepStudy(_sweep_of(study), study, store)
+
+
+def give_order(name: str, storage: str, order: Order | None, *, timeout: float = 60.0) -> bool:
+    """Have a running sweep stop, pause, or (None) go on; whether it did within the time.
+
+    Raises:
+        InputError: no such sweep is running.
+    """
+    with open_store(storage, must_exist=True) as store:
+        _find(name, store)
+        if not store.is_owned(name):
+            raise InputError(f"sweep {name!r} is not running; go on with it: sweeper resume {name}")
+        orders = store.orders(name)
+        if order is None:
+            orders.withdraw()
+            return True
+        orders.give(order)
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not store.is_owned(name) or (order == "pause" and orders.is_followed(order)):
+                return True
+            time.sleep(0.25)
+        return False
 
 
 def list_sweeps(storage: str) -> list[SweepSummary]:
@@ -134,6 +169,7 @@ def _summary(study: optuna.Study, store: Store) -> SweepSummary:
         metric=sweep.objective.metric,
         direction=sweep.objective.direction,
         running=store.is_owned(sweep.name),
+        paused=store.is_owned(sweep.name) and store.orders(sweep.name).current() == "pause",
     )
 
 

@@ -78,6 +78,7 @@ class SweepStudy:
         self._interrupted = [(0.0, trial._trial_id) for trial in frozen if trial.state == TrialState.RUNNING]
         self.resumed = len(self._interrupted)
         self._attempts = Attempts(store.engine, sweep.name)
+        self.orders = store.orders(sweep.name)
         self.history = History(self._attempts.all(), sweep.budget.max_failures)
 
     @property

@@ -11,13 +11,15 @@ ROOT = Path(sweeper.__file__).parent
 ROOMS = [
     {"cli", "__main__"},
     {"run"},
+    {"control"},
     {"tuning", "cluster"},
     {"bridge", "actor"},
     {"worker", "stopping"},
     {"tracking"},
     {"studies"},
-    {"study"},
+    {"study", "changes"},
     {"storage", "owned"},
+    {"orders"},
     {"records", "rows"},
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},

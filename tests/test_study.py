@@ -150,19 +150,28 @@ def test_the_budget_counts_every_trial_and_may_grow(make_sweep: MakeSweep) -> No
         assert not study.is_exhausted()
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"seed": 5}, "seed"),
-        ({"objective": {"metric": "score", "direction": "minimize"}}, "objective"),
-        ({"space": {"height": {"type": "float", "low": 0.0, "high": 2.0}}}, "space"),
-        ({"budget": {"trials": 6, "epochs": 10}}, "budget.epochs"),
-    ],
-)
-def test_a_sweep_is_not_continued_as_another_one(make_sweep: MakeSweep, change: dict[str, object], named: str) -> None:
-    with open_study(make_sweep()):
-        pass
-    with pytest.raises(InputError, match=named), open_study(make_sweep(**change)):
+def test_a_sweep_forked_from_another_tries_its_best_points_first(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        scores = {run_trial(study, [score] * 9).params["height"]: score for score in (0.1, 0.4, 0.3, 0.2)}
+    wider = make_sweep(name="wider", space={"height": {"type": "float", "low": 0.0, "high": 2.0}})
+    with open_study(wider, forked="climbing") as study:
+        assert [scores.get(study.ask().params["height"]) for _ in range(4)] == [0.4, 0.3, 0.2, None]
+    with open_study(wider, forked="climbing") as study:  # taking it up again adds no points
+        assert [study.ask().number for _ in range(5)] == [0, 1, 2, 3, 4]
+        assert scores.get(study.row(4).params["height"]) is None
+
+
+def test_points_outside_the_space_are_not_taken_along(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(enqueue=[{"height": 0.9}, {"height": 0.2}])) as study:
+        for _ in range(2):
+            run_trial(study, [0.5] * 9)
+    lower = make_sweep(name="lower", space={"height": {"type": "float", "low": 0.0, "high": 0.5}})
+    with open_study(lower, forked="climbing") as study:
+        assert study.ask().params["height"] == 0.2
+
+
+def test_a_fork_of_nothing_is_refused(make_sweep: MakeSweep) -> None:
+    with pytest.raises(InputError, match="no sweep 'climbng'"), open_study(make_sweep(), forked="climbng"):
         pass
 
 

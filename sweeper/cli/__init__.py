@@ -10,11 +10,15 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli import verbs
+from sweeper.cli import running, verbs
 from sweeper.errors import SweeperError
 
 VERBS: dict[str, Callable[..., int | None]] = {
-    "run": verbs.run,
+    "run": running.run,
+    "resume": running.resume,
+    "stop": running.stop,
+    "pause": running.pause,
+    "continue": running.continue_,
     "validate": verbs.validate,
     "schema": verbs.schema,
     "list": verbs.list_sweeps,

@@ -49,6 +49,10 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change any key of the file: budget.trials=5. Repeatable."),
 ]
 SweepName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Another name for the sweep.")]
+Fork = Annotated[
+    str | None,
+    typer.Option("--fork", metavar="NEW", help="Begin the sweep NEW with the best points of this one."),
+]
 Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials to run.")]
 Epochs = Annotated[float | None, typer.Option("--epochs", metavar="N", help="Epochs of a full trial.")]
 Parallel = Annotated[str | None, typer.Option("--parallel", metavar="N|auto", help="Trials at a time.")]

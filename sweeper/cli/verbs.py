@@ -5,74 +5,16 @@ Imports of weight stand inside the verbs: `sweeper --help` is asked often and ha
 
 from __future__ import annotations
 
-import gc
-import shlex
 import signal
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import console, options, report
-from sweeper.cli.live import LiveProgress
 from sweeper.errors import InputError, SpecError, SweeperError
 
 if TYPE_CHECKING:
-    from sweeper.run import SweepResult
     from sweeper.study import SweepStudy
-
-
-def run(
-    space: options.File,
-    settings: options.Settings = None,
-    name: options.SweepName = None,
-    trials: options.Trials = None,
-    epochs: options.Epochs = None,
-    parallel: options.Parallel = None,
-    timeout: options.Timeout = None,
-    cpus: options.Cpus = None,
-    gpus: options.Gpus = None,
-    seed: options.Seed = None,
-    storage: options.SweepStorage = None,
-    tracking_uri: options.TrackingUri = None,
-    address: options.Address = None,
-    folder: options.Folder = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> int:
-    """Run a sweep; the same command goes on with one that was stopped."""
-    gc.set_threshold(50_000)  # imports make the most objects by far, and those stay: not worth looking at so often
-    from sweeper.spec import load_sweep
-
-    flags = {
-        "name": name,
-        "budget.trials": trials,
-        "budget.epochs": epochs,
-        "budget.parallel": parallel,
-        "budget.timeout": timeout,
-        "resources.cpus": cpus,
-        "resources.gpus": gpus,
-        "seed": seed,
-        "storage": options.sweep_storage(storage),
-    }
-    sweep = load_sweep(space, options.overrides(settings, flags))
-    for warning in sweep.warnings():
-        console.print_note(warning)
-    with LiveProgress(sweep) as progress:
-        progress.on_phase("loading Optuna, Ray and MLflow")
-        from sweeper.run import run_sweep
-        from sweeper.studies import read_study
-
-        result = run_sweep(sweep, folder=folder, address=address, tracking_uri=tracking_uri, listeners=[progress])
-    for note in result.notes:
-        console.print_note(note)
-    if result.stopped:
-        console.print_note(f"nothing is lost; go on with: {shlex.join(['sweeper', *sys.argv[1:]])}")
-    if json:
-        console.emit(report.to_json(report.result_document(result)))
-    else:
-        console.print_result(result, read_study(sweep.name, sweep.storage_url()).leaderboard())
-    gc.freeze()  # or Python would look at everything once more before it ends: a second, with MLflow
-    return exit_code(result)
 
 
 def validate(files: options.Files, json: options.Json = False, debug: options.Debug = False) -> None:
@@ -238,12 +180,3 @@ def _store_of(study: SweepStudy, tracking_uri: str | None) -> str:
     from sweeper import tracking
 
     return tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri"))
-
-
-def exit_code(result: SweepResult) -> int:
-    """What `run` exits with when it comes to its end."""
-    if result.stopped:
-        return {"interrupted": 130, "terminated": 143, "timeout": 0}.get(result.stopped, 1)
-    if not result.counts.get("COMPLETE"):
-        return 1
-    return 3 if result.counts.get("FAIL") else 0

@@ -53,13 +53,17 @@ def load_file(model: type[M], path: str | Path, overrides: Mapping[str, Any]) ->
         kind = "is empty" if data is None else "holds a list" if isinstance(data, list) else f"holds {shown(data)}"
         raise SpecError(str(path), [Problem("", f"{kind}; a sweep is a mapping with name, budget and space", 1, 1)])
     data, faults = override(data, overrides)
-    source = _Source(str(path), places, [tuple(key.split(".")) for key in overrides])
-    return _load(model, data, source, faults)
+    return _load(model, data, _Source(str(path), places, _keys(overrides)), faults)
 
 
-def load(model: type[M], data: Mapping[str, Any]) -> M:
+def load(model: type[M], data: Mapping[str, Any], overrides: Mapping[str, Any]) -> M:
     """The sweep in a mapping."""
-    return _load(model, data, _Source("sweep"), [])
+    data, faults = override(data, overrides)
+    return _load(model, data, _Source("sweep", overridden=_keys(overrides)), faults)
+
+
+def _keys(overrides: Mapping[str, Any]) -> list[Key]:
+    return [tuple(key.split(".")) for key in overrides]
 
 
 def _load(model: type[M], data: Mapping[str, Any], source: _Source, faults: list[Fault]) -> M:

@@ -125,7 +125,15 @@ class Sweep(Model):
         Raises:
             SpecError: every fault at once.
         """
-        return load(cls, declared)
+        return load(cls, declared, {})
+
+    def changed(self, overrides: Mapping[str, Any]) -> Sweep:
+        """The sweep with values in the place of others, by dotted key, checked like a file.
+
+        Raises:
+            SpecError: every fault at once.
+        """
+        return load(Sweep, self.model_dump(mode="json"), overrides)
 
     @property
     def sampler_seed(self) -> int:

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from sweeper import cli
 from sweeper.cli import options
-from sweeper.cli.verbs import exit_code
+from sweeper.cli.running import exit_code
 from sweeper.errors import InputError
 from sweeper.failures import Failure
 from sweeper.run import SweepResult

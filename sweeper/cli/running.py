@@ -1,0 +1,167 @@
+"""The verbs that run a sweep, and those that steer it from another terminal."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.cli import console, options, report
+from sweeper.cli.live import LiveProgress
+from sweeper.errors import SweeperError
+
+if TYPE_CHECKING:
+    from sweeper.orders import Order
+    from sweeper.run import SweepResult
+    from sweeper.spec import Sweep
+
+
+def run(
+    space: options.File,
+    settings: options.Settings = None,
+    name: options.SweepName = None,
+    fork: options.Fork = None,
+    trials: options.Trials = None,
+    epochs: options.Epochs = None,
+    parallel: options.Parallel = None,
+    timeout: options.Timeout = None,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    seed: options.Seed = None,
+    storage: options.SweepStorage = None,
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
+    folder: options.Folder = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Run a sweep; the same command goes on with one that was stopped."""
+    from sweeper.spec import load_sweep
+
+    flags = {
+        "name": name,
+        "budget.trials": trials,
+        "budget.epochs": epochs,
+        "budget.parallel": parallel,
+        "budget.timeout": timeout,
+        "resources.cpus": cpus,
+        "resources.gpus": gpus,
+        "seed": seed,
+        "storage": options.sweep_storage(storage),
+    }
+    sweep = load_sweep(space, options.overrides(settings, flags))
+    forked = sweep.name if fork else None
+    if fork:
+        sweep = load_sweep(space, options.overrides(settings, {**flags, "name": fork}))
+    return _run(sweep, folder=folder, address=address, tracking_uri=tracking_uri, forked=forked, json=json)
+
+
+def resume(
+    name: options.Name,
+    settings: options.Settings = None,
+    trials: options.Trials = None,
+    parallel: options.Parallel = None,
+    timeout: options.Timeout = None,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    storage: options.SweepStorage = None,
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Go on with a sweep that was stopped; needs no file. More --trials extend one that is done."""
+    from sweeper.spec.urls import expand
+    from sweeper.studies import read_study
+
+    url = options.sweep_storage(storage) or options.DEFAULT_STORAGE
+    study = read_study(name, expand(url))
+    flags = {
+        "budget.trials": trials,
+        "budget.parallel": parallel,
+        "budget.timeout": timeout,
+        "resources.cpus": cpus,
+        "resources.gpus": gpus,
+    }
+    sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": url})
+    uri = tracking_uri or study.facts.get("tracking_uri")
+    return _run(sweep, folder=study.folder, address=address, tracking_uri=uri, json=json)
+
+
+def stop(
+    name: options.Name,
+    storage: options.Storage = options.DEFAULT_STORAGE,
+    debug: options.Debug = False,
+) -> None:
+    """Stop a running sweep in good order, from another terminal; its state is safe."""
+    _order(name, storage, "stop", f"{name} has stopped; go on with: sweeper resume {name}")
+
+
+def pause(
+    name: options.Name,
+    storage: options.Storage = options.DEFAULT_STORAGE,
+    debug: options.Debug = False,
+) -> None:
+    """Have a running sweep wait; its trials keep their places and compute nothing after their next report."""
+    _order(name, storage, "pause", f"{name} is paused; go on with: sweeper continue {name}")
+
+
+def continue_(
+    name: options.Name,
+    storage: options.Storage = options.DEFAULT_STORAGE,
+    debug: options.Debug = False,
+) -> None:
+    """Have a paused sweep go on."""
+    _order(name, storage, None, f"{name} goes on")
+
+
+def _order(name: str, storage: str, order: Order | None, done: str) -> None:
+    from sweeper.studies import give_order
+
+    if not give_order(name, storage, order):
+        raise SweeperError(f"sweep {name!r} does not answer; is its process stopped? See: sweeper list")
+    console.print_note(done)
+
+
+def _run(
+    sweep: Sweep,
+    *,
+    folder: Path | None,
+    address: str | None,
+    tracking_uri: str | None,
+    forked: str | None = None,
+    json: bool,
+) -> int:
+    """Run a sweep under the eyes of whoever started it; the exit code."""
+    gc.set_threshold(50_000)  # imports make the most objects by far, and those stay: not worth looking at so often
+    for warning in sweep.warnings():
+        console.print_note(warning)
+    with LiveProgress(sweep) as progress:
+        progress.on_phase("loading Optuna, Ray and MLflow")
+        from sweeper.run import run_sweep
+        from sweeper.studies import read_study
+
+        result = run_sweep(
+            sweep, folder=folder, address=address, tracking_uri=tracking_uri, forked=forked, listeners=[progress]
+        )
+    for note in result.notes:
+        console.print_note(note)
+    if result.stopped:
+        console.print_note(f"nothing is lost; go on with: {shlex.join(['sweeper', *sys.argv[1:]])}")
+    if json:
+        console.emit(report.to_json(report.result_document(result)))
+    else:
+        console.print_result(result, read_study(sweep.name, sweep.storage_url()).leaderboard())
+    gc.freeze()  # or Python would look at everything once more before it ends: a second, with MLflow
+    return exit_code(result)
+
+
+def exit_code(result: SweepResult) -> int:
+    """What `run` exits with when it comes to its end."""
+    if result.stopped:
+        return {"interrupted": 130, "terminated": 143, "timeout": 0}.get(result.stopped, 1)
+    if not result.counts.get("COMPLETE"):
+        return 1
+    return 3 if result.counts.get("FAIL") else 0

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sweeper import control
+from sweeper.control import Control
+from sweeper.failures import IN_A_ROW, Failure
+from sweeper.spec import Sweep
+from sweeper.stopping import StopRequest
+from sweeper.studies import give_order, list_sweeps, open_study
+from sweeper.study import SweepStudy
+
+MakeSweep = Callable[..., Sweep]
+
+
+@pytest.fixture
+def study(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> Iterator[SweepStudy]:
+    monkeypatch.setattr(control, "_LOOK", 0.05)
+    with open_study(make_sweep()) as study:
+        yield study
+
+
+def order_later(study: SweepStudy, order: str | None, seconds: float = 0.5) -> None:
+    storage = study.sweep.storage_url()
+    threading.Timer(seconds, give_order, (study.name, storage, order), {"timeout": 5.0}).start()
+
+
+def is_over_soon(asked: Control) -> bool:
+    deadline = time.monotonic() + 20
+    while not asked.is_over():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_nothing_wanted_is_nothing_done(study: SweepStudy) -> None:
+    stop = StopRequest(None)
+    assert not Control(study, stop).is_over() and stop.reason is None
+
+
+def test_a_sweep_is_stopped_from_another_terminal(study: SweepStudy) -> None:
+    stop = StopRequest(None)
+    order_later(study, "stop")
+    assert is_over_soon(Control(study, stop)) and stop.reason == "stopped"
+
+
+def test_a_paused_sweep_answers_when_it_goes_on(study: SweepStudy) -> None:
+    storage, stop = study.sweep.storage_url(), StopRequest(None)
+    asked = Control(study, stop)
+    study.orders.give("pause")
+    order_later(study, None, 1.0)
+    started = time.monotonic()
+    assert not asked.is_over()
+    assert time.monotonic() - started > 0.9
+    assert not list_sweeps(storage)[0].paused
+
+
+def test_who_pauses_a_sweep_waits_until_it_has_paused(study: SweepStudy) -> None:
+    storage, asked = study.sweep.storage_url(), Control(study, StopRequest(None))
+    assert not give_order(study.name, storage, "pause", timeout=0.1)
+    driver = threading.Thread(target=asked.is_over)
+    driver.start()
+    assert give_order(study.name, storage, "pause", timeout=20)
+    assert list_sweeps(storage)[0].paused
+    assert give_order(study.name, storage, None)
+    driver.join(20)
+    assert not driver.is_alive()
+
+
+def test_a_paused_sweep_can_be_stopped_and_its_time_does_not_run(study: SweepStudy) -> None:
+    stop = StopRequest(0.5)
+    study.orders.give("pause")
+    order_later(study, "stop", 1.5)
+    asked = Control(study, stop)
+    assert is_over_soon(asked) and stop.reason == "stopped"
+
+
+def test_a_hopeless_sweep_is_over(study: SweepStudy) -> None:
+    stop = StopRequest(None)
+    for _ in range(IN_A_ROW):
+        study.history.note_end(Failure("error", "ValueError: too high"))
+    assert Control(study, stop).is_over() and stop.reason == "5 trials in a row failed: ValueError: too high"
+
+
+def test_orders_of_an_earlier_run_are_forgotten(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        study.orders.give("stop")
+    with open_study(make_sweep()) as study:
+        assert study.orders.current() is None
