@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from sweeper.errors import InputError, StorageError
@@ -79,7 +81,7 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
     if is_file and must_exist and not Path(str(address.database)).exists():
         raise InputError(f"there is no {shown} here: no sweep has run with it. Name the database with --storage")
     try:
-        storage = _connect(address, is_file=is_file, is_reader=must_exist)
+        storage = _connect_in_turn(address, is_file=is_file, is_reader=must_exist)
         create_tables(storage.engine)
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         raise StorageError(f"the study's database {shown} cannot be opened: {_first_line(error)}") from error
@@ -88,6 +90,20 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _connect_in_turn(address: URL, *, is_file: bool, is_reader: bool) -> optuna.storages.RDBStorage:
+    """Connect; again, when other processes were making Optuna's tables at the same moment."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return _connect(address, is_file=is_file, is_reader=is_reader)
+        except SQLAlchemyError as error:
+            # SQLite does not wait for a lock when it changes to WAL mode: another process may be about the same.
+            is_race = isinstance(error, IntegrityError) or re.search("already exists|is locked", str(error))
+            if not is_race or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def _connect(address: URL, *, is_file: bool, is_reader: bool) -> optuna.storages.RDBStorage:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import gc
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,3 +107,27 @@ def test_a_study_of_somebody_else_is_left_alone(make_sweep: MakeSweep) -> None:
         optuna.create_study(study_name="climbing", storage=store.optuna)
     with pytest.raises(InputError, match="was not made by sweeper"), open_study(sweep):
         pass
+
+
+def test_processes_that_open_a_new_database_at_the_same_moment_all_get_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from sweeper.storage import open_store\n"
+        "print('ready', flush=True)\n"
+        "for turn, moment in enumerate(sys.stdin):\n"
+        "    time.sleep(max(0, float(moment) - time.monotonic()))\n"
+        f"    with open_store(f'sqlite:///{tmp_path}/{{turn}}.db'):\n"
+        "        print('open', flush=True)\n"
+    )
+    command = [sys.executable, "-c", program]
+    pipe = subprocess.PIPE
+    all_three = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) for _ in range(3)]
+    for turn in range(5):
+        said = [process.stdout.readline() for process in all_three if process.stdout is not None]
+        assert said == ["open\n" if turn else "ready\n"] * 3
+        moment = time.monotonic() + 0.05
+        for process in all_three:
+            assert process.stdin is not None
+            process.stdin.write(f"{moment}\n")
+    for process in all_three:
+        process.communicate(timeout=120)
