@@ -28,6 +28,8 @@ class GridSampler(BaseSampler):
         self._points = random.Random(seed).sample(points, len(points))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        if _INDEX in trial.system_attrs:  # Optuna also asks for a trial that is taken up again
+            return
         others = study.get_trials(deepcopy=False)
         taken = {other.system_attrs[_INDEX] for other in others if _INDEX in other.system_attrs}
         fitting = self._fitting(trial.system_attrs.get("fixed_params", {}))

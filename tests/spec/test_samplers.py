@@ -169,3 +169,11 @@ def test_options_that_optuna_calls_experimental_do_not_warn() -> None:
     sampler = sampler_of(type="cmaes", with_margin=True, consider_pruned_trials=True, popsize=4)
 
     run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=0, first=0)), SMOOTH, 12)
+
+
+def test_a_trial_of_a_grid_that_is_taken_up_again_keeps_its_point() -> None:
+    study = optuna.create_study(sampler=sampler_of(type="grid").build(STEPPED, seed=0, first=0))
+    first = suggest(study.ask(), STEPPED)
+    assert suggest(optuna.Trial(study, 0), STEPPED) == first
+    others = [suggest(study.ask(), STEPPED) for _ in range(3)]
+    assert first not in others
