@@ -161,7 +161,7 @@ def _run(
 def exit_code(result: SweepResult) -> int:
     """What `run` exits with when it comes to its end."""
     if result.stopped:
-        return {"interrupted": 130, "terminated": 143, "timeout": 0}.get(result.stopped, 1)
+        return {"interrupted": 130, "terminated": 143, "timeout": 0, "stopped": 0}.get(result.stopped, 1)
     if not result.counts.get("COMPLETE"):
         return 1
     return 3 if result.counts.get("FAIL") else 0

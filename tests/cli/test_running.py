@@ -1,0 +1,100 @@
+"""The verbs that run and steer, as a user types them: real processes, real Ray, a sweep without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sweeper.studies import list_sweeps, read_study
+
+ROOT = Path(__file__).parents[2]
+SPACE = """
+name: counting
+trainable: tests.samples:slow_count
+objective: {metric: score, direction: maximize}
+budget: {trials: 6, epochs: 30, parallel: 2}
+pruner: {type: none}
+space:
+  height: {type: float, low: 0.0, high: 1.0}
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "sweeper", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def sweeper(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=200)
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def steps(storage: str) -> int:
+    return sum(row.step for row in read_study("counting", storage).rows())
+
+
+def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
+    (tmp_path / "counting.yaml").write_text(SPACE)
+    with subprocess.Popen(command("run", "counting.yaml"), env=environment(), stderr=subprocess.PIPE) as driver:
+        wait_for(lambda: (tmp_path / "sweeper.db").exists() and bool(list_sweeps(storage)) and steps(storage) > 3)
+        paused = sweeper("pause", "counting")
+        assert paused.returncode == 0 and "counting is paused; go on with: sweeper continue counting" in paused.stderr
+        assert "paused" in sweeper("list").stdout
+        before = steps(storage)
+        time.sleep(3)
+        assert steps(storage) <= before + 2  # one report of each worker may have been under way
+
+        assert sweeper("continue", "counting").returncode == 0
+        wait_for(lambda: steps(storage) > before + 4)
+        stopped = sweeper("stop", "counting")
+        assert stopped.returncode == 0 and "go on with: sweeper resume counting" in stopped.stderr
+        assert driver.wait(60) == 0
+        assert driver.stderr is not None and b"paused; go on with" in driver.stderr.read()
+    assert "RUNNING" in {row.state for row in read_study("counting", storage).rows()}
+
+    resumed = sweeper("resume", "counting", "--trials", "7", "--json")
+    result: dict[str, Any] = json.loads(resumed.stdout)
+    assert resumed.returncode == 0 and result["counts"] == {"COMPLETE": 7} and result["resumed"] == 2
+    assert "going on with budget.trials: 6 -> 7" in resumed.stderr
+    rows = read_study("counting", storage).rows()
+    assert all(abs((row.value or 0) - 30 * row.params["height"]) < 1e-9 for row in rows)
+
+
+def test_a_sweep_that_does_not_run_takes_no_orders(tmp_path: Path) -> None:
+    (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 2"))
+    assert sweeper("run", "counting.yaml").returncode == 0
+    for verb in ("stop", "pause", "continue"):
+        refused = sweeper(verb, "counting")
+        assert refused.returncode == 2 and "sweep 'counting' is not running" in refused.stderr
+    assert sweeper("resume", "countng").returncode == 2
+
+
+def test_a_change_that_may_not_be_is_refused_with_its_key_and_can_be_forked(tmp_path: Path) -> None:
+    space = SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 4")
+    (tmp_path / "counting.yaml").write_text(space)
+    assert sweeper("run", "counting.yaml").returncode == 0
+    refused = sweeper("run", "counting.yaml", "--set", "space.height.high=2.0")
+    assert refused.returncode == 2 and "space.height.high: 1.0 -> 2.0" in refused.stderr
+    forked = sweeper("run", "counting.yaml", "--set", "space.height.high=2.0", "--fork", "wider", "--json")
+    assert forked.returncode == 0
+    storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
+    best = read_study("counting", storage).best()
+    first = read_study("wider", storage).row(0)
+    assert best is not None and first.params == best.params
+    assert read_study("wider", storage).facts["forked"] == "counting"
