@@ -63,6 +63,10 @@ class History:
         """The failed attempts at a trial, in order."""
         return list(self._failed.get(number, ()))
 
+    def all(self) -> dict[int, list[Attempt]]:
+        """The failed attempts by the number of their trial."""
+        return {number: list(attempts) for number, attempts in self._failed.items()}
+
     def add(self, number: int, attempt: Attempt) -> None:
         self._failed.setdefault(number, []).append(attempt)
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -18,6 +18,7 @@ from sweeper.cli.report import Board, board, clean, duration, metric, redact, sa
 
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check
+    from sweeper.failures import Attempt
     from sweeper.rows import TrialRow
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
@@ -98,13 +99,22 @@ def leaderboard(cells: Board, width: int) -> tuple[Table, tuple[str, ...]]:
     return made, columns[fitting:]
 
 
-def print_leaderboard(sweep: Sweep, rows: Sequence[TrialRow], *, limit: int | None) -> None:
-    """The first `limit` trials as a table, why trials failed, and what was left out."""
+def print_leaderboard(
+    sweep: Sweep, rows: Sequence[TrialRow], failed: Mapping[int, Sequence[Attempt]], *, limit: int | None
+) -> None:
+    """The first `limit` trials as a table, why trials failed or were tried again, and what was left out."""
     shown = rows[:limit]
     made, hidden = leaderboard(board(sweep, shown), out.width)
     out.print(made)
     for row in [row for row in rows if row.state == "FAIL"][:5]:
         out.print(Text.assemble(("failed ", "red"), f"trial {row.number}: {clean(row.reason or 'no reason known')}"))
+    ended = {row.number: row for row in rows if row.state != "FAIL"}
+    retried = [(trial, past) for trial in failed if trial in ended for past in failed[trial]]
+    for number, attempt in retried[:5]:
+        place = f"at {unit(sweep.budget).removesuffix('s')} {sweep.budget.epoch_of(attempt.step):g}"
+        where = f" on {attempt.node}" if attempt.node else ""
+        line = f"trial {number}, attempt {attempt.attempt}: {attempt.reason}, {place}{where}"
+        out.print(Text.assemble(("retried ", "yellow"), clean(line)))
     rest = []
     if len(rows) > len(shown):
         rest.append(f"{len(rows) - len(shown)} more trials: --all")

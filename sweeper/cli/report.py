@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sweeper.failures import Attempt
     from sweeper.rows import TrialRow
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
@@ -123,13 +124,18 @@ def trial_document(sweep: Sweep, row: TrialRow) -> dict[str, Any]:
     return facts | reached | {"seconds": seconds_of(row), "params": dict(row.params)}
 
 
-def study_document(sweep: Sweep, rows: Sequence[TrialRow]) -> dict[str, Any]:
-    """What `show --json` prints."""
+def study_document(sweep: Sweep, rows: Sequence[TrialRow], failed: Mapping[int, Sequence[Attempt]]) -> dict[str, Any]:
+    """What `show --json` prints; `failed` are the attempts that came to nothing, by the number of their trial."""
+
+    def document(row: TrialRow) -> dict[str, Any]:
+        attempts = [asdict(attempt) for attempt in failed.get(row.number, ())]
+        return trial_document(sweep, row) | {"failed_attempts": attempts}
+
     return {
         "name": sweep.name,
         "metric": sweep.objective.metric,
         "direction": sweep.objective.direction,
-        "trials": [trial_document(sweep, row) for row in rows],
+        "trials": [document(row) for row in rows],
     }
 
 

@@ -77,11 +77,11 @@ def show(
     study = read_study(name, storage)
     rows = study.leaderboard()
     if json:
-        console.emit(report.to_json(report.study_document(study.sweep, rows)))
+        console.emit(report.to_json(report.study_document(study.sweep, rows, study.history.all())))
     elif csv:
         console.emit(report.to_csv(study.sweep, rows))
     else:
-        console.print_leaderboard(study.sweep, rows, limit=None if everything else 20)
+        console.print_leaderboard(study.sweep, rows, study.history.all(), limit=None if everything else 20)
 
 
 def best(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from sweeper.cli import console
 from sweeper.cli.report import Board
+from sweeper.failures import Attempt
 from sweeper.rows import TrialRow
 from sweeper.run import SweepResult
 from sweeper.tracking import Champion
@@ -124,7 +126,7 @@ def test_leaderboard_tells_why_trials_failed_and_what_it_leaves_out(
     make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = TrialRow(9, "FAIL", {"height": 0.1}, reason="diverged\x1b[2J (loss=nan at epoch 3)")
-    console.print_leaderboard(make_sweep(), [*rows(3), failed], limit=2)
+    console.print_leaderboard(make_sweep(), [*rows(3), failed], {}, limit=2)
     text = capsys.readouterr().out
     assert r"failed trial 9: diverged\x1b[2J (loss=nan at epoch 3)" in text
     assert "2 more trials: --all" in text
@@ -135,7 +137,7 @@ def test_values_of_parameters_are_shown_as_they_are(
     make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
     sweep = make_sweep(space={"odd": {"type": "categorical", "choices": [value, "x"]}})
-    console.print_leaderboard(sweep, [TrialRow(0, "COMPLETE", {"odd": value}, value=1.0, step=9)], limit=None)
+    console.print_leaderboard(sweep, [TrialRow(0, "COMPLETE", {"odd": value}, value=1.0, step=9)], {}, limit=None)
     text = capsys.readouterr().out
     assert value.replace("\x1b", r"\x1b").replace("\x07", r"\x07") in text
     assert "\x1b" not in text
@@ -149,3 +151,11 @@ def test_error_is_a_line_per_fault_without_passwords_or_escapes(capsys: pytest.C
         r"error: a.yaml:3:5  name: \x1b[31mred",
         "error: cannot open postgresql://u:***@h/db " + "x" * 200,
     ]
+
+
+def test_attempts_that_failed_are_shown_with_their_place(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = Attempt(1, "crash", "its worker died", 4, "node-a", datetime.now(UTC))
+    console.print_leaderboard(make_sweep(), rows(2), {1: [lost]}, limit=None)
+    assert "retried trial 1, attempt 1: its worker died, at epoch 4 on node-a" in capsys.readouterr().out

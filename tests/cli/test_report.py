@@ -121,7 +121,7 @@ def test_board_counts_in_steps_where_the_budget_does(make_sweep: Callable[..., A
 
 def test_json_holds_no_nan_and_nothing_a_terminal_obeys(sweep: Any) -> None:
     odd = replace(ROW, value=float("nan"), params={"units": float("inf"), "rate": "\x1b]0;x\x07"})
-    text = report.to_json(report.study_document(sweep, [odd]))
+    text = report.to_json(report.study_document(sweep, [odd], {}))
     trial = json.loads(text, parse_constant=lambda name: pytest.fail(name))["trials"][0]
     assert trial["value"] is None and trial["params"]["units"] is None
     assert trial["epochs"] == 9 and trial["seconds"] == 192
