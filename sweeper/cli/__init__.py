@@ -30,12 +30,13 @@ VERBS: dict[str, Callable[..., int | None]] = {
 }
 
 EXIT_CODES = {
-    0: "done",
+    0: "done, or stopped as asked",
     1: "an error, or no trial completed; `doctor` found a fault",
     2: "what was asked for is wrong; nothing was started",
     3: "done, but some trials failed",
     69: "MLflow cannot be reached",
     74: "the study's database cannot be used",
+    75: "Ray died; the same command goes on from there",
     130: "stopped by Ctrl-C; the same command goes on from there",
     143: "stopped by SIGTERM; likewise",
 }

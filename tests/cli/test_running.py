@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
 from sweeper.studies import list_sweeps, read_study
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +101,21 @@ def test_a_change_that_may_not_be_is_refused_with_its_key_and_can_be_forked(tmp_
     first = read_study("wider", storage).row(0)
     assert best is not None and first.params == best.params
     assert read_study("wider", storage).facts["forked"] == "counting"
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_sweep_whose_ray_dies_ends_at_once_and_the_same_command_goes_on(tmp_path: Path, part: str) -> None:
+    storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
+    (tmp_path / "counting.yaml").write_text(SPACE.replace("trials: 6", "trials: 3"))
+    with subprocess.Popen(command("run", "counting.yaml"), env=environment(), stderr=subprocess.PIPE) as driver:
+        wait_for(lambda: (tmp_path / "sweeper.db").exists() and bool(list_sweeps(storage)) and steps(storage) > 3)
+        children = psutil.Process(driver.pid).children(recursive=True)
+        (victim,) = [child for child in children if child.name() == part]
+        victim.kill()
+        assert driver.wait(30) == 75
+        assert driver.stderr is not None
+        assert f"Ray's {part} died; nothing is lost, the same command goes on" in driver.stderr.read().decode()
+    _, alive = psutil.wait_procs(children, 30)
+    assert not alive
+    again = sweeper("run", "counting.yaml", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout)["counts"] == {"COMPLETE": 3}
