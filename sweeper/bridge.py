@@ -88,6 +88,8 @@ class Bridge:
 
     def lose(self, task: Task, failure: Failure) -> None:
         """The worker of a task is gone."""
+        if self.should_stop():  # ended with the run; the next one takes the trial up
+            return
         if not task.evaluate:
             self._study.fail(task.number, failure)
         elif self._evaluations < _EVALUATIONS:

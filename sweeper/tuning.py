@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ _TUNE_ENVIRONMENT = {
 _LOOK = 5.0
 """Seconds that one turn of Tune's loop takes at most, unless something holds the driver up."""
 
+_GRACE = 3.0
+"""Seconds that a trial has to come to its next report when the run stops."""
+
 _KEPT = 100
 """Ended trials that Tune may remember, for whoever looks into Ray."""
 
@@ -67,7 +71,8 @@ def tune_trials(
     """
     os.environ.update(_TUNE_ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(parallel))
     bridge = Bridge(study, parallel=parallel, must_evaluate=must_evaluate, should_stop=should_stop)
-    with _quick_start():
+    watch = _Watch(bridge, job.sweep.budget.stall_timeout)
+    with _quick_start(), closing(watch):
         tune.run(
             tune.with_resources(tune.with_parameters(Worker, job=job), _request(job.sweep.resources)),
             name="ray",
@@ -75,8 +80,8 @@ def tune_trials(
             num_samples=-1,  # the searcher says when it is over
             search_alg=_Search(bridge),
             scheduler=_Schedule(bridge),
-            callbacks=[_Watch(bridge, job.sweep.budget.stall_timeout)],
-            stop=_Stop(bridge),
+            callbacks=[watch],
+            stop=_Stop(watch),
             reuse_actors=True,
             max_failures=0,  # the study says what is tried again, and when: it comes back as another of Tune's trials
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -180,6 +185,25 @@ class _Watch(TrialProgressCallback):
         self._heard: dict[TuneTrial, float] = {}
         self._stalled: set[TuneTrial] = set()
         self._looked = time.monotonic()
+        self._timer: threading.Timer | None = None
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """As the bridge: it is in none of Tune's snapshots."""
+        return type(None), ()
+
+    def end_soon(self) -> None:
+        """The run stops: workers that do not come to a report within a moment are ended; Tune would wait 10 seconds."""
+        if self._timer is None:
+            actors = [trial.temporary_state.ray_actor for trial in self._heard]
+            self._timer = threading.Timer(_GRACE, lambda: [ray.kill(actor) for actor in actors if actor is not None])
+            self._timer.start()
+
+    def close(self) -> None:
+        """Let go of the workers, if Tune has ended them."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+            self._timer = None
 
     def log_result(self, trial: TuneTrial, result: dict[str, Any], error: bool = False) -> None:
         """Nothing: the listeners of the study show what happens."""
@@ -225,14 +249,17 @@ class _Watch(TrialProgressCallback):
 class _Stop(tune.Stopper):
     """Ends the run from outside: signals, timeouts, a lost lease, an error of ours."""
 
-    def __init__(self, bridge: Bridge) -> None:
-        self.bridge = bridge
+    def __init__(self, watch: _Watch) -> None:
+        self._watch = watch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.bridge.should_stop()
+        if not self._watch.bridge.should_stop():
+            return False
+        self._watch.end_soon()
+        return True
 
 
 def _forget(controller: Any, trial: TuneTrial) -> None:

@@ -127,3 +127,10 @@ def report_text(params: dict[str, Any], trial: Trial) -> None:
 def go_on_too_long(params: dict[str, Any], trial: Trial) -> None:
     for _ in range(trial.reports + 5):
         trial.report({"score": 1.0})
+
+
+def take_long(params: dict[str, Any], trial: Trial) -> None:
+    """Half a minute from one report to the next."""
+    while trial.step < trial.reports:
+        trial.report({"score": params["height"]})
+        time.sleep(30)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,21 @@ def test_trials_that_all_fail_alike_are_hopeless(make_sweep: MakeSweep) -> None:
         run_on(study, should_stop=lambda: study.history.hopeless() is not None)
         assert 5 <= len(study.rows()) <= 7
         assert study.history.hopeless() == "5 trials in a row failed: ended without a report of 'score'"
+
+
+def test_trials_that_are_far_from_their_next_report_do_not_hold_up_the_end(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trainable="tests.samples:take_long", budget={"trials": 4, "epochs": 8})
+    spy, asked = Spy(), []
+
+    def should_stop() -> bool:
+        if any(step == 1 for _, _, step in spy.seen):
+            asked.append(time.monotonic())
+        return bool(asked)
+
+    rows = tune(sweep, listeners=(spy,), should_stop=should_stop)
+    assert time.monotonic() - asked[0] < 20
+    assert {(row.state, row.attempt) for row in rows} == {("RUNNING", 1)}
+    assert not read_study(sweep.name, sweep.storage_url()).history.all()
 
 
 def test_a_stopped_sweep_leaves_its_trials_to_be_continued(make_sweep: MakeSweep) -> None:
