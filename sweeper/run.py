@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper import __version__
+from sweeper.access import refuse_open_cluster
 from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import InputError, TrackingError
+from sweeper.private import private_files
+from sweeper.redaction import has_secret
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import open_study
@@ -53,12 +56,14 @@ class SweepResult:
     notes: tuple[str, ...] = ()
 
 
+@private_files()
 def run_sweep(
     sweep: Sweep,
     *,
     folder: Path | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
+    insecure: bool = False,
     listeners: Sequence[Listener] = (),
 ) -> SweepResult:
     """Run a sweep to its end, or take it up where it stands; the same call does both.
@@ -67,6 +72,7 @@ def run_sweep(
         folder: where everything goes that is not in a database; `sweeps/NAME` by default.
         address: a Ray cluster to run on; by default the one in RAY_ADDRESS, else this machine.
         tracking_uri: the MLflow store or server; by default that of the sweep, of MLFLOW_TRACKING_URI, or a local file.
+        insecure: join a Ray cluster elsewhere even if it obeys anyone who reaches it.
         listeners: told of every change while the sweep runs.
 
     Raises:
@@ -76,6 +82,8 @@ def run_sweep(
     from sweeper import tracking
 
     started = time.monotonic()
+    if not insecure:
+        refuse_open_cluster(address)
     folder = _make_folder(folder or Path("sweeps") / sweep.name)
     uri = tracking.tracking_uri(sweep, tracking_uri)
     projection = tracking.Projection(sweep, uri)
@@ -83,7 +91,7 @@ def run_sweep(
     with StopRequest(sweep.budget.timeout) as stop, open_study(sweep, listeners=everyone) as study:
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
-        store = {"tracking_uri": uri} if tracking.shown(uri) == uri else {}
+        store = {} if has_secret(uri) else {"tracking_uri": uri}
         study.record_facts({"folder": str(folder), "sweeper": __version__, **store})
         settled, notes = _choose_dataset(study, sweep)
         try:

@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.records import Lease, Reports
+from sweeper.redaction import redact
 from sweeper.spec import Sweep
 from sweeper.spec.space import suggest
 from sweeper.storage import Store
@@ -205,14 +206,14 @@ class SweepStudy:
         return self._end(number, TrialState.COMPLETE, None)
 
     def fail(self, number: int, reason: str) -> Verdict:
-        """The trial cannot go on: FAIL, with the reason in one line."""
-        return self._end(number, TrialState.FAIL, reason)
+        """The trial cannot go on: FAIL, with the reason in one line, without secrets."""
+        return self._end(number, TrialState.FAIL, redact(reason))
 
     def retry(self, number: int, reason: str) -> TrialRow:
         """The worker of a trial died and the trial goes on elsewhere: the next attempt."""
         row = self._rows[number]
         self._trials[number].set_user_attr("attempt", row.attempt + 1)
-        logger.warning("trial %d: %s; attempt %d", number, reason, row.attempt + 1)
+        logger.warning("trial %d: %s; attempt %d", number, redact(reason), row.attempt + 1)
         return self._update(replace(row, attempt=row.attempt + 1))
 
     def replay(self) -> None:
@@ -287,4 +288,4 @@ def _utc(moment: datetime | None) -> datetime | None:
 def _missing(metric: str, got: Mapping[str, float]) -> str:
     near = difflib.get_close_matches(metric, list(got), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"metric {metric!r} not reported; got: {', '.join(got) or 'nothing'}.{hint}"
+    return f"metric {metric!r} not reported; got: {', '.join(list(got)[:10]) or 'nothing'}.{hint}"

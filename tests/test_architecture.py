@@ -11,7 +11,7 @@ ROOT = Path(sweeper.__file__).parent
 ROOMS = [
     {"cli", "__main__"},
     {"run"},
-    {"tuning", "cluster"},
+    {"tuning", "cluster", "access"},
     {"bridge", "actor"},
     {"worker", "stopping"},
     {"tracking"},
@@ -23,8 +23,13 @@ ROOMS = [
     {"training"},
     {"checkpoints"},
     {"errors"},
+    {"redaction", "private"},
 ]
-ONLY_IN = {"ray.tune": {"tuning", "actor"}, "mlflow": {"tracking", "cli"}, "ray": {"tuning", "actor", "cluster", "cli"}}
+ONLY_IN = {
+    "ray.tune": {"tuning", "actor"},
+    "mlflow": {"tracking", "cli"},
+    "ray": {"tuning", "actor", "cluster", "access", "cli"},
+}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.cli import console, options, report
 from sweeper.cli.live import LiveProgress
 from sweeper.errors import InputError, SpecError, SweeperError
+from sweeper.redaction import redact
 
 if TYPE_CHECKING:
     from sweeper.run import SweepResult
@@ -35,6 +36,7 @@ def run(
     storage: options.SweepStorage = None,
     tracking_uri: options.TrackingUri = None,
     address: options.Address = None,
+    insecure: options.Insecure = False,
     folder: options.Folder = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -62,7 +64,14 @@ def run(
         from sweeper.run import run_sweep
         from sweeper.studies import read_study
 
-        result = run_sweep(sweep, folder=folder, address=address, tracking_uri=tracking_uri, listeners=[progress])
+        result = run_sweep(
+            sweep,
+            folder=folder,
+            address=address,
+            tracking_uri=tracking_uri,
+            insecure=insecure,
+            listeners=[progress],
+        )
     for note in result.notes:
         console.print_note(note)
     if result.stopped:
@@ -179,9 +188,9 @@ def sync(
     uri = _store_of(study, tracking_uri)
     written = tracking.sync(study, uri)
     if json:
-        console.emit(report.to_json({"name": name, "tracking_uri": report.redact(uri), "written": written}))
+        console.emit(report.to_json({"name": name, "tracking_uri": redact(uri), "written": written}))
     else:
-        console.emit(f"{written} records of {name} written to {report.redact(uri)}")
+        console.emit(f"{written} records of {name} written to {redact(uri)}")
 
 
 def ui(

@@ -6,7 +6,7 @@ from sweeper.tracking.links import Link, sweep_links
 from sweeper.tracking.package import package_model
 from sweeper.tracking.projection import Projection, sync
 from sweeper.tracking.registry import Champion, register_champion
-from sweeper.tracking.store import shown, tracking_uri
+from sweeper.tracking.store import tracking_uri
 from sweeper.tracking.ui import Ui, start_ui
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Ui",
     "package_model",
     "register_champion",
-    "shown",
     "start_ui",
     "sweep_links",
     "sync",

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import TrackingError
+from sweeper.redaction import redact
 from sweeper.tracking import describe
 from sweeper.tracking.limits import fit_key, fit_tags
 from sweeper.tracking.mirror import identity
 from sweeper.tracking.package import PACKED
 from sweeper.tracking.runs import log_dataset, search_runs
-from sweeper.tracking.store import as_global, connect, explain, open_experiment, shown
+from sweeper.tracking.store import as_global, connect, explain, open_experiment
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -61,7 +62,7 @@ def register_champion(
         return _Registration(study, best, uri).run(evaluation, folder / PACKED)
     except Exception as error:
         kept = f"the best model is kept in {folder}; run the same sweep again to register it"
-        raise TrackingError(f"MLflow at {shown(uri)} did not register the model ({explain(error)}); {kept}") from error
+        raise TrackingError(f"MLflow at {redact(uri)} did not register the model ({explain(error)}); {kept}") from error
 
 
 class _Registration:
