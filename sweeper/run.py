@@ -126,9 +126,10 @@ def _search(
 ) -> dict[str, float] | None:
     """Run what is left of the trials; the metrics of the best one on the test set, if its trainable can test."""
     from sweeper.spec.trainables import load_trainable
+    from sweeper.tracking import digest
 
     can_evaluate = hasattr(load_trainable(job.sweep.trainable), "evaluate")
-    known = _read_evaluation(job)
+    known = _read_evaluation(study, job)
 
     def must_evaluate(best: TrialRow) -> bool:
         return can_evaluate and known.get("trial") != best.number
@@ -157,6 +158,7 @@ def _search(
         if found is not None and best is not None:
             known = {"trial": best.number, "metrics": found}
             _write_json(job.champion_folder / "evaluation.json", known)
+            study.record_facts({"champion": digest(job.champion_folder)})
     is_known = best is not None and known.get("trial") == best.number
     return dict(known["metrics"]) if is_known else None
 
@@ -278,11 +280,17 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _read_evaluation(job: Job) -> dict[str, Any]:
+def _read_evaluation(study: SweepStudy, job: Job) -> dict[str, Any]:
+    """What was evaluated before; nothing, if the files are not those that the study remembers, or nonsense."""
+    from sweeper.tracking import digest
+
     try:
-        return dict(json.loads((job.champion_folder / "evaluation.json").read_text()))
-    except (OSError, ValueError):
+        found = json.loads((job.champion_folder / "evaluation.json").read_text())
+        metrics = {str(name): float(value) for name, value in found["metrics"].items()}
+        known = {"trial": int(found["trial"]), "metrics": metrics}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
+    return known if study.facts.get("champion", "") == digest(job.champion_folder) else {}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweeper.tracking.links import Link, sweep_links
-from sweeper.tracking.package import package_model
+from sweeper.tracking.package import digest, package_model
 from sweeper.tracking.projection import Projection, sync
 from sweeper.tracking.registry import Champion, register_champion
 from sweeper.tracking.store import tracking_uri
@@ -14,6 +14,7 @@ __all__ = [
     "Link",
     "Projection",
     "Ui",
+    "digest",
     "package_model",
     "register_champion",
     "start_ui",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sweeper.errors import TrackingError
@@ -102,8 +104,10 @@ class _Registration:
             meta = Model.load(str(packed))
             meta.model_id = meta.model_uuid = model.model_id
             meta.run_id, meta.artifact_path = child.info.run_id, model.artifact_location
-            meta.save(str(packed / "MLmodel"))
-            self._client.log_model_artifacts(model.model_id, str(packed))
+            with TemporaryDirectory(prefix="sweeper-") as folder:  # the packed one stays as it was evaluated
+                copy = shutil.copytree(packed, Path(folder, PACKED), symlinks=True)
+                meta.save(str(copy / "MLmodel"))
+                self._client.log_model_artifacts(model.model_id, str(copy))
             model = self._client.finalize_logged_model(model.model_id, "READY")
         return model
 
