@@ -207,7 +207,7 @@ class SweepStudy:
 
     def fail(self, number: int, reason: str) -> Verdict:
         """The trial cannot go on: FAIL, with the reason in one line, without secrets."""
-        return self._end(number, TrialState.FAIL, redact(reason))
+        return self._end(number, TrialState.FAIL, redact(reason)[:1000])
 
     def retry(self, number: int, reason: str) -> TrialRow:
         """The worker of a trial died and the trial goes on elsewhere: the next attempt."""

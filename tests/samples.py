@@ -109,3 +109,20 @@ def report_text(params: dict[str, Any], trial: Trial) -> None:
 def go_on_too_long(params: dict[str, Any], trial: Trial) -> None:
     for _ in range(trial.reports + 5):
         trial.report({"score": 1.0})
+
+
+def flood(params: dict[str, Any], trial: Trial) -> None:
+    """Too much of one thing or another."""
+    kind = params["kind"]
+    if kind == "metrics":
+        trial.report({f"metric {number}": 1.0 for number in range(100_000)})
+    elif kind == "name":
+        trial.report({"score": 1.0, "n" * 1_000_000: 1.0})
+    elif kind == "message":
+        raise ValueError("m" * 50_000_000)
+    raise Silent
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,18 @@ def _write(folder: Path) -> None:
 def _surroundings() -> dict[str, Any]:
     """What a trial finds: its environment, and what the processes of its sweep listen on and are called."""
     driver = [parent for parent in psutil.Process().parents() if "sweeper" in parent.cmdline()][-1]
-    family = [driver, *driver.children(recursive=True)]
-    connections = [place for process in family for place in process.net_connections("inet")]
+    listening, commands = set(), []
+    for process in [driver, *driver.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # some of them end while we look
+            places = process.net_connections("inet")
+            listening |= {place.laddr.ip for place in places if place.status == psutil.CONN_LISTEN}
+            commands.append(" ".join(process.cmdline()))
     return {
         "names": sorted(os.environ),
-        "listening": sorted({place.laddr.ip for place in connections if place.status == psutil.CONN_LISTEN}),
-        "commands": [" ".join(process.cmdline()) for process in family],
+        "listening": sorted(listening),
+        "commands": commands,
         "token": os.environ["RAY_AUTH_TOKEN"],
         "pickle": os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"],
-        "temporary": os.environ.get("RAY_TMPDIR"),
     }
 
 

