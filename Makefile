@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 SPACE ?= search_spaces/lstm.yaml
 
-.PHONY: run test test-all check clean
+.PHONY: run test test-all check audit clean
 
 run: .venv/ready
 	$(BIN)/sweeper run $(SPACE)
@@ -18,6 +18,15 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Asks a public database of known vulnerabilities, so it needs the internet; --strict: what cannot be asked is no pass.
+audit: .venv/audit/ready
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+.venv/audit/ready:
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet 'pip-audit>=2.9,<3'
+	touch $@
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

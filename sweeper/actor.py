@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from ray import tune
 
+from sweeper.errors import InputError
+from sweeper.private import MASK
+from sweeper.redaction import has_secret, learn, learn_url
+from sweeper.spec import Sweep
+from sweeper.spec.urls import expand, references
 from sweeper.worker import Job, TaskRun, task_from
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the shell
     "PL_DISABLE_FORK": "1",  # what Tune gives its own workers
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
+
+_PASSWORDS = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "DATABRICKS_TOKEN",
+    "PGPASSWORD",
+    "MYSQL_PWD",
+)
+_ADDRESSES = ("SWEEPER_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
 class Worker(tune.Trainable):  # type: ignore[misc]
     """A warm worker: one process that runs task after task, so that imports and compiled models are paid once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        os.umask(MASK)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         super().__init__(*args, **kwargs)
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         assert job is not None
+        _withhold(job.sweep)
         self._job = job
         self._run = TaskRun(job, task_from(config))
 
@@ -38,3 +57,28 @@ class Worker(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         self._run.stop()
+
+
+def _withhold(sweep: Sweep) -> None:
+    """Take out of the environment of trials what only the driver needs, before any code of theirs runs.
+
+    Trials talk neither to the study's database nor to MLflow: what proves who may, they need not hold. Whatever else
+    the environment has, they may want, as keys for the data they load. It is no wall: they run as the same user.
+    """
+    urls = [url for url in (sweep.storage, sweep.tracking.uri) if url]
+    for url in urls:
+        with suppress(InputError):  # a node elsewhere has no such variables
+            expand(url)
+    for name in _drivers_own(urls):
+        value = os.environ.pop(name, "")
+        if "://" in value:
+            learn_url(value)
+        elif name in _PASSWORDS:
+            learn(value)
+
+
+def _drivers_own(urls: list[str]) -> Iterator[str]:
+    """The variables that the sweep's own addresses refer to, passwords by their usual names, addresses with one."""
+    yield from (name for url in urls for name in references(url))
+    yield from _PASSWORDS
+    yield from (name for name in _ADDRESSES if has_secret(os.environ.get(name, "")))

@@ -34,6 +34,7 @@ class Bridge:
         parallel: int,
         must_evaluate: Callable[[TrialRow], bool],
         should_stop: Callable[[], bool],
+        search: bool = True,
     ) -> None:
         self.error: BaseException | None = None
         self.evaluation: dict[str, float] | None = None
@@ -44,6 +45,7 @@ class Bridge:
         self._is_evaluated = False
         self._evaluations = 0
         self._should_stop = should_stop
+        self._search = search
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Nothing of it goes into Tune's snapshots of itself: no sweep is ever restored from one."""
@@ -53,12 +55,12 @@ class Bridge:
         """The next task, None for "none now", `FINISHED` when all is done."""
         if self.should_stop():
             return FINISHED
-        if self._study.running() >= self._parallel:
+        if self._search and self._study.running() >= self._parallel:
             return None
-        if self._study.has_next():
+        if self._search and self._study.has_next():
             row = self._study.ask()
             return Task(row.number, row.params, row.attempt)
-        if self._study.running() or not self._study.is_exhausted():
+        if self._search and (self._study.running() or not self._study.is_exhausted()):
             return None
         best = self._study.best()
         if best is None or self._is_evaluated or not self._must_evaluate(best):

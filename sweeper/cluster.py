@@ -5,17 +5,18 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import secrets
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import psutil
 import ray
 
+from sweeper.access import ours_alone
 from sweeper.errors import ResourceError, SweeperError
+from sweeper.private import private_folder
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 
@@ -25,14 +26,16 @@ def ray_cluster(address: str | None, stop: StopRequest) -> Iterator[None]:
     """A Ray cluster: the one at `address`, else one of our own on this machine that ends with the block."""
     if address is None and "RAY_ADDRESS" not in os.environ:
         address = "local"
-        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            # Ray would leave a token readable by everyone in the home directory; one of our own never meets the disk.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options = _local_options() if address == "local" else {}
+    # What trials print goes into files, of which Ray keeps this much: by default 3 GB for each of its processes.
+    os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(16 << 20))
+    os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
+    is_ours = address == "local"
+    options = _local_options() if is_ours else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+        with ours_alone() if is_ours else nullcontext():
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweeperError(f"Ray at {address or os.environ['RAY_ADDRESS']} cannot be reached: {error}") from error
     stop.install()  # ray.init has put its own handler for SIGTERM in the place of ours
@@ -70,7 +73,7 @@ def _die_with_ray(ended: threading.Event) -> None:
 
 def _local_options() -> dict[str, Any]:
     """No dashboard: it is a port that runs what it is sent. And no more CPUs than `taskset` and the like leave us."""
-    options: dict[str, Any] = {"include_dashboard": False}
+    options: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(private_folder() / "ray")}
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     if allowed is not None and allowed < (os.cpu_count() or 0):
         options["num_cpus"] = allowed  # Ray knows the limits of containers, but not these

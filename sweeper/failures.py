@@ -23,7 +23,8 @@ _REPEATED: tuple[Kind, ...] = ("crash", "stall", "io", "memory")
 _CERTAIN = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors of the operating system that another attempt meets again."""
 
-_OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError", "XlaRuntimeError: RESOURCE_EXHAUSTED")
+_OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
+_OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")
 
 LONGEST_WAIT = 60.0
 
@@ -103,8 +104,9 @@ def kind_of(error: BaseException) -> Kind:
     """The kind of failure that an exception of a trainable is."""
     if isinstance(error, TrialDivergedError):
         return "diverged"
-    described = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or described.startswith(_OUT_OF_MEMORY):
+    name, message = type(error).__name__, str(error.args[:1])  # not `str(error)`, which may fail
+    is_exhausted = name in _OUT_OF_MEMORY or (name in _OF_JAX and "RESOURCE_EXHAUSTED" in message)
+    if is_exhausted or isinstance(error, MemoryError):
         return "memory"
     return "io" if isinstance(error, OSError) and not isinstance(error, _CERTAIN) else "error"
 

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper import __version__
+from sweeper.access import refuse_open_cluster
 from sweeper.checkpoints import CheckpointStore
 from sweeper.control import Control
 from sweeper.errors import InputError, TrackingError
+from sweeper.private import private_files
+from sweeper.redaction import has_secret
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
@@ -55,6 +58,7 @@ class SweepResult:
     notes: tuple[str, ...] = ()
 
 
+@private_files()
 def run_sweep(
     sweep: Sweep,
     *,
@@ -62,6 +66,7 @@ def run_sweep(
     address: str | None = None,
     tracking_uri: str | None = None,
     forked: str | None = None,
+    insecure: bool = False,
     listeners: Sequence[Listener] = (),
 ) -> SweepResult:
     """Run a sweep to its end, or take it up where it stands; the same call does both.
@@ -71,6 +76,7 @@ def run_sweep(
         address: a Ray cluster to run on; by default the one in RAY_ADDRESS, else this machine.
         tracking_uri: the MLflow store or server; by default that of the sweep, of MLFLOW_TRACKING_URI, or a local file.
         forked: the name of another sweep in the same storage, whose best points a new sweep tries first.
+        insecure: join a Ray cluster elsewhere even if it obeys anyone who reaches it.
         listeners: told of every change while the sweep runs.
 
     Raises:
@@ -80,6 +86,8 @@ def run_sweep(
     from sweeper import tracking
 
     started = time.monotonic()
+    if not insecure:
+        refuse_open_cluster(address)
     folder = _make_folder(folder or Path("sweeps") / sweep.name)
     uri = tracking.tracking_uri(sweep, tracking_uri)
     projection = tracking.Projection(sweep, uri)
@@ -87,7 +95,7 @@ def run_sweep(
     with StopRequest(sweep.budget.timeout) as stop, open_study(sweep, forked=forked, listeners=everyone) as study:
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
-        store = {"tracking_uri": uri} if tracking.shown(uri) == uri else {}
+        store = {} if has_secret(uri) else {"tracking_uri": uri}
         origin = {"forked": forked} if forked else {}
         study.record_facts({"folder": str(folder), "sweeper": __version__, **store, **origin})
         settled, notes = _choose_dataset(study, sweep)
@@ -123,9 +131,10 @@ def _search(
 ) -> dict[str, float] | None:
     """Run what is left of the trials; the metrics of the best one on the test set, if its trainable can test."""
     from sweeper.spec.trainables import load_trainable
+    from sweeper.tracking import digest
 
     can_evaluate = hasattr(load_trainable(job.sweep.trainable), "evaluate")
-    known = _read_evaluation(job)
+    known = _read_evaluation(study, job)
 
     def must_evaluate(best: TrialRow) -> bool:
         return can_evaluate and known.get("trial") != best.number
@@ -143,17 +152,15 @@ def _search(
             wanted = job.sweep.budget.parallel
             parallel = slots if wanted == "auto" else min(int(wanted), slots)
             study.announce(f"running {parallel} trials at a time")
-            found = tune_trials(
-                study,
-                job,
-                parallel=parallel,
-                must_evaluate=must_evaluate,
-                should_stop=Control(study, stop).is_over,
-            )
+            options: dict[str, Any] = {"parallel": parallel, "must_evaluate": must_evaluate}
+            found = tune_trials(study, job, should_stop=Control(study, stop).is_over, **options)
+            if stop.reason == "timeout":  # the time was for the search; what it found is worth a few seconds more
+                found = tune_trials(study, job, should_stop=lambda: stop.reason != "timeout", search=False, **options)
         best = study.best()
         if found is not None and best is not None:
             known = {"trial": best.number, "metrics": found}
             _write_json(job.champion_folder / "evaluation.json", known)
+            study.record_facts({"champion": digest(job.champion_folder)})
     is_known = best is not None and known.get("trial") == best.number
     return dict(known["metrics"]) if is_known else None
 
@@ -263,11 +270,17 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _read_evaluation(job: Job) -> dict[str, Any]:
+def _read_evaluation(study: SweepStudy, job: Job) -> dict[str, Any]:
+    """What was evaluated before; nothing, if the files are not those that the study remembers, or nonsense."""
+    from sweeper.tracking import digest
+
     try:
-        return dict(json.loads((job.champion_folder / "evaluation.json").read_text()))
-    except (OSError, ValueError):
+        found = json.loads((job.champion_folder / "evaluation.json").read_text())
+        metrics = {str(name): float(value) for name, value in found["metrics"].items()}
+        known = {"trial": int(found["trial"]), "metrics": metrics}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
+    return known if study.facts.get("champion", "") == digest(job.champion_folder) else {}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -113,7 +113,9 @@ def _connect(address: URL, *, is_file: bool, is_reader: bool) -> optuna.storages
         options = {"poolclass": sa.NullPool}
     if not is_file:
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    Path(str(address.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    path = Path(str(address.database)).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600, exist_ok=True)  # SQLite gives its other files the same mode
     storage = optuna.storages.RDBStorage(url, engine_kwargs={**options, "connect_args": {"timeout": _LOCK_TIMEOUT}})
     with storage.engine.connect() as connection:
         # Readers (a dashboard, `sweeper show`) must not block the sweep; the mode stays with the file. SQLite's default

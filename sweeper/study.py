@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from sweeper.failures import Attempt, Failure, History
 from sweeper.records import Attempts, Lease, Reports
+from sweeper.redaction import redact
 from sweeper.rows import TrialRow, row_of, utc
 from sweeper.spec import Sweep
 from sweeper.spec.space import suggest
@@ -25,6 +26,8 @@ from sweeper.storage import Store
 from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_REASON = 1000
 
 _FACTS = "facts"
 """The study's user attribute for what was found out about the sweep's surroundings."""
@@ -212,6 +215,7 @@ class SweepStudy:
         row, trial = self._rows[number], self._trials.get(number)
         if trial is None:
             return Verdict.STOP
+        failure = replace(failure, reason=redact(failure.reason)[:_LONGEST_REASON])
         wait = self.history.wait_after(number, failure.kind)
         reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
         with self._store.transaction() as connection:
@@ -272,4 +276,4 @@ class SweepStudy:
 def _missing(metric: str, got: Mapping[str, float]) -> str:
     near = difflib.get_close_matches(metric, list(got), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"metric {metric!r} not reported; got: {', '.join(got) or 'nothing'}.{hint}"
+    return f"metric {metric!r} not reported; got: {', '.join(list(got)[:10]) or 'nothing'}.{hint}"

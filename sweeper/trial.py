@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sweeper.training.datasets import Arrays, Dataset
 
 
+MAX_METRICS, MAX_NAME = 1000, 250
+"""Metrics of one report, and characters of a name: what MLflow takes in one call."""
+
+
 @dataclass(frozen=True)
 class Report:
     """One report of a trial: its number within the trial (1 is the first), when, and every metric."""
@@ -100,7 +104,9 @@ class Trial:
         Raises:
             TrialStopped: the trial is to end here (pruned, or the sweep stops). Let it pass.
             TrialDivergedError: a metric is NaN or infinite.
+            ValueError: more metrics, or longer names, than the study and MLflow can hold for each of many reports.
         """
+        _refuse_flood(metrics)
         numbers = {name: _number(name, value) for name, value in metrics.items()}
         self.step += 1
         bad = [f"{name}={value}" for name, value in numbers.items() if not math.isfinite(value)]
@@ -114,6 +120,14 @@ class Trial:
 @functools.lru_cache(maxsize=2)
 def _load(dataset: Dataset) -> Arrays:
     return dataset.load()
+
+
+def _refuse_flood(metrics: Mapping[str, float]) -> None:
+    if len(metrics) > MAX_METRICS:
+        raise ValueError(f"a report has {len(metrics)} metrics; {MAX_METRICS} at most")
+    longest = max(map(str, metrics), key=len, default="")
+    if len(longest) > MAX_NAME:
+        raise ValueError(f"a metric's name has {len(longest)} characters ({longest[:20]!r}...); {MAX_NAME} at most")
 
 
 def _number(name: str, value: object) -> float:

@@ -57,6 +57,7 @@ def tune_trials(
     parallel: int,
     must_evaluate: Callable[[TrialRow], bool],
     should_stop: Callable[[], bool],
+    search: bool = True,
 ) -> dict[str, float] | None:
     """Run the study's trials to their end on Ray, then evaluate the best one on the test set.
 
@@ -65,12 +66,13 @@ def tune_trials(
         must_evaluate: whether the best trial is to be evaluated at the end, on a worker that is warm already.
         should_stop: asked about ten times a second; True ends the run with unfinished trials left as they are, for a
             later run to take up.
+        search: whether trials are run at all; if not, the best of those there are is evaluated.
 
     Returns:
         The metrics of the evaluation, None where there was none.
     """
     os.environ.update(_TUNE_ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(parallel))
-    bridge = Bridge(study, parallel=parallel, must_evaluate=must_evaluate, should_stop=should_stop)
+    bridge = Bridge(study, parallel=parallel, must_evaluate=must_evaluate, should_stop=should_stop, search=search)
     watch = _Watch(bridge, job.sweep.budget.stall_timeout)
     with _quick_start(), closing(watch):
         tune.run(

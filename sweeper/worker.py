@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any
 from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import TrialDivergedError, TrialStopped
 from sweeper.failures import Failure, kind_of
+from sweeper.redaction import redact
 from sweeper.spec import Sweep
 from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.trial import Report, Trial
 
 if TYPE_CHECKING:
     from sweeper.training.datasets import Arrays
+
+
+_KEPT = 50_000
+"""Characters of a traceback that are kept from its beginning, and as many from its end."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +154,25 @@ class TaskRun:
         text = "".join(traceback.format_exception(error))
         folder = self._job.trial_folder(self._task.number)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(text)
-        first = (str(error).strip().splitlines() or [""])[0][:300]
+        (folder / "error.txt").write_text(_shortened(redact(text)), errors="backslashreplace")
+        first = redact((_message(error).strip().splitlines() or [""])[0])[:300]
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         return f"{type(error).__name__}: {first}{place}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # it is the trainable's own class
+        return "its message cannot be read"
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end of a text that is too long to keep."""
+    if len(text) <= 2 * _KEPT:
+        return text
+    return f"{text[:_KEPT]}\n[{len(text) - 2 * _KEPT} characters left out]\n{text[-_KEPT:]}"
 
 
 def trial_seed(sweep_seed: int, number: int) -> int:

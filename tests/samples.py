@@ -134,3 +134,20 @@ def take_long(params: dict[str, Any], trial: Trial) -> None:
     while trial.step < trial.reports:
         trial.report({"score": params["height"]})
         time.sleep(30)
+
+
+def flood(params: dict[str, Any], trial: Trial) -> None:
+    """Too much of one thing or another."""
+    kind = params["kind"]
+    if kind == "metrics":
+        trial.report({f"metric {number}": 1.0 for number in range(100_000)})
+    elif kind == "name":
+        trial.report({"score": 1.0, "n" * 1_000_000: 1.0})
+    elif kind == "message":
+        raise ValueError("m" * 50_000_000)
+    raise Silent
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")

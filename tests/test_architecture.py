@@ -12,7 +12,7 @@ ROOMS = [
     {"cli", "__main__"},
     {"run"},
     {"control"},
-    {"tuning", "cluster"},
+    {"tuning", "cluster", "access"},
     {"bridge", "actor"},
     {"worker", "stopping"},
     {"tracking"},
@@ -25,8 +25,13 @@ ROOMS = [
     {"training"},
     {"checkpoints", "failures"},
     {"errors"},
+    {"redaction", "private"},
 ]
-ONLY_IN = {"ray.tune": {"tuning", "actor"}, "mlflow": {"tracking", "cli"}, "ray": {"tuning", "actor", "cluster", "cli"}}
+ONLY_IN = {
+    "ray.tune": {"tuning", "actor"},
+    "mlflow": {"tracking", "cli"},
+    "ray": {"tuning", "actor", "cluster", "access", "cli"},
+}
 
 
 def imports_of(path: Path) -> set[str]:

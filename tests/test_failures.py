@@ -60,6 +60,9 @@ def test_what_would_go_wrong_again_is_not_tried_again(kind: Kind) -> None:
         (TimeoutError(), "io"),
         (OSError(errno.EIO, "input/output error"), "io"),
         (MemoryError(), "memory"),
+        (type("JaxRuntimeError", (RuntimeError,), {})("RESOURCE_EXHAUSTED: Out of memory"), "memory"),
+        (type("JaxRuntimeError", (RuntimeError,), {})("INTERNAL: ..."), "error"),
+        (type("Silent", (Exception,), {"__str__": lambda self: 1 / 0})("no"), "error"),
         (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"), "memory"),
     ],
 )

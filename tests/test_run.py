@@ -263,3 +263,13 @@ def test_a_sweep_that_is_over_before_mlflow_is_loaded_ends_well(tmp_path: Path) 
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         (tmp_path / "sweeper.db").unlink()
+
+
+def test_a_sweep_whose_time_is_up_has_a_champion_all_the_same_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SPACE.replace("trials: 8", "trials: 500"))
+    done = sweeper("run", "small.yaml", "--timeout", "30s", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["stopped"] == "timeout" and result["counts"]["COMPLETE"] >= 1
+    assert result["test"]["test_accuracy"] > 0.1 and result["champion"]["promoted"]
+    assert result["best"]["number"] in {row.number for row in study_in(tmp_path).rows() if row.state == "COMPLETE"}

@@ -49,6 +49,22 @@ def test_a_metric_that_is_no_number_fails_the_trial_with_its_name(make_sweep: Ma
     assert failure is not None and "metric 'score' is not a number: 'high' (str)" in failure.reason
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("metrics", "a report has 100000 metrics; 1000 at most"),
+        ("name", "a metric's name has 1000000 characters ('nnnnnnnnnnnnnnnnnnnn'...); 250 at most"),
+        ("message", "ValueError: mmm"),
+        ("silence", "Silent: its message cannot be read"),
+    ],
+)
+def test_a_flood_fails_the_trial_and_is_not_kept(make_sweep: MakeSweep, tmp_path: Path, kind: str, said: str) -> None:
+    job = Job(make_sweep(trainable="tests.samples:flood"), tmp_path)
+    failure = TaskRun(job, Task(0, {"kind": kind})).next_event().failure
+    assert failure is not None and said in failure.reason and len(failure.reason) < 400
+    assert (tmp_path / "trials/0000/error.txt").stat().st_size < 101_000
+
+
 def test_a_trial_continued_from_its_checkpoint_sends_that_report_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 1, "epochs": 4})
     first = start(sweep, tmp_path)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from sweeper.cli import running, verbs
 from sweeper.errors import SweeperError
+from sweeper.private import private_files
 
 VERBS: dict[str, Callable[..., int | None]] = {
     "run": running.run,
@@ -83,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a result is shown wherever it goes, be it in ASCII
     try:
-        return app(arguments, prog_name="sweeper", standalone_mode=False) or 0
+        with private_files(), _log_shown():
+            return app(arguments, prog_name="sweeper", standalone_mode=False) or 0
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see {context.command_path} --help" if context else ""
@@ -96,6 +100,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         hint = "" if debug else " (--debug shows where)"
         return _explain(error, f"{type(error).__name__}: {error}{hint}", 1, debug=debug)
+
+
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        from sweeper.cli.console import print_warning
+
+        print_warning(self.format(record))
+
+
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """Show what any module warns of; Python itself would print it as it is, with passwords and all."""
+    log, root = _Log(logging.WARNING), logging.getLogger()
+    root.addHandler(log)
+    try:
+        yield
+    finally:
+        root.removeHandler(log)
 
 
 def _explain(error: Exception, message: str, code: int, *, debug: bool) -> int:

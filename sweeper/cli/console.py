@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.cli.report import Board, board, clean, duration, metric, redact, saved, tally, unit
+from sweeper.cli.report import Board, board, clean, duration, metric, saved, tally, unit
+from sweeper.redaction import redact
 
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check
@@ -59,6 +60,12 @@ def print_traceback(error: BaseException) -> None:
     """Where an error comes from, without passwords."""
     text = redact("".join(traceback.format_exception(error)))
     err.print(Text("\n".join(map(clean, text.splitlines())), "dim"), soft_wrap=True)
+
+
+def print_warning(message: str) -> None:
+    """What a log says, which may be a traceback."""
+    text = "\n".join(map(clean, redact(message).splitlines()))
+    err.print(Text.assemble(("warning: ", "bold yellow"), text), soft_wrap=True)
 
 
 def print_note(message: str) -> None:

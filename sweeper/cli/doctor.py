@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.cli.options import tracking_store
-from sweeper.cli.report import redact
 from sweeper.errors import DatasetError
+from sweeper.private import MASK
+from sweeper.redaction import redact
 
 _PATIENCE = 3.0
 """Seconds to wait for a store."""
@@ -43,6 +45,7 @@ def examine(storage: str, tracking_uri: str | None = None) -> Iterator[Check]:
         "data": check_data,
         "devices": check_devices,
         "room": check_room,
+        "ray token": check_token,
         "studies": lambda: check_storage(storage),
         "mlflow": lambda: check_tracking(tracking_store(tracking_uri)),
     }
@@ -138,6 +141,15 @@ def check_room() -> Iterator[Check]:
         # Ray stops starting work where less than 5 % of a disk is free.
         wanted = max(2 * _GB, usage.total // 20)
         yield _enough(name, usage.free, wanted, f"{usage.free / _GB:.1f} GB free in {place}", "make room")
+
+
+def check_token() -> Iterator[Check]:
+    """The token of Ray clusters on disk, if there is one: who reads it may run code there."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if path.exists():
+        is_open = bool(path.stat().st_mode & MASK)
+        advice = f"chmod 600 {shlex.quote(str(path))}"
+        yield _enough("ray token", not is_open, True, f"{path}{' can be read by others' * is_open}", advice)
 
 
 def check_storage(url: str) -> Iterator[Check]:

@@ -68,6 +68,9 @@ Address = Annotated[
     str | None,
     typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster; else RAY_ADDRESS, else this machine."),
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", metavar="", help="Join a Ray cluster that asks for no token.", show_default=False)
+]
 Folder = Annotated[
     Path | None, typer.Option("--dir", metavar="DIR", help="Where all else goes; else sweeps/NAME.", show_default=False)
 ]

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import math
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from sweeper.redaction import redact
 
 if TYPE_CHECKING:
     from sweeper.failures import Attempt
@@ -20,18 +21,12 @@ if TYPE_CHECKING:
     from sweeper.spec import Sweep
     from sweeper.spec.budget import Budget
 
-_USERINFO = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+@")
-_FORMULA = ("=", "+", "-", "@")
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 def clean(text: object) -> str:
     """Text that cannot steer a terminal: control and invisible characters are spelled out, as in `\\x1b`."""
     return "".join(char if _is_plain(char) else _spelled(char) for char in str(text))
-
-
-def redact(text: str) -> str:
-    """Text without the passwords of the URLs in it."""
-    return _USERINFO.sub(r"\1:***@", text)
 
 
 def varying(sweep: Sweep) -> list[str]:

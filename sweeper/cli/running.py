@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import shlex
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import console, options, report
 from sweeper.cli.live import LiveProgress
@@ -33,6 +32,7 @@ def run(
     storage: options.SweepStorage = None,
     tracking_uri: options.TrackingUri = None,
     address: options.Address = None,
+    insecure: options.Insecure = False,
     folder: options.Folder = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -55,7 +55,8 @@ def run(
     forked = sweep.name if fork else None
     if fork:
         sweep = load_sweep(space, options.overrides(settings, {**flags, "name": fork}))
-    return _run(sweep, folder=folder, address=address, tracking_uri=tracking_uri, forked=forked, json=json)
+    where = {"folder": folder, "address": address, "insecure": insecure, "tracking_uri": tracking_uri}
+    return _run(sweep, json=json, forked=forked, **where)
 
 
 def resume(
@@ -69,6 +70,7 @@ def resume(
     storage: options.SweepStorage = None,
     tracking_uri: options.TrackingUri = None,
     address: options.Address = None,
+    insecure: options.Insecure = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
@@ -87,7 +89,8 @@ def resume(
     }
     sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": url})
     uri = tracking_uri or study.facts.get("tracking_uri")
-    return _run(sweep, folder=study.folder, address=address, tracking_uri=uri, json=json)
+    where = {"folder": study.folder, "address": address, "insecure": insecure, "tracking_uri": uri}
+    return _run(sweep, json=json, **where)
 
 
 def stop(
@@ -125,15 +128,7 @@ def _order(name: str, storage: str, order: Order | None, done: str) -> None:
     console.print_note(done)
 
 
-def _run(
-    sweep: Sweep,
-    *,
-    folder: Path | None,
-    address: str | None,
-    tracking_uri: str | None,
-    forked: str | None = None,
-    json: bool,
-) -> int:
+def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
     """Run a sweep under the eyes of whoever started it; the exit code."""
     gc.set_threshold(50_000)  # imports make the most objects by far, and those stay: not worth looking at so often
     for warning in sweep.warnings():
@@ -143,9 +138,7 @@ def _run(
         from sweeper.run import run_sweep
         from sweeper.studies import read_study
 
-        result = run_sweep(
-            sweep, folder=folder, address=address, tracking_uri=tracking_uri, forked=forked, listeners=[progress]
-        )
+        result = run_sweep(sweep, listeners=[progress], **where)
     for note in result.notes:
         console.print_note(note)
     if result.stopped:

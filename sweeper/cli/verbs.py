@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import console, options, report
 from sweeper.errors import InputError, SpecError, SweeperError
+from sweeper.redaction import redact
 
 if TYPE_CHECKING:
     from sweeper.study import SweepStudy
@@ -121,9 +122,9 @@ def sync(
     uri = _store_of(study, tracking_uri)
     written = tracking.sync(study, uri)
     if json:
-        console.emit(report.to_json({"name": name, "tracking_uri": report.redact(uri), "written": written}))
+        console.emit(report.to_json({"name": name, "tracking_uri": redact(uri), "written": written}))
     else:
-        console.emit(f"{written} records of {name} written to {report.redact(uri)}")
+        console.emit(f"{written} records of {name} written to {redact(uri)}")
 
 
 def ui(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from sweeper.errors import InputError
+from sweeper.redaction import learn_url
 from sweeper.spec.model import did_you_mean
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -63,6 +64,8 @@ def fault_of_tracking(text: str) -> str | None:
 def expand(text: str) -> str:
     """The URL with its references to the environment resolved; parts of a URL are quoted as URLs need it.
 
+    Its password is taken out of all that is said from then on.
+
     Raises:
         InputError: a variable is not set.
     """
@@ -73,4 +76,11 @@ def expand(text: str) -> str:
             raise InputError(f"the environment variable {match[1]} is not set, and the sweep refers to it")
         return found if match[0] == text else quote(found, safe="")
 
-    return _REFERENCE.sub(value, text)
+    url = _REFERENCE.sub(value, text)
+    learn_url(url)
+    return url
+
+
+def references(text: str) -> list[str]:
+    """The environment variables that a URL refers to."""
+    return _REFERENCE.findall(text)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sweeper.tracking.links import Link, sweep_links
-from sweeper.tracking.package import package_model
+from sweeper.tracking.package import digest, package_model
 from sweeper.tracking.projection import Projection, sync
 from sweeper.tracking.registry import Champion, register_champion
-from sweeper.tracking.store import shown, tracking_uri
+from sweeper.tracking.store import tracking_uri
 from sweeper.tracking.ui import Ui, start_ui
 
 __all__ = [
@@ -14,9 +14,9 @@ __all__ = [
     "Link",
     "Projection",
     "Ui",
+    "digest",
     "package_model",
     "register_champion",
-    "shown",
     "start_ui",
     "sweep_links",
     "sync",

@@ -28,11 +28,16 @@ def fit_key(key: str) -> str:
 
 
 def fit_params(params: Mapping[str, Any]) -> dict[str, str]:
-    return {fit_key(key): str(value)[:PARAM] for key, value in params.items()}
+    return {fit_key(key): fit_text(value)[:PARAM] for key, value in params.items()}
 
 
 def fit_tags(tags: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value)[:TAG] for key, value in tags.items()}
+    return {key: fit_text(value)[:TAG] for key, value in tags.items()}
+
+
+def fit_text(value: object) -> str:
+    """Text that a database can hold: an error of a trial may have anything in it, also halves of characters."""
+    return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def changed(params: Mapping[str, Any], metrics: Iterable[str] = ()) -> str:

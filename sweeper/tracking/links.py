@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from sweeper.errors import TrackingError
+from sweeper.redaction import redact
 from sweeper.tracking import describe
 from sweeper.tracking.limits import fit_key
 from sweeper.tracking.mirror import identity
 from sweeper.tracking.registry import ALIAS
 from sweeper.tracking.runs import search_runs
-from sweeper.tracking.store import connect, explain, open_experiment, shown
+from sweeper.tracking.store import connect, explain, open_experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from sweeper.rows import TrialRow
     from sweeper.spec import Sweep
+
+_USERINFO = re.compile(r"(?<=://)[^/]*@")
 
 COMPARED = 10
 """How many of the best trials the comparison shows."""
@@ -47,12 +51,12 @@ def sweep_links(study: describe.Study, uri: str, base: str) -> list[Link]:
         experiment = open_experiment(client, uri, study.sweep.tracking.experiment)
         found = list(search_runs(client, experiment, f"tags.`sweeper.id` = '{identity(study)}'"))
     except Exception as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: {explain(error)}") from error
+        raise TrackingError(f"MLflow at {redact(uri)}: {explain(error)}") from error
     runs = {run.data.tags.get("sweeper.trial"): run.info.run_id for run in found}
     parent = runs.pop(None, None)
     if parent is None:
         raise TrackingError(
-            f"MLflow at {shown(uri)} knows no sweep {study.name!r}; copy it with: sweeper sync {study.name}"
+            f"MLflow at {redact(uri)} knows no sweep {study.name!r}; copy it with: sweeper sync {study.name}"
         )
     order = _order(study.sweep, parent)
     view = _save_view(client, experiment, identity(study), order, _columns(study.sweep))
@@ -76,7 +80,7 @@ class _Pages:
     """Addresses of pages of MLflow's UI; it reads what it shows from behind the `#`."""
 
     def __init__(self, base: str, experiment: str) -> None:
-        self._base = f"{shown(base).replace('***@', '').rstrip('/')}/#"
+        self._base = f"{_USERINFO.sub('', base).rstrip('/')}/#"
         self._experiment = experiment
 
     def trials(self, query: dict[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +35,22 @@ def package_model(folder: Path) -> Path:
     save_model(model, str(beside), signature=signature, input_example=example, pip_requirements=_requirements())
     shutil.rmtree(target, ignore_errors=True)
     return beside.rename(target)
+
+
+def digest(folder: Path) -> str | None:
+    """The SHA-256 of the packed model in `folder`, with the names of its files; None if there is none.
+
+    The study remembers it: what is in a folder may have been put there by anyone who could write to it since.
+    """
+    packed = folder / PACKED
+    if not packed.is_dir():
+        return None
+    found = hashlib.sha256()
+    for path in sorted(path for path in packed.rglob("*") if not path.is_dir()):
+        content = b"" if path.is_symlink() else path.read_bytes()
+        name = str(path.relative_to(packed)) + " link" * path.is_symlink()
+        found.update(json.dumps([name, hashlib.sha256(content).hexdigest()]).encode())
+    return found.hexdigest()
 
 
 def _requirements() -> list[str]:

@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from sweeper.errors import TrackingError
+from sweeper.redaction import redact
 from sweeper.tracking.mirror import Mirror
-from sweeper.tracking.store import explain, prepare, shown
+from sweeper.tracking.store import explain, prepare
 
 if TYPE_CHECKING:
     from sweeper.rows import TrialRow
@@ -122,11 +123,11 @@ class Projection:
                 self._attempts, self._failures = self._attempts + 1, self._failures + 1
                 self._state.notify_all()
             if self._failures == 2:  # a single failure may be one lost answer, and is nobody's concern
-                logger.warning("MLflow at %s is away (%s); the sweep goes on", shown(self.uri), explain(error))
+                logger.warning("MLflow at %s is away (%s); the sweep goes on", redact(self.uri), explain(error))
             logger.debug("MLflow failed", exc_info=True)
             return False
         if self._failures > 1:
-            logger.warning("MLflow at %s is back: %d records delivered", shown(self.uri), self._mirror.written)
+            logger.warning("MLflow at %s is back: %d records delivered", redact(self.uri), self._mirror.written)
         with self._state:
             self._attempts, self._failures, self._mirror.written = self._attempts + 1, 0, 0
             self._is_idle = not self._changed
@@ -148,6 +149,6 @@ def sync(study: Study, uri: str) -> int:
             return mirror.written
         except Exception as error:
             if attempt == 2:
-                raise TrackingError(f"MLflow at {shown(uri)}: {explain(error)}") from error
+                raise TrackingError(f"MLflow at {redact(uri)}: {explain(error)}") from error
             time.sleep(FLUSH)
     raise AssertionError("the loop returns or raises")

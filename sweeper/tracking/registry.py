@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sweeper.errors import TrackingError
+from sweeper.redaction import redact
 from sweeper.tracking import describe
 from sweeper.tracking.limits import fit_key, fit_tags
 from sweeper.tracking.mirror import identity
 from sweeper.tracking.package import PACKED
 from sweeper.tracking.runs import log_dataset, search_runs
-from sweeper.tracking.store import as_global, connect, explain, open_experiment, shown
+from sweeper.tracking.store import as_global, connect, explain, open_experiment
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -61,7 +64,7 @@ def register_champion(
         return _Registration(study, best, uri).run(evaluation, folder / PACKED)
     except Exception as error:
         kept = f"the best model is kept in {folder}; run the same sweep again to register it"
-        raise TrackingError(f"MLflow at {shown(uri)} did not register the model ({explain(error)}); {kept}") from error
+        raise TrackingError(f"MLflow at {redact(uri)} did not register the model ({explain(error)}); {kept}") from error
 
 
 class _Registration:
@@ -101,8 +104,10 @@ class _Registration:
             meta = Model.load(str(packed))
             meta.model_id = meta.model_uuid = model.model_id
             meta.run_id, meta.artifact_path = child.info.run_id, model.artifact_location
-            meta.save(str(packed / "MLmodel"))
-            self._client.log_model_artifacts(model.model_id, str(packed))
+            with TemporaryDirectory(prefix="sweeper-") as folder:  # the packed one stays as it was evaluated
+                copy = shutil.copytree(packed, Path(folder, PACKED), symlinks=True)
+                meta.save(str(copy / "MLmodel"))
+                self._client.log_model_artifacts(model.model_id, str(copy))
             model = self._client.finalize_logged_model(model.model_id, "READY")
         return model
 

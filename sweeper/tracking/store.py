@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import InputError, TrackingError
+from sweeper.redaction import redact
 from sweeper.spec.urls import expand
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ _SETTINGS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 _SQLITE = "sqlite:///"
-_USERINFO = re.compile(r"(?<=://)[^/\s]*@")
-_SECRET = re.compile(r"(?i)((?:password|passwd|pwd|secret|token|key)=)[^&\s]+")
 
 
 def tracking_uri(sweep: Sweep, override: str | None = None) -> str:
@@ -61,11 +59,6 @@ def sqlite_path(uri: str) -> Path | None:
 def is_http(uri: str) -> bool:
     """Whether a server answers there."""
     return uri.startswith(("http://", "https://"))
-
-
-def shown(text: object) -> str:
-    """A URI, or any text with URIs in it, without their user names and passwords."""
-    return _SECRET.sub(r"\1***", _USERINFO.sub("***@", str(text)))
 
 
 def prepare() -> None:
@@ -139,4 +132,4 @@ def explain(error: Exception) -> str:
         if kind in type(cause).__name__:
             return words
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return shown(first)[:300]
+    return redact(first)[:300]

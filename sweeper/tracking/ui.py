@@ -16,7 +16,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from sweeper.errors import TrackingError
-from sweeper.tracking.store import is_http, shown, sqlite_path
+from sweeper.redaction import redact
+from sweeper.tracking.store import is_http, sqlite_path
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def start_ui(uri: str, port: int | None = None, *, patience: float = 90.0) -> Ui
             if not ui.is_running() or time.monotonic() > deadline:
                 ui.stop()
                 output.seek(0)
-                said = shown(output.read().decode(errors="replace").strip())[-500:]
+                said = redact(output.read().decode(errors="replace").strip())[-500:]
                 raise TrackingError(f"the MLflow UI did not start at {url}: {said or 'no answer'}")
             time.sleep(0.2)
     return ui
@@ -73,6 +74,10 @@ def _serve(uri: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
         "MLFLOW_WORKERS": "1",
         "MLFLOW_UVICORN_OPTS": "--log-level error --no-access-log",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine more processes that sweeps have no use for
+        # By default any private address will do as a name of this server: that of a page on the local network, too.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:*",
+        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
     }

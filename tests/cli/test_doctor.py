@@ -110,6 +110,18 @@ def test_mlflow_server_that_is_not_there_is_a_fault() -> None:
     assert check.state == "fail" and "secret" not in check.found
 
 
+def test_a_token_of_ray_that_others_can_read_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = tmp_path / "auth_token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    assert not list(doctor.check_token())
+    token.write_text("canary")
+    for mode, state in ((0o644, "warn"), (0o640, "warn"), (0o600, "ok")):
+        token.chmod(mode)
+        check = only(doctor.check_token())
+        assert (check.state, bool(check.advice)) == (state, state == "warn")
+        assert "canary" not in check.found + check.advice
+
+
 def test_room_is_told_in_gigabytes() -> None:
     checks = {check.name: check for check in doctor.check_room()}
     assert {"memory", "disk"} <= set(checks)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from sweeper.cli import report
+from sweeper.redaction import redact
 from sweeper.rows import TrialRow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,7 +77,7 @@ def test_cleaned_text_is_one_line_that_can_be_encoded(text: str) -> None:
     ],
 )
 def test_passwords_in_urls_are_taken_out(text: str, redacted: str) -> None:
-    assert report.redact(text) == redacted
+    assert redact(text) == redacted
 
 
 @pytest.mark.parametrize(

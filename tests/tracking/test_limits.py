@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sweeper.tracking import sync
-from sweeper.tracking.limits import fit_key, fit_params
+from sweeper.tracking.limits import fit_key, fit_params, fit_tags
 from tests.tracking.tools import (
     RecordedStudy,
     assert_equal,
@@ -22,6 +22,10 @@ def test_names_are_brought_into_a_form_mlflow_takes(key: str) -> None:
     _validate_metric_name(fitted)
     _validate_param(fitted, "1")
     assert fit_key(fitted) == fitted
+
+
+def test_text_that_no_database_holds_is_spelled_out() -> None:
+    assert fit_tags({"a": "x\ud800y\0z", "b": "é\n"}) == {"a": "x\\ud800y\\x00z", "b": "é\n"}
 
 
 def test_different_names_stay_different_and_good_ones_stay_as_they_are() -> None:

@@ -104,7 +104,7 @@ def test_an_unreachable_server_costs_the_driver_nothing(study: RecordedStudy, ca
     assert not projection.flush(20)
     assert not projection.close(10)
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warnings == ["MLflow at http://***@127.0.0.1:9 is away (connection refused); the sweep goes on"]
+    assert warnings == ["MLflow at http://me:***@127.0.0.1:9 is away (connection refused); the sweep goes on"]
 
 
 def test_closing_a_projection_that_never_started_is_fine(study: RecordedStudy, uri: str) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import InputError, TrackingError
+from sweeper.redaction import redact
 from sweeper.spec import Sweep
 from sweeper.tracking import sync, tracking_uri
-from sweeper.tracking.store import connect, shown
+from sweeper.tracking.store import connect
 from tests.tracking.tools import (
     RecordedStudy,
     four_trials,
@@ -61,7 +62,7 @@ def test_passwords_do_not_reach_mlflow(
     ["https://me:canary@host/x", "https://canary@host", "http://u:can@ary@h", "http://h/?a=1&token=canary&b=2"],
 )
 def test_addresses_are_shown_without_secrets(secret: str) -> None:
-    text = shown(f"API request to {secret} failed")
+    text = redact(f"API request to {secret} failed")
     assert "canary" not in text and "ary@" not in text
     assert text.startswith("API request to http") and text.endswith(" failed")
 

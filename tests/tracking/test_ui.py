@@ -4,8 +4,10 @@ import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 
 from sweeper.errors import TrackingError
@@ -41,6 +43,43 @@ def test_the_ui_serves_the_store_on_this_machine_only_and_ends_with_all_its_proc
     assert not ui.is_running()
     with pytest.raises(OSError):
         urlopen(f"{ui.url}/health", timeout=2)
+
+
+@pytest.mark.long
+def test_the_ui_answers_nobody_but_this_machine_and_runs_nothing_it_is_sent(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")  # not with us
+    ui = start_ui(uri)
+    create = "api/2.0/mlflow/experiments/create"
+    try:
+        assert ui.process is not None
+        family = [psutil.Process(ui.process.pid), *psutil.Process(ui.process.pid).children(recursive=True)]
+        ports = [place.laddr.ip for process in family for place in process.net_connections("inet")]
+        assert set(ports) == {"127.0.0.1"}
+        assert _answer(ui.url) == 200
+        assert _answer(ui.url, host="localhost:5000") == 200  # a tunnel to this machine
+        for host in ("evil.example", "127.0.0.1.evil.example", "192.168.1.5", "10.0.0.1:5000"):  # DNS rebinding
+            assert _answer(ui.url, host=host) == 403
+        assert _answer(f"{ui.url}/{create}", {"name": "x"}, origin="http://evil.example") == 403
+        for place in ("http://169.254.169.254/", "ftp://evil.example/x", "https://evil.example/x"):
+            assert _answer(f"{ui.url}/{create}", {"name": place, "artifact_location": place}) == 400
+        for path in ("get-artifact?path=../../etc/passwd&run_uuid=x", "api/2.0/mlflow-artifacts/artifacts?path=../../"):
+            assert _answer(f"{ui.url}/{path}") == 400
+        assert _answer(f"{ui.url}/ajax-api/3.0/jobs", {"job_name": "x", "params": {}}) in (404, 405)
+    finally:
+        ui.stop()
+
+
+def _answer(url: str, body: dict[str, str] | dict[str, object] | None = None, **headers: str) -> int:
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(url, data, {"Content-Type": "application/json"} | headers)
+    try:
+        with urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        error.close()
+        return error.code
 
 
 def test_links_show_the_trials_sorted_their_curves_and_the_best_compared(shown: RecordedStudy, uri: str) -> None:
