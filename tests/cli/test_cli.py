@@ -127,7 +127,7 @@ def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) ->
         (["rum"], "No such command 'rum'"),
         (["run"], "Missing argument 'SPACE.yaml'; see sweeper run --help"),
         (["run", "x.yaml", "--trails", "3"], "--trials"),
-        (["run", "x.yaml", "--trials", "many"], "--trials"),
+        (["ui", "--port", "many"], "--port"),
         (["run", "x.yaml", "--set", "trials"], "--set 'trials' is not KEY=VALUE"),
         (["run", "missing.yaml"], "missing.yaml"),
         (["show", "nothing"], "sweeper.db"),
