@@ -83,7 +83,7 @@ class _Range(_Domain):
             wrong = isinstance(self.step, float) or step != 1
             return [Fault(("step",), f"{step} is not allowed with log: true; leave one of the two out")] * wrong
         low, high, width = _exactly(self.low, self.high, step)
-        if (high - low) / width > _MOST_STEPS:
+        if isinstance(self.step, float) and (high - low) / width > _MOST_STEPS:
             return [Fault(("step",), f"{step} is too small for steps from {self.low} to {self.high}; leave it out")]
         if (high - low) % width:
             last = type(self.high)(low + (high - low) // width * width)

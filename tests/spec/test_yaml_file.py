@@ -124,10 +124,10 @@ def test_a_byte_order_mark_and_unicode_are_welcome(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_plain_yaml_is_refused_with_its_place(content: str | bytes, message: str, tmp_path: Path) -> None:
-    started = time.monotonic()
+    started = time.process_time()
 
     assert message in refusal(write(tmp_path, content))
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_missing_file_is_told_with_its_neighbours(tmp_path: Path) -> None:
