@@ -162,11 +162,12 @@ def test_unexpected_error_is_one_line_with_a_hint_and_exit_1(
 
 
 def test_flags_become_keys_of_the_sweep_and_override_what_is_set() -> None:
-    flags = {"budget.trials": 3, "seed": 0, "name": None}
+    flags = {"budget.trials": "3", "seed": "0", "name": "2024", "storage": None}
     assert options.overrides(["budget.trials=9", "space.cell=a=b"], flags) == {
-        "budget.trials": 3,
+        "budget.trials": "3",
         "space.cell": "a=b",
-        "seed": 0,
+        "seed": "0",
+        "name": '"2024"',
     }
 
 

@@ -206,6 +206,8 @@ def table() -> Iterator[str]:
 
 def _example(err: str, case: Case, folder: str) -> str:
     message = next(message for message in told(err) if message.startswith(case.says))
+    if message.endswith(":"):
+        message = " ".join(" ".join(told(err)).split())
     return message.replace(os.path.realpath(folder), "/home/ada").replace(folder, "/home/ada").replace("|", "\\|")
 
 
