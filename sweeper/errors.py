@@ -5,7 +5,7 @@ SweeperError                 1   anything sweeper explains in one message
 │   ├── SpecError            2   a sweep file: every fault at once, each with its place
 │   ├── SweepBusyError       2   the sweep is owned by another running process
 │   └── ResourceError        2   no machine can ever run one trial of this sweep
-├── DatasetError             1   data is missing, damaged or not what its checksum says
+├── DatasetError             1   data is damaged or not what its checksum says (2 if it is missing)
 ├── StorageError            74   the study's database cannot be read or written
 └── TrackingError           69   MLflow cannot be reached or refuses
 
@@ -56,7 +56,8 @@ class SpecError(InputError):
         self.problems = tuple(problems)
         lines = [problem.render(source) for problem in self.problems[: self.LIMIT]]
         if len(self.problems) > self.LIMIT:
-            lines.append(f"{source}  and {len(self.problems) - self.LIMIT} more problems")
+            more = len(self.problems) - self.LIMIT
+            lines.append(f"{source}  and {more if len(self.problems) < 100 else 'many'} more problems")
         super().__init__("\n".join(lines))
 
 

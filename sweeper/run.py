@@ -18,6 +18,7 @@ from sweeper.access import refuse_open_cluster
 from sweeper.checkpoints import CheckpointStore
 from sweeper.control import Control
 from sweeper.errors import InputError, TrackingError
+from sweeper.preflight import preflight
 from sweeper.private import private_files
 from sweeper.redaction import has_secret
 from sweeper.rows import TrialRow
@@ -86,19 +87,21 @@ def run_sweep(
     from sweeper import tracking
 
     started = time.monotonic()
-    if not insecure:
-        refuse_open_cluster(address)
-    folder = _make_folder(folder or Path("sweeps") / sweep.name)
+    folder = (folder or Path("sweeps") / sweep.name).absolute()
     uri = tracking.tracking_uri(sweep, tracking_uri)
     projection = tracking.Projection(sweep, uri)
     everyone = [*listeners, projection, _Housekeeper(sweep, folder)]
+    settled = preflight(sweep, folder=folder, address=address, tracking_uri=uri)
+    if not insecure:
+        refuse_open_cluster(address)
     with StopRequest(sweep.budget.timeout) as stop, open_study(sweep, forked=forked, listeners=everyone) as study:
+        _make_folder(folder)
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
         store = {} if has_secret(uri) else {"tracking_uri": uri}
         origin = {"forked": forked} if forked else {}
         study.record_facts({"folder": str(folder), "sweeper": __version__, **store, **origin})
-        settled, notes = _choose_dataset(study, sweep)
+        notes = _announce_dataset(study, sweep, settled)
         try:
             evaluation = _search(study, Job(settled, folder), projection, address=address, stop=stop)
             champion, refusals = _register(study, evaluation, folder, projection)
@@ -221,18 +224,13 @@ class _Housekeeper:
         """Nothing to keep or remove."""
 
 
-def _choose_dataset(study: SweepStudy, sweep: Sweep) -> tuple[Sweep, tuple[str, ...]]:
-    """The sweep with the dataset it will really use, and what is to be announced about that.
-
-    Raises:
-        DatasetError: the data is missing.
-    """
-    dataset = None if sweep.dataset is None else sweep.dataset.resolve()
-    if dataset is None or sweep.dataset is None or dataset == sweep.dataset:
-        return sweep, ()
-    note = f"{sweep.dataset.type} is not to be had here: using {dataset.type} instead. See `sweeper doctor`"
+def _announce_dataset(study: SweepStudy, sweep: Sweep, settled: Sweep) -> tuple[str, ...]:
+    """Say that other data is used than was asked for, if so."""
+    if sweep.dataset is None or settled.dataset is None or settled.dataset == sweep.dataset:
+        return ()
+    note = f"{sweep.dataset.type} is not to be had here: using {settled.dataset.type} instead. See `sweeper doctor`"
     study.announce(note)
-    return sweep.model_copy(update={"dataset": dataset}), (note,)
+    return (note,)
 
 
 def _load_data(job: Job) -> Arrays | None:
@@ -259,15 +257,11 @@ def _recorded(study: SweepStudy, arrays: Arrays | None) -> Arrays | None:
     return arrays
 
 
-def _make_folder(folder: Path) -> Path:
-    folder = folder.absolute()
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}); choose another with --dir") from error
-    return folder
 
 
 def _read_evaluation(study: SweepStudy, job: Job) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from sweeper.errors import InputError, StorageError
 from sweeper.orders import Orders
+from sweeper.paths import check_file
 from sweeper.records import Lease, create_tables, holder
+from sweeper.spec.urls import fault_of_database
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -67,6 +69,26 @@ class Store:
         return owner is not None and not owner.is_dead()
 
 
+def check_store(url: str) -> None:
+    """Look for what would keep a study out of a database, as far as can be seen without opening it.
+
+    Raises:
+        InputError: it names none, its driver is not installed, or its file cannot be written.
+    """
+    if fault := fault_of_database(url, secrets=True):
+        raise InputError(f"the database of studies {fault}")
+    address = _address(url)
+    try:
+        address.get_dialect().import_dbapi()
+    except (ImportError, NoSuchModuleError) as error:
+        raise InputError(
+            f"the database of studies has no driver here ({_first_line(error)}); for PostgreSQL: "
+            f"pip install 'sweeper[postgres]', and postgresql+psycopg://host/name"
+        ) from error
+    if _is_file(address):
+        check_file(Path(str(address.database)), "choose another database with --storage")
+
+
 @contextmanager
 def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
     """Open the database of studies, making its tables on first use.
@@ -77,7 +99,7 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
     """
     address = _address(url)
     shown = address.render_as_string(hide_password=True)
-    is_file = address.get_backend_name() == "sqlite" and bool(address.database)
+    is_file = _is_file(address)
     if is_file and must_exist and not Path(str(address.database)).exists():
         raise InputError(f"there is no {shown} here: no sweep has run with it. Name the database with --storage")
     try:
@@ -131,6 +153,10 @@ def _address(url: str) -> URL:
         raise InputError(
             f"storage {url!r} is not a database URL; try sqlite:///sweeper.db or postgresql+psycopg://host/name"
         ) from error
+
+
+def _is_file(address: URL) -> bool:
+    return address.get_backend_name() == "sqlite" and bool(address.database)
 
 
 def _first_line(error: BaseException) -> str:

@@ -99,7 +99,7 @@ def _best_points(name: str, sweep: Sweep, store: Store) -> list[Point]:
     """The best points of another sweep, as far as they lie in the space of this one."""
     complete = [row for row in _find(name, store).leaderboard() if row.state == "COMPLETE"]
     points = [{key: value for key, value in row.params.items() if key in sweep.space} for row in complete]
-    return [normal(point, sweep.space) for point in points if not check_point(point, sweep.space)][:_FORKED]
+    return [normal(point, sweep.space) for point in points if not any(check_point(point, sweep.space))][:_FORKED]
 
 
 def read_study(name: str, storage: str) -> SweepStudy:

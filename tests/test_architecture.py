@@ -11,7 +11,7 @@ ROOT = Path(sweeper.__file__).parent
 ROOMS = [
     {"cli", "__main__"},
     {"run"},
-    {"control"},
+    {"control", "preflight"},
     {"tuning", "cluster", "access"},
     {"bridge", "actor"},
     {"worker", "stopping"},
@@ -24,6 +24,7 @@ ROOMS = [
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},
     {"checkpoints", "failures"},
+    {"paths"},
     {"errors"},
     {"redaction", "private"},
 ]

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sweeper.errors import InputError
+from sweeper.errors import InputError, SpecError
 
 DEFAULT_STORAGE = "sqlite:///sweeper.db"
 
 
-def _expanded(url: str | None) -> str | None:
-    """A URL whose `${env:NAME}` are filled in, so that no password need stand on a command line."""
-    from sweeper.spec.urls import expand
+def _url(kind: str) -> Callable[..., str | None]:
+    """Reads a URL; its `${env:NAME}` are filled in, so that no password need stand on a command line."""
 
-    return None if url is None else expand(url)
+    def read(context: typer.Context, parameter: typer.CallbackParam, url: str | None) -> str | None:
+        from sweeper.spec import urls
+
+        if url is None:
+            return None
+        is_typed = str(context.get_parameter_source(str(parameter.name))).endswith("COMMANDLINE")
+        if fault := getattr(urls, f"fault_of_{kind}")(url, secrets=not is_typed):
+            raise InputError(f"{parameter.opts[0]}: {fault}")
+        return urls.expand(url)
+
+    return read
+
+
+def _folder(path: str) -> Path:
+    if not path:
+        raise InputError("--dir: is empty; name a folder, or leave it out for sweeps/NAME")
+    return Path(path)
+
+
+def _address(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
+    from sweeper.spec.urls import fault_of_address
+
+    if address is not None and (fault := fault_of_address(address)):
+        raise InputError(f"--address: {fault}")
+    return address
 
 
 Files = Annotated[list[Path], typer.Argument(metavar="SPACE.yaml...", help="Sweep files.", show_default=False)]
@@ -32,13 +58,13 @@ All = Annotated[bool, typer.Option("--all", metavar="", help="All trials, not on
 Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")]
 Storage = Annotated[
     str,
-    typer.Option(envvar="SWEEPER_STORAGE", metavar="URL", callback=_expanded, help="The database of studies."),
+    typer.Option(envvar="SWEEPER_STORAGE", metavar="URL", callback=_url("database"), help="The database of studies."),
 ]
 TrackingUri = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        callback=_expanded,
+        callback=_url("tracking"),
         help="MLflow's store; else the file's, MLFLOW_TRACKING_URI's, or one here.",
     ),
 ]
@@ -53,43 +79,81 @@ Fork = Annotated[
     str | None,
     typer.Option("--fork", metavar="NEW", help="Begin the sweep NEW with the best points of this one."),
 ]
-Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials to run.")]
-Epochs = Annotated[float | None, typer.Option("--epochs", metavar="N", help="Epochs of a full trial.")]
+Trials = Annotated[str | None, typer.Option("--trials", metavar="N", help="Trials to run.")]
+Epochs = Annotated[str | None, typer.Option("--epochs", metavar="N", help="Epochs of a full trial.")]
 Parallel = Annotated[str | None, typer.Option("--parallel", metavar="N|auto", help="Trials at a time.")]
 Timeout = Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 30m, 1h30m.")]
-Cpus = Annotated[float | None, typer.Option("--cpus", metavar="N", help="CPUs of a trial.")]
-Gpus = Annotated[float | None, typer.Option("--gpus", metavar="N", help="GPUs of a trial; trials share one: 0.25.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the sweep.")]
+Cpus = Annotated[str | None, typer.Option("--cpus", metavar="N", help="CPUs of a trial.")]
+Gpus = Annotated[str | None, typer.Option("--gpus", metavar="N", help="GPUs of a trial; trials share one: 0.25.")]
+Seed = Annotated[str | None, typer.Option("--seed", metavar="N", help="Seed of the sweep.")]
 SweepStorage = Annotated[
     str | None,
     typer.Option("--storage", metavar="URL", help="The database of studies; else SWEEPER_STORAGE's, the file's."),
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster; else RAY_ADDRESS, else this machine."),
+    typer.Option(
+        "--address", metavar="HOST:PORT", callback=_address, help="A Ray cluster; else RAY_ADDRESS, else this machine."
+    ),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", metavar="", help="Join a Ray cluster that asks for no token.", show_default=False)
 ]
 Folder = Annotated[
-    Path | None, typer.Option("--dir", metavar="DIR", help="Where all else goes; else sweeps/NAME.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--dir", metavar="DIR", parser=_folder, help="Where all else goes; else sweeps/NAME.", show_default=False
+    ),
 ]
 
 
-def overrides(settings: list[str] | None, flags: Mapping[str, object]) -> dict[str, object]:
-    """The keys of a sweep that the command line changes: every `--set`, then the flags that were given."""
-    changed: dict[str, object] = {}
+FLAGS = {
+    "name": "--name",
+    "budget.trials": "--trials",
+    "budget.epochs": "--epochs",
+    "budget.parallel": "--parallel",
+    "budget.timeout": "--timeout",
+    "resources.cpus": "--cpus",
+    "resources.gpus": "--gpus",
+    "seed": "--seed",
+    "storage": "--storage",
+}
+"""What is short for `--set`."""
+
+
+@contextmanager
+def naming(flags: Mapping[str, str | None], **others: str) -> Iterator[None]:
+    """Tells the faults of a sweep under the names of the options that were given."""
+    try:
+        yield
+    except SpecError as error:
+        short = {f"--set {key}": (FLAGS | others)[key] for key, value in flags.items() if value is not None}
+        told = [replace(problem, key=short.get(problem.key, problem.key)) for problem in error.problems]
+        raise SpecError(error.source, told) from error
+
+
+def overrides(settings: list[str] | None, flags: Mapping[str, str | None]) -> dict[str, str]:
+    """The keys of a sweep that the command line changes, as YAML: every `--set`, then the flags that were given."""
+    changed: dict[str, str] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not key or not equals:
             raise InputError(f"--set {setting!r} is not KEY=VALUE, as in --set budget.trials=5")
         changed[key.strip()] = value
-    return changed | {key: value for key, value in flags.items() if value is not None}
+    for key, text in flags.items():
+        if text is not None:
+            changed[key] = quoted(text) if key in ("name", "storage") else text
+    return changed
+
+
+def quoted(text: str) -> str:
+    """Text that is no YAML, as YAML: `--name 2024` is a name."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def sweep_storage(url: str | None) -> str | None:
     """The storage a sweep is to have: that of the environment by reference, for it may hold a password."""
-    return url or ("${env:SWEEPER_STORAGE}" if os.environ.get("SWEEPER_STORAGE") else None)
+    return "${env:SWEEPER_STORAGE}" if url is None and os.environ.get("SWEEPER_STORAGE") else url
 
 
 def tracking_store(uri: str | None) -> str:

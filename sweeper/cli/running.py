@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import console, options, report
 from sweeper.cli.live import LiveProgress
-from sweeper.errors import SweeperError
+from sweeper.errors import InputError, SweeperError
 
 if TYPE_CHECKING:
     from sweeper.orders import Order
@@ -51,10 +51,12 @@ def run(
         "seed": seed,
         "storage": options.sweep_storage(storage),
     }
-    sweep = load_sweep(space, options.overrides(settings, flags))
-    forked = sweep.name if fork else None
-    if fork:
-        sweep = load_sweep(space, options.overrides(settings, {**flags, "name": fork}))
+    with options.naming(flags):
+        sweep = load_sweep(space, options.overrides(settings, flags))
+    forked = sweep.name if fork is not None else None
+    if fork is not None:
+        with options.naming({"name": fork}, name="--fork"):
+            sweep = load_sweep(space, options.overrides(settings, {**flags, "name": fork}))
     where = {"folder": folder, "address": address, "insecure": insecure, "tracking_uri": tracking_uri}
     return _run(sweep, json=json, forked=forked, **where)
 
@@ -75,10 +77,12 @@ def resume(
     debug: options.Debug = False,
 ) -> int:
     """Go on with a sweep that was stopped; needs no file. More --trials extend one that is done."""
-    from sweeper.spec.urls import expand
+    from sweeper.spec.urls import expand, fault_of_database
     from sweeper.studies import read_study
 
     url = options.sweep_storage(storage) or options.DEFAULT_STORAGE
+    if fault := fault_of_database(url):
+        raise InputError(f"--storage: {fault}")
     study = read_study(name, expand(url))
     flags = {
         "budget.trials": trials,
@@ -87,7 +91,8 @@ def resume(
         "resources.cpus": cpus,
         "resources.gpus": gpus,
     }
-    sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": url})
+    with options.naming(flags):
+        sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": options.quoted(url)})
     uri = tracking_uri or study.facts.get("tracking_uri")
     where = {"folder": study.folder, "address": address, "insecure": insecure, "tracking_uri": uri}
     return _run(sweep, json=json, **where)

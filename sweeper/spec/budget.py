@@ -10,13 +10,17 @@ from pydantic import Field, model_validator
 from sweeper.spec.model import Fault, Model, Number, Whole, refuse
 from sweeper.spec.text import Duration
 
+MOST_EPOCHS = 1_000_000
+
 
 class Budget(Model):
     """How much is spent: on one trial, and on all of them."""
 
     trials: Annotated[Whole, Field(ge=1, le=1_000_000)] = Field(description="Trials to run in all.")
-    epochs: Annotated[Number, Field(gt=0)] | None = Field(None, description="Length of a full trial in epochs.")
-    steps: Annotated[Whole, Field(ge=1)] | None = Field(
+    epochs: Annotated[Number, Field(gt=0, le=MOST_EPOCHS)] | None = Field(
+        None, description="Length of a full trial in epochs."
+    )
+    steps: Annotated[Whole, Field(ge=1, le=10**12)] | None = Field(
         None, description="Length of a full trial in gradient steps, instead of epochs."
     )
     reports_per_epoch: Annotated[Whole, Field(ge=1, le=10_000)] = Field(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from abc import abstractmethod
-from collections.abc import Iterator
-from decimal import Decimal
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sweeper.spec.model import Fault, Key, Model, Number, Scalar, Whole, identity, refuse, same, shown
+from sweeper.spec.model import Fault, Key, Model, Number, Scalar, Whole, identity, refuse, shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -35,6 +36,7 @@ Conditions = Annotated[
 class _Domain(Model):
     """What every domain answers:
 
+    is_active(point)    whether the parameter plays a part in a point
     contains(value)     whether the parameter can have this value
     normal(value)       such a value in the domain's own type
     count(), values()   how many values there are (None: no end of them), and all of them in order
@@ -46,6 +48,13 @@ class _Domain(Model):
     when: Conditions = Field(
         default_factory=dict, description="Used only with such values of others: {optimizer: sgd}."
     )
+
+    @cached_property
+    def _conditions(self) -> dict[str, set[object]]:
+        return {parent: {identity(value) for value in values} for parent, values in self.when.items()}
+
+    def is_active(self, point: Mapping[str, Value]) -> bool:
+        return all(name in point and identity(point[name]) in wanted for name, wanted in self._conditions.items())
 
 
 class _Range(_Domain):
@@ -59,6 +68,8 @@ class _Range(_Domain):
         faults = []
         if self.low > self.high:
             faults.append(Fault(("low",), f"{self.low} is above high: {self.high}; swap them"))
+        if not math.isfinite(self.high - self.low):
+            faults.append(Fault(("low",), f"{self.low} to {self.high} is too wide for floating-point numbers"))
         if self.log and self.low <= 0:
             proposal = 1 if isinstance(self.low, int) else "1e-5"
             faults.append(Fault(("low",), f"{self.low} is not allowed with log: true, must be > 0; try {proposal}"))
@@ -71,7 +82,9 @@ class _Range(_Domain):
         if self.log:
             wrong = isinstance(self.step, float) or step != 1
             return [Fault(("step",), f"{step} is not allowed with log: true; leave one of the two out")] * wrong
-        low, high, width = _decimals(self.low, self.high, step)
+        low, high, width = _exactly(self.low, self.high, step)
+        if isinstance(self.step, float) and (high - low) / width > _MOST_STEPS:
+            return [Fault(("step",), f"{step} is too small for steps from {self.low} to {self.high}; leave it out")]
         if (high - low) % width:
             last = type(self.high)(low + (high - low) // width * width)
             return [Fault(("step",), f"{step} does not lead from {self.low} to {self.high}; it does to high: {last}")]
@@ -90,14 +103,14 @@ class _Range(_Domain):
             return 1
         if self.step is None:
             return None
-        low, high, width = _decimals(self.low, self.high, self.step)
+        low, high, width = _exactly(self.low, self.high, self.step)
         return int((high - low) / width) + 1
 
     def values(self) -> Iterator[Value]:
         return map(self._value, range(self.count() or 0))
 
     def _value(self, index: int) -> Value:
-        low, width = _decimals(self.low, self.step or 0)
+        low, width = _exactly(self.low, self.step or 0)
         return type(self.low)(low + index * width)
 
     def normal(self, value: Value) -> Value:
@@ -108,9 +121,13 @@ class _Range(_Domain):
         return [(("low",), self.low), (("high",), self.high)]
 
 
-def _decimals(*numbers: float) -> list[Decimal]:
-    """Decimals of what was written, as Optuna takes them: 0.3 is three steps of 0.1 only there."""
-    return [Decimal(str(number)) for number in numbers]
+_MOST_STEPS = 10**15
+"""Of more, a floating-point number and Optuna's decimals would lose count."""
+
+
+def _exactly(*numbers: float) -> list[Fraction]:
+    """What was written, as decimals: 0.3 is three steps of 0.1 only there."""
+    return [Fraction(str(number)) for number in numbers]
 
 
 class Float(_Range):
@@ -163,8 +180,12 @@ class _Choice(_Domain):
     @abstractmethod
     def _values(self) -> tuple[Value, ...]: ...
 
+    @cached_property
+    def _by_identity(self) -> dict[object, Value]:
+        return {identity(value): value for value in self._values}
+
     def contains(self, value: object) -> bool:
-        return any(same(value, choice) for choice in self._values)
+        return isinstance(value, Value) and identity(value) in self._by_identity
 
     def count(self) -> int:
         return len(self._values)
@@ -173,7 +194,7 @@ class _Choice(_Domain):
         return iter(self._values)
 
     def normal(self, value: Value) -> Value:
-        return next(choice for choice in self._values if same(value, choice))
+        return self._by_identity[identity(value)]
 
     def draw(self, rng: random.Random) -> Value:
         return rng.choice(self._values)

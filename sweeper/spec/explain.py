@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.spec.model import Fault, Key, did_you_mean, shown
+from sweeper.spec.model import MOST_FAULTS, Fault, Key, did_you_mean, shown
 
 _KINDS = {
     "int_type": "a whole number",
@@ -39,7 +40,7 @@ def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[F
     for details in error.errors(include_url=False):
         found.setdefault(_key(details, data), []).append(details)
     faults = []
-    for key, group in found.items():
+    for key, group in islice(found.items(), MOST_FAULTS):
         first = group[0]
         if first["type"] == "faults":
             faults += [Fault((*key, *fault.key), fault.message) for fault in first["ctx"]["faults"]]
@@ -91,12 +92,12 @@ def _wanted(details: ErrorDetails) -> str | None:
 def _hint(key: Key, value: object) -> str:
     """What was probably meant."""
     if isinstance(value, str):
-        if re.fullmatch(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?([eE][-+]?[0-9]+)?", value):
+        if len(value) <= 30 and re.fullmatch(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?([eE][-+]?[0-9]+)?", value):
             return f"; write it without quotes: {value.replace('_', '')}"
         if value.lower() in (*_TRUE, *_FALSE):
             return f"; write {'true' if value.lower() in _TRUE else 'false'}"
-        if key and key[-1] in ("sampler", "pruner", "dataset", "wrapped"):
-            return f"; try {{type: {value}}}"
+        if key and key[-1] in ("sampler", "pruner", "dataset", "wrapped") and value.isidentifier():
+            return f"; try {{type: {value[:30]}}}"
     if isinstance(value, bool | int | float) and key and key[-1] in ("name", "description", "metric"):
         return f'; write "{shown(value)}"'
     if isinstance(value, list) and key and key[0] == "space":

@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeper.spec.explain import rule
-from sweeper.spec.model import Fault, did_you_mean, shown, whole
+from sweeper.spec.model import MOST_FAULTS, Fault, did_you_mean, listed, shown, whole
 from sweeper.spec.space import AnyDomain, Space, draw
 
 _DRAWS = 100
@@ -22,10 +22,10 @@ def check_hyperparameters(space: Mapping[str, AnyDomain | None], model: type[Any
     """What the trainable would not accept of a space; None stands for a domain that could not be read."""
     declared = _declared(model)
     takes_any = issubclass(model, BaseModel) and model.model_config.get("extra") == "allow"
+    unknown = [name for name in space if name not in declared and not takes_any]
     faults = [
         Fault((name,), f"{model.__name__} has no such hyperparameter. {did_you_mean(name, declared)}")
-        for name in space
-        if name not in declared and not takes_any
+        for name in unknown[:MOST_FAULTS]
     ]
     missing = [name for name, is_required in declared.items() if is_required and name not in space]
     faults += [Fault((), f"{name} is missing; {model.__name__} needs a value for it") for name in missing]
@@ -49,7 +49,7 @@ def check_points(space: Space, model: type[Any]) -> list[Fault]:
     for point in (draw(space, rng) for _ in range(_DRAWS)):
         if errors := _errors(adapter, point):
             key = tuple(part for part in errors[0]["loc"][:1] if part in space)
-            given = ", ".join(f"{name}: {shown(value)}" for name, value in point.items())
+            given = listed([f"{name}: {shown(value)}" for name, value in point.items()])
             return [Fault(key, f"{rule(errors[:1])} (as in the point {given})")]
     return []
 

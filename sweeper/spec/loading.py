@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from sweeper.errors import InputError, Problem, SpecError
 from sweeper.spec.explain import explain
 from sweeper.spec.hyperparameters import check_hyperparameters, check_points
-from sweeper.spec.model import Fault, Key, dotted, shown
+from sweeper.spec.model import MOST_FAULTS, Fault, Key, dotted, shown
 from sweeper.spec.overrides import override
 from sweeper.spec.space import AnyDomain, Domain, check_space
 from sweeper.spec.trainables import PATH, find_trainable
@@ -37,13 +38,20 @@ class _Source:
     overridden: Collection[Key] = ()
 
     def problem(self, fault: Fault) -> Problem:
-        if any(fault.key[: len(key)] == key for key in self.overridden):
-            return Problem(f"--set {dotted(fault.key)}", fault.message)
         key = fault.key
+        if any(key[: len(other)] == other or self._makes(other, key) for other in self.overridden):
+            return Problem(f"--set {dotted(key)}", fault.message)
+        if key[:1] == ("enqueue",) and any(other[0] == "space" for other in self.overridden):
+            way_out = "to do without start points: --set enqueue=null"
+            fault = replace(fault, message=f"{fault.message}; {way_out}")
         while key and key not in self.places:
             key = key[:-1]
         line, column = self.places.get(key, (None, None))
         return Problem(dotted(fault.key), fault.message, line, column)
+
+    def _makes(self, overridden: Key, key: Key) -> bool:
+        """Whether a key is there only because one within it was set."""
+        return bool(key) and overridden[: len(key)] == key and key not in self.places
 
 
 def load_file(model: type[M], path: str | Path, overrides: Mapping[str, Any]) -> M:
@@ -86,8 +94,8 @@ def _faults_beyond(data: Mapping[str, Any]) -> list[Fault]:
     """What the models do not see: the trainable and what it takes, and a space of which a part cannot be read."""
     declared = data.get("space")
     space = {str(name): _read_domain(raw) for name, raw in declared.items()} if isinstance(declared, Mapping) else {}
-    faults = check_space(space) if None in space.values() else []
-    faults = [Fault(("space", *fault.key), fault.message) for fault in faults]
+    between = islice(check_space(space) if None in space.values() else (), MOST_FAULTS)
+    faults = [Fault(("space", *fault.key), fault.message) for fault in between]
     trainable = data.get("trainable", _OURS)
     if trainable == _OURS and data.get("dataset") is None:
         faults.append(Fault(("dataset",), "is missing; try {type: mnist, fallback: digits}"))
@@ -103,7 +111,7 @@ def _faults_of_trainable(trainable: str, space: Mapping[str, AnyDomain | None]) 
         return [Fault(("trainable",), str(error))]
     if params_model is None or not space:
         return []
-    return [Fault(("space", *fault.key), fault.message) for fault in check_hyperparameters(space, params_model)]
+    return _faults_by_model(params_model, lambda model: check_hyperparameters(space, model))
 
 
 def _faults_of_whole(sweep: Sweep) -> list[Fault]:
@@ -111,8 +119,16 @@ def _faults_of_whole(sweep: Sweep) -> list[Fault]:
     if message := sweep.sampler.missing():
         return [Fault(("sampler", "type"), message)]
     params_model = find_trainable(sweep.trainable).params_model
-    faults = check_points(sweep.space, params_model) if params_model else []
-    return [Fault(("space", *fault.key), fault.message) for fault in faults]
+    return _faults_by_model(params_model, lambda model: check_points(sweep.space, model)) if params_model else []
+
+
+def _faults_by_model(params_model: type[Any], check: Callable[[type[Any]], list[Fault]]) -> list[Fault]:
+    try:
+        return [Fault(("space", *fault.key), fault.message) for fault in check(params_model)]
+    except Exception as error:  # its validators are the user's, and may raise anything
+        first = (str(error).splitlines() or [""])[0]
+        message = f"{params_model.__name__} cannot check the space: {type(error).__name__}: {first}"
+        return [Fault(("trainable",), message)]
 
 
 def _read_domain(raw: Any) -> AnyDomain | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -42,9 +43,13 @@ class Fault:
     message: str
 
 
-def refuse(faults: Sequence[Fault]) -> None:
+MOST_FAULTS = 100
+"""Faults that one check looks for: more than anybody reads, few enough to be found at once."""
+
+
+def refuse(found: Iterable[Fault]) -> None:
     """Raise what a pydantic validator may raise, if there is any fault; keys count from the validated object."""
-    if faults:
+    if faults := list(islice(found, MOST_FAULTS)):
         text = "; ".join(f"{dotted(fault.key)}: {fault.message}" if fault.key else fault.message for fault in faults)
         raise PydanticCustomError("faults", "{text}", {"text": text, "faults": tuple(faults)})
 
@@ -52,7 +57,7 @@ def refuse(faults: Sequence[Fault]) -> None:
 def dotted(key: Key) -> str:
     """A key as it is written: `space.units.low`, `enqueue[0].units`."""
     # Keys of a file may hold what a terminal obeys; repr() of text does not.
-    names = [part if isinstance(part, int) or part.isprintable() else repr(part) for part in key]
+    names = [part if isinstance(part, int) or part.isprintable() and len(part) <= 80 else shown(part) for part in key]
     return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
 
 
@@ -71,10 +76,16 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def listed(texts: Sequence[str]) -> str:
+    """Texts for a message, the first 20 of them."""
+    more = f" and {len(texts) - 20:,} more" if len(texts) > 20 else ""
+    return f"{', '.join(texts[:20])}{more}" or "nothing"
+
+
 def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "Known") -> str:
-    """`Did you mean 'units'?`, or all that is known when nothing is near."""
+    """`Did you mean 'units'?`, or what is known when nothing is near."""
     text, names = str(name), list(known)
-    near = [known for known in names if len(text) > 1 and known.startswith(text)] or difflib.get_close_matches(
-        text, names
-    )
-    return f"Did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(names) or 'nothing'}."
+    near = [known for known in names if len(text) > 1 and known.startswith(text)]
+    if not near and len(names) <= 200 and len(text) <= 100:  # more would take longer than anybody waits
+        near = difflib.get_close_matches(text, names)
+    return f"Did you mean {shown(near[0])}?" if near else f"{otherwise}: {listed(names)}."

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sweeper.spec.budget import Budget
+from sweeper.spec.budget import MOST_EPOCHS, Budget
 from sweeper.spec.model import Fault, Model, Number, Whole, refuse
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
-Epochs = Annotated[Number, Field(gt=0)]
+Epochs = Annotated[Number, Field(gt=0, le=MOST_EPOCHS)]
 Reports = Annotated[Whole, Field(ge=1)]
 
 
@@ -116,7 +116,7 @@ class Percentile(_AgainstComplete):
 
 
 class _Halving(_FromReport):
-    reduction_factor: Annotated[Whole, Field(ge=2)] = Field(4, description="One in so many passes each rung.")
+    reduction_factor: Annotated[Whole, Field(ge=2, le=1000)] = Field(4, description="One in so many passes each rung.")
     bootstrap_count: Annotated[Whole, Field(ge=0)] = Field(
         0, description="Trials that end at a rung before any passes."
     )
@@ -136,7 +136,9 @@ class SuccessiveHalving(_Halving):
     """At each rung (min_epochs, then times reduction_factor), only the best of those that came so far go on."""
 
     type: Literal["successive_halving"] = "successive_halving"
-    min_early_stopping_rate: Annotated[Whole, Field(ge=0)] = Field(0, description="Rungs left out at the beginning.")
+    min_early_stopping_rate: Annotated[Whole, Field(ge=0, le=50)] = Field(
+        0, description="Rungs left out at the beginning."
+    )
 
     def first(self, budget: Budget) -> int:
         return int(self._rung(budget) * self.reduction_factor**self.min_early_stopping_rate)
@@ -156,7 +158,7 @@ class Hyperband(_Halving):
     """Successive halving in several brackets, each with a later first rung; for 40 trials and more."""
 
     type: Literal["hyperband"] = "hyperband"
-    reduction_factor: Annotated[Whole, Field(ge=2)] = Field(3, description="One in so many passes each rung.")
+    reduction_factor: Annotated[Whole, Field(ge=2, le=1000)] = Field(3, description="One in so many passes each rung.")
 
     def first(self, budget: Budget) -> int:
         return self._rung(budget)

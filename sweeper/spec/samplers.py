@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sweeper.errors import InputError
-from sweeper.spec.model import Model, Seed, Whole
+from sweeper.spec.model import Model, Seed, Whole, listed
 from sweeper.spec.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class Tpe(_Sampler):
     n_startup_trials: Annotated[Whole, Field(ge=0)] | None = Field(
         None, description="Random trials before the model is used; a third of the trials by default, 4 to 10."
     )
-    n_ei_candidates: Annotated[Whole, Field(ge=1)] = Field(24, description="Candidates compared for each proposal.")
+    n_ei_candidates: Annotated[Whole, Field(ge=1, le=10_000)] = Field(
+        24, description="Candidates compared for each proposal."
+    )
     constant_liar: bool = Field(True, description="Keep away from points that are running.")
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
@@ -94,12 +96,11 @@ class Grid(_Sampler):
     def objection(self, space: Space) -> str | None:
         endless = [name for name, domain in space.items() if domain.count() is None]
         if endless:
-            return f"a grid needs a step for {', '.join(endless)}; add step:, or choose type: qmc"
+            return f"a grid needs a step for {listed(endless)}; add step:, or choose type: qmc"
         size = grid_size(space)
         if size is None or size > GRID_LIMIT:
-            return (
-                f"the grid has {f'{size:,}' if size else 'too many'} points, more than {GRID_LIMIT:,}; choose type: qmc"
-            )
+            count = f"{size:,}" if size and size < 10**18 else "too many"
+            return f"the grid has {count} points, more than {GRID_LIMIT:,}; choose type: qmc"
         return None
 
 
@@ -130,7 +131,7 @@ class CmaEs(_Sampler):
     needs = ("cmaes", "cmaes")
     type: Literal["cmaes"] = "cmaes"
     n_startup_trials: Annotated[Whole, Field(ge=0)] = Field(1, description="Random trials before the first generation.")
-    popsize: Annotated[Whole, Field(ge=2)] | None = Field(
+    popsize: Annotated[Whole, Field(ge=2, le=10_000)] | None = Field(
         None, description="Trials per generation; 4 + 3 ln(parameters) by default."
     )
     with_margin: bool = Field(False, description="Keep a chance for every value of a parameter with steps.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
 
 from sweeper.spec.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
-from sweeper.spec.model import Fault, did_you_mean, same, shown
+from sweeper.spec.model import Fault, did_you_mean, listed, same, shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -33,7 +33,7 @@ def suggest(trial: BaseTrial, space: Space) -> Point:
     """
     point: Point = {}
     for name in _parents_first(space):
-        if _is_active(space[name], point):
+        if space[name].is_active(point):
             point[name] = space[name].suggest(trial, name)
     return _in_order(point, space)
 
@@ -48,7 +48,7 @@ def draw(space: Space, rng: random.Random) -> Point:
     """Any one point of the space."""
     point: Point = {}
     for name in _parents_first(space):
-        if _is_active(space[name], point):
+        if space[name].is_active(point):
             point[name] = space[name].draw(rng)
     return _in_order(point, space)
 
@@ -59,15 +59,15 @@ def is_conditional(space: Space) -> bool:
 
 def grid_size(space: Space) -> int | None:
     """How many points the space has; None if there is no end of them or, with conditions, more than `GRID_LIMIT`."""
-    counts = [domain.count() for domain in space.values()]
-    if None in counts:
+    counts = {name: count for name, domain in space.items() if (count := domain.count()) is not None}
+    if len(counts) < len(space):
         return None
-    if not is_conditional(space):
-        return prod(count for count in counts if count is not None)
+    linked = {name for child, domain in space.items() if domain.when for name in (child, *domain.when)}
     try:
-        return len(grid(space))
+        points = len(grid({name: space[name] for name in space if name in linked}))
     except ValueError:
         return None
+    return points * prod(count for name, count in counts.items() if name not in linked)
 
 
 def grid(space: Space) -> list[Point]:
@@ -79,7 +79,7 @@ def grid(space: Space) -> list[Point]:
     points: list[Point] = [{}]
     for name in _parents_first(space):
         domain, count = space[name], space[name].count()
-        active = [_is_active(domain, point) for point in points]
+        active = [domain.is_active(point) for point in points]
         if count is None or len(points) + sum(active) * (count - 1) > GRID_LIMIT:
             raise ValueError(f"the grid has more than {GRID_LIMIT:,} points")
         values = list(domain.values()) if any(active) else []
@@ -92,13 +92,13 @@ def grid(space: Space) -> list[Point]:
     return [_in_order(point, space) for point in points]
 
 
-def check_space(space: Mapping[str, AnyDomain | None]) -> list[Fault]:
+def check_space(space: Mapping[str, AnyDomain | None]) -> Iterator[Fault]:
     """What is wrong between parameters; None stands for one whose domain could not be read."""
-    faults = [Fault((name,), message) for name in space if (message := _fault_of_name(name))]
+    yield from (Fault((name,), message) for name in space if (message := _fault_of_name(name)))
     for name, domain in space.items():
         for parent, values in domain.when.items() if domain else ():
-            faults += [Fault((name, "when", parent), message) for message in _faults_of_parent(parent, values, space)]
-    return faults + _fault_of_circle(space)
+            yield from (Fault((name, "when", parent), text) for text in _faults_of_parent(parent, values, space))
+    yield from _fault_of_circle(space)
 
 
 def _fault_of_name(name: str) -> str | None:
@@ -122,7 +122,7 @@ def _allowed(domain: AnyDomain) -> str:
         return f"{domain.low} to {domain.high}" + (
             f" in steps of {domain.step}" if domain.step not in (None, 1) else ""
         )
-    return ", ".join(shown(value) for _, value in domain.bounds())
+    return listed([shown(value) for _, value in domain.bounds()])
 
 
 def _fault_of_circle(space: Mapping[str, AnyDomain | None]) -> list[Fault]:
@@ -130,25 +130,29 @@ def _fault_of_circle(space: Mapping[str, AnyDomain | None]) -> list[Fault]:
         TopologicalSorter({name: domain.when if domain else () for name, domain in space.items()}).prepare()
     except CycleError as error:
         circle = error.args[1]
-        return [Fault((circle[0], "when"), f"goes round in a circle: {' <- '.join(circle)}; drop one condition")]
+        return [
+            Fault((circle[0], "when"), f"goes round in a circle: {' <- '.join(_shortened(circle))}; drop one condition")
+        ]
     return []
 
 
-def check_point(point: Mapping[str, object], space: Space) -> list[Fault]:
+def _shortened(circle: list[str]) -> list[str]:
+    return circle if len(circle) <= 10 else [*circle[:8], "...", circle[-1]]
+
+
+def check_point(point: Mapping[str, object], space: Space) -> Iterator[Fault]:
     """What is wrong with a start point, which may leave parameters open."""
-    faults = []
     for name, value in point.items():
         if name not in space:
-            faults.append(Fault((name,), f"there is no such parameter in the space. {did_you_mean(name, space)}"))
+            yield Fault((name,), f"there is no such parameter in the space. {did_you_mean(name, space)}")
         elif not space[name].contains(value):
-            faults.append(Fault((name,), f"{shown(value)} is not in the space, which has {_allowed(space[name])}"))
+            yield Fault((name,), f"{shown(value)} is not in the space, which has {_allowed(space[name])}")
         else:
             for parent, values in space[name].when.items():
                 if not _gives(point, space, parent, values):
                     needed = " or ".join(shown(value) for value in values)
                     message = f"plays a part only when {parent} is {needed}; give {parent}, or leave this out"
-                    faults.append(Fault((name,), message))
-    return faults
+                    yield Fault((name,), message)
 
 
 def _gives(point: Mapping[str, object], space: Space, parent: str, values: Iterable[Value]) -> bool:
@@ -172,13 +176,6 @@ def slips(space: Space) -> list[str]:
         for name, domain in space.items()
         if not isinstance(domain, Constant) and domain.count() == 1
     ]
-
-
-def _is_active(domain: AnyDomain, point: Point) -> bool:
-    return all(
-        parent in point and any(same(point[parent], value) for value in values)
-        for parent, values in domain.when.items()
-    )
 
 
 def _parents_first(space: Space) -> list[str]:

@@ -115,7 +115,7 @@ class Sweep(Model):
         if (space := info.data.get("space")) is None:
             return points
         faults = ((i, fault) for i, point in enumerate(points) for fault in check_point(point, space))
-        refuse([Fault((i, *fault.key), fault.message) for i, fault in faults])
+        refuse(Fault((i, *fault.key), fault.message) for i, fault in faults)
         return tuple(normal(point, space) for point in points)
 
     @classmethod
@@ -156,8 +156,8 @@ class Sweep(Model):
     def warnings(self) -> list[str]:
         """What is allowed and still looks like a slip."""
         found = slips(self.space)
-        if self.trial_limit < self.budget.trials:
-            found.append(f"the grid has {self.trial_limit} points: the sweep ends after them, not {self.budget.trials}")
+        if (limit := self.trial_limit) < self.budget.trials:
+            found.append(f"the grid has {limit} points: the sweep ends after them, not {self.budget.trials}")
         if self.budget.reports == 1 and not isinstance(self.pruner, Nothing):
             found.append("a trial reports once, at its end: nothing can be pruned; raise budget.reports_per_epoch")
         if isinstance(self.pruner, Hyperband) and self.budget.trials < 40:

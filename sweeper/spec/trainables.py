@@ -70,7 +70,7 @@ def _import(module: str) -> Any:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that runs when it is imported may well end itself
         raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 

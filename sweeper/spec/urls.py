@@ -9,14 +9,14 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from sweeper.errors import InputError
 from sweeper.redaction import learn_url
-from sweeper.spec.model import did_you_mean
+from sweeper.spec.model import did_you_mean, shown
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"pass(word|wd)?|pwd|secret|token|(api)?_?key", re.IGNORECASE)
 
 
-def fault_of_url(text: str, schemes: Iterable[str]) -> str | None:
-    """What is wrong with a URL, without repeating what may be a secret in it."""
+def fault_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) -> str | None:
+    """What is wrong with a URL, without repeating what may be a secret in it; `secrets`: it may hold one."""
     if _REFERENCE.fullmatch(text):
         return None
     if "${" in _REFERENCE.sub("", text):
@@ -30,10 +30,14 @@ def fault_of_url(text: str, schemes: Iterable[str]) -> str | None:
         return "is no URL; is the port a number from 1 to 65535?"
     known = sorted(schemes)
     if parts.scheme.partition("+")[0] not in known:
-        return f"has an unknown scheme {parts.scheme!r}. {did_you_mean(parts.scheme, known)}"
+        return f"has an unknown scheme {shown(parts.scheme)}. {did_you_mean(parts.scheme, known)}"
     if port == 0:
         return "has port 0; use 1 to 65535"
-    if _has_secret(text):
+    if " " in parts.netloc:
+        return "has a space in the name of the host"
+    if parts.scheme in ("http", "https", "ray") and not parts.hostname:
+        return f"names no host; write {parts.scheme}://host:port"
+    if not secrets and _has_secret(text):
         return "has a password in clear; put it in an environment variable and write ${env:NAME} in its place"
     return None
 
@@ -43,9 +47,9 @@ def _has_secret(text: str) -> bool:
     return bool(parts.password) or any(_SECRET.fullmatch(key) for key, value in parse_qsl(parts.query) if value)
 
 
-def fault_of_database(text: str) -> str | None:
+def fault_of_database(text: str, *, secrets: bool = False) -> str | None:
     """What is wrong with the URL of a database that is to hold a study."""
-    if fault := fault_of_url(text, ("sqlite", "postgresql", "mysql")):
+    if fault := fault_of_url(text, ("sqlite", "postgresql", "mysql"), secrets=secrets):
         return fault
     if re.fullmatch(r"sqlite(\+\w+)?:/{0,3}(:memory:)?", text):
         return "names no file, so that nothing would be kept; try sqlite:///sweeper.db"
@@ -54,11 +58,24 @@ def fault_of_database(text: str) -> str | None:
     return None
 
 
-def fault_of_tracking(text: str) -> str | None:
+def fault_of_tracking(text: str, *, secrets: bool = False) -> str | None:
     """What is wrong with the address of an MLflow server or store; a plain path is one too."""
     if "://" not in text and not text.startswith("${") and text.isprintable() and text.strip():
         return None
-    return fault_of_url(text, ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks"))
+    schemes = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+    return fault_of_url(text, schemes, secrets=secrets)
+
+
+def fault_of_address(text: str) -> str | None:
+    """What is wrong with the address of a Ray cluster."""
+    if text in ("auto", "local"):
+        return None
+    url = text if "://" in text else f"ray://{text}"
+    if fault := fault_of_url(url, ("ray",)):
+        return fault
+    if urlsplit(url).port is None:
+        return "names no port; write host:6379 or ray://host:10001, or leave it out for this machine"
+    return None
 
 
 def expand(text: str) -> str:

@@ -18,7 +18,7 @@ from sweeper.spec.model import Key, shown
 Place = tuple[int, int]
 Places = dict[Key, Place]
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 500_000
 MAX_DEPTH = 50
 MAX_VALUES = 20_000
 
@@ -74,27 +74,35 @@ def _read(path: Path) -> bytes:
     try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
-            inside = sorted(entry.name for entry in path.glob("*.yaml"))
-            raise _Refused("is a folder, not a file" + (f"; it holds {', '.join(inside[:8])}" if inside else ""))
+            inside = _sweeps_in(path)
+            raise _Refused("is a folder, not a file" + (f"; it holds {inside}" if inside else ""))
         if not stat.S_ISREG(mode):
             raise _Refused("is not a regular file (a pipe, a socket or a device); save the sweep to a file")
         with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _Refused(_cannot_read(path, error)) from error
     finally:
         os.close(handle)
     if len(data) > MAX_BYTES:
-        raise _Refused("is larger than 1 MB; is it a sweep?")
+        raise _Refused("is larger than 0.5 MB; is it a sweep?")
     return data
 
 
 def _cannot_read(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        folder = path.parent
-        near = sorted(entry.name for entry in folder.glob("*.y*ml")) if folder.is_dir() else []
-        return "no such file" + (f"; the folder holds {', '.join(near[:8])}" if near else "")
+        near = _sweeps_in(path.parent)
+        return "no such file" + (f"; the folder holds {near}" if near else "")
     if isinstance(error, PermissionError):
         return "no permission to read it"
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
+def _sweeps_in(folder: Path) -> str:
+    try:
+        return ", ".join(sorted(name for name in os.listdir(folder) if name.endswith((".yaml", ".yml")))[:8])
+    except OSError:
+        return ""
 
 
 def _decode(data: bytes) -> str:
@@ -186,21 +194,24 @@ class _Builder:
             raise _Refused(f"more than {MAX_VALUES:,} values; is it a sweep?", place)
         if isinstance(event, events.AliasEvent) or event.anchor is not None:
             sign = "*" if isinstance(event, events.AliasEvent) else "&"
-            raise _Refused(f"{sign}{event.anchor}: anchors and aliases are not used here; repeat the value", place)
-        if (tag := getattr(event, "tag", None)) is not None:
-            raise _Refused(f"{shown(str(tag))}: tags are not used here; write plain values", place)
+            raise _Refused(
+                f"{sign}{str(event.anchor)[:60]}: anchors and aliases are not used here; repeat the value", place
+            )
+        if (tag := getattr(event, "ctag", None)) is not None:  # its text takes ruamel seconds if it is long
+            written = shown(f"{tag.handle or ''}{tag.suffix}")
+            raise _Refused(f"{written}: tags are not used here; write plain values", place)
 
     def _take_key(self, event: events.NodeEvent, place: Place) -> None:
         key = _resolve(event, place) if isinstance(event, events.ScalarEvent) else None
         if not isinstance(key, str):
             name = event.value if isinstance(event, events.ScalarEvent) else "a list or a mapping"
-            raise _Refused(f"the key {name!r} is no text; quote it if it is meant", place)
+            raise _Refused(f"the key {shown(name)} is no text; quote it if it is meant", place)
         if key == "<<":
             raise _Refused("<<: merge keys are not used here; repeat the keys", place)
         mapping = self._stack[-1]
         if key in mapping:
             line, _ = self.places[(*self._path, key)]
-            raise _Refused(f"the key {key!r} is there already, in line {line}", place)
+            raise _Refused(f"the key {shown(key)} is there already, in line {line}", place)
         self._key = key
         self.places[(*self._path, key)] = place
 
@@ -231,16 +242,18 @@ class _Builder:
 def _resolve(event: events.ScalarEvent, place: Place) -> object:
     """A scalar as YAML 1.2 reads it; what 1.1 would read as something else again is refused."""
     text: str = event.value
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise _Refused(f"{shown(text)} holds what no database keeps: \\0, or half a character", place)
     if not event.implicit[0]:  # quoted
         return text
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
+        if len(text) > 19:
+            raise _Refused(f"{shown(text)} is too large a number", place)
         if text.lstrip("+-").startswith("0") and len(text.lstrip("+-")) > 1:
             decimal = text.lstrip("+-").lstrip("0") or "0"
             raise _Refused(f"{text} looks octal; write {decimal} if it is a number, '{text}' if it is text", place)
-        if len(text) > 19:
-            raise _Refused(f"{shown(text)} is too large a number", place)
         return int(text)
     if _FLOAT.fullmatch(text):
         return float(text)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.errors import InputError, TrackingError
 from sweeper.redaction import redact
-from sweeper.spec.urls import expand
+from sweeper.spec.urls import expand, fault_of_tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,10 +35,13 @@ def tracking_uri(sweep: Sweep, override: str | None = None) -> str:
     """The MLflow store of a sweep: the override, else the sweep's, else MLFLOW_TRACKING_URI, else a file here.
 
     Raises:
-        InputError: it is a folder, which MLflow keeps no runs in any more, or refers to a variable that is not set.
+        InputError: it is no address, or a folder, which MLflow keeps no runs in any more, or refers to a variable that
+            is not set.
     """
     asked = override or sweep.tracking.resolved_uri() or os.environ.get("MLFLOW_TRACKING_URI")
     uri = expand(asked or f"{_SQLITE}mlflow.db")
+    if fault := fault_of_tracking(uri, secrets=True):
+        raise InputError(f"the address of MLflow {fault}")
     if ("://" not in uri or uri.startswith("file:")) and uri != "databricks" and not _takes_folders():
         raise InputError(
             f"MLflow keeps no runs in a folder ({uri}) any more; use {_SQLITE}{uri}/mlflow.db, or a server"

@@ -33,7 +33,9 @@ _TIMEOUT = 10.0
 
 
 class DatasetMissingError(DatasetError):
-    """The files of a dataset are neither here nor to be had."""
+    """The files of a dataset are neither here nor to be had: found out before anything is started."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Archive:
     def locate(self) -> tuple[Path, ...]:
         """The dataset's files on this machine: one .npz or four IDX files, fetched into Keras's cache if need be."""
         here = os.environ.get("SWEEPER_DATA_DIR")
+        if here and not Path(here).is_dir():
+            raise DatasetMissingError(f"{self.name}: SWEEPER_DATA_DIR is {here}, and there is no such folder")
         folders = [Path(here) / self.name, Path(here)] if here else []
         # The IDX files of MNIST and of its look-alikes bear the same names: only MNIST's may lie in the folder itself.
         folders = folders if self.arrays else folders[:1]
@@ -109,7 +113,13 @@ class Archive:
     def _fetch(self, here: str | None) -> tuple[Path, ...]:
         """Download into a folder beside, verify, and only then move into the cache."""
         cache = self._cache()
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatasetMissingError(
+                f"{self.name} is not here, and cannot be kept in {cache} ({error.strerror}); set KERAS_HOME to another "
+                "folder, or SWEEPER_DATA_DIR to one with its files"
+            ) from error
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as beside:
             for name in self.remote:
                 try:

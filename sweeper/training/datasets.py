@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sweeper.training.archives import FASHION_MNIST, MNIST, Archive, Array, DatasetMissingError
 from sweeper.training.task import Task
@@ -38,7 +38,7 @@ class Arrays:
 
 
 class _Dataset(BaseModel, ABC):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     labels: ClassVar[tuple[str, ...]] = ()
 
@@ -46,6 +46,12 @@ class _Dataset(BaseModel, ABC):
     train: Any
     validation: Any
     test: Any
+
+    @field_validator("train", "validation", "test", "steps", mode="before", check_fields=False)
+    @classmethod
+    def _is_whole(cls, value: object) -> object:
+        """3.0 is the whole number 3."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
     @property
     @abstractmethod
@@ -134,10 +140,8 @@ class _Images(_Pictures):
                 raise
             logger.info("%s; using %s instead", error, self.fallback)
             sizes = {"train": self.train, "validation": self.validation, "test": self.test}
-            return Digits(
-                layout=self.layout,
-                **{part: min(size, _DIGITS[part]) for part, size in sizes.items() if size is not None},
-            )
+            few = {part: min(size, _DIGITS[part]) for part, size in sizes.items() if size is not None}
+            return Digits.model_validate({"layout": self.layout, **few})
         return self  # type: ignore[return-value]
 
     def load(self) -> Arrays:

@@ -127,7 +127,7 @@ def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) ->
         (["rum"], "No such command 'rum'"),
         (["run"], "Missing argument 'SPACE.yaml'; see sweeper run --help"),
         (["run", "x.yaml", "--trails", "3"], "--trials"),
-        (["run", "x.yaml", "--trials", "many"], "--trials"),
+        (["ui", "--port", "many"], "--port"),
         (["run", "x.yaml", "--set", "trials"], "--set 'trials' is not KEY=VALUE"),
         (["run", "missing.yaml"], "missing.yaml"),
         (["show", "nothing"], "sweeper.db"),
@@ -162,11 +162,12 @@ def test_unexpected_error_is_one_line_with_a_hint_and_exit_1(
 
 
 def test_flags_become_keys_of_the_sweep_and_override_what_is_set() -> None:
-    flags = {"budget.trials": 3, "seed": 0, "name": None}
+    flags = {"budget.trials": "3", "seed": "0", "name": "2024", "storage": None}
     assert options.overrides(["budget.trials=9", "space.cell=a=b"], flags) == {
-        "budget.trials": 3,
+        "budget.trials": "3",
         "space.cell": "a=b",
-        "seed": 0,
+        "seed": "0",
+        "name": '"2024"',
     }
 
 

@@ -185,7 +185,7 @@ def test_impossible_domains_are_refused(declared: dict[str, Any], message: str) 
     ],
 )
 def test_conditions_that_cannot_be_are_refused(declared: dict[str, Any], key: str, message: str) -> None:
-    faults = check_space(space_of(**declared))
+    faults = list(check_space(space_of(**declared)))
 
     assert len(faults) == 1
     assert (dotted(faults[0].key), message in faults[0].message) == (key, True), faults
@@ -195,7 +195,7 @@ def test_names_may_be_of_any_script_and_chains_of_any_length() -> None:
     links = {f"p{i}": choice(0, 1, when={f"p{i - 1}": 1} if i else {}) for i in range(999, -1, -1)}
     space = space_of(学習率=1, **links)
 
-    assert check_space(space) == []
+    assert list(check_space(space)) == []
     assert grid_size(space) == 1001
     assert "p0" in draw(space, random.Random(0))
 
@@ -240,7 +240,7 @@ def test_a_huge_grid_with_conditions_is_never_made_either() -> None:
     ],
 )
 def test_start_points_must_be_in_the_space(point: dict[str, Any], message: str | None) -> None:
-    faults = check_point(point, space_of(**CHAIN))
+    faults = list(check_point(point, space_of(**CHAIN)))
 
     assert [message in fault.message for fault in faults] == [True] if message else faults == []
 

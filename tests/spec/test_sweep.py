@@ -61,10 +61,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def refusal(path: Path, overrides: dict[str, Any] | None = None) -> list[str]:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(SpecError) as caught:
         load_sweep(path, overrides)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     return str(caught.value).replace(f"{path.parent}/", "").splitlines()
 
 

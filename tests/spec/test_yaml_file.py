@@ -94,7 +94,7 @@ def test_a_byte_order_mark_and_unicode_are_welcome(tmp_path: Path) -> None:
         (b"a: 1\nb: caf\xe9\n", ":2:7  is not UTF-8 (byte 0xe9); if it is Latin-1: iconv -f latin1 -t utf-8"),
         (b"a: x\0y\n", ":1:5  holds a NUL byte"),
         (b"a: 1\nb: \x1b[0m", ":2:4  holds a control character (U+001B)"),
-        (b"a: " + b"x" * 1_000_001, "is larger than 1 MB"),
+        (b"a: " + b"x" * 500_000, "is larger than 0.5 MB"),
         ("a:\n\tb: 1\n", ":2:1  is not YAML: a tab; YAML is indented with spaces"),
         ("a: [1, 2\n", ":2:1  is not YAML: a bracket is not closed"),
         ("a: 'x\n", ":2:1  is not YAML: a quote is not closed"),
@@ -110,7 +110,7 @@ def test_a_byte_order_mark_and_unicode_are_welcome(tmp_path: Path) -> None:
         ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", ":1:4  &a: anchors"),
         ("a: " + "[" * 3000, "nested deeper than 50 levels"),
         ("a: " + "{a: " * 3000, "nested deeper than 50 levels"),
-        ("a: !!python/object/apply:os.system [ls]\n", ":1:4  'tag:yaml.org,2002:python/object/apply:os.system': tags"),
+        ("a: !!python/object/apply:os.system [ls]\n", ":1:4  '!!python/object/apply:os.system': tags"),
         ("a: !mine 1\n", ":1:4  '!mine': tags are not used here"),
         ("a: !!str 1\n", "tags are not used here"),
         ("1: a\n", ":1:1  the key '1' is no text; quote it if it is meant"),
@@ -124,10 +124,10 @@ def test_a_byte_order_mark_and_unicode_are_welcome(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_plain_yaml_is_refused_with_its_place(content: str | bytes, message: str, tmp_path: Path) -> None:
-    started = time.monotonic()
+    started = time.process_time()
 
     assert message in refusal(write(tmp_path, content))
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_missing_file_is_told_with_its_neighbours(tmp_path: Path) -> None:

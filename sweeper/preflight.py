@@ -1,0 +1,33 @@
+"""What can be known to go wrong before anything is created or started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sweeper.errors import InputError
+from sweeper.paths import check_file, check_folder
+from sweeper.spec import Sweep
+from sweeper.spec.urls import fault_of_address
+from sweeper.storage import check_store
+
+
+def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: str) -> Sweep:
+    """The sweep with the dataset it will really use, once nothing is seen that would stop it.
+
+    Raises:
+        InputError: the sweep cannot be run as it is.
+        DatasetError: the data is missing.
+    """
+    from sweeper.tracking.store import sqlite_path
+
+    cluster = address or os.environ.get("RAY_ADDRESS")
+    if cluster and (fault := fault_of_address(cluster)):
+        raise InputError(f"the address of the Ray cluster {fault}")
+    check_store(sweep.storage_url())
+    if (file := sqlite_path(tracking_uri)) is not None:
+        check_file(file, "choose another MLflow store with --tracking-uri")
+    check_folder(folder, "choose another with --dir")
+    if sweep.dataset is None:
+        return sweep
+    return sweep.model_copy(update={"dataset": sweep.dataset.resolve()})

@@ -1,0 +1,259 @@
+"""Names, spaces, runs and surroundings that cannot be: by kind, the cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.faults.bad_input import GRID, RNN, Case, budget, finished, height, line, option, source, space
+
+LONG = "p" * 65
+OUT_OF_RANGE = "must be < 4294967296"
+DATACLASS = """\
+from dataclasses import dataclass
+@dataclass
+class P:
+    a: int
+    height: float
+def train(params: P, trial): ...
+"""
+PYDANTIC = """\
+from pydantic import BaseModel
+class Params(BaseModel):
+    width: int
+    height: float = 0
+def train(params: Params, trial): ...
+"""
+ENDLESS = "a grid needs a step for height; add step:"
+
+
+def closed(folder: Path) -> None:
+    (folder / "closed").mkdir(mode=0o555)
+
+
+def data(says: str, **environment: str) -> Case:
+    """A dataset that cannot be had in such an environment."""
+    asked = line("trainable: sweeper.training:train_rnn\ndataset: {type: mnist}\nspace: {units: 8}", "0")
+    return replace(asked, says=says, verbs=("run",), environment=environment)
+
+
+SWEEPS: dict[str, list[Case]] = {
+    "an empty name": [
+        line('name: ""', "1:1  name: is empty; give it a name"),
+        option("--name", "", "sweep.yaml  --name: is empty"),
+    ],
+    "a name with a path in it": [
+        line(
+            "name: ../x",
+            "1:1  name: '../x' must be letters a-z, digits, '.', '_' and '-', and begin with a letter or digit; try x",
+        ),
+        line("name: /etc", "1:1  name: '/etc' must"),
+        option("--name", "a/b", "sweep.yaml  --name: 'a/b' must be letters"),
+    ],
+    "a long name": [
+        line(f"name: {LONG}", "1:1  name: has 65 characters; 64 at most"),
+        space(f"{LONG}: 1", f"5:9  space.{LONG}: is longer than 64"),
+        line(f"tracking: {{model: {LONG}}}", "6:12  tracking.model: "),
+    ],
+    "characters that control the terminal": [
+        line('name: "a\\u202eb"', r"1:1  name: 'a\u202eb' must be letters"),
+        line('name: "\\e[31mx"', r"1:1  name: '\x1b[31mx' must"),
+        space('"\\e[0m": 1', r"5:9  space.'\x1b[0m': "),
+        option("--name", "a\x07", r"sweep.yaml  --name: 'a\x07' must be letters"),
+    ],
+    "a reserved name": [
+        line("name: con", "1:1  name: 'con' is reserved on some systems; choose another"),
+        line("name: ..", "1:1  name: '..' must be"),
+        line("name: NUL.txt", "1:1  name: 'NUL.txt' is reserved"),
+    ],
+    "a name taken by another sweep": [
+        Case("sweep 'x'", prepare=finished(space={"height": 1}), verbs=("run",)),
+        Case("sweep 'x'", prepare=finished(objective={"metric": "loss"}), verbs=("run",)),
+    ],
+    # the search space
+    "an empty space": [
+        line("space: {}", "5:1  space: is empty; give at least one value"),
+        line("space:", "5:1  space: is null"),
+    ],
+    "low above high": [
+        height("type: int, low: 64, high: 32", "5:29  space.height.low: 64 is above high: 32; swap them"),
+        height("type: float, low: 1, high: 0.5", "5:31  space.height.low: 1.0 is above"),
+    ],
+    "a logarithm of zero or less": [
+        height(
+            "type: float, low: 0, high: 1, log: true",
+            "5:31  space.height.low: 0.0 is not allowed with log: true, must be > 0; try 1e-5",
+        ),
+        height("type: int, low: -1, high: 1, log: true", "5:29  space.height.low: -1 is not"),
+    ],
+    "a step that leads nowhere": [
+        height(
+            "type: int, low: 1, high: 32, step: 2",
+            "5:47  space.height.step: 2 does not lead from 1 to 32; it does to high: 31",
+        ),
+        height("type: int, low: 1, high: 32, step: 0", "5:47  space.height.step: 0 must be > 0"),
+        height("type: float, low: 0, high: 1e30, step: 1e-5", "5:51  space.height.step: 1e-05 is too small"),
+    ],
+    "no choices": [
+        height("type: categorical, choices: []", "5:37  space.height.choices: is empty; give at least one value"),
+        height("type: categorical", "5:9  space.height.choices: is missing"),
+    ],
+    "a choice given twice": [
+        height(
+            "type: categorical, choices: [8, 8]",
+            "5:50  space.height.choices[1]: 8 is there already; give each value once",
+        ),
+        height("type: categorical, choices: [a, b, a]", "5:53  space.height.choices[2]: 'a' is there already"),
+    ],
+    "choices of several kinds": [
+        height(
+            'type: categorical, choices: [1, "1"]',
+            "5:37  space.height.choices: mixes numbers and text; use one kind (quoted, all is text)",
+        ),
+        height("type: categorical, choices: [true, 2]", "5:37  space.height.choices: mixes numbers and true/false"),
+    ],
+    "a parameter that the trainable does not take": [
+        line(RNN + "space: {unit: 32}", "5:9  space.unit: RNNParams has no such hyperparameter. Did you mean 'units'?"),
+        line(RNN + "space: {cell: lstmm}", "5:9  space.cell: 'lstmm' is unknown here. Did you mean 'lstm'?"),
+    ],
+    "a parameter of the trainable without a value": [
+        source(DATACLASS, "5:1  space: a is missing; P needs a value for it"),
+        source(PYDANTIC, "5:1  space: width is missing; Params needs a value for it", module="ours"),
+    ],
+    "a condition that cannot be": [
+        height(
+            "type: int, low: 1, high: 9, when: {depth: 2}",
+            "5:53  space.height.when.depth: there is no parameter 'depth' in this space",
+        ),
+        space(
+            "a: {type: int, low: 0, high: 1, when: {b: 0}}, b: {type: int, low: 0, high: 1, when: {a: 0}}",
+            "5:41  space.a.when: goes round in a circle: a <- b <- a; drop one condition",
+        ),
+        space("a: 1, b: {type: int, low: 0, high: 1, when: {a: 2}}", "5:54  space.b.when.a: a is never 2, only 1"),
+    ],
+    "a grid without steps": [
+        line(GRID, f"6:11  sampler.type: {ENDLESS}"),
+        line(
+            GRID + "space: {a: {type: float, low: 1, high: 9, log: true}}",
+            "6:11  sampler.type: a grid needs a step for a",
+        ),
+    ],
+    "a grid of too many points": [
+        line(
+            GRID + "space: {a: {type: int, low: 1, high: 1000000}, b: {type: int, low: 1, high: 1000000}}",
+            "6:11  sampler.type: the grid has 1,000,000,000,000 points, more than 10,000; choose type: qmc",
+        ),
+        line(
+            GRID
+            + "space: {"
+            + ", ".join(f"p{i}: {{type: int, low: 0, high: 9007199254740992}}" for i in range(500))
+            + "}",
+            "6:11  sampler.type: the grid has too many points",
+        ),
+    ],
+    # the run
+    "no trials": [
+        line("budget: {trials: 0, epochs: 1}", "4:10  budget.trials: 0 must be >= 1"),
+        line("budget: {trials: 1.5, epochs: 1}", "4:10  budget.trials: 1.5 must be a whole number"),
+        option("--trials", "0", "sweep.yaml  --trials: 0 must be >= 1"),
+        option("--trials", "-1", "sweep.yaml  --trials: -1 must be >= 1"),
+    ],
+    "no trials at a time, or too many": [
+        budget("parallel: 4", "4:32  budget.parallel: 4 is more than the 3 trials there are; use 3, or auto"),
+        budget("parallel: 0", "4:32  budget.parallel: 0 must be >= 1 or auto"),
+        option("--parallel", "0", "sweep.yaml  --parallel: 0 must be"),
+        option("--parallel", "many", "sweep.yaml  --parallel: 'many' must be a whole number or auto"),
+    ],
+    "resources that cannot be given": [
+        line(
+            "resources: {gpus: 1.5}",
+            "6:13  resources.gpus: 1.5 GPUs cannot be given; use a share below 1, or whole ones: 2",
+        ),
+        line("resources: {cpus: -1}", "6:13  resources.cpus: -1 must be > 0"),
+        line("resources: {cpus: .nan}", "6:13  resources.cpus: nan must be a finite"),
+        option("--cpus", "0", "sweep.yaml  --cpus: 0 must be > 0"),
+        option("--gpus", "nan", "sweep.yaml  --gpus: 'nan' must be a number"),
+    ],
+    "a duration that cannot be read": [
+        budget(
+            "timeout: 10 mins",
+            "4:32  budget.timeout: '10 mins' is no duration; write 10m (units d, h, m, s, as in 1h30m)",
+        ),
+        budget("timeout: -5s", "4:32  budget.timeout: '-5s' is no duration"),
+        budget("timeout: 0s", "4:32  budget.timeout: 0.0 must be > 0"),
+        option("--timeout", "10 mins", "sweep.yaml  --timeout: '10 mins' is no duration; write 10m"),
+    ],
+    "no metric, or no direction": [
+        line('objective: {metric: ""}', "3:13  objective.metric: '' is no name of a metric"),
+        line(
+            "objective: {metric: score, direction: up}",
+            "3:28  objective.direction: 'up' is unknown here. One of: maximize, minimize",
+        ),
+        line("objective: {metric: 5}", '3:13  objective.metric: 5 must be text; write "5"'),
+    ],
+    "a sampler or pruner that does not fit": [
+        line(
+            "pruner: {type: hyperband, min_epochs: 8}",
+            "6:27  pruner.min_epochs: would judge from report 8 on, but a trial has 2",
+        ),
+        line(
+            "sampler: {type: cmaes}",
+            "6:11  sampler.type: cmaes searches float and int parameters without when, and needs two",
+        ),
+        line(
+            "pruner: {type: median, min_epochs: 1}\nbudget: {trials: 3, steps: 9}",
+            "6:24  pruner.min_epochs: counts epochs, but the budget counts steps",
+        ),
+    ],
+    "a seed out of range": [
+        line("seed: 4294967296", f"6:1  seed: 4294967296 {OUT_OF_RANGE}"),
+        line("seed: -1", "6:1  seed: -1 must be >= 0"),
+        option("--seed", "99999999999", f"sweep.yaml  --seed: 99999999999 {OUT_OF_RANGE}"),
+        option("--seed", "one", "sweep.yaml  --seed: 'one' must be a whole number"),
+    ],
+    # the world
+    "an address that cannot be": [
+        line("storage: postgres://h/d", "6:1  storage: has an unknown scheme 'postgres'. Did you mean 'postgresql'?"),
+        line("storage: postgresql://h:99999/d", "6:1  storage: is no URL; is the port a number from 1 to 65535?"),
+        line("tracking: {uri: 'http://'}", "6:12  tracking.uri: names no host"),
+        option("--tracking-uri", "ftp://x", "--tracking-uri: has an unknown scheme 'ftp'"),
+        option("--tracking-uri", "http://h:99999", "--tracking-uri: is no URL"),
+        option("--address", "nonsense", "--address: names no port; write host:6379"),
+        option("--address", "http://h:1", "--address: has an unknown scheme"),
+        option("--storage", "postgresql+nothing://h/d", "the database of studies has no driver here"),
+    ],
+    "a trainable that is none": [
+        line("trainable: no.where:train", "2:1  trainable: there is no module 'no.where' in "),
+        line(
+            "trainable: tests.samples:climp",
+            "2:1  trainable: module 'tests.samples' has no function 'climp'. Did you mean 'climb'?",
+        ),
+        source("def train(:\n", "2:1  trainable: "),
+        source("train = 5\n", "2:1  trainable: the name in module 'mine' is not a plain function (line 1)"),
+        line("trainable: train_rnn", "2:1  trainable: 'train_rnn' must be package.module:function"),
+    ],
+    "data that is not there": [
+        data("mnist: SWEEPER_DATA_DIR is /nowhere, and there is no such folder", SWEEPER_DATA_DIR="/nowhere"),
+        data("mnist is not here, and cannot be kept in /proc/none", KERAS_HOME="/proc/none"),
+    ],
+    "a place that cannot be written": [
+        replace(option("--dir", "closed/x", "cannot write to "), prepare=closed, is_root=False),
+        option("--dir", "sweep.yaml", "cannot write to "),
+        option("--dir", "/proc/x", "cannot write to /proc/x (No such file or directory); choose another with --dir"),
+        option("--dir", "", "--dir: is empty"),
+        option("--storage", "sqlite:////proc/x/s.db", "cannot write to /proc/x "),
+        option(
+            "--storage", "sqlite:///.", "cannot write to . (it is a folder); choose another database with --storage"
+        ),
+        option("--tracking-uri", "sqlite:////proc/x/m.db", "cannot write to /proc/x "),
+    ],
+    "a secret written in clear": [
+        line(
+            "storage: postgresql://u:hunter2@h/d",
+            "6:1  storage: has a password in clear; put it in an environment variable and write ${env:NAME}",
+        ),
+        line("storage: postgresql://h/d?password=hunter2", "6:1  storage: has a password"),
+        line("tracking: {uri: 'https://u:hunter2@h'}", "6:12  tracking.uri: has a password"),
+        option("--tracking-uri", "http://u:hunter2@h", "--tracking-uri: has a password in clear"),
+    ],
+}
