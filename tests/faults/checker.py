@@ -91,7 +91,7 @@ def violations(outcome: Outcome) -> list[str]:
         *_missing_or_doubled(outcome),
         *_started_after_the_end(outcome.history),
         *_trained_again(outcome.history, outcome.interval),
-        *_differing_copies(outcome),
+        *differing_copies(outcome),
         *_wrong_best(outcome),
     ]
 
@@ -152,7 +152,7 @@ def _trained_again(history: Iterable[Line], interval: int) -> Iterator[str]:
             reached[line.number] = max(reached[line.number], line.step)
 
 
-def _differing_copies(outcome: Outcome) -> Iterator[str]:
+def differing_copies(outcome: Outcome) -> Iterator[str]:
     """MLflow has one run for each trial, with its state and each of its reports once."""
     count = Counter(copy.number for copy in outcome.copies)
     yield from (f"MLflow has {n} runs of trial {number}" for number, n in count.items() if n > 1)

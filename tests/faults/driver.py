@@ -8,9 +8,9 @@ from typing import Any
 
 from sweeper import run
 from sweeper.cli import main
+from sweeper.rows import TrialRow
 from sweeper.run import SweepResult
 from sweeper.spec import Sweep
-from sweeper.study import TrialRow
 from sweeper.trial import Report
 from tests.faults.checker import Line, write_line
 

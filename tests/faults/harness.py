@@ -81,11 +81,11 @@ class Campaign:
     def history(self) -> list[Line]:
         return read_history(self.folder)
 
-    def wait_for(self, claim: Callable[[], Any], run: subprocess.Popen[bytes]) -> bool:
+    def wait_for(self, claim: Callable[[], Any], run: subprocess.Popen[bytes] | None = None) -> bool:
         """Wait until the claim holds; False when the run ended first."""
         deadline = time.monotonic() + PATIENCE
         while not claim():
-            if run.poll() is not None:
+            if run is not None and run.poll() is not None:
                 return bool(claim())
             if time.monotonic() > deadline:
                 raise AssertionError(f"nothing happened in {PATIENCE:g} s:\n{self.said()}")

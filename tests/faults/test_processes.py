@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable
 
-import psutil
 import pytest
 
 from sweeper.studies import read_study
@@ -79,13 +78,15 @@ def test_a_trial_that_kills_its_worker_each_time_fails_alone(campaign: Campaign,
         trainable="tests.faults.trainables:misbehave",
         budget={"trials": 4, "epochs": 4, "max_failures": 2},
         space=space,
-        enqueue=[{"act": act, "height": 0.5} for act in acts],
+        enqueue=[{"act": act, "height": place / 10} for place, act in enumerate(acts)],
     )
     campaign.finish(codes=(3,), interval=2)
     rows = rows_of(campaign)
     assert [row.state for row in rows] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert rows[1].attempt == 3
-    say("`kill -9` of a worker at each attempt", f"FAIL after 3 attempts: {rows[1].reason}; the others COMPLETE; exit 3")
+    say(
+        "`kill -9` of a worker at each attempt", f"FAIL after 3 attempts: {rows[1].reason}; the others COMPLETE; exit 3"
+    )
 
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
@@ -126,7 +127,7 @@ def test_of_two_drivers_started_at_once_one_is_refused(
     times = pytestconfig.getoption("--times")
     for _ in range(times):
         pair = [campaign.start(), campaign.start()]
-        campaign.wait_for(lambda pair=pair: any(run.poll() is not None for run in pair), psutil.Process())
+        campaign.wait_for(lambda pair=pair: any(run.poll() is not None for run in pair))
         refused = [run for run in pair if run.poll() is not None]
         assert [run.returncode for run in refused] == [2], campaign.said()
         for run in pair:
