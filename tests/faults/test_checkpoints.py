@@ -53,7 +53,7 @@ def test_a_worker_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(
     campaign.judge()
     say(
         "`kill -9` while a checkpoint is written",
-        f"{campaign.kills} kills, {torn} torn files, none of them ever loaded",
+        f"{campaign.kills} kills, {torn} torn files, none ever loaded",
     )
 
 
@@ -88,9 +88,7 @@ def test_without_any_whole_checkpoint_a_trial_begins_again(campaign: Campaign, s
     say("all checkpoints of a trial damaged", "it begins again at step 0; no step is on record twice")
 
 
-def test_a_network_interrupted_five_times_ends_bit_for_bit_as_one_never_interrupted(
-    campaign: Campaign, say: Say
-) -> None:
+def test_a_network_interrupted_five_times_ends_bit_for_bit_as_one_that_was_not(campaign: Campaign, say: Say) -> None:
     campaign.declare(KERAS, budget={"trials": 1, "epochs": 24, "max_failures": 10})
     undisturbed = Campaign(campaign.folder / "undisturbed", 0)
     undisturbed.folder.mkdir()

@@ -100,14 +100,14 @@ def test_a_bad_network_to_mlflow_costs_no_report(
     lost = f"{network.lost} answers lost, " if mood == "loses" else ""
     say(
         f"the network to MLflow {mood}",
-        f"{lost}{troubled / calm:.0%} of the reports per second before; all there, once",
+        f"{lost}{troubled / calm:.0%} of the reports per second before; all there once",
     )
 
 
 def test_ten_minutes_without_mlflow_cost_no_speed(
     campaign: Campaign, say: Say, server: Server, pytestconfig: pytest.Config
 ) -> None:
-    """A third of --minutes: with MLflow, without it, with it, so that a slow change of the machine counts on both sides."""
+    """With MLflow, without it, with it again: a slow change of the machine counts on both sides."""
     window = pytestconfig.getoption("--minutes") * 60 / 3
     trials = int(window * 2 / 5) + 40
     campaign.declare(PAPER, budget={"trials": trials, "epochs": 50})
