@@ -87,6 +87,23 @@ def test_a_trial_that_kills_its_worker_each_time_fails_alone(campaign: Campaign,
     say("`kill -9` of a worker at each attempt", f"FAIL after 3 attempts ({rows[1].reason}), alone; exit 3")
 
 
+def test_a_worker_that_hangs_is_ended_and_its_trial_tried_again(campaign: Campaign, say: Say) -> None:
+    campaign.declare(PAPER, budget={"trials": 2, "epochs": 30, "stall_timeout": "15s"})
+    driver = campaign.start()
+    campaign.wait_for(lambda: starts(campaign), driver)
+    campaign.wait_for_lines(campaign.random.randint(2, 20), driver)
+    campaign.kill(campaign.random.choice(campaign.trainers()), signal.SIGSTOP)
+    began, before = time.monotonic(), starts(campaign)
+    campaign.wait_for(lambda: starts(campaign) > before, driver)
+    seconds = time.monotonic() - began
+    assert driver.wait(240) == 0, campaign.said()
+    campaign.judge()
+    study = read_study("paper", f"sqlite:///{campaign.folder / 'sweeper.db'}")
+    kinds = [attempt.kind for row in study.rows() for attempt in study.history.of(row.number)]
+    assert kinds == ["stall"]
+    say("SIGSTOP of a worker for ever", f"ended after 15 s without a report, attempt 2 runs after {seconds:.0f} s")
+
+
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_ray_itself_is_killed(campaign: Campaign, say: Say, name: str) -> None:
     campaign.declare(PAPER)
