@@ -127,7 +127,7 @@ class Campaign:
         except ProcessLookupError:
             pass
 
-    def settle(self, seconds: float = 10.0) -> None:
+    def settle(self, seconds: float = 30.0) -> None:
         """Nothing may be left of the processes a few seconds after the run that started them."""
         deadline = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < deadline:

@@ -66,7 +66,7 @@ def test_mlflow_that_is_down_all_the_time_delays_nothing(campaign: Campaign, say
 
 
 def test_mlflow_that_is_killed_and_returns_has_everything(campaign: Campaign, say: Say, server: Server) -> None:
-    campaign.declare(PAPER, budget={"trials": 30, "epochs": 10})
+    campaign.declare(PAPER, budget={"trials": 120, "epochs": 10})
     campaign.tracking_uri = server.url
     run = campaign.start()
     campaign.wait_for_lines(campaign.random.randint(10, 60), run)
@@ -74,6 +74,7 @@ def test_mlflow_that_is_killed_and_returns_has_everything(campaign: Campaign, sa
     campaign.wait_for_lines(150, run)
     server.start()
     assert run.wait(PATIENCE) == 0, campaign.said()
+    assert sync(campaign).startswith("0 records")
     campaign.judge()
     assert "is away" in campaign.said() and "is back" in campaign.said(), campaign.said()
     say("MLflow killed in the middle, back later", "one line when it goes, one when it is back; all there, once")
@@ -83,7 +84,7 @@ def test_mlflow_that_is_killed_and_returns_has_everything(campaign: Campaign, sa
 def test_a_bad_network_to_mlflow_costs_no_report(
     campaign: Campaign, say: Say, server: Server, network: Network, mood: str
 ) -> None:
-    campaign.declare(PAPER, budget={"trials": 40, "epochs": 10})
+    campaign.declare(PAPER, budget={"trials": 120, "epochs": 10})
     campaign.tracking_uri = network.url
     run = campaign.start()
     campaign.wait_for_lines(100, run)
