@@ -57,7 +57,7 @@ def undisturbed(campaign: Campaign) -> Campaign:
     return campaign
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 def test_a_driver_killed_at_some_of_its_writes_leaves_the_same_study(undisturbed: Campaign, tmp_path: Path) -> None:
     count = writes(tmp_path)["study"]
     for place in undisturbed.random.sample(range(1, count + 1), 3):
