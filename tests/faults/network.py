@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from contextlib import suppress
 
 _ERROR = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -34,7 +35,7 @@ class Network:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._port)) as server:
+        with suppress(OSError), client, socket.create_connection(("127.0.0.1", self._port)) as server:
             threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
             while request := _receive(client):
                 if self.mood == "slow":
@@ -52,12 +53,9 @@ class Network:
         while answer := _receive(server):
             if self.mood == "loses" and self._random.random() < 0.3:
                 self.lost += 1
-                client.shutdown(socket.SHUT_RDWR)
-                return
-            try:
-                client.sendall(answer)
-            except OSError:
-                return
+                answer = b""
+            with suppress(OSError):  # who asked may be gone
+                client.sendall(answer) if answer else client.shutdown(socket.SHUT_RDWR)
 
 
 def _receive(source: socket.socket) -> bytes:
