@@ -58,7 +58,8 @@ class CheckpointStore:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        for old in self._folders()[self.KEEP :]:
+        torn = self.folder.glob(".writing-*")  # attempts that were killed while they wrote
+        for old in (*self._folders()[self.KEEP :], *torn):
             shutil.rmtree(old, ignore_errors=True)
         return target
 

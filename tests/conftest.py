@@ -14,6 +14,13 @@ from sweeper.spec import Sweep
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the fault campaign in tests/faults")
+    group.addoption("--seed", type=int, action="append", help="run each fault with this seed; may be given again")
+    group.addoption("--times", type=int, default=3, help="repetitions of what is done at random moments")
+    group.addoption("--minutes", type=float, default=30.0, help="how long the random faults go on")
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test runs in a folder of its own, away from the settings of whoever runs it."""

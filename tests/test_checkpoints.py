@@ -40,6 +40,12 @@ def test_only_the_newest_two_are_kept(store: CheckpointStore) -> None:
     assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000004", "step-00000005"]
 
 
+def test_what_a_killed_attempt_left_half_written_goes_with_the_next_checkpoint(store: CheckpointStore) -> None:
+    (store.folder / ".writing-0123abcd").mkdir(parents=True)
+    save(store, 1)
+    assert [path.name for path in store.folder.iterdir()] == ["step-00000001"]
+
+
 @pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove", "no manifest", "bad manifest"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     store: CheckpointStore, damage: str, caplog: pytest.LogCaptureFixture

@@ -3,32 +3,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from sweeper.spec import Sweep
-from sweeper.tracking import Projection, start_ui, sync
-from tests.tracking.tools import Proxy, RecordedStudy, assert_equal, runs_of
+from sweeper.tracking import Projection, sync
+from tests.tracking.tools import Proxy, RecordedStudy, Server, assert_equal, runs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
-
-
-class Server:
-    """An MLflow server that can be killed and started again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self._store = f"sqlite:///{folder}/mlflow.db"
-        self._ui = start_ui(self._store)
-        self.url = self._ui.url
-        self.port = urlsplit(self.url).port or 0
-
-    def kill(self) -> None:
-        self._ui.stop()
-
-    def start(self) -> None:
-        self._ui = start_ui(self._store, self.port)
 
 
 @pytest.fixture(scope="module")

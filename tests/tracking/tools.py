@@ -8,11 +8,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.study import Listener
+from sweeper.tracking import start_ui
 from sweeper.trial import Report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -132,6 +135,22 @@ def assert_equal(uri: str, study: RecordedStudy) -> None:
         assert set(run.data.params) >= set(row.params)
         expected = [(r.step, r.metrics["score"], int(r.time * 1000)) for r in study.reports(row.number)]
         assert history(uri, run) == expected
+
+
+class Server:
+    """An MLflow server that can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = f"sqlite:///{folder}/mlflow.db"
+        self._ui = start_ui(self._store)
+        self.url = self._ui.url
+        self.port = urlsplit(self.url).port or 0
+
+    def kill(self) -> None:
+        self._ui.stop()
+
+    def start(self) -> None:
+        self._ui = start_ui(self._store, self.port)
 
 
 class Proxy:

@@ -1,0 +1,164 @@
+"""Runs a sweep in processes of its own, does things to them at random moments, and has the end judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+
+from tests.faults.checker import Line, leftovers, read_history, read_outcome, violations
+
+ROOT = Path(__file__).parents[2]
+MARK = "SWEEPER_FAULTS"
+"""An environment variable that all processes of a campaign inherit: those left behind are found by it."""
+
+PATIENCE = 240.0
+"""Seconds after which something that had to happen has not; a busy machine is no fault."""
+
+PAPER: dict[str, Any] = {
+    "name": "paper",
+    "trainable": "tests.faults.trainables:paper",
+    "objective": {"metric": "score"},
+    "budget": {"trials": 6, "epochs": 6},
+    "space": {"height": {"type": "float", "low": 0, "high": 1}},
+    "sampler": {"type": "random"},
+    "pruner": {"type": "none"},
+}
+
+KERAS: dict[str, Any] = {
+    "name": "keras",
+    "trainable": "tests.faults.trainables:keras",
+    "dataset": {"type": "digits"},
+    "budget": {"trials": 4, "epochs": 4},
+    "space": {"cell": "gru", "units": {"type": "int", "low": 4, "high": 12}, "batch_size": 64, "learning_rate": 0.003},
+    "sampler": {"type": "random"},
+    "pruner": {"type": "none"},
+}
+
+
+class Campaign:
+    """One sweep in one folder, started as often as its driver ends, until it is done."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.random = random.Random(seed)
+        self.sweep: dict[str, Any] = {}
+        self.tracking_uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.runs: list[subprocess.Popen[bytes]] = []
+        self.kills = 0
+        self._mark = uuid4().hex
+
+    def declare(self, base: dict[str, Any], **changes: Any) -> None:
+        self.sweep = base | changes
+        (self.folder / "sweep.yaml").write_text(json.dumps(self.sweep))  # JSON is YAML
+
+    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        """The command, in a process group of its own; the same each time."""
+        hidden = ("MLFLOW_TRACKING_URI", "SWEEPER_STORAGE", "RAY_ADDRESS")
+        env = {key: value for key, value in os.environ.items() if key not in hidden}
+        env |= {"PYTHONPATH": str(ROOT), MARK: self._mark, **environment}
+        command = [sys.executable, "-m", "tests.faults.driver", "run", "sweep.yaml", "--debug", *options]
+        command += ["--tracking-uri", self.tracking_uri]
+        with (self.folder / f"{len(self.runs):03d}.log").open("wb") as log:
+            run = subprocess.Popen(command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True)
+        self.runs.append(run)
+        return run
+
+    def said(self, run: int = -1) -> str:
+        """What a run wrote on the terminal."""
+        return (self.folder / f"{range(len(self.runs))[run]:03d}.log").read_text(errors="replace")
+
+    def history(self) -> list[Line]:
+        return read_history(self.folder)
+
+    def wait_for(self, claim: Callable[[], Any], run: subprocess.Popen[bytes] | None = None) -> bool:
+        """Wait until the claim holds; False when the run ended first."""
+        deadline = time.monotonic() + PATIENCE
+        while not claim():
+            if run is not None and run.poll() is not None:
+                return bool(claim())
+            if time.monotonic() > deadline:
+                raise AssertionError(f"nothing happened in {PATIENCE:g} s:\n{self.said()}")
+            time.sleep(0.02)
+        return True
+
+    def wait_for_lines(self, count: int, run: subprocess.Popen[bytes]) -> bool:
+        """Wait until the history has grown by so many lines, and a random moment more."""
+        wanted = len(self.history()) + count
+        happened = self.wait_for(lambda: len(self.history()) >= wanted, run)
+        time.sleep(self.random.uniform(0, 0.2))
+        return happened
+
+    def processes(self) -> list[psutil.Process]:
+        """All that descends from the runs of this campaign, by the mark they inherit."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                is_ours = process.environ().get(MARK) == self._mark
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def trainers(self) -> list[int]:
+        """The processes that train, as they said themselves and as far as they are alive."""
+        pids = {line.pid for line in self.history() if line.pid}
+        return sorted(pids & {process.pid for process in self.processes()})
+
+    def named(self, name: str) -> list[psutil.Process]:
+        """Processes whose command contains a name: `raylet`, `gcs_server`."""
+        return [process for process in self.processes() if any(name in part for part in process.cmdline()[:1])]
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        try:
+            os.kill(pid, number)
+            self.kills += 1
+        except ProcessLookupError:
+            pass
+
+    def settle(self, seconds: float = 30.0) -> None:
+        """Nothing may be left of the processes a few seconds after the run that started them."""
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left, f"still there after {seconds:g} s: {[process.cmdline()[:3] for process in left]}"
+
+    def finish(self, *, codes: tuple[int, ...] = (0,), interval: int = 1, **environment: str) -> None:
+        """Go on with the same command, undisturbed, until the sweep is done; then judge it."""
+        run = self.start(**environment)
+        assert run.wait(PATIENCE) in codes, f"exit code {run.returncode}:\n{self.said()}"
+        self.judge(interval=interval)
+
+    def judge(self, *, interval: int = 1) -> None:
+        self.settle()
+        name = self.sweep["name"]
+        found = violations(read_outcome(self.folder, name, self.tracking_uri, interval=interval))
+        found += leftovers(self.folder, name)
+        assert not found, "\n".join([*found, self.said()])
+
+    def clean_up(self) -> None:
+        for process in self.processes():
+            process.kill()
+        for run in self.runs:
+            run.wait()
+
+    def fingerprint(self) -> list[Any]:
+        """What the study holds, without what may differ: times, attempts, processes."""
+        from sweeper.studies import read_study
+
+        study = read_study(self.sweep["name"], f"sqlite:///{self.folder / 'sweeper.db'}")
+        return [
+            (row.number, row.state, row.params, row.value, [(r.step, r.metrics) for r in study.reports(row.number)])
+            for row in study.rows()
+        ]

@@ -1,0 +1,115 @@
+"""A sweep without Ray in a process that is forked in a moment, and killed at the write it is told to be killed at.
+
+Whatever is durable is written by the same code: the study's commits, the checkpoints, MLflow's projection, the files.
+Only the muscle is another: the trials run in the process itself, one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  so that a fork need not import it
+from sqlalchemy.engine.default import DefaultDialect
+
+from sweeper import run
+from sweeper.bridge import Bridge
+from sweeper.spec import load_sweep
+from sweeper.study import SweepStudy, Verdict
+from sweeper.worker import Job, TaskRun
+from tests.faults import driver
+
+
+@dataclass(frozen=True)
+class Point:
+    """A durable write: the n-th of the study's thread or of MLflow's, and the moment before it or after it."""
+
+    thread: str
+    count: int
+    moment: str
+
+
+class FailPoint:
+    """Counts the durable writes of this process and kills it at one of them."""
+
+    def __init__(self, point: Point | None) -> None:
+        self._point = point
+        self._counts = {"study": 0, "mlflow": 0}
+        self._lock = threading.Lock()
+
+    def around(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        def written(*args: Any, **options: Any) -> Any:
+            kind = {"sweeper-mlflow": "mlflow", "sweeper-lease": ""}.get(threading.current_thread().name, "study")
+            if not kind or not _is_durable(args):
+                return write(*args, **options)
+            with self._lock:
+                self._counts[kind] += 1
+                count = self._counts[kind]
+            self._kill_at(Point(kind, count, "before"))
+            result = write(*args, **options)
+            self._kill_at(Point(kind, count, "after"))
+            return result
+
+        return written
+
+    def _kill_at(self, point: Point) -> None:
+        if point == self._point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def save(self, path: Path) -> None:
+        path.write_text(" ".join(str(count) for count in self._counts.values()))
+
+
+def _is_durable(args: tuple[Any, ...]) -> bool:
+    """Whether a commit ends a transaction: SQLAlchemy also commits after it has only read."""
+    connection = next((getattr(arg, "driver_connection", arg) for arg in args[1:2]), None)
+    return not isinstance(connection, sqlite3.Connection) or connection.in_transaction
+
+
+def tune_trials(
+    study: SweepStudy, job: Job, *, parallel: int, must_evaluate: Any, should_stop: Callable[[], bool]
+) -> dict[str, float] | None:
+    """What `sweeper.tuning` does, by this process itself."""
+    bridge = Bridge(study, parallel=1, must_evaluate=must_evaluate, should_stop=should_stop)
+    while not isinstance(task := bridge.next_task(), str):
+        if task is None:
+            time.sleep(0.05)
+            continue
+        under_way = TaskRun(job, task)
+        while bridge.take(task, under_way.next_event()) is Verdict.CONTINUE:
+            pass
+        under_way.stop()
+    return bridge.evaluation
+
+
+@contextmanager
+def _prepared(study: SweepStudy, job: Job, **_: Any) -> Iterator[tuple[Job, int]]:
+    yield replace(job, data=run._recorded(study, run._load_data(job))), 1
+
+
+def run_light(folder: Path, uri: str, point: Point | None) -> None:
+    """Run the sweep of a folder to its end, or to the write."""
+    os.chdir(folder)
+    sys.modules["sweeper.tuning"] = muscle = ModuleType("sweeper.tuning")
+    muscle.tune_trials = tune_trials  # type: ignore[attr-defined]
+    run._prepared = _prepared  # type: ignore[assignment]
+    driver.acknowledge()
+    fail_point = FailPoint(point)
+    DefaultDialect.do_commit = fail_point.around(DefaultDialect.do_commit)  # type: ignore[method-assign]
+    for name in ("fsync", "rename"):
+        setattr(os, name, fail_point.around(getattr(os, name)))
+    sweep = load_sweep("sweep.yaml")
+    result = run.run_sweep(sweep, tracking_uri=uri)
+    if point is None:
+        fail_point.save(folder / "writes")
+    assert result.stopped is None and not result.notes, result

@@ -1,0 +1,65 @@
+"""A network between sweeper and MLflow that is slow, hangs, answers with errors, or loses answers."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from contextlib import suppress
+
+_ERROR = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Network:
+    """Relays TCP connections to a port in one of its moods: passes, slow, hangs, errors, loses."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        self.mood = "passes"
+        self.lost = 0
+        self._random = random.Random(seed)
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError), client, socket.create_connection(("127.0.0.1", self._port)) as server:
+            threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
+            while request := _receive(client):
+                if self.mood == "slow":
+                    time.sleep(5)
+                elif self.mood == "hangs":
+                    continue
+                elif self.mood == "errors":
+                    client.sendall(_ERROR)
+                    return
+                server.sendall(request)
+            server.shutdown(socket.SHUT_RDWR)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        """What the server says; of an answer that is lost, the server has done what was asked."""
+        while answer := _receive(server):
+            if self.mood == "loses" and self._random.random() < 0.3:
+                self.lost += 1
+                answer = b""
+            with suppress(OSError):  # who asked may be gone
+                client.sendall(answer) if answer else client.shutdown(socket.SHUT_RDWR)
+
+
+def _receive(source: socket.socket) -> bytes:
+    try:
+        return source.recv(1 << 20)
+    except OSError:
+        return b""

@@ -1,0 +1,152 @@
+"""Processes killed with SIGKILL at random moments: drivers, workers, Ray's own; and the same sweep at the end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from sweeper.studies import read_study
+from sweeper.study import TrialRow
+from tests.faults.harness import KERAS, PAPER, Campaign
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+
+Say = Callable[[str, str], None]
+BASES = {"paper": PAPER, "keras": KERAS}
+
+
+def rows_of(campaign: Campaign) -> list[TrialRow]:
+    return read_study(campaign.sweep["name"], f"sqlite:///{campaign.folder / 'sweeper.db'}").rows()
+
+
+def kill_driver(campaign: Campaign, driver: subprocess.Popen[bytes]) -> None:
+    campaign.kill(driver.pid)
+    driver.wait()
+    campaign.settle()
+
+
+def starts(campaign: Campaign) -> int:
+    return sum(line.what == "start" for line in campaign.history())
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_the_driver_is_killed_again_and_again(
+    campaign: Campaign, say: Say, pytestconfig: pytest.Config, kind: str
+) -> None:
+    campaign.declare(BASES[kind])
+    for turn in range(pytestconfig.getoption("--times")):
+        driver = campaign.start()
+        if turn % 3 == 0:  # at any moment of the start
+            time.sleep(campaign.random.uniform(0, 10))
+        else:
+            campaign.wait_for_lines(campaign.random.randint(1, 20), driver)
+        kill_driver(campaign, driver)
+    campaign.finish()
+    attempts = sum(row.attempt for row in rows_of(campaign))
+    say(f"`kill -9` of the driver ({kind})", f"{campaign.kills} kills, {attempts} attempts, nothing lost or doubled")
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_workers_are_killed_at_random_moments(
+    campaign: Campaign, say: Say, pytestconfig: pytest.Config, kind: str
+) -> None:
+    campaign.declare(BASES[kind], budget={**BASES[kind]["budget"], "max_failures": 20})
+    driver = campaign.start()
+    for _ in range(pytestconfig.getoption("--times")):
+        before = starts(campaign)
+        campaign.wait_for(lambda seen=before: starts(campaign) > seen or campaign.trainers(), driver)
+        campaign.wait_for_lines(campaign.random.randint(1, 4), driver)
+        if trainers := campaign.trainers():
+            campaign.kill(campaign.random.choice(trainers))
+    assert driver.wait(240) == 0, campaign.said()
+    campaign.judge()
+    rows = rows_of(campaign)
+    assert {row.state for row in rows} == {"COMPLETE"}
+    assert sum(row.attempt - 1 for row in rows) <= campaign.kills
+    say(f"`kill -9` of a worker ({kind})", f"{campaign.kills} kills, {sum(row.attempt for row in rows)} attempts")
+
+
+def test_a_trial_that_kills_its_worker_each_time_fails_alone(campaign: Campaign, say: Say) -> None:
+    acts = ["none", "kill", "none", "none"]
+    space = {"height": {"type": "float", "low": 0, "high": 1}, "act": {"type": "categorical", "choices": acts[:2]}}
+    campaign.declare(
+        PAPER,
+        trainable="tests.faults.trainables:misbehave",
+        budget={"trials": 4, "epochs": 4, "max_failures": 2},
+        space=space,
+        enqueue=[{"act": act, "height": place / 10} for place, act in enumerate(acts)],
+    )
+    campaign.finish(codes=(3,), interval=2)
+    rows = rows_of(campaign)
+    assert [row.state for row in rows] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert rows[1].attempt == 3
+    say("`kill -9` of a worker at each attempt", f"FAIL after 3 attempts ({rows[1].reason}), alone; exit 3")
+
+
+def test_a_worker_that_hangs_is_ended_and_its_trial_tried_again(campaign: Campaign, say: Say) -> None:
+    campaign.declare(PAPER, budget={"trials": 2, "epochs": 30, "stall_timeout": "15s"})
+    driver = campaign.start()
+    campaign.wait_for(lambda: starts(campaign), driver)
+    campaign.wait_for_lines(campaign.random.randint(2, 20), driver)
+    campaign.kill(campaign.random.choice(campaign.trainers()), signal.SIGSTOP)
+    began, before = time.monotonic(), starts(campaign)
+    campaign.wait_for(lambda: starts(campaign) > before, driver)
+    seconds = time.monotonic() - began
+    assert driver.wait(240) == 0, campaign.said()
+    campaign.judge()
+    study = read_study("paper", f"sqlite:///{campaign.folder / 'sweeper.db'}")
+    kinds = [attempt.kind for row in study.rows() for attempt in study.history.of(row.number)]
+    assert kinds == ["stall"]
+    say("SIGSTOP of a worker for ever", f"ended after 15 s without a report, attempt 2 runs after {seconds:.0f} s")
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_ray_itself_is_killed(campaign: Campaign, say: Say, name: str) -> None:
+    campaign.declare(PAPER)
+    driver = campaign.start()
+    campaign.wait_for(lambda: starts(campaign), driver)
+    campaign.wait_for_lines(campaign.random.randint(1, 20), driver)
+    campaign.kill(campaign.named(name)[0].pid)
+    began = time.monotonic()
+    code = driver.wait(180)
+    seconds = time.monotonic() - began
+    campaign.settle()
+    campaign.finish()
+    say(f"`kill -9` of Ray's {name}", f"the run ended after {seconds:.0f} s with exit code {code}; resumed, all there")
+
+
+def test_a_driver_that_is_stopped_and_continued_goes_on(campaign: Campaign, say: Say) -> None:
+    campaign.declare(PAPER)
+    driver = campaign.start()
+    campaign.wait_for(lambda: starts(campaign), driver)
+    campaign.wait_for_lines(3, driver)
+    campaign.kill(driver.pid, signal.SIGSTOP)
+    time.sleep(20)
+    again = campaign.start()
+    assert again.wait(60) == 2, campaign.said()
+    assert "is running" in campaign.said()
+    campaign.kill(driver.pid, signal.SIGCONT)
+    assert driver.wait(240) == 0, campaign.said(0)
+    campaign.judge()
+    say("SIGSTOP of the driver for 20 s, the same command meanwhile", "the second is refused; the first goes on")
+
+
+def test_of_two_drivers_started_at_once_one_is_refused(
+    campaign: Campaign, say: Say, pytestconfig: pytest.Config
+) -> None:
+    campaign.declare(PAPER, budget={"trials": 1, "epochs": 200})
+    times = pytestconfig.getoption("--times")
+    for _ in range(times):
+        pair = [campaign.start(), campaign.start()]
+        campaign.wait_for(lambda pair=pair: any(run.poll() is not None for run in pair))
+        refused = [run for run in pair if run.poll() is not None]
+        assert [run.returncode for run in refused] == [2], campaign.said()
+        for run in pair:
+            kill_driver(campaign, run)
+    campaign.declare(PAPER, budget={"trials": 1, "epochs": 200})
+    campaign.finish()
+    say("two drivers started at once", f"{times} times: one runs, one exits with 2; after `kill -9` the name is free")

@@ -1,0 +1,155 @@
+"""Random faults, one after the other, over one large sweep, and over one of real networks beside it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import KERAS, PAPER, PATIENCE, Campaign
+from tests.faults.test_processes import rows_of, starts
+from tests.tracking.tools import Server
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(4 * 3600)]
+
+Say = Callable[[str, str], None]
+PAUSE = (10.0, 30.0)
+"""Seconds from one fault to the next."""
+
+
+class Storm:
+    """Does one fault after the other to a sweep, and keeps it running."""
+
+    def __init__(self, campaign: Campaign, server: Server) -> None:
+        self.campaign = campaign
+        self.done: Counter[str] = Counter()
+        self._server = server
+        self._run = campaign.start()
+
+    def strike(self) -> bool:
+        """One fault; False when the sweep has come to its end."""
+        if self._run.poll() is not None and not self._restart():
+            return False
+        fault = self.campaign.random.choice(FAULTS)
+        if fault(self):
+            self.done[fault.__name__.strip("_").replace("_", " ")] += 1
+        return True
+
+    def calm(self) -> None:
+        """Let the sweep come to its end."""
+        while self._run.wait(10 * PATIENCE) not in (0, 3):
+            self._restart()
+
+    def _restart(self) -> bool:
+        if self._run.returncode in (0, 3):
+            return False
+        self._run = self.campaign.start()
+        return True
+
+    def _end(self, run: subprocess.Popen[bytes]) -> None:
+        assert run.wait(PATIENCE) is not None
+        self.campaign.settle(30)
+
+    def _kill_driver(self) -> bool:
+        self.campaign.kill(self._run.pid)
+        self._end(self._run)
+        return True
+
+    def _kill_worker(self) -> bool:
+        trainers = self.campaign.trainers()
+        if trainers:
+            self.campaign.kill(self.campaign.random.choice(trainers))
+        return bool(trainers)
+
+    def _kill_raylet(self) -> bool:
+        raylets = self.campaign.named("raylet")
+        if raylets:
+            self.campaign.kill(raylets[0].pid)
+            self._end(self._run)
+        return bool(raylets)
+
+    def _terminate_driver(self) -> bool:
+        self._run.terminate()
+        self._end(self._run)
+        return True
+
+    def _interrupt_driver(self) -> bool:
+        self._run.send_signal(signal.SIGINT)
+        self._end(self._run)
+        return True
+
+    def _stop_worker_for_a_while(self) -> bool:
+        trainers = self.campaign.trainers()
+        if trainers:
+            pid = self.campaign.random.choice(trainers)
+            self.campaign.kill(pid, signal.SIGSTOP)
+            time.sleep(self.campaign.random.uniform(1, 8))
+            self.campaign.kill(pid, signal.SIGCONT)
+        return bool(trainers)
+
+    def _kill_mlflow(self) -> bool:
+        self._server.kill()
+        time.sleep(self.campaign.random.uniform(1, 10))
+        self._server.start()
+        return True
+
+
+FAULTS = [
+    Storm._kill_driver,
+    Storm._kill_worker,
+    Storm._kill_worker,
+    Storm._kill_raylet,
+    Storm._terminate_driver,
+    Storm._interrupt_driver,
+    Storm._stop_worker_for_a_while,
+    Storm._kill_mlflow,
+]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    yield server
+    server.kill()
+
+
+def test_a_storm_of_random_faults_loses_nothing(
+    campaign: Campaign, say: Say, server: Server, pytestconfig: pytest.Config
+) -> None:
+    """Trials enough that the faults go on for as long as was asked: nine tenths of them on paper, a tenth networks."""
+    minutes = pytestconfig.getoption("--minutes")
+    trials = max(10, round(minutes * 200 / 30))
+    paper = {"trials": trials - trials // 10, "epochs": 40, "max_failures": 50}
+    networks = {"trials": trials // 10, "epochs": 8, "max_failures": 50}
+    seen = []
+    for base, budget, share in ((PAPER, paper, 0.8), (KERAS, networks, 0.2)):
+        folder = campaign.folder / str(base["name"])
+        folder.mkdir()
+        part = Campaign(folder, campaign.random.randrange(2**32))
+        pace = {"space": PAPER["space"] | {"pause": 0.25}} if base is PAPER else {}
+        part.declare(base | pace, budget=budget, pruner={"type": "median", "n_startup_trials": 4, "min_epochs": 4})
+        part.tracking_uri = server.url
+        try:
+            seen.append(_weather(part, server, minutes * 60 * share))
+        finally:
+            part.clean_up()
+    say(f"random faults for {minutes:g} minutes over {trials} trials", "; ".join(seen))
+
+
+def _weather(part: Campaign, server: Server, seconds: float) -> str:
+    storm = Storm(part, server)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and storm.strike():
+        time.sleep(part.random.uniform(*PAUSE))
+    storm.calm()
+    part.judge()
+    rows = rows_of(part)
+    assert starts(part) <= sum(row.attempt for row in rows)
+    faults = ", ".join(f"{count} x {name}" for name, count in sorted(storm.done.items()))
+    return f"{part.sweep['name']}: {len(rows)} trials, {faults}; nothing lost, nothing doubled"
