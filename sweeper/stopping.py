@@ -20,16 +20,25 @@ class StopRequest:
         self.is_announced = False
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._before: dict[signal.Signals, Any] = {}
+        self._wakeup_before = -1
+        self._pipe: tuple[int, int] | None = None
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
             self._before = {number: signal.getsignal(number) for number in self._REASONS}
+            reader, writer = self._pipe = os.pipe()
+            os.set_blocking(writer, False)
+            self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+            threading.Thread(target=_leave_at_the_second, args=(reader,), name="sweeper-signals", daemon=True).start()
         self.install()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+            os.close(self._pipe[1])  # which ends the thread, and that closes the other end
 
     def install(self) -> None:
         for number in self._before:
@@ -46,7 +55,19 @@ class StopRequest:
             self._deadline += seconds
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self.reason == "interrupted" and number == signal.SIGINT:
-            os.write(2, b"\nleft at once; nothing is lost\n")
-            os._exit(130)
         self.reason = self._REASONS[signal.Signals(number)]
+
+
+def _leave_at_the_second(reader: int) -> None:
+    """End the process at the second Ctrl-C, from a thread.
+
+    Python's handlers run in the main thread, and only when it comes back from what it waits for: Ray's shutdown, say.
+    The number of each signal, though, is written into the pipe at once.
+    """
+    seen = 0
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        while numbers := pipe.read(64):
+            seen += numbers.count(bytes([signal.SIGINT]))
+            if seen > 1:
+                os.write(2, b"\nleft at once; nothing is lost\n")
+                os._exit(130)

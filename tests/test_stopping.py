@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -39,3 +41,38 @@ def test_a_sweep_may_run_in_any_thread() -> None:
     thread.start()
     thread.join()
     assert reasons == ["timeout"]
+
+
+STUCK = """
+import ctypes
+
+from sweeper.stopping import StopRequest
+
+with StopRequest(None):
+    print("ready", flush=True)
+    while True:
+        ctypes.CDLL(None).sleep(100)  # no handler of Python's runs before it returns
+"""
+
+
+def test_a_second_ctrl_c_leaves_at_once_whatever_the_main_thread_waits_for() -> None:
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"ready\n"
+
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert process.wait(20) == 130
+        assert b"left at once; nothing is lost" in process.stderr.read()
+
+
+def test_signals_end_nothing_after_the_request() -> None:
+    code = (
+        "import os, signal\nfrom sweeper.stopping import StopRequest\n"
+        "with StopRequest(None) as stop:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('mine', flush=True))\n"
+        "os.kill(os.getpid(), signal.SIGINT)\nprint(stop.reason)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "mine\ninterrupted\n"), done.stderr
