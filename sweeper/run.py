@@ -7,21 +7,22 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper import __version__
-from sweeper.checkpoints import CheckpointStore
+from sweeper.checkpoints import CheckpointStore, space_taken
 from sweeper.control import Control
-from sweeper.errors import InputError, TrackingError
-from sweeper.rows import TrialRow
+from sweeper.errors import InputError, LeaseLostError, TrackingError
+from sweeper.places import Place
+from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import open_study
-from sweeper.study import Listener, SweepStudy
+from sweeper.study import SweepStudy
 from sweeper.trial import Report
 from sweeper.worker import Job
 
@@ -53,6 +54,7 @@ class SweepResult:
     resumed: int
     tracking_uri: str
     notes: tuple[str, ...] = ()
+    checkpoint_bytes: int = 0
 
 
 def run_sweep(
@@ -84,7 +86,9 @@ def run_sweep(
     uri = tracking.tracking_uri(sweep, tracking_uri)
     projection = tracking.Projection(sweep, uri)
     everyone = [*listeners, projection, _Housekeeper(sweep, folder)]
-    with StopRequest(sweep.budget.timeout) as stop, open_study(sweep, forked=forked, listeners=everyone) as study:
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest(sweep.budget.timeout))
+        study = stack.enter_context(open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested))
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
         store = {"tracking_uri": uri} if tracking.shown(uri) == uri else {}
@@ -94,6 +98,9 @@ def run_sweep(
         try:
             evaluation = _search(study, Job(settled, folder), projection, address=address, stop=stop)
             champion, refusals = _register(study, evaluation, folder, projection)
+        except LeaseLostError:
+            projection.abandon()
+            raise
         finally:
             is_delivered = projection.close(timeout=5 if stop.reason else 30)
         if not is_delivered:
@@ -115,6 +122,7 @@ def run_sweep(
             resumed=study.resumed,
             tracking_uri=uri,
             notes=notes + refusals,
+            checkpoint_bytes=space_taken(folder),
         )
 
 
@@ -139,6 +147,7 @@ def _search(
         with _prepared(study, job, address=address, stop=stop) as (job, slots):
             from sweeper.tuning import tune_trials
 
+            place = Place(job.folder, "the folder of the sweep")
             projection.start(study, patience=_PATIENCE)
             wanted = job.sweep.budget.parallel
             parallel = slots if wanted == "auto" else min(int(wanted), slots)
@@ -148,7 +157,7 @@ def _search(
                 job,
                 parallel=parallel,
                 must_evaluate=must_evaluate,
-                should_stop=Control(study, stop).is_over,
+                should_stop=Control(study, stop, place).is_over,
             )
         best = study.best()
         if found is not None and best is not None:

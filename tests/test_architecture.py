@@ -18,12 +18,14 @@ ROOMS = [
     {"tracking"},
     {"studies"},
     {"study", "changes"},
+    {"durable"},
     {"storage", "owned"},
     {"orders"},
     {"records", "rows"},
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},
     {"checkpoints", "failures"},
+    {"places"},
     {"errors"},
 ]
 ONLY_IN = {"ray.tune": {"tuning", "actor"}, "mlflow": {"tracking", "cli"}, "ray": {"tuning", "actor", "cluster", "cli"}}

@@ -10,9 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sweeper.rows import TrialRow
+from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
-from sweeper.study import Listener
 from sweeper.trial import Report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
