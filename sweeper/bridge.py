@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+from sweeper.errors import SweeperError
 from sweeper.failures import Failure
 from sweeper.rows import TrialRow
 from sweeper.study import SweepStudy, Verdict
@@ -46,6 +47,7 @@ class Bridge:
         self._evaluations = 0
         self._should_stop = should_stop
         self._search = search
+        self._noticed: set[int] = set()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Nothing of it goes into Tune's snapshots of itself: no sweep is ever restored from one."""
@@ -72,6 +74,10 @@ class Bridge:
 
     def take(self, task: Task, event: Event) -> Verdict:
         """Hand a worker's event to the study."""
+        if event.notice is not None:
+            self._notify(task.number, event.notice)
+            return Verdict.CONTINUE
+        self._noticed.discard(task.number)
         if task.evaluate:
             if event.failure is not None:
                 logger.warning("the best trial could not be evaluated: %s", event.failure.reason)
@@ -80,10 +86,18 @@ class Bridge:
         if task.attempt != self._study.row(task.number).attempt:  # given up, and still alive: another one is at it
             return Verdict.STOP
         if event.failure is not None:
+            if self.should_stop() and self.error is not None:  # what ends the sweep is not the fault of the trial
+                return Verdict.STOP
             return self._study.fail(task.number, event.failure)
         if event.report is not None:
             return self._study.report(task.number, event.report, node=event.node)
         return self._study.finish(task.number)
+
+    def _notify(self, number: int, notice: str) -> None:
+        """Pass on what a trial has to say; one that waits for room says so at each attempt."""
+        if number not in self._noticed:
+            logger.warning("trial %d: %s", number, notice)
+        self._noticed.add(number)
 
     def has_failed(self, task: Task) -> bool:
         return not task.evaluate and self._study.row(task.number).state == "FAIL"
@@ -100,7 +114,11 @@ class Bridge:
             logger.warning("the best trial could not be evaluated: %s", failure.reason)
 
     def should_stop(self) -> bool:
-        return self.error is not None or self._should_stop()
+        try:
+            return self.error is not None or self._should_stop()
+        except SweeperError as error:
+            self.error = error
+            return True
 
 
 _T = TypeVar("_T")

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +16,7 @@ from uuid import uuid4
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
+_BESIDE = ".writing-"
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,16 @@ class CheckpointStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.damaged: list[str] = []
+        """What `latest` found damaged, and how."""
 
     def save(self, step: int, metrics: Mapping[str, float], write: Callable[[Path], None], *, attempt: int = 1) -> Path:
         """Let `write` fill a folder, then make it the checkpoint of `step` in one rename.
 
         A reader sees the whole checkpoint or none of it; the one before goes only after this one is on disk.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f".writing-{uuid4().hex[:8]}"
+        self.folder.mkdir(exist_ok=True)  # without parents: a folder that was removed is not made again
+        beside = self.folder / f"{_BESIDE}{uuid4().hex[:8]}"
         beside.mkdir()
         try:
             write(beside)
@@ -58,13 +62,14 @@ class CheckpointStore:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        torn = self.folder.glob(".writing-*")  # attempts that were killed while they wrote
+        torn = self.folder.glob(f"{_BESIDE}*")  # of processes that were killed while they wrote
         for old in (*self._folders()[self.KEEP :], *torn):
             shutil.rmtree(old, ignore_errors=True)
         return target
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose files are what its manifest says; a damaged one is skipped and named."""
+        self.damaged = []
         for folder in self._folders():
             try:
                 manifest = json.loads((folder / _MANIFEST).read_text())
@@ -73,15 +78,24 @@ class CheckpointStore:
                 damaged = [f"{_MANIFEST}: {error}"]
             if not damaged:
                 return Checkpoint(folder, int(manifest["step"]), dict(manifest["metrics"]))
-            logger.warning("checkpoint %s is damaged (%s): using the one before", folder, ", ".join(damaged))
+            self.damaged.append(f"{folder.name} ({', '.join(damaged)})")
+            logger.warning("checkpoint %s is damaged (%s)", folder, ", ".join(damaged))
         return None
 
     def clear(self) -> None:
-        """Remove every checkpoint of the trial."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove every checkpoint of the trial; what else lies there, a traceback, stays."""
+        for old in (*self._folders(), *self.folder.glob(f"{_BESIDE}*")):
+            shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # it is not there, or not empty
+            self.folder.rmdir()
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def space_taken(folder: Path) -> int:
+    """The bytes that all checkpoints of a sweep take in its folder."""
+    return sum(path.stat().st_size for path in folder.glob("trials/*/step-*/*"))
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.orders import Order
+from sweeper.places import Place
 from sweeper.stopping import StopRequest
 from sweeper.study import SweepStudy
 
@@ -24,14 +25,22 @@ class Control:
     nothing.
     """
 
-    def __init__(self, study: SweepStudy, stop: StopRequest) -> None:
+    def __init__(self, study: SweepStudy, stop: StopRequest, folder: Place) -> None:
         self._study = study
         self._stop = stop
+        self._folder = folder
         self._looked = 0.0
         self._order: Order | None = None
 
     def is_over(self) -> bool:
-        """Whether the run is to end before its trials do; says so the first time."""
+        """Whether the run is to end before its trials do; says so the first time.
+
+        Raises:
+            LeaseLostError: another process goes on with the sweep.
+            StorageError: its folder is gone.
+        """
+        self._study.require_lease()
+        self._folder.require()
         self._obey()
         if self._stop.reason is None:
             self._stop.reason = self._reason()
@@ -43,8 +52,6 @@ class Control:
         return True
 
     def _reason(self) -> str | None:
-        if self._study.is_lost():
-            return "taken over by another process"
         return "stopped" if self._order == "stop" else self._study.history.hopeless()
 
     def _obey(self) -> None:
@@ -55,7 +62,8 @@ class Control:
             return
         since = time.monotonic()
         self._study.announce(f"paused; go on with: sweeper continue {self._study.name}")
-        while self._order == "pause" and not self._stop.is_requested() and not self._study.is_lost():
+        while self._order == "pause" and not self._stop.is_requested():
+            self._study.require_lease()
             time.sleep(_LOOK / 4)
             self._look()
             self._stop.extend(time.monotonic() - since)

@@ -6,7 +6,9 @@ SweeperError                 1   anything sweeper explains in one message
 │   ├── SweepBusyError       2   the sweep is owned by another running process
 │   └── ResourceError        2   no machine can ever run one trial of this sweep
 ├── DatasetError             1   data is damaged or not what its checksum says (2 if it is missing)
-├── StorageError            74   the study's database cannot be read or written
+├── StorageError            74   the study's database or the sweep's folder cannot be read or written
+├── LeaseLostError           1   another process has taken the sweep over
+├── StoppedError           130   a signal came while the sweep waited for its database (143: SIGTERM)
 └── TrackingError           69   MLflow cannot be reached or refuses
 
 Inside a worker only:
@@ -74,9 +76,21 @@ class DatasetError(SweeperError):
 
 
 class StorageError(SweeperError):
-    """The study's database cannot be opened, read or written."""
+    """The study's database, or the folder of the sweep, cannot be opened, read or written."""
 
     exit_code = 74
+
+
+class LeaseLostError(SweeperError):
+    """Another process has become the owner of the sweep; this one writes nothing any more."""
+
+
+class StoppedError(SweeperError):
+    """The sweep was asked to end while it waited for its database."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason} while {message}")
+        self.exit_code = 143 if reason == "terminated" else 130
 
 
 class TrackingError(SweeperError):

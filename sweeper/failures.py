@@ -7,6 +7,7 @@ each time. What will go wrong again (an import, a shape, a diverging loss) is no
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,9 +57,13 @@ class History:
     """The attempts of one sweep that failed, and what follows from them."""
 
     def __init__(self, past: Mapping[int, Sequence[Attempt]], max_failures: int) -> None:
-        self._failed = {number: list(attempts) for number, attempts in past.items()}
         self._max_failures = max_failures
         self._alike: list[str] = []
+        self.load(past)
+
+    def load(self, past: Mapping[int, Sequence[Attempt]]) -> None:
+        """Take what is on record for what has been."""
+        self._failed = {number: list(attempts) for number, attempts in past.items()}
 
     def of(self, number: int) -> list[Attempt]:
         """The failed attempts at a trial, in order."""
@@ -67,6 +72,10 @@ class History:
     def all(self) -> dict[int, list[Attempt]]:
         """The failed attempts by the number of their trial."""
         return {number: list(attempts) for number, attempts in self._failed.items()}
+
+    def has(self, number: int, attempt: int) -> bool:
+        """Whether this attempt at a trial is known to have failed."""
+        return any(past.attempt == attempt for past in self.of(number))
 
     def add(self, number: int, attempt: Attempt) -> None:
         self._failed.setdefault(number, []).append(attempt)
@@ -127,3 +136,10 @@ def lost_worker(text: str) -> Failure:
     if re.search(r"memory pressure|running low on memory", text):
         return Failure("memory", "its worker was killed: the node ran out of memory")
     return Failure("crash", "its worker died")
+
+
+def unreported(metric: str, got: Mapping[str, float]) -> Failure:
+    """The failure of a trial that reported, but not the metric of the objective."""
+    near = difflib.get_close_matches(metric, list(got), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return Failure("error", f"metric {metric!r} not reported; got: {', '.join(list(got)[:10]) or 'nothing'}.{hint}")

@@ -33,7 +33,14 @@ class OwnedStorage(_CachedStorage):
     def __init__(self, backend: RDBStorage, study_id: int) -> None:
         super().__init__(backend)
         self._study_id = study_id
-        self._trials = super().get_all_trials(study_id, deepcopy=False)
+        self.reload()
+
+    def reload(self) -> None:
+        """Forget everything and read it again: what was written last may have come to nothing."""
+        self._studies.clear()
+        self._trial_id_to_study_id_and_number.clear()
+        self._study_id_and_number_to_trial_id.clear()
+        self._trials = super().get_all_trials(self._study_id, deepcopy=False)
         self._waiting = self._trials
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:

@@ -16,7 +16,7 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from sweeper.errors import SweepBusyError
+from sweeper.errors import LeaseLostError, SweepBusyError
 from sweeper.failures import Attempt
 from sweeper.trial import Report
 
@@ -150,6 +150,8 @@ class Lease:
         self._engine = engine
         self._sweep = sweep
         self._owner = uuid4().hex
+        self._mine = _leases.c.sweep == sweep, _leases.c.owner == self._owner
+        self._renewal = _leases.update().where(*self._mine).values(beats=_leases.c.beats + 1)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="sweeper-lease", daemon=True)
         self.lost = threading.Event()
@@ -163,13 +165,30 @@ class Lease:
             raise SweepBusyError(_busy(self._sweep, holder(self._engine, self._sweep)))
         self._thread.start()
 
+    def renew(self, connection: sa.Connection) -> None:
+        """Make a transaction one of the owner: it is a sign of life, and cannot be committed by anybody else.
+
+        To be called first in the transaction. Until its end no other process can take the lease, however long this
+        one is held up.
+
+        Raises:
+            LeaseLostError: another process has it.
+        """
+        if connection.execute(self._renewal).rowcount == 0:
+            self.lost.set()
+            raise LeaseLostError(self._story(_holder(connection, self._sweep)))
+
+    def require(self) -> None:
+        """Raise LeaseLostError if another process is known to have the lease."""
+        if self.lost.is_set():
+            raise LeaseLostError(self._story(holder(self._engine, self._sweep)))
+
     def release(self) -> None:
         self._ended.set()
         self._thread.join()
-        mine = _leases.c.sweep == self._sweep, _leases.c.owner == self._owner
         try:
             with self._engine.begin() as connection:
-                connection.execute(_leases.delete().where(*mine))
+                connection.execute(_leases.delete().where(*self._mine))
         except SQLAlchemyError as error:  # it expires by itself
             logger.warning("the lease of sweep %r could not be released: %s", self._sweep, error)
 
@@ -208,23 +227,29 @@ class Lease:
             return False
 
     def _beat(self) -> None:
-        mine = _leases.c.sweep == self._sweep, _leases.c.owner == self._owner
         while not self._ended.wait(self.BEAT):
             try:
                 with self._engine.begin() as connection:
-                    beat = _leases.update().where(*mine).values(beats=_leases.c.beats + 1)
-                    if connection.execute(beat).rowcount == 0:
-                        self.lost.set()
-                        return
-            except SQLAlchemyError as error:
-                logger.warning("the lease of sweep %r could not be renewed, trying again: %s", self._sweep, error)
+                    self.renew(connection)
+            except LeaseLostError:
+                return
+            except SQLAlchemyError:  # whoever writes next waits for the database, and says so
+                logger.debug("the lease of sweep %r could not be renewed", self._sweep, exc_info=True)
+
+    def _story(self, now: Holder | None) -> str:
+        taker = f"pid {now.pid} on {now.host}" if now else "another process"
+        return f"lost the lease of sweep {self._sweep!r} to {taker}, which goes on with it; nothing was written since"
 
 
 def holder(engine: sa.Engine, sweep: str) -> Holder | None:
     """Who holds the lease of a sweep, dead or alive."""
-    columns = [column for column in _leases.c if column.name != "sweep"]
     with engine.connect() as connection:
-        row = connection.execute(sa.select(*columns).where(_leases.c.sweep == sweep)).one_or_none()
+        return _holder(connection, sweep)
+
+
+def _holder(connection: sa.Connection, sweep: str) -> Holder | None:
+    columns = [column for column in _leases.c if column.name != "sweep"]
+    row = connection.execute(sa.select(*columns).where(_leases.c.sweep == sweep)).one_or_none()
     return None if row is None else Holder(**row._mapping)
 
 

@@ -1,15 +1,16 @@
-"""Trials as rows: what the study knows of each, in plain values."""
+"""Trials as rows: what the study knows of each, in plain values, and who is told of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial
 
 from sweeper.spec import Sweep
 from sweeper.spec.space import suggest
+from sweeper.trial import Report
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,16 @@ class TrialRow:
     reason: str | None = None
     started: datetime | None = None
     ended: datetime | None = None
+
+
+class Listener(Protocol):
+    """Is told of each change while a sweep runs. Called by the driver between trials: return at once."""
+
+    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+        """A trial started (no report yet), reported, was taken up again, or ended."""
+
+    def on_phase(self, message: str) -> None:
+        """The sweep as a whole goes on to something else."""
 
 
 def row_of(trial: FrozenTrial, sweep: Sweep) -> TrialRow:

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper import __version__
 from sweeper.access import refuse_open_cluster
-from sweeper.checkpoints import CheckpointStore
+from sweeper.checkpoints import CheckpointStore, space_taken
 from sweeper.control import Control
-from sweeper.errors import InputError, TrackingError
+from sweeper.errors import InputError, LeaseLostError, TrackingError
+from sweeper.places import Place
 from sweeper.preflight import preflight
 from sweeper.private import private_files
 from sweeper.redaction import has_secret
-from sweeper.rows import TrialRow
+from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import open_study
-from sweeper.study import Listener, SweepStudy
+from sweeper.study import SweepStudy
 from sweeper.trial import Report
 from sweeper.worker import Job
 
@@ -57,6 +58,7 @@ class SweepResult:
     resumed: int
     tracking_uri: str
     notes: tuple[str, ...] = ()
+    checkpoint_bytes: int = 0
 
 
 @private_files()
@@ -94,7 +96,10 @@ def run_sweep(
     settled = preflight(sweep, folder=folder, address=address, tracking_uri=uri)
     if not insecure:
         refuse_open_cluster(address)
-    with StopRequest(sweep.budget.timeout) as stop, open_study(sweep, forked=forked, listeners=everyone) as study:
+    with (
+        StopRequest(sweep.budget.timeout) as stop,
+        open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
+    ):
         _make_folder(folder)
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
@@ -105,6 +110,9 @@ def run_sweep(
         try:
             evaluation = _search(study, Job(settled, folder), projection, address=address, stop=stop)
             champion, refusals = _register(study, evaluation, folder, projection)
+        except LeaseLostError:
+            projection.abandon()
+            raise
         finally:
             is_delivered = projection.close(timeout=5 if stop.reason else 30)
         if not is_delivered:
@@ -126,6 +134,7 @@ def run_sweep(
             resumed=study.resumed,
             tracking_uri=uri,
             notes=notes + refusals,
+            checkpoint_bytes=space_taken(folder),
         )
 
 
@@ -151,12 +160,13 @@ def _search(
         with _prepared(study, job, address=address, stop=stop) as (job, slots):
             from sweeper.tuning import tune_trials
 
+            place = Place(job.folder, "the folder of the sweep")
             projection.start(study, patience=_PATIENCE)
             wanted = job.sweep.budget.parallel
             parallel = slots if wanted == "auto" else min(int(wanted), slots)
             study.announce(f"running {parallel} trials at a time")
             options: dict[str, Any] = {"parallel": parallel, "must_evaluate": must_evaluate}
-            found = tune_trials(study, job, should_stop=Control(study, stop).is_over, **options)
+            found = tune_trials(study, job, should_stop=Control(study, stop, place).is_over, **options)
             if stop.reason == "timeout":  # the time was for the search; what it found is worth a few seconds more
                 found = tune_trials(study, job, should_stop=lambda: stop.reason != "timeout", search=False, **options)
         best = study.best()

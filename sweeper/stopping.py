@@ -54,6 +54,10 @@ class StopRequest:
         if self._deadline is not None:
             self._deadline += seconds
 
+    def requested(self) -> str | None:
+        """Why the sweep is to end; None if it is not."""
+        return self.reason if self.is_requested() else None
+
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.reason = self._REASONS[signal.Signals(number)]
 

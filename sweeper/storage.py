@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from sweeper.errors import InputError, StorageError
 from sweeper.orders import Orders
 from sweeper.paths import check_file
+from sweeper.places import Place, file_system_of
 from sweeper.records import Lease, create_tables, holder
 from sweeper.spec.urls import fault_of_database
 
@@ -26,6 +27,12 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _LOCK_TIMEOUT = 30
 """Seconds that a write waits for another process's lock on a SQLite file."""
+_OWNER_LOCK_TIMEOUT = 2
+"""The same once a sweep runs: Python obeys no signal while SQLite waits, and `durable` tries again."""
+_NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "fuse.sshfs", "fuse.s3")
+"""How the types of file systems begin on which other machines write too. Not fuse itself: it serves local disks too."""
+_SERVER_OPTIONS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+"""A server that is gone is noticed (seconds to connect, milliseconds for an answer to what was sent)."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +42,37 @@ class Store:
     optuna: optuna.storages.RDBStorage
     engine: sa.Engine
     shown: str
+    file: Place | None = None
+    """SQLite's."""
 
     @contextmanager
     def lease(self, sweep: str) -> Iterator[Lease]:
         """Own a sweep for the time of the block."""
         lease = Lease(self.engine, sweep)
         lease.acquire()
+        if self.file:
+            sa.event.listen(self.engine, "begin", _wait_briefly)
         try:
             yield lease
         finally:
             lease.release()
 
     @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self, lease: Lease | None = None) -> Iterator[sa.Connection]:
         """One commit for all that this thread writes in the block, Optuna's part included: all of it is there or none.
 
         Optuna commits each of its own small writes, and each commit waits for the disk.
+
+        Raises:
+            LeaseLostError: the lease is another process's by now; nothing was written.
+            StorageError: the file is another one by now.
         """
         sessions = self.optuna.scoped_session
+        if self.file:
+            self.file.require()
         with self.engine.begin() as connection:
+            if lease is not None:
+                lease.renew(connection)
             sessions.remove()
             sessions.registry.set(Session(connection, join_transaction_mode="rollback_only"))
             try:
@@ -102,13 +121,16 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
     is_file = _is_file(address)
     if is_file and must_exist and not Path(str(address.database)).exists():
         raise InputError(f"there is no {shown} here: no sweep has run with it. Name the database with --storage")
+    file = Path(str(address.database)).absolute() if is_file else None
+    if file and not must_exist:
+        _refuse_network(file)
     try:
         storage = _connect_in_turn(address, is_file=is_file, is_reader=must_exist)
         create_tables(storage.engine)
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         raise StorageError(f"the study's database {shown} cannot be opened: {_first_line(error)}") from error
     try:
-        yield Store(storage, storage.engine, shown)
+        yield Store(storage, storage.engine, shown, Place(file, "the study's database") if file else None)
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -134,6 +156,8 @@ def _connect(address: URL, *, is_file: bool, is_reader: bool) -> optuna.storages
     if is_reader:  # a study that was read may still be asked for reports, and must not keep a connection for that
         options = {"poolclass": sa.NullPool}
     if not is_file:
+        if address.get_driver_name() in ("psycopg", "psycopg2"):
+            options["connect_args"] = {k: v for k, v in _SERVER_OPTIONS.items() if k not in address.query}
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
     path = Path(str(address.database)).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +168,20 @@ def _connect(address: URL, *, is_file: bool, is_reader: bool) -> optuna.storages
         # `synchronous=FULL` makes each commit durable.
         connection.execute(sa.text("PRAGMA journal_mode=WAL"))
     return storage
+
+
+def _wait_briefly(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {_OWNER_LOCK_TIMEOUT * 1000}")
+
+
+def _refuse_network(file: Path) -> None:
+    """SQLite's log is shared memory, which the machines of a network file system do not share."""
+    kind = file_system_of(file)
+    if kind.startswith(_NETWORK):
+        raise InputError(
+            f"{file} is on a network file system ({kind}), where SQLite loses data. Name a local file with --storage, "
+            "or a server: --storage postgresql+psycopg://host/name"
+        )
 
 
 def _address(url: str) -> URL:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,13 +13,15 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeper.changes import check_changes
+from sweeper.durable import explained
 from sweeper.errors import DatasetError, InputError, StorageError
 from sweeper.orders import Order
 from sweeper.owned import OwnedStorage
+from sweeper.rows import Listener
 from sweeper.spec import Sweep
 from sweeper.spec.space import Point, check_point, normal
 from sweeper.storage import Store, open_store
-from sweeper.study import Listener, SweepStudy
+from sweeper.study import SweepStudy
 
 _FORKED = 3
 """Points of a sweep that one forked from it tries first."""
@@ -44,21 +46,32 @@ class SweepSummary:
 
 
 @contextmanager
-def open_study(sweep: Sweep, *, forked: str | None = None, listeners: Sequence[Listener] = ()) -> Iterator[SweepStudy]:
+def open_study(
+    sweep: Sweep,
+    *,
+    forked: str | None = None,
+    listeners: Sequence[Listener] = (),
+    stop_reason: Callable[[], str | None] = lambda: None,
+) -> Iterator[SweepStudy]:
     """Become the owner of a sweep's study: create it, or take it up where it stands.
 
     Args:
         forked: the sweep whose best points are to be tried first, where this one is new.
+        listeners: told of every change.
+        stop_reason: asked while the study waits for its database; anything but None ends the waiting.
 
     Raises:
         SweepBusyError: another process owns it.
         InputError: the study was made by a sweep that differs in what may not change.
         StorageError: the database cannot be used.
     """
-    with open_store(sweep.storage_url()) as store, store.lease(sweep.name) as lease:
-        study, changes = _create(sweep, store, forked)
-        owned = SweepStudy(sweep, study, store, listeners=listeners, lease=lease)
-        owned.orders.withdraw()  # those of an earlier run
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(sweep.storage_url()))
+        with explained(store):
+            lease = stack.enter_context(store.lease(sweep.name))
+            study, changes = _create(sweep, store, forked)
+            owned = SweepStudy(sweep, study, store, listeners=listeners, lease=lease, stop_reason=stop_reason)
+            owned.orders.withdraw()  # those of an earlier run
         owned.replay()
         if changes:
             owned.announce(f"going on with {', '.join(changes)}")
@@ -108,7 +121,7 @@ def read_study(name: str, storage: str) -> SweepStudy:
     Raises:
         InputError: there is no such sweep in the storage.
     """
-    with open_store(storage, must_exist=True) as store:
+    with open_store(storage, must_exist=True) as store, explained(store):
         return _find(name, store)
 
 
@@ -128,7 +141,7 @@ def give_order(name: str, storage: str, order: Order | None, *, timeout: float =
     Raises:
         InputError: no such sweep is running.
     """
-    with open_store(storage, must_exist=True) as store:
+    with open_store(storage, must_exist=True) as store, explained(store):
         _find(name, store)
         if not store.is_owned(name):
             raise InputError(f"sweep {name!r} is not running; go on with it: sweeper resume {name}")
@@ -147,7 +160,7 @@ def give_order(name: str, storage: str, order: Order | None, *, timeout: float =
 
 def list_sweeps(storage: str) -> list[SweepSummary]:
     """All sweeps of a storage, newest first."""
-    with open_store(storage, must_exist=True) as store:
+    with open_store(storage, must_exist=True) as store, explained(store):
         summaries = []
         for name in optuna.get_all_study_names(store.optuna):
             study = optuna.load_study(study_name=name, storage=store.optuna)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from sweeper.failures import Attempt, Failure, History
+from sweeper.durable import Outage, durable, explained
+from sweeper.failures import Attempt, Failure, History, unreported
+from sweeper.owned import OwnedStorage
 from sweeper.records import Attempts, Lease, Reports
 from sweeper.redaction import redact
-from sweeper.rows import TrialRow, row_of, utc
+from sweeper.rows import Listener, TrialRow, row_of, utc
 from sweeper.spec import Sweep
+from sweeper.spec.samplers import Dice
 from sweeper.spec.space import suggest
 from sweeper.storage import Store
 from sweeper.trial import Report
@@ -40,16 +43,6 @@ class Verdict(Enum):
     STOP = "stop"
 
 
-class Listener(Protocol):
-    """Is told of each change while a sweep runs. Called by the driver between trials: return at once."""
-
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
-        """A trial started (no report yet), reported, was taken up again, or ended."""
-
-    def on_phase(self, message: str) -> None:
-        """The sweep as a whole goes on to something else."""
-
-
 class SweepStudy:
     """The trials of one sweep: what they are, what they reported, how they ended.
 
@@ -65,6 +58,7 @@ class SweepStudy:
         *,
         listeners: Sequence[Listener] = (),
         lease: Lease | None = None,
+        stop_reason: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.sweep = sweep
         self.name = sweep.name
@@ -73,29 +67,58 @@ class SweepStudy:
         self._store = store
         self._reports = Reports(store.engine, sweep.name)
         self._listeners = tuple(listeners)
+        self.outage = partial(Outage, store, self.announce, stop_reason)
         self._limit = sweep.trial_limit  # counting the points of a grid takes a while
+        self._dice = Dice(study.sampler)
         self._trials: dict[int, optuna.Trial] = {}
-        frozen = study.get_trials(deepcopy=False)
-        self._rows = {trial.number: row_of(trial, sweep) for trial in frozen if trial.state != TrialState.WAITING}
-        # When each trial that waits for another attempt may have it, and its number in the database.
-        self._interrupted = [(0.0, trial._trial_id) for trial in frozen if trial.state == TrialState.RUNNING]
-        self.resumed = len(self._interrupted)
         self._attempts = Attempts(store.engine, sweep.name)
         self.orders = store.orders(sweep.name)
-        self.history = History(self._attempts.all(), sweep.budget.max_failures)
+        self.history = History({}, sweep.budget.max_failures)
+        # When each trial that waits for another attempt may have it, and its number in the database.
+        self._interrupted: list[tuple[float, int]] = []
+        self._load()
+        self.resumed = len(self._interrupted)
+
+    def _load(self) -> None:
+        self._facts: dict[str, Any] = self._study.user_attrs.get(_FACTS, {})
+        self.history.load(self._attempts.all())
+        frozen = self._study.get_trials(deepcopy=False)
+        self._rows = {trial.number: row_of(trial, self.sweep) for trial in frozen if trial.state != TrialState.WAITING}
+        running = {trial.number: trial._trial_id for trial in frozen if trial.state == TrialState.RUNNING}
+        mine = [n for n in self._trials if n in running and not self.history.has(n, self._rows[n].attempt)]
+        self._trials = {number: optuna.Trial(self._study, running[number]) for number in mine}
+        due = {trial_id: moment for moment, trial_id in self._interrupted}
+        self._interrupted = [(due.get(running[n], 0.0), running[n]) for n in running if n not in mine]
+
+    def refresh(self) -> None:
+        """Read again what is on record after a write that failed, or may have."""
+        if isinstance(self._study._storage, OwnedStorage):
+            self._study._storage.reload()
+        before = self._rows
+        self._load()
+        self._dice.put_back(len(self._rows))
+        for number, old in before.items():
+            row = self._rows[number]
+            if (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt):
+                self._rows[number] = old
+            else:
+                self._update(row)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What was found out about the sweep's surroundings: the dataset and its digest, versions."""
-        return dict(self._study.user_attrs.get(_FACTS, {}))
+        return dict(self._facts)
 
     @property
     def folder(self) -> Path:
         """Where the sweep writes what is not in a database."""
         return Path(self.facts.get("folder", f"sweeps/{self.name}"))
 
+    @durable
     def record_facts(self, facts: Mapping[str, Any]) -> None:
-        self._study.set_user_attr(_FACTS, {**self.facts, **facts})
+        with self._store.transaction(self._lease):
+            self._study.set_user_attr(_FACTS, {**self._facts, **facts})
+        self._facts = {**self._facts, **facts}
 
     def rows(self) -> list[TrialRow]:
         """All trials that have started, by number."""
@@ -106,7 +129,8 @@ class SweepStudy:
 
     def reports(self, number: int) -> list[Report]:
         """Every report of a trial, in order."""
-        return self._reports.of(number)
+        with explained(self._store):
+            return self._reports.of(number)
 
     def best(self) -> TrialRow | None:
         """The COMPLETE trial with the best value; the first of equals."""
@@ -123,9 +147,10 @@ class SweepStudy:
 
         return sorted(self._rows.values(), key=rank)
 
-    def is_lost(self) -> bool:
-        """Whether another process has become the owner; nothing may be written then."""
-        return self._lease is not None and self._lease.lost.is_set()
+    def require_lease(self) -> None:
+        """Raise LeaseLostError if another process has become the owner."""
+        if self._lease is not None:
+            self._lease.require()
 
     def running(self) -> int:
         """Trials handed out and not ended yet."""
@@ -143,18 +168,20 @@ class SweepStudy:
         """Whether every trial of the budget has ended."""
         return self.is_exhausted() and all(row.state != "RUNNING" for row in self._rows.values())
 
+    @durable
     def ask(self) -> TrialRow:
         """The next trial to run: one that was interrupted or failed, as a new attempt, else a new one."""
         due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
         lost: Attempt | None = None
-        with self._store.transaction() as connection:
+        with self._store.transaction(self._lease) as connection:
             if due is None:
+                self._dice.note(len(self._rows))
                 trial = self._study.ask()
                 row = TrialRow(trial.number, "RUNNING", {})
             else:
                 trial = optuna.Trial(self._study, due[1])
                 row = self._rows.get(trial.number) or TrialRow(trial.number, "RUNNING", {})
-                if all(past.attempt != row.attempt for past in self.history.of(row.number)):
+                if not self.history.has(row.number, row.attempt):
                     lost = self._record(row, Failure("driver", "the sweep was interrupted"), connection)
                 row = replace(row, attempt=row.attempt + 1)
                 trial.set_user_attr("attempt", row.attempt)
@@ -166,6 +193,7 @@ class SweepStudy:
         self._trials[row.number] = trial
         return self._update(replace(row, params=params, started=utc(trial.datetime_start)))
 
+    @durable
     def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
         """Take one report of a running trial into the record and judge it.
 
@@ -176,12 +204,12 @@ class SweepStudy:
         if trial is None:
             return Verdict.STOP
         if metric not in report.metrics:
-            return self.fail(number, Failure("error", _missing(metric, report.metrics)))
+            return self.fail(number, unreported(metric, report.metrics))
         last = self.sweep.budget.reports
         if report.step <= row.step:
             return self.finish(number) if row.step >= last else Verdict.CONTINUE
         value = report.metrics[metric]
-        with self._store.transaction() as connection:
+        with self._store.transaction(self._lease) as connection:
             if node is not None and node != row.node:
                 trial.set_user_attr("node", node)
             self._reports.add(number, report, connection)
@@ -200,16 +228,18 @@ class SweepStudy:
             return TrialState.PRUNED, f"pruned after epoch {self.sweep.budget.epoch_of(step):g}"
         return None, None
 
+    @durable
     def finish(self, number: int) -> Verdict:
         """The trial ended by itself: COMPLETE with its last value, FAIL if it never reported."""
         if self._rows[number].step == 0:
             return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
         if (trial := self._trials.get(number)) is None:
             return Verdict.STOP
-        with self._store.transaction():
+        with self._store.transaction(self._lease):
             self._tell(trial, self._rows[number].value, TrialState.COMPLETE, None)
         return self._close(number, TrialState.COMPLETE, None)
 
+    @durable
     def fail(self, number: int, failure: Failure) -> Verdict:
         """An attempt came to nothing: the trial is tried again, or FAIL, by the kind of failure."""
         row, trial = self._rows[number], self._trials.get(number)
@@ -218,7 +248,7 @@ class SweepStudy:
         failure = replace(failure, reason=redact(failure.reason)[:_LONGEST_REASON])
         wait = self.history.wait_after(number, failure.kind)
         reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
-        with self._store.transaction() as connection:
+        with self._store.transaction(self._lease) as connection:
             attempt = self._record(row, failure, connection)
             if wait is None:
                 self._tell(trial, row.value, TrialState.FAIL, reason)
@@ -271,9 +301,3 @@ class SweepStudy:
         if row.value is None:
             return float("inf")
         return -row.value if self.sweep.objective.direction == "maximize" else row.value
-
-
-def _missing(metric: str, got: Mapping[str, float]) -> str:
-    near = difflib.get_close_matches(metric, list(got), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"metric {metric!r} not reported; got: {', '.join(list(got)[:10]) or 'nothing'}.{hint}"

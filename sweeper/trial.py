@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +13,16 @@ from typing import TYPE_CHECKING
 
 from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import InputError, TrialDivergedError
+from sweeper.places import is_full, no_room
 
 if TYPE_CHECKING:
     from sweeper.spec import Budget, Resources
     from sweeper.training.datasets import Arrays, Dataset
+
+logger = logging.getLogger(__name__)
+
+_PAUSE = 1.0
+"""Seconds between one look for room on the disk and the next."""
 
 
 MAX_METRICS, MAX_NAME = 1000, 250
@@ -57,6 +64,7 @@ class Trial:
         send: Callable[[Report], None],
         data: Arrays | None = None,
         attempt: int = 1,
+        notify: Callable[[str], None] = logger.warning,
     ) -> None:
         self.number = number
         self.seed = seed
@@ -70,6 +78,7 @@ class Trial:
         self._data = data
         self._checkpoints = checkpoints
         self._send = send
+        self._notify = notify
 
     @property
     def data(self) -> Arrays:
@@ -90,6 +99,9 @@ class Trial:
         the report if it knows it already.
         """
         latest = self._checkpoints.latest()
+        if self._checkpoints.damaged:
+            instead = f"going on from report {latest.step}" if latest else "none is left: starting again"
+            self._notify(f"damaged checkpoints: {'; '.join(self._checkpoints.damaged)}; {instead}")
         if latest is not None:
             self.checkpoint, self.step = latest.path, latest.step
             self._send(Report(latest.step, time.time(), latest.metrics))
@@ -113,8 +125,21 @@ class Trial:
         if bad:
             raise TrialDivergedError(f"diverged ({', '.join(bad)} at epoch {self.budget.epoch_of(self.step):g})")
         if checkpoint is not None:
-            self._checkpoints.save(self.step, numbers, checkpoint, attempt=self.attempt)
+            self._save(numbers, checkpoint)
         self._send(Report(self.step, time.time(), numbers))
+
+    def _save(self, metrics: Mapping[str, float], write: Callable[[Path], None]) -> None:
+        """Save a checkpoint; where the disk has no room for it, wait until it has."""
+        while True:
+            try:
+                self._checkpoints.save(self.step, metrics, write, attempt=self.attempt)
+                return
+            except OSError as error:
+                folder = self._checkpoints.folder
+                if not is_full(error, folder):
+                    raise
+            self._notify(f"{no_room(folder)}: waiting for room for a checkpoint; free some, or stop the sweep")
+            time.sleep(_PAUSE)
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,6 +7,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -40,9 +41,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker has to say: a report, that the trial ended, that it failed, or what the evaluation found."""
+    """What a worker has to say: a report, that the trial ended, that it failed, or what the evaluation found.
+
+    A notice is for the user: the trial waits for something, or something is not as it should be.
+    """
 
     report: Report | None = None
+    notice: str | None = None
     failure: Failure | None = None
     evaluation: dict[str, float] | None = None
     node: str = field(default_factory=socket.gethostname)
@@ -74,6 +79,7 @@ class TaskRun:
     def __init__(self, job: Job, task: Task) -> None:
         self._job = job
         self._task = task
+        job.trial_folder(task.number).parent.mkdir(parents=True, exist_ok=True)
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"trial-{task.number}", daemon=True)
@@ -109,13 +115,14 @@ class TaskRun:
 
     def _evaluate(self) -> Event:
         train, params, trial = self._prepare()
-        latest = CheckpointStore(self._job.trial_folder(trial.number)).latest()
+        store = CheckpointStore(self._job.trial_folder(trial.number))
+        latest = store.latest()
         if latest is None:
-            raise FileNotFoundError(
-                f"trial {trial.number} left no checkpoint in {self._job.trial_folder(trial.number)}"
-            )
+            raise FileNotFoundError(f"trial {trial.number} left no whole checkpoint in {store.folder}")
+        if store.damaged:
+            self._notify(f"damaged checkpoints: {'; '.join(store.damaged)}; testing the one of report {latest.step}")
         trial.checkpoint, trial.step = latest.path, latest.step
-        self._job.champion_folder.mkdir(parents=True, exist_ok=True)
+        self._job.champion_folder.mkdir(exist_ok=True)
         evaluation = train.evaluate(params, trial, self._job.champion_folder)
         if evaluation.model is not None:
             from sweeper.tracking import package_model
@@ -136,6 +143,7 @@ class TaskRun:
             resources=sweep.resources,
             checkpoints=CheckpointStore(self._job.trial_folder(task.number)),
             send=self._send,
+            notify=self._notify,
             attempt=task.attempt,
         )
         return load_trainable(sweep.trainable), params, trial
@@ -149,12 +157,18 @@ class TaskRun:
         if report.step < last and not self._go.get():
             raise TrialStopped
 
+    def _notify(self, text: str) -> None:
+        self._events.put(Event(notice=text))
+        if not self._go.get():
+            raise TrialStopped
+
     def _describe(self, error: BaseException) -> str:
         """The error in one line with the place in the user's code, the whole traceback in a file beside the trial."""
         text = "".join(traceback.format_exception(error))
         folder = self._job.trial_folder(self._task.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(_shortened(redact(text)), errors="backslashreplace")
+        with suppress(OSError):  # the disk may be full, or the folder gone: that may be what the error is about
+            folder.mkdir(exist_ok=True)
+            (folder / "error.txt").write_text(_shortened(redact(text)), errors="backslashreplace")
         first = redact((_message(error).strip().splitlines() or [""])[0])[:300]
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

@@ -18,13 +18,14 @@ ROOMS = [
     {"tracking"},
     {"studies"},
     {"study", "changes"},
+    {"durable"},
     {"storage", "owned"},
     {"orders"},
     {"records", "rows"},
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},
     {"checkpoints", "failures"},
-    {"paths"},
+    {"paths", "places"},
     {"errors"},
     {"redaction", "private"},
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.checkpoints import CheckpointStore
+from sweeper.checkpoints import CheckpointStore, space_taken
 
 
 @pytest.fixture
@@ -82,6 +82,26 @@ def test_a_writer_that_fails_leaves_the_checkpoint_before_and_no_remains(store: 
     with pytest.raises(OSError, match="disk full"):
         store.save(2, {}, fail)
     assert [path.name for path in store.folder.iterdir()] == ["step-00000001"]
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_checkpoint(store: CheckpointStore) -> None:
+    save(store, 1)
+    (store.folder / ".writing-0badcafe").mkdir()
+    save(store, 2)
+    assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+def test_a_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        save(CheckpointStore(tmp_path / "trials" / "0000"), 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_space_that_checkpoints_take_is_known(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    for number in range(2):
+        save(CheckpointStore(tmp_path / "trials" / f"{number:04d}"), 1)
+    assert space_taken(tmp_path) == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) > 0
 
 
 def test_a_step_written_again_replaces_what_was_there(store: CheckpointStore) -> None:

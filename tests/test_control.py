@@ -3,12 +3,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from sweeper import control
 from sweeper.control import Control
+from sweeper.errors import StorageError
 from sweeper.failures import IN_A_ROW, Failure
+from sweeper.places import Place
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import give_order, list_sweeps, open_study
@@ -22,6 +25,10 @@ def study(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sw
     monkeypatch.setattr(control, "_LOOK", 0.05)
     with open_study(make_sweep()) as study:
         yield study
+
+
+def here() -> Place:
+    return Place(Path.cwd(), "the folder of the sweep")
 
 
 def order_later(study: SweepStudy, order: str | None, seconds: float = 0.5) -> None:
@@ -40,18 +47,18 @@ def is_over_soon(asked: Control) -> bool:
 
 def test_nothing_wanted_is_nothing_done(study: SweepStudy) -> None:
     stop = StopRequest(None)
-    assert not Control(study, stop).is_over() and stop.reason is None
+    assert not Control(study, stop, here()).is_over() and stop.reason is None
 
 
 def test_a_sweep_is_stopped_from_another_terminal(study: SweepStudy) -> None:
     stop = StopRequest(None)
     order_later(study, "stop")
-    assert is_over_soon(Control(study, stop)) and stop.reason == "stopped"
+    assert is_over_soon(Control(study, stop, here())) and stop.reason == "stopped"
 
 
 def test_a_paused_sweep_answers_when_it_goes_on(study: SweepStudy) -> None:
     storage, stop = study.sweep.storage_url(), StopRequest(None)
-    asked = Control(study, stop)
+    asked = Control(study, stop, here())
     study.orders.give("pause")
     order_later(study, None, 1.0)
     started = time.monotonic()
@@ -61,7 +68,10 @@ def test_a_paused_sweep_answers_when_it_goes_on(study: SweepStudy) -> None:
 
 
 def test_who_pauses_a_sweep_waits_until_it_has_paused(study: SweepStudy) -> None:
-    storage, asked = study.sweep.storage_url(), Control(study, StopRequest(None))
+    storage, asked = (
+        study.sweep.storage_url(),
+        Control(study, StopRequest(None), here()),
+    )
     assert not give_order(study.name, storage, "pause", timeout=0.1)
     driver = threading.Thread(target=asked.is_over)
     driver.start()
@@ -76,7 +86,7 @@ def test_a_paused_sweep_can_be_stopped_and_its_time_does_not_run(study: SweepStu
     stop = StopRequest(0.5)
     study.orders.give("pause")
     order_later(study, "stop", 1.5)
-    asked = Control(study, stop)
+    asked = Control(study, stop, here())
     assert is_over_soon(asked) and stop.reason == "stopped"
 
 
@@ -84,7 +94,20 @@ def test_a_hopeless_sweep_is_over(study: SweepStudy) -> None:
     stop = StopRequest(None)
     for _ in range(IN_A_ROW):
         study.history.note_end(Failure("error", "ValueError: too high"))
-    assert Control(study, stop).is_over() and stop.reason == "5 trials in a row failed: ValueError: too high"
+    assert Control(study, stop, here()).is_over() and stop.reason == "5 trials in a row failed: ValueError: too high"
+
+
+def test_a_sweep_whose_folder_is_moved_away_ends_even_if_another_is_made_in_its_place(
+    study: SweepStudy, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    asked = Control(study, StopRequest(None), Place(folder, "the folder of the sweep"))
+    assert not asked.is_over()
+    folder.rename(tmp_path / "elsewhere")
+    folder.mkdir()
+    with pytest.raises(StorageError, match="the folder of the sweep .*/results was removed or replaced"):
+        asked.is_over()
 
 
 def test_orders_of_an_earlier_run_are_forgotten(make_sweep: MakeSweep) -> None:

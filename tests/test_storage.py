@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -131,3 +133,17 @@ def test_processes_that_open_a_new_database_at_the_same_moment_all_get_it(tmp_pa
             process.stdin.write(f"{moment}\n")
     for process in all_three:
         process.communicate(timeout=120)
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
+def test_a_sqlite_file_on_a_network_file_system_is_refused_and_nothing_is_made(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    mounts = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype=kind)]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    with (
+        pytest.raises(InputError, match=f"network file system .{kind}.*--storage postgresql"),
+        open_study(make_sweep()),
+    ):
+        pass
+    assert not (tmp_path / "sweeper.db").exists()

@@ -75,6 +75,22 @@ def test_a_trial_continued_from_its_checkpoint_sends_that_report_again(make_swee
     assert [event.report.step for event in again if event.report] == [2, 3, 4]
 
 
+@pytest.mark.parametrize(("damaged", "steps", "said"), [(1, [1, 2], "going on from report 1"), (2, [1, 2], "again")])
+def test_a_trial_with_damaged_checkpoints_says_so_and_goes_on_from_what_is_whole(
+    make_sweep: MakeSweep, tmp_path: Path, damaged: int, steps: list[int], said: str
+) -> None:
+    sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 1, "epochs": 4})
+    first = start(sweep, tmp_path)
+    for _ in range(2):
+        first.next_event()
+    first.stop()
+    for folder in sorted((tmp_path / "trials/0000").glob("step-*"))[-damaged:]:
+        (folder / "count").write_bytes(b"")
+    notice, *reports = all_events(start(sweep, tmp_path, attempt=2), 3)
+    assert notice.notice is not None and "step-00000002 (count)" in notice.notice and said in notice.notice
+    assert [event.report.step for event in reports if event.report] == steps
+
+
 def test_a_task_survives_its_way_through_a_config() -> None:
     task = Task(3, {"units": 8, "cell": "lstm"}, attempt=2)
     assert task_from(as_config(task)) == task

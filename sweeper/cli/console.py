@@ -182,7 +182,7 @@ def _facts(result: SweepResult) -> list[tuple[str, str]]:
     champion = result.champion
     if champion is not None:
         facts += [("model", _standing(champion)), ("", champion.uri)]
-    facts.append(("folder", str(result.folder)))
+    facts.append(("folder", f"{result.folder} ({result.checkpoint_bytes / 1e6:.1f} MB of checkpoints)"))
     commands = [
         f"sweeper {verb} {shlex.quote(result.name)}{_storage_option(result)}" for verb in ("show", "best", "ui")
     ]

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -183,6 +183,35 @@ class Gp(_Sampler):
                 warn_independent_sampling=False,
                 seed=reseeded,
             )
+
+
+class Dice:
+    """The random numbers of a sampler: where their sequence stood before a proposal that came to nothing."""
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self._generators = list(_generators(sampler))
+        self._before: tuple[int, list[Any]] = (-1, [])
+
+    def note(self, number: int) -> None:
+        """A trial of this number is about to be proposed."""
+        self._before = (number, [generator.get_state() for generator in self._generators])
+
+    def put_back(self, number: int) -> None:
+        """Unless there was another proposal since: what is proposed next, is what was proposed for this trial."""
+        if self._before[0] == number:
+            for generator, state in zip(self._generators, self._before[1], strict=True):
+                generator.set_state(state)
+
+
+def _generators(sampler: BaseSampler) -> Iterator[Any]:
+    from optuna.samplers import BaseSampler
+    from optuna.samplers._lazy_random_state import LazyRandomState
+
+    for part in vars(sampler).values():
+        if isinstance(part, LazyRandomState):
+            yield part.rng
+        elif isinstance(part, BaseSampler):
+            yield from _generators(part)
 
 
 Sampler = Annotated[Tpe | Random | Grid | Qmc | CmaEs | Gp, Field(discriminator="type")]

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from sweeper.errors import TrackingError
+from sweeper.errors import StorageError, TrackingError
 from sweeper.redaction import redact
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.store import explain, prepare
@@ -45,6 +45,7 @@ class Projection:
         self._has_news = threading.Event()
         self._patience = 0.0
         self._is_closing = False
+        self._is_abandoned = False
         self._is_idle = False
         self._failures = 0
         self._attempts = 0
@@ -84,9 +85,15 @@ class Projection:
             self._state.wait_for(lambda: self._is_idle or (self._failures > 1 and self._attempts >= tried), timeout)
             return self._is_idle
 
+    def abandon(self) -> None:
+        """Write nothing any more: the sweep is another process's, which copies it as well."""
+        self._is_abandoned = True
+        self._has_news.set()
+        self._wake.set()
+
     def close(self, timeout: float = 30.0) -> bool:
         """Deliver the rest, say that the sweep has ended, and end; False if MLflow does not have everything."""
-        if self._thread.ident is None:
+        if self._thread.ident is None or self._is_abandoned:
             return True
         self._is_closing = True
         self._has_news.set()
@@ -96,7 +103,7 @@ class Projection:
 
     def _work(self) -> None:
         self._has_news.wait(self._patience)
-        while True:
+        while not self._is_abandoned:
             self._wake.clear()
             is_closing = self._is_closing
             is_delivered = self._deliver(is_live=not is_closing)
@@ -122,7 +129,8 @@ class Projection:
                 self._changed = {**rows, **self._changed}
                 self._attempts, self._failures = self._attempts + 1, self._failures + 1
                 self._state.notify_all()
-            if self._failures == 2:  # a single failure may be one lost answer, and is nobody's concern
+            # A single failure may be one lost answer, and is nobody's concern; of the database the study speaks itself.
+            if self._failures == 2 and not isinstance(error, StorageError):
                 logger.warning("MLflow at %s is away (%s); the sweep goes on", redact(self.uri), explain(error))
             logger.debug("MLflow failed", exc_info=True)
             return False

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import io
+import logging
 import os
 import shutil
+import socket
 import struct
 import tempfile
+import time
 import urllib.request
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from sweeper.errors import DatasetError
 
@@ -30,6 +36,10 @@ IDX = dict(
 )
 _SHAPES = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
 _TIMEOUT = 10.0
+_PAUSES = (0.5, 2.0)
+"""Seconds between a first, second and third attempt at a download."""
+
+logger = logging.getLogger(__name__)
 
 
 class DatasetMissingError(DatasetError):
@@ -120,7 +130,9 @@ class Archive:
                 f"{self.name} is not here, and cannot be kept in {cache} ({error.strerror}); set KERAS_HOME to another "
                 "folder, or SWEEPER_DATA_DIR to one with its files"
             ) from error
-        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as beside:
+        with _only_one(cache), tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as beside:
+            if found := self._files_in(cache):  # another process fetched them meanwhile
+                return found
             for name in self.remote:
                 try:
                     _download(self.server + name, Path(beside, name))
@@ -136,9 +148,39 @@ class Archive:
             return tuple(path.rename(cache / path.name) for path in found)
 
 
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """The time of the block belongs to one process; the lock is the folder's own, and leaves nothing behind."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _download(url: str, target: Path) -> None:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, target.open("wb") as file:
-        shutil.copyfileobj(response, file, 1 << 20)
+    """Fetch a file; what may be better in a moment is tried again."""
+    for pause in (*_PAUSES, None):
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, target.open("wb") as file:
+                shutil.copyfileobj(response, file, 1 << 20)
+                announced = int(response.headers.get("Content-Length") or file.tell())
+                if file.tell() != announced:  # urllib takes a connection that was cut for the end
+                    raise ConnectionError(f"cut off after {file.tell():,} of {announced:,} bytes")
+            return
+        except (OSError, HTTPException) as error:
+            if pause is None or _is_certain(error):
+                raise
+            logger.info("%s: %s; trying again", url, error)
+            time.sleep(pause)
+
+
+def _is_certain(error: Exception) -> bool:
+    """Whether the server, or its absence, will be the same in a moment."""
+    if isinstance(error, HTTPError):
+        return error.code < 500 and error.code not in (408, 429)
+    return isinstance(getattr(error, "reason", None), ConnectionRefusedError | socket.gaierror)
 
 
 def _read_npz(content: bytes) -> dict[str, Array]:

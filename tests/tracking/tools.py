@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sweeper.rows import TrialRow
+from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
-from sweeper.study import Listener
 from sweeper.tracking import start_ui
 from sweeper.trial import Report
 

@@ -3,13 +3,16 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import io
 import logging
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.errors import DatasetError
-from sweeper.training import Dataset, Digits, FashionMnist, Mnist
+from sweeper.training import Dataset, Digits, FashionMnist, Mnist, archives
 from sweeper.training.archives import ARRAYS, FASHION_MNIST, IDX, MNIST, Archive, DatasetMissingError
 
 REAL = Path(os.environ.get("SWEEPER_DATA_DIR") or Path.home() / ".keras/datasets") / "mnist.npz"
@@ -170,3 +173,65 @@ def test_mnist_is_split_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(part) for part in (data.x_train, data.x_val, data.x_test)] == [1000, 5000, 10000]
     assert (data.x_val == whole["x_train"][:5000]).all() and (data.x_train == whole["x_train"][5000:6000]).all()
     assert data.source == str(REAL)
+
+
+class Moody(BaseHTTPRequestHandler):
+    """Serves `content`, each time after one of `moods`; then as it should."""
+
+    content = b""
+    moods: list[str] = []
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        mood = self.moods.pop(0) if self.moods else "well"
+        if mood == "stall":
+            time.sleep(1)
+            return
+        self.send_response({"busy": 503, "missing": 404}.get(mood, 200))
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: 1000 if mood == "cut" else None])
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def moody(published: dict[str, Any], toy: Archive, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+    """The toy dataset on a server in moods; its content is right."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **published)
+    monkeypatch.setattr(Moody, "content", packed.getvalue())
+    monkeypatch.setattr(Moody, "asked", 0)
+    monkeypatch.setattr(archives, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(archives, "_PAUSES", (0.05, 0.05))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield replace(toy, server=f"http://127.0.0.1:{http.server_port}/")
+        http.shutdown()
+
+
+@pytest.mark.parametrize("mood", ["cut", "stall", "busy"])
+def test_a_download_that_fails_twice_is_tried_a_third_time_and_no_more(
+    moody: Archive, mood: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Moody, "moods", [mood] * 5)
+    with pytest.raises(DatasetMissingError, match="cannot be downloaded"):
+        moody.locate()
+    assert Moody.asked == 3 and list((tmp_path / "keras/datasets").iterdir()) == []
+    assert [path.name for path in moody.locate()] == ["toy.npz"]
+    assert Moody.asked == 6
+
+
+def test_what_the_server_does_not_have_is_asked_for_once(moody: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Moody, "moods", ["missing"])
+    with pytest.raises(DatasetMissingError, match="404"):
+        moody.locate()
+    assert Moody.asked == 1
+
+
+def test_of_many_that_want_a_dataset_one_downloads_it(moody: Archive) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: moody.locate(), range(4)))
+    assert len(set(found)) == 1 and Moody.asked == 1

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import pytest
+
+from sweeper.durable import Outage
+from sweeper.errors import LeaseLostError, StoppedError, StorageError
+from sweeper.failures import Failure
+from sweeper.records import Lease, holder
+from sweeper.rows import TrialRow
+from sweeper.spec import Sweep
+from sweeper.studies import open_study
+from sweeper.study import SweepStudy, Verdict
+from sweeper.trial import Report
+
+MakeSweep = Callable[..., Sweep]
+Moment = Literal["before", "after"]
+
+
+class Watcher:
+    """Remembers what listeners are told."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.rows: dict[int, TrialRow] = {}
+
+    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+        self.rows[row.number] = row
+
+    def on_phase(self, message: str) -> None:
+        self.phases.append(message)
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Outage, "PAUSES", (0.05,))
+    monkeypatch.setattr(Outage, "SILENT", 0.2)
+
+
+def database_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("something is the matter")
+    error.sqlite_errorcode = code
+    return error
+
+
+def break_commits(study: SweepStudy, moment: Moment, code: int = sqlite3.SQLITE_FULL, share: float = 0.3) -> None:
+    """Let this share of the driver's commits fail, or come to pass without an answer."""
+    dialect, main, rng = study._store.engine.dialect, threading.current_thread(), random.Random(0)
+    commit = dialect.do_commit
+
+    def do_commit(connection: Any) -> None:
+        fails = threading.current_thread() is main and rng.random() < share
+        if not fails or moment == "after":
+            commit(connection)
+        if fails:
+            raise database_error(code)
+
+    dialect.do_commit = do_commit  # type: ignore[method-assign]
+
+
+def story(study: SweepStudy) -> None:
+    """Trials that complete, are pruned, fail for good, and fail and are tried again."""
+    while not study.is_exhausted() or study.running():
+        if not study.has_next():
+            time.sleep(0.05)
+            continue
+        row = study.ask()
+        for step in range(1, study.sweep.budget.reports + 1):
+            if row.number == 2 and step == 1:
+                study.fail(2, Failure("error", "it was too high"))
+                break
+            if row.number == 3 and step == 1 and not study.history.of(3):
+                study.fail(3, Failure("node", "its node was lost"))
+                break
+            if study.report(row.number, Report(step, 0.0, {"score": row.params["height"] * step}), node="here"):
+                if study.row(row.number).state != "RUNNING":
+                    break
+    study.record_facts({"told": "all"})
+
+
+def told(study: optuna.Study) -> list[tuple[Any, ...]]:
+    return [
+        (trial.number, trial.state.name, trial.params, trial.values, trial.intermediate_values)
+        for trial in study.get_trials(deepcopy=False)
+    ]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_database_that_fails_time_and_again_ends_with_the_same_study(
+    make_sweep: MakeSweep, moment: Moment, sampler: str
+) -> None:
+    changes: dict[str, Any] = {"sampler": {"type": sampler}, "pruner": {"type": "median", "n_startup_trials": 2}}
+    if sampler == "grid":
+        changes["space"] = {"height": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.2}}
+    studies = {}
+    for name in ("calm", "troubled"):
+        watcher = Watcher()
+        with open_study(make_sweep(name=name, **changes), listeners=[watcher]) as study:
+            if name == "troubled":
+                break_commits(study, moment)
+            story(study)
+            assert {row.number: row.state for row in study.rows()} == {n: r.state for n, r in watcher.rows.items()}
+            assert [len(study.reports(row.number)) for row in study.rows()] == [row.step for row in study.rows()]
+            assert study.facts["told"] == "all"
+        studies[name] = told(optuna.load_study(study_name=name, storage=study.sweep.storage_url()))
+    assert studies["troubled"] == studies["calm"]
+    assert {trial[1] for trial in studies["calm"]} == {"COMPLETE", "FAIL", "PRUNED"}
+
+
+def test_a_trial_whose_handing_out_was_lost_is_handed_out_next(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        break_commits(study, "after", code=sqlite3.SQLITE_IOERR_FSYNC, share=1)
+        with pytest.raises(StorageError):
+            study.ask()
+    with open_study(make_sweep()) as study:
+        assert (study.resumed, study.ask().number) == (1, 0)
+
+
+@contextmanager
+def locked(file: Path, seconds: float) -> Iterator[None]:
+    """Another connection holds the file for itself."""
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(seconds, other.execute, ["ROLLBACK"])
+    timer.start()
+    yield
+    timer.join()
+    other.close()
+
+
+def test_a_locked_database_is_waited_for_and_the_user_is_told(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    watcher = Watcher()
+    with open_study(make_sweep(), listeners=[watcher]) as study:
+        number = study.ask().number
+        with locked(tmp_path / "sweeper.db", 5.0):
+            assert study.report(number, Report(1, 0.0, {"score": 0.5})) is Verdict.CONTINUE
+        assert study.row(number).step == 1
+    away, back = watcher.phases
+    assert "is away (locked by another process): waiting" in away and "is back after" in back
+
+
+def test_a_database_that_stays_away_ends_the_sweep_and_loses_nothing(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outage, "LIMIT", 1.0)
+    with open_study(make_sweep()) as study:
+        number = study.ask().number
+        study.report(number, Report(1, 0.0, {"score": 0.5}))
+        with locked(tmp_path / "sweeper.db", 6.0):
+            with pytest.raises(StorageError, match="has been away for .* what it holds is safe"):
+                study.report(number, Report(2, 0.0, {"score": 0.6}))
+    with open_study(make_sweep()) as study:
+        assert study.ask().step == 1
+
+
+@pytest.mark.parametrize(("reason", "code"), [("interrupted", 130), ("terminated", 143)])
+def test_who_waits_for_the_database_obeys_a_signal(
+    make_sweep: MakeSweep, tmp_path: Path, reason: str, code: int
+) -> None:
+    asked = threading.Event()
+    with open_study(make_sweep(), stop_reason=lambda: reason if asked.is_set() else None) as study:
+        number = study.ask().number
+        threading.Timer(1.0, asked.set).start()
+        with locked(tmp_path / "sweeper.db", 5.0):
+            began = time.monotonic()
+            with pytest.raises(StoppedError, match=f"{reason} while the study's database .* is away") as stopped:
+                study.report(number, Report(1, 0.0, {"score": 0.5}))
+            assert stopped.value.exit_code == code and time.monotonic() - began < 4.5
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_CORRUPT])
+def test_a_disk_that_fails_ends_the_sweep_at_once(make_sweep: MakeSweep, code: int) -> None:
+    with open_study(make_sweep()) as study:
+        number = study.ask().number
+        break_commits(study, "before", code, share=1)
+        with pytest.raises(StorageError, match="stopping, to protect what it holds"):
+            study.report(number, Report(1, 0.0, {"score": 0.5}))
+        assert study.row(number).step == 0 and study.reports(number) == []
+
+
+def test_an_owner_whose_sweep_was_taken_over_cannot_write_a_row(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        number = study.ask().number
+        study.report(number, Report(1, 0.0, {"score": 0.5}))
+        engine = study._store.engine
+        taker = Lease(engine, study.name)
+        assert taker._take(holder(engine, study.name))
+        for write in (
+            lambda: study.report(number, Report(2, 0.0, {"score": 0.5})),
+            study.ask,
+            lambda: study.finish(number),
+            lambda: study.fail(number, Failure("crash", "its worker died")),
+            lambda: study.record_facts({"mine": True}),
+        ):
+            with pytest.raises(LeaseLostError, match="lost the lease of sweep 'climbing' to pid .* goes on with it"):
+                write()
+        with pytest.raises(LeaseLostError):
+            study.require_lease()
+        taker.renew(engine.connect())
+    kept = optuna.load_study(study_name="climbing", storage=study.sweep.storage_url())
+    assert [(trial.state.name, trial.intermediate_values) for trial in kept.trials] == [("RUNNING", {1: 0.5})]
+    assert "mine" not in kept.user_attrs.get("facts", {})
+
+
+def test_a_database_that_is_moved_away_is_not_written_to_where_nobody_finds_it(
+    make_sweep: MakeSweep, tmp_path: Path
+) -> None:
+    with open_study(make_sweep()) as study:
+        number = study.ask().number
+        (tmp_path / "sweeper.db").rename(tmp_path / "elsewhere.db")
+        with pytest.raises(StorageError, match="was removed or replaced; stopping"):
+            study.report(number, Report(1, 0.0, {"score": 0.5}))
