@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -58,6 +59,18 @@ def row_of(trial: FrozenTrial, sweep: Sweep) -> TrialRow:
         started=utc(trial.datetime_start),
         ended=utc(trial.datetime_complete),
     )
+
+
+def ranked(rows: Iterable[TrialRow], sweep: Sweep) -> list[TrialRow]:
+    """COMPLETE trials by value, the first of equals first, then the others by how far they came."""
+    order = {"COMPLETE": 0, "RUNNING": 1, "PRUNED": 2, "FAIL": 3}
+    sign = -1 if sweep.objective.direction == "maximize" else 1
+
+    def rank(row: TrialRow) -> tuple[float, ...]:
+        reached = 0 if row.state == "COMPLETE" else -row.step
+        return (order[row.state], reached, float("inf") if row.value is None else sign * row.value, row.number)
+
+    return sorted(rows, key=rank)
 
 
 def utc(moment: datetime | None) -> datetime | None:

@@ -21,7 +21,7 @@ from sweeper.failures import Attempt, Failure, History, unreported
 from sweeper.owned import OwnedStorage
 from sweeper.records import Attempts, Lease, Reports
 from sweeper.redaction import redact
-from sweeper.rows import Listener, TrialRow, row_of, utc
+from sweeper.rows import Listener, TrialRow, ranked, row_of, utc
 from sweeper.spec import Sweep
 from sweeper.spec.samplers import Dice
 from sweeper.spec.space import suggest
@@ -134,18 +134,11 @@ class SweepStudy:
 
     def best(self) -> TrialRow | None:
         """The COMPLETE trial with the best value; the first of equals."""
-        complete = [row for row in self.rows() if row.state == "COMPLETE"]
-        return min(complete, key=self._loss, default=None)
+        return next((row for row in self.leaderboard() if row.state == "COMPLETE"), None)
 
     def leaderboard(self) -> list[TrialRow]:
         """COMPLETE trials by value, then the others by how far they came."""
-        order = {"COMPLETE": 0, "RUNNING": 1, "PRUNED": 2, "FAIL": 3}
-
-        def rank(row: TrialRow) -> tuple[float, ...]:
-            reached = 0 if row.state == "COMPLETE" else -row.step
-            return (order[row.state], reached, self._loss(row), row.number)
-
-        return sorted(self._rows.values(), key=rank)
+        return ranked(self._rows.values(), self.sweep)
 
     def require_lease(self) -> None:
         """Raise LeaseLostError if another process has become the owner."""
@@ -296,8 +289,3 @@ class SweepStudy:
             except Exception:  # what watches a sweep must not be able to stop it
                 logger.exception("%s failed on trial %d", type(listener).__name__, row.number)
         return row
-
-    def _loss(self, row: TrialRow) -> float:
-        if row.value is None:
-            return float("inf")
-        return -row.value if self.sweep.objective.direction == "maximize" else row.value
