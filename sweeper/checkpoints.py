@@ -54,7 +54,7 @@ class CheckpointStore:
             for path in beside.iterdir():
                 _fsync(path)
             _fsync(beside)
-            target = self.folder / f"step-{step:08d}"
+            target = self.folder / f"attempt-{attempt:03d}-step-{step:08d}"
             if target.exists():  # an earlier attempt wrote this step; the bits are the same or damaged
                 shutil.rmtree(target)
             beside.rename(target)
@@ -90,12 +90,13 @@ class CheckpointStore:
             self.folder.rmdir()
 
     def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), reverse=True)
+        """The newest attempt's first: one that was given up and still writes, on a node nobody reaches, ranks below it."""
+        return sorted(self.folder.glob("attempt-*"), reverse=True)
 
 
 def space_taken(folder: Path) -> int:
     """The bytes that all checkpoints of a sweep take in its folder."""
-    return sum(path.stat().st_size for path in folder.glob("trials/*/step-*/*"))
+    return sum(path.stat().st_size for path in folder.glob("trials/*/attempt-*/*"))
 
 
 def _sha256(path: Path) -> str:

@@ -18,8 +18,11 @@ def store(tmp_path: Path) -> CheckpointStore:
     return CheckpointStore(tmp_path / "trial")
 
 
-def save(store: CheckpointStore, step: int) -> Path:
-    return store.save(step, {"score": step / 10}, lambda folder: (folder / "weights").write_text(f"at {step}") and None)
+def save(store: CheckpointStore, step: int, attempt: int = 1) -> Path:
+    def write(folder: Path) -> None:
+        (folder / "weights").write_text(f"at {step}")
+
+    return store.save(step, {"score": step / 10}, write, attempt=attempt)
 
 
 def test_the_newest_checkpoint_comes_back_with_its_step_and_metrics(store: CheckpointStore) -> None:
@@ -37,13 +40,16 @@ def test_there_is_none_before_the_first(store: CheckpointStore) -> None:
 def test_only_the_newest_two_are_kept(store: CheckpointStore) -> None:
     for step in range(1, 6):
         save(store, step)
-    assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000004", "step-00000005"]
+    assert sorted(path.name for path in store.folder.iterdir()) == [
+        "attempt-001-step-00000004",
+        "attempt-001-step-00000005",
+    ]
 
 
 def test_what_a_killed_attempt_left_half_written_goes_with_the_next_checkpoint(store: CheckpointStore) -> None:
     (store.folder / ".writing-0123abcd").mkdir(parents=True)
     save(store, 1)
-    assert [path.name for path in store.folder.iterdir()] == ["step-00000001"]
+    assert [path.name for path in store.folder.iterdir()] == ["attempt-001-step-00000001"]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove", "no manifest", "bad manifest"])
@@ -81,14 +87,17 @@ def test_a_writer_that_fails_leaves_the_checkpoint_before_and_no_remains(store: 
 
     with pytest.raises(OSError, match="disk full"):
         store.save(2, {}, fail)
-    assert [path.name for path in store.folder.iterdir()] == ["step-00000001"]
+    assert [path.name for path in store.folder.iterdir()] == ["attempt-001-step-00000001"]
 
 
 def test_what_a_killed_process_left_half_written_goes_with_the_next_checkpoint(store: CheckpointStore) -> None:
     save(store, 1)
     (store.folder / ".writing-0badcafe").mkdir()
     save(store, 2)
-    assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000001", "step-00000002"]
+    assert sorted(path.name for path in store.folder.iterdir()) == [
+        "attempt-001-step-00000001",
+        "attempt-001-step-00000002",
+    ]
 
 
 def test_a_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
@@ -129,7 +138,7 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Pat
         process = context.Process(target=keep_saving, args=(str(folder),))
         process.start()
         deadline = time.monotonic() + 20
-        while not list(folder.glob("step-*")) and time.monotonic() < deadline:
+        while not list(folder.glob("attempt-*")) and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.03))
         assert process.pid is not None
@@ -138,3 +147,12 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Pat
         latest = CheckpointStore(folder).latest()
         assert latest is not None
         assert (latest.path / "weights").read_bytes() == b"%d" % latest.step * 50_000
+
+
+def test_an_attempt_that_was_given_up_and_still_writes_is_passed_over(store: CheckpointStore) -> None:
+    save(store, 3)
+    save(store, 4, attempt=2)
+    save(store, 5)
+    latest = store.latest()
+    assert latest is not None and latest.step == 4
+    assert (latest.path / "weights").read_text() == "at 4"

@@ -151,7 +151,7 @@ def test_only_the_best_trial_keeps_a_checkpoint(finished: Finished) -> None:
     folder, _ = finished
     best = study_in(folder).best()
     assert best is not None
-    kept = {path.parent.name for path in (folder / "sweeps/small/trials").glob("*/step-*")}
+    kept = {path.parent.name for path in (folder / "sweeps/small/trials").glob("*/attempt-*")}
     assert kept == {f"{best.number:04d}"}
 
 
@@ -193,7 +193,7 @@ def _wait_for_report(folder: Path, driver: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and driver.poll() is None:
         time.sleep(0.2)
-        if (folder / "sweeper.db").exists() and list(folder.glob("sweeps/small/trials/*/step-*")):
+        if (folder / "sweeper.db").exists() and list(folder.glob("sweeps/small/trials/*/attempt-*")):
             return
     raise AssertionError("no trial reported within two minutes")
 

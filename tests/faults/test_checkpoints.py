@@ -24,7 +24,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 def checkpoints(campaign: Campaign) -> list[Path]:
-    return sorted(campaign.folder.glob("sweeps/*/trials/*/step-*"))
+    return sorted(campaign.folder.glob("sweeps/*/trials/*/attempt-*"))
 
 
 def test_a_worker_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(
@@ -48,7 +48,7 @@ def test_a_worker_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(
             campaign.kill(pid)
         written = [path.parent for path in campaign.folder.glob("sweeps/*/trials/*/.writing-*")]
         torn += bool(written)
-        assert all(CheckpointStore(folder).latest() for folder in written if list(folder.glob("step-*")))
+        assert all(CheckpointStore(folder).latest() for folder in written if list(folder.glob("attempt-*")))
     assert run.wait(240) == 0, campaign.said()
     campaign.judge()
     say(

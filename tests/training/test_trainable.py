@@ -133,7 +133,7 @@ def test_a_killed_process_loses_nothing(make_trial: MakeTrial, _round: int) -> N
     whole, broken = make_trial("whole", **budget), make_trial("broken", **budget)
     folder = broken.checkpoints.folder
     process = in_another_process(folder, RANDOM, **budget)
-    while process.poll() is None and not list(folder.glob(f"step-*{moment:02d}")):
+    while process.poll() is None and not list(folder.glob(f"attempt-*{moment:02d}")):
         time.sleep(0.002)
     time.sleep(random.random() * 0.05)
     os.kill(process.pid, signal.SIGKILL)
@@ -159,7 +159,7 @@ def test_reports_come_with_a_checkpoint_now_and_then_and_always_at_the_last(
     monkeypatch.setattr(trainable, "CHECKPOINT_SECONDS", math.inf)
     trial = make_trial(epochs=4)
     train_rnn(SMALL, trial)
-    assert [path.name for path in trial.checkpoints.folder.iterdir()] == ["step-00000004"]
+    assert [path.name for path in trial.checkpoints.folder.iterdir()] == ["attempt-001-step-00000004"]
 
 
 def test_a_budget_of_steps_ends_within_an_epoch(make_trial: MakeTrial) -> None:
