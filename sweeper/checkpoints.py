@@ -90,7 +90,7 @@ class CheckpointStore:
             self.folder.rmdir()
 
     def _folders(self) -> list[Path]:
-        """The newest attempt's first: one that was given up and still writes, on a node nobody reaches, ranks below it."""
+        """The newest attempt's first: one that was given up, and still writes somewhere, ranks below it."""
         return sorted(self.folder.glob("attempt-*"), reverse=True)
 
 
