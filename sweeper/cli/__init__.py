@@ -38,7 +38,7 @@ EXIT_CODES = {
     2: "what was asked for is wrong; nothing was started",
     3: "done, but some trials failed",
     69: "MLflow cannot be reached",
-    74: "the study's database or the sweep's folder cannot be used; the same command goes on once they can",
+    74: "the study's database or the sweep's folder cannot be used",
     75: "Ray died; the same command goes on from there",
     130: "stopped by Ctrl-C; the same command goes on from there",
     143: "stopped by SIGTERM; likewise",
