@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -40,6 +44,17 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """The time of the block belongs to one process; the lock is the folder's own, and leaves nothing behind."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def file_system_of(path: Path) -> str:

@@ -238,7 +238,7 @@ class SweepStudy:
         row, trial = self._rows[number], self._trials.get(number)
         if trial is None:
             return Verdict.STOP
-        failure = replace(failure, reason=redact(failure.reason)[:_LONGEST_REASON])
+        failure = replace(failure, reason=_kept(failure.reason))
         wait = self.history.wait_after(number, failure.kind)
         reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
         with self._store.transaction(self._lease) as connection:
@@ -289,3 +289,8 @@ class SweepStudy:
             except Exception:  # what watches a sweep must not be able to stop it
                 logger.exception("%s failed on trial %d", type(listener).__name__, row.number)
         return row
+
+
+def _kept(reason: str) -> str:
+    """A reason as every database takes it: not too long, without secrets, nor what UTF-8 or PostgreSQL cannot hold."""
+    return redact(reason)[:_LONGEST_REASON].encode(errors="backslashreplace").decode().replace("\0", "\\0")

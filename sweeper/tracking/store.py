@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import InputError, TrackingError
+from sweeper.places import only_one
 from sweeper.redaction import redact
 from sweeper.spec.urls import expand, fault_of_tracking
 
@@ -81,8 +82,29 @@ def connect(uri: str) -> MlflowClient:
     path = sqlite_path(uri)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
+        with only_one(path.parent):
+            if not path.exists() or not path.stat().st_size:
+                _create(path)
     return MlflowClient(uri)
+
+
+def _create(path: Path) -> None:
+    """Make a SQLite store beside, and give it its name when it is whole.
+
+    MLflow makes its tables in some fifty migrations. Of a process that is killed between two of them remains a file
+    with which no MLflow can do anything, "table _alembic_tmp_metrics already exists".
+    """
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
+
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.touch(mode=0o600)
+    engine = create_sqlalchemy_engine_with_retry(f"{_SQLITE}{beside}")
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+    beside.rename(path)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def _serve(uri: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
         "MLFLOW_UVICORN_OPTS": "--log-level error --no-access-log",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine more processes that sweeps have no use for
         # By default any private address will do as a name of this server: that of a page on the local network, too.
-        "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:*",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,localhost:*",
         "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import io
@@ -15,8 +14,7 @@ import tempfile
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 from sweeper.errors import DatasetError
+from sweeper.places import only_one
 
 Array = Any
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -130,7 +129,7 @@ class Archive:
                 f"{self.name} is not here, and cannot be kept in {cache} ({error.strerror}); set KERAS_HOME to another "
                 "folder, or SWEEPER_DATA_DIR to one with its files"
             ) from error
-        with _only_one(cache), tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as beside:
+        with only_one(cache), tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as beside:
             if found := self._files_in(cache):  # another process fetched them meanwhile
                 return found
             for name in self.remote:
@@ -146,17 +145,6 @@ class Archive:
             assert found is not None
             self.read(found)
             return tuple(path.rename(cache / path.name) for path in found)
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """The time of the block belongs to one process; the lock is the folder's own, and leaves nothing behind."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _download(url: str, target: Path) -> None:

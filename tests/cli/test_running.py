@@ -88,6 +88,7 @@ def test_a_sweep_that_does_not_run_takes_no_orders(tmp_path: Path) -> None:
     assert sweeper("resume", "countng").returncode == 2
 
 
+@pytest.mark.long
 def test_a_change_that_may_not_be_is_refused_with_its_key_and_can_be_forked(tmp_path: Path) -> None:
     space = SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 4")
     (tmp_path / "counting.yaml").write_text(space)
@@ -103,7 +104,7 @@ def test_a_change_that_may_not_be_is_refused_with_its_key_and_can_be_forked(tmp_
     assert read_study("wider", storage).facts["forked"] == "counting"
 
 
-@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.long)])
 def test_a_sweep_whose_ray_dies_ends_at_once_and_the_same_command_goes_on(tmp_path: Path, part: str) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     (tmp_path / "counting.yaml").write_text(SPACE.replace("trials: 6", "trials: 3"))

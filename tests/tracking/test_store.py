@@ -84,3 +84,32 @@ def test_a_deleted_experiment_is_named(uri: str, study: RecordedStudy) -> None:
 def test_sync_explains_an_unreachable_server(study: RecordedStudy) -> None:
     with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9: connection refused"):
         sync(study, "http://127.0.0.1:9")
+
+
+KILLED = """
+import os, sys
+import sqlalchemy as sa
+from sweeper.tracking import store
+
+writes = []
+
+
+def leave_in_the_middle(connection: object) -> None:
+    writes.append(1)
+    if len(writes) == 20:
+        os.kill(os.getpid(), 9)
+
+
+sa.event.listen(sa.Engine, "commit", leave_in_the_middle)
+store.connect(f"sqlite:///{sys.argv[1]}")
+"""
+
+
+def test_a_store_whose_maker_was_killed_is_made_by_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    assert not path.exists() and list(tmp_path.iterdir())
+    assert connect(f"sqlite:///{path}").search_experiments()
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("mlflow.db")] == ["mlflow.db"]
+    assert path.stat().st_mode & 0o777 == 0o600
