@@ -25,9 +25,7 @@ def refuse_open_cluster(address: str | None) -> None:
         InputError: it answered.
     """
     asked = address or os.environ.get("RAY_ADDRESS") or "local"
-    if (
-        asked is None or asked == "local" or os.environ.get("RAY_USE_TLS") == "1"
-    ):  # with TLS both sides prove who they are
+    if asked == "local" or os.environ.get("RAY_USE_TLS") == "1":  # with TLS both sides prove who they are
         return
     found = _found_by_ray() if asked == "auto" else asked.rpartition("://")[2]
     if found and not _is_loopback(found) and _lets_anyone_in(found):
