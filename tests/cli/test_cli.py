@@ -332,6 +332,7 @@ def test_run_prints_its_result_on_stdout_and_its_progress_on_stderr(file: Path) 
     assert any(line.startswith("trial 1 complete at epoch 9/9, score 0.") for line in progress)
 
 
+@pytest.mark.long
 def test_interrupted_run_exits_130_and_the_same_command_goes_on(file: Path) -> None:
     file.write_text(FILE.replace("climb\n", "slow_count\n").replace("trials: 4", "trials: 2"))
     command = [sys.executable, "-m", "sweeper", "run", str(file)]

@@ -79,6 +79,7 @@ def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_pa
     assert all(abs((row.value or 0) - 30 * row.params["height"]) < 1e-9 for row in rows)
 
 
+@pytest.mark.long
 def test_a_sweep_that_does_not_run_takes_no_orders(tmp_path: Path) -> None:
     (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 2"))
     assert sweeper("run", "counting.yaml").returncode == 0
