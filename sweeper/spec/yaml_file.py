@@ -239,9 +239,13 @@ class _Builder:
             self._path.pop()
 
 
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+"""A character beyond 16 bits as JSON writes it, which is YAML too: two escapes, read one by one."""
+
+
 def _resolve(event: events.ScalarEvent, place: Place) -> object:
     """A scalar as YAML 1.2 reads it; what 1.1 would read as something else again is refused."""
-    text: str = event.value
+    text: str = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), event.value)
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise _Refused(f"{shown(text)} holds what no database keeps: \\0, or half a character", place)
     if not event.implicit[0]:  # quoted

@@ -89,7 +89,7 @@ def test_without_any_whole_checkpoint_a_trial_begins_again(campaign: Campaign, s
 
 
 def test_a_network_interrupted_five_times_ends_bit_for_bit_as_one_that_was_not(campaign: Campaign, say: Say) -> None:
-    campaign.declare(KERAS, budget={"trials": 1, "epochs": 24, "max_failures": 10})
+    campaign.declare(KERAS, budget={"trials": 1, "epochs": 150, "max_failures": 10})
     undisturbed = Campaign(campaign.folder / "undisturbed", 0)
     undisturbed.folder.mkdir()
     undisturbed.declare(campaign.sweep)

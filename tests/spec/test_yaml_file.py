@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -181,3 +182,10 @@ def test_a_value_alone_is_read_as_in_a_file() -> None:
     ]
     with pytest.raises(ValueError, match="a bracket is not closed"):
         parse_value("[1")
+
+
+def test_a_character_that_json_writes_as_two_escapes_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(json.dumps({"name": "dice \U0001f3b2"}))
+    assert "\\ud83c" in path.read_text()
+    assert read_yaml(path)[0] == {"name": "dice \U0001f3b2"}
