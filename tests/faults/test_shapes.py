@@ -18,7 +18,7 @@ Say = Callable[[str, str], None]
 STEPPED = {"height": {"type": "int", "low": 0, "high": 2}}
 WIDE = {f"p{place}": {"type": "float", "low": 0, "high": 1} for place in range(1000)}
 FLAT = {"height": {"type": "float", "low": 0, "high": 1}, "act": "good"}
-SCRIPTS = {"height": {"type": "float", "low": 0, "high": 1}, "学習率": 0.1, "معدل": "ثابت", "é": "🎲", "e\u0301": "NFD"}
+SCRIPTS = {"height": {"type": "float", "low": 0, "high": 1}, "学習率": 0.1, "معدل": "ثابت", "é": "🎲", "nfd": "e\u0301"}
 
 SHAPES = {
     "one trial": ({"budget": {"trials": 1, "epochs": 3}}, 1),
