@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -16,7 +17,7 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from sweeper.errors import LeaseLostError, SweepBusyError
+from sweeper.errors import LeaseLostError, StorageError, SweepBusyError
 from sweeper.failures import Attempt
 from sweeper.trial import Report
 
@@ -60,12 +61,34 @@ _leases = sa.Table(
 )
 
 
+_schema = sa.Table(
+    "sweeper_schema",
+    tables,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+)
+_VERSION = 1
+"""Of these tables. Each that was ever released can be read; a newer one cannot be known here."""
+
+
 def create_tables(engine: sa.Engine) -> None:
-    """Create sweeper's tables where they are missing; safe when several processes do it at once."""
+    """Create sweeper's tables where they are missing; safe when several processes do it at once.
+
+    Raises:
+        StorageError: they were made by a newer sweeper.
+    """
     try:
         tables.create_all(engine)
     except SQLAlchemyError:  # another process made them between the look and the CREATE
         tables.create_all(engine)
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
+    if found is None:
+        with suppress(IntegrityError), engine.begin() as connection:  # another process was first
+            connection.execute(_schema.insert().values(version=_VERSION))
+    elif found > _VERSION:
+        raise StorageError(
+            f"it was written by a newer sweeper (schema {found}; this one knows {_VERSION}): upgrade sweeper"
+        )
 
 
 class Reports:

@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper import __version__
 from sweeper.access import refuse_open_cluster
 from sweeper.checkpoints import CheckpointStore, space_taken
 from sweeper.control import Control
@@ -27,6 +26,7 @@ from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import open_study
 from sweeper.study import SweepStudy
+from sweeper.surroundings import surroundings
 from sweeper.trial import Report
 from sweeper.worker import Job
 
@@ -70,6 +70,7 @@ def run_sweep(
     tracking_uri: str | None = None,
     forked: str | None = None,
     insecure: bool = False,
+    allow_code_change: bool = False,
     listeners: Sequence[Listener] = (),
 ) -> SweepResult:
     """Run a sweep to its end, or take it up where it stands; the same call does both.
@@ -80,6 +81,7 @@ def run_sweep(
         tracking_uri: the MLflow store or server; by default that of the sweep, of MLFLOW_TRACKING_URI, or a local file.
         forked: the name of another sweep in the same storage, whose best points a new sweep tries first.
         insecure: join a Ray cluster elsewhere even if it obeys anyone who reaches it.
+        allow_code_change: go on even if the trainable is not what it was when the trials on record ran.
         listeners: told of every change while the sweep runs.
 
     Raises:
@@ -100,12 +102,13 @@ def run_sweep(
         StopRequest(sweep.budget.timeout) as stop,
         open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
     ):
+        facts = surroundings(study, allow_code_change=allow_code_change)
         _make_folder(folder)
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
         store = {} if has_secret(uri) else {"tracking_uri": uri}
         origin = {"forked": forked} if forked else {}
-        study.record_facts({"folder": str(folder), "sweeper": __version__, **store, **origin})
+        study.record_facts({"folder": str(folder), **facts, **store, **origin})
         notes = _announce_dataset(study, sweep, settled)
         try:
             evaluation = _search(study, Job(settled, folder), projection, address=address, stop=stop)

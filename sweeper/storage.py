@@ -127,7 +127,7 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
     try:
         storage = _connect_in_turn(address, is_file=is_file, is_reader=must_exist)
         create_tables(storage.engine)
-    except (SQLAlchemyError, OSError, RuntimeError) as error:
+    except (SQLAlchemyError, OSError, RuntimeError, StorageError) as error:
         raise StorageError(f"the study's database {shown} cannot be opened: {_first_line(error)}") from error
     try:
         yield Store(storage, storage.engine, shown, Place(file, "the study's database") if file else None)

@@ -16,7 +16,7 @@ ROOMS = [
     {"bridge", "actor"},
     {"worker", "stopping"},
     {"tracking"},
-    {"studies"},
+    {"studies", "surroundings"},
     {"study", "changes"},
     {"durable"},
     {"storage", "owned"},

@@ -99,6 +99,12 @@ Address = Annotated[
 Insecure = Annotated[
     bool, typer.Option("--insecure", metavar="", help="Join a Ray cluster that asks for no token.", show_default=False)
 ]
+AllowCodeChange = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code-change", metavar="", help="Go on though the trainable's code has changed.", show_default=False
+    ),
+]
 Folder = Annotated[
     Path | None,
     typer.Option(

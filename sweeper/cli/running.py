@@ -33,6 +33,7 @@ def run(
     tracking_uri: options.TrackingUri = None,
     address: options.Address = None,
     insecure: options.Insecure = False,
+    allow_code_change: options.AllowCodeChange = False,
     folder: options.Folder = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -58,6 +59,7 @@ def run(
         with options.naming({"name": fork}, name="--fork"):
             sweep = load_sweep(space, options.overrides(settings, {**flags, "name": fork}))
     where = {"folder": folder, "address": address, "insecure": insecure, "tracking_uri": tracking_uri}
+    where |= {"allow_code_change": allow_code_change}
     return _run(sweep, json=json, forked=forked, **where)
 
 
@@ -73,6 +75,7 @@ def resume(
     tracking_uri: options.TrackingUri = None,
     address: options.Address = None,
     insecure: options.Insecure = False,
+    allow_code_change: options.AllowCodeChange = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
@@ -95,6 +98,7 @@ def resume(
         sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": options.quoted(url)})
     uri = tracking_uri or study.facts.get("tracking_uri")
     where = {"folder": study.folder, "address": address, "insecure": insecure, "tracking_uri": uri}
+    where |= {"allow_code_change": allow_code_change}
     return _run(sweep, json=json, **where)
 
 
@@ -104,7 +108,7 @@ def stop(
     debug: options.Debug = False,
 ) -> None:
     """Stop a running sweep in good order, from another terminal; its state is safe."""
-    _order(name, storage, "stop", f"{name} has stopped; go on with: sweeper resume {name}")
+    _order(name, storage, "stop", f"{name} has stopped; go on with: {_command('resume', name)}")
 
 
 def pause(
@@ -113,7 +117,7 @@ def pause(
     debug: options.Debug = False,
 ) -> None:
     """Have a running sweep wait; its trials keep their places and compute nothing after their next report."""
-    _order(name, storage, "pause", f"{name} is paused; go on with: sweeper continue {name}")
+    _order(name, storage, "pause", f"{name} is paused; go on with: {_command('continue', name)}")
 
 
 def continue_(
@@ -131,6 +135,13 @@ def _order(name: str, storage: str, order: Order | None, done: str) -> None:
     if not give_order(name, storage, order):
         raise SweeperError(f"sweep {name!r} does not answer; is its process stopped? See: sweeper list")
     console.print_note(done)
+
+
+def _command(verb: str, name: str) -> str:
+    """The command that comes next, with the storage as it was typed for this one: it may hold references."""
+    typed = sys.argv[1:]
+    storage = [part for at, part in enumerate(typed) if "--storage" in (part.partition("=")[0], *typed[at - 1 : at])]
+    return shlex.join(["sweeper", verb, name, *storage])
 
 
 def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:

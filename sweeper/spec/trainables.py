@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import hashlib
 import importlib
 import os
 import re
@@ -25,11 +26,15 @@ PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 @dataclass(frozen=True)
 class TrainableInfo:
-    """A trainable that exists: where it is, and the class of its first parameter (None: it takes any parameters)."""
+    """A trainable that exists: where it is, and the class of its first parameter (None: it takes any parameters).
+
+    The digest is that of the module that defines it, whatever its comments and its layout.
+    """
 
     module: str
     function: str
     params_model: type[Any] | None
+    digest: str
 
 
 def find_trainable(path: str) -> TrainableInfo:
@@ -42,7 +47,8 @@ def find_trainable(path: str) -> TrainableInfo:
     source = _Source.of(module)
     where, node = source.definition(function)
     annotation = _first_annotation(where, node)
-    return TrainableInfo(module, function, None if annotation is None else where.resolve(annotation))
+    params_model = None if annotation is None else where.resolve(annotation)
+    return TrainableInfo(module, function, params_model, where.digest)
 
 
 def load_trainable(path: str) -> Callable[..., Any]:
@@ -92,6 +98,7 @@ class _Source:
 
     def __init__(self, module: str, tree: ast.Module, *, is_package: bool) -> None:
         self.module = module
+        self._tree = tree
         self._package = module if is_package else module.rpartition(".")[0]
         self._nodes: dict[str, ast.stmt] = {}
         self._imports: dict[str, tuple[str, str]] = {}
@@ -122,6 +129,10 @@ class _Source:
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{spec.origin} cannot be read: {error}") from error
         return cls(module, tree, is_package=spec.submodule_search_locations is not None)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(ast.unparse(self._tree).encode()).hexdigest()
 
     def definition(self, name: str, *, hops: int = 10) -> tuple[_Source, ast.stmt]:
         """The statement that defines a name, and the module it is in; imports are followed."""

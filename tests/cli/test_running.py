@@ -56,8 +56,9 @@ def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_pa
     (tmp_path / "counting.yaml").write_text(SPACE)
     with subprocess.Popen(command("run", "counting.yaml"), env=environment(), stderr=subprocess.PIPE) as driver:
         wait_for(lambda: (tmp_path / "sweeper.db").exists() and bool(list_sweeps(storage)) and steps(storage) > 3)
-        paused = sweeper("pause", "counting")
-        assert paused.returncode == 0 and "counting is paused; go on with: sweeper continue counting" in paused.stderr
+        paused = sweeper("pause", "counting", "--storage", storage)
+        assert paused.returncode == 0
+        assert f"counting is paused; go on with: sweeper continue counting --storage {storage}\n" in paused.stderr
         assert "paused" in sweeper("list").stdout
         before = steps(storage)
         time.sleep(3)
@@ -66,7 +67,7 @@ def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_pa
         assert sweeper("continue", "counting").returncode == 0
         wait_for(lambda: steps(storage) > before + 4)
         stopped = sweeper("stop", "counting")
-        assert stopped.returncode == 0 and "go on with: sweeper resume counting" in stopped.stderr
+        assert stopped.returncode == 0 and "go on with: sweeper resume counting\n" in stopped.stderr
         assert driver.wait(60) == 0
         assert driver.stderr is not None and b"paused; go on with" in driver.stderr.read()
     assert "RUNNING" in {row.state for row in read_study("counting", storage).rows()}
