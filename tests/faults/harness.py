@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -62,17 +62,27 @@ class Campaign:
         self.sweep = base | changes
         (self.folder / "sweep.yaml").write_text(json.dumps(self.sweep))  # JSON is YAML
 
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-        """The command, in a process group of its own; the same each time."""
-        hidden = ("MLFLOW_TRACKING_URI", "SWEEPER_STORAGE", "RAY_ADDRESS")
-        env = {key: value for key, value in os.environ.items() if key not in hidden}
-        env |= {"PYTHONPATH": str(ROOT), MARK: self._mark, **environment}
-        command = [sys.executable, "-m", "tests.faults.driver", "run", "sweep.yaml", "--debug", *options]
+    def start(self, *options: str, before: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
+        """The command, in a process group of its own; the same each time, with what is to stand before it."""
+        command = [*before, sys.executable, "-m", "tests.faults.driver", "run", "sweep.yaml", "--debug", *options]
         command += ["--tracking-uri", self.tracking_uri]
+        env = self._environment() | environment
         with (self.folder / f"{len(self.runs):03d}.log").open("wb") as log:
             run = subprocess.Popen(command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True)
         self.runs.append(run)
         return run
+
+    def sweeper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another command, from another terminal, to its end."""
+        command = [sys.executable, "-m", "sweeper", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=self._environment(), capture_output=True, text=True, timeout=PATIENCE
+        )
+
+    def _environment(self) -> dict[str, str]:
+        hidden = ("MLFLOW_TRACKING_URI", "SWEEPER_STORAGE", "RAY_ADDRESS")
+        own = {key: value for key, value in os.environ.items() if key not in hidden}
+        return own | {"PYTHONPATH": str(ROOT), MARK: self._mark}
 
     def said(self, run: int = -1) -> str:
         """What a run wrote on the terminal."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,8 +37,7 @@ def network(server: Server, seed: int) -> Iterator[Network]:
 
 def sync(campaign: Campaign) -> str:
     """What `sweeper sync` says."""
-    command = [sys.executable, "-m", "sweeper", "sync", campaign.sweep["name"], "--tracking-uri", campaign.tracking_uri]
-    done = subprocess.run(command, cwd=campaign.folder, capture_output=True, text=True, timeout=PATIENCE)
+    done = campaign.sweeper("sync", campaign.sweep["name"], "--tracking-uri", campaign.tracking_uri)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,0 +1,102 @@
+"""Sweeps steered from another terminal, forked, and taken over by another machine, with kills in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.harness import PAPER, PATIENCE, Campaign
+from tests.faults.test_processes import kill_driver, rows_of, starts
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+
+Say = Callable[[str, str], None]
+
+
+def run_to_a_moment(campaign: Campaign) -> subprocess.Popen[bytes]:
+    run = campaign.start()
+    campaign.wait_for(lambda: starts(campaign), run)
+    campaign.wait_for_lines(campaign.random.randint(3, 15), run)
+    return run
+
+
+def test_a_sweep_is_stopped_from_another_terminal_at_random_moments(
+    campaign: Campaign, say: Say, pytestconfig: pytest.Config
+) -> None:
+    times = pytestconfig.getoption("--times")
+    campaign.declare(PAPER, budget={"trials": 4 + 2 * times, "epochs": 8})
+    for _ in range(times):
+        run = run_to_a_moment(campaign)
+        stopped = campaign.sweeper("stop", "paper")
+        assert stopped.returncode == 0, stopped.stderr
+        assert run.wait(30) == 0, campaign.said()
+        campaign.settle()
+    campaign.finish()
+    say("`sweeper stop` at a random moment", f"{times} times: exit code 0, no orphan, all resumed")
+
+
+def test_a_paused_sweep_whose_driver_is_killed_goes_on_unpaused(campaign: Campaign, say: Say) -> None:
+    campaign.declare(PAPER, budget={"trials": 6, "epochs": 20})
+    run = run_to_a_moment(campaign)
+    assert campaign.sweeper("pause", "paper").returncode == 0
+    time.sleep(2)
+    standing = len(campaign.history())
+    time.sleep(5)
+    assert len(campaign.history()) == standing
+    assert campaign.sweeper("continue", "paper").returncode == 0
+    campaign.wait_for_lines(5, run)
+    assert campaign.sweeper("pause", "paper").returncode == 0
+    kill_driver(campaign, run)
+    campaign.finish()
+    say("`kill -9` of the driver of a paused sweep", "nothing happens in 5 s of the pause; resumed, it runs to its end")
+
+
+def test_a_killed_sweep_is_forked_and_both_come_to_their_end(campaign: Campaign, say: Say) -> None:
+    campaign.declare(PAPER)
+    run = campaign.start()
+    campaign.wait_for(lambda: any(row.state == "COMPLETE" for row in rows_of(campaign)) if starts(campaign) else 0, run)
+    kill_driver(campaign, run)
+    wider = {"space": {"height": {"type": "float", "low": 0, "high": 2}}}
+    before = rows_of(campaign)
+    campaign.declare(PAPER, **wider)
+    refused = campaign.start()
+    assert refused.wait(PATIENCE) == 2 and "space.height.high: 1.0 -> 2.0" in campaign.said()
+    assert rows_of(campaign) == before
+    history = campaign.folder / "history.jsonl"
+    first = history.rename(campaign.folder / "first.jsonl")
+    forked = campaign.start("--fork", "wider")
+    assert forked.wait(PATIENCE) == 0, campaign.said()
+    campaign.declare(PAPER, **wider, name="wider")
+    campaign.judge()
+    best = max((row for row in before if row.state == "COMPLETE"), key=lambda row: row.value or 0)
+    assert rows_of(campaign)[0].params == best.params
+    first.rename(history)
+    campaign.declare(PAPER)
+    campaign.finish()
+    say("a changed space, then `--fork` of a killed sweep", "refused with its key; the fork begins with the best point")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a process another host name")
+def test_a_driver_that_wakes_up_after_another_machine_took_over_writes_nothing(campaign: Campaign, say: Say) -> None:
+    campaign.declare(PAPER, budget={"trials": 6, "epochs": 40})
+    sleeper = run_to_a_moment(campaign)
+    campaign.kill(sleeper.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    taker = campaign.start(before=["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"'])
+    before = starts(campaign)
+    campaign.wait_for(lambda: starts(campaign) > before, taker)
+    seconds = time.monotonic() - began
+    campaign.kill(sleeper.pid, signal.SIGCONT)
+    assert sleeper.wait(PATIENCE) == 1, campaign.said(0)
+    assert "lost the lease" in campaign.said(0) and "on elsewhere" in campaign.said(0)
+    assert taker.wait(PATIENCE) == 0, campaign.said()
+    campaign.judge()
+    say(
+        "SIGSTOP of the driver, another machine takes over, SIGCONT",
+        f"taken over after {seconds:.0f} s; the first says that it lost the lease, exit 1, and writes nothing",
+    )
