@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import KERAS, PAPER, PATIENCE, Campaign
+from tests.faults.test_durability import fill
 from tests.faults.test_processes import rows_of, starts
 from tests.tracking.tools import Server
 
@@ -25,31 +27,31 @@ PAUSE = (10.0, 30.0)
 class Storm:
     """Does one fault after the other to a sweep, and keeps it running."""
 
-    def __init__(self, campaign: Campaign, server: Server) -> None:
+    def __init__(self, campaign: Campaign, server: Server, disk: Path | None) -> None:
         self.campaign = campaign
         self.done: Counter[str] = Counter()
         self._server = server
-        self._run = campaign.start()
+        self._disk = disk
+        self._trials = int(campaign.sweep["budget"]["trials"])
+        self._run = self._start()
 
-    def strike(self) -> bool:
-        """One fault; False when the sweep has come to its end."""
-        if self._run.poll() is not None and not self._restart():
-            return False
+    def strike(self) -> None:
+        """One fault, to a sweep that runs: one that was ended goes on, and one that is done is extended."""
+        if self._run.poll() is not None:
+            if self._run.returncode in DONE:
+                self._trials += 10
+            self._run = self._start()
         fault = self.campaign.random.choice(FAULTS)
         if fault(self):
             self.done[fault.__name__.strip("_").replace("_", " ")] += 1
-        return True
 
     def calm(self) -> None:
         """Let the sweep come to its end."""
-        while self._run.wait(10 * PATIENCE) not in (0, 3):
-            self._restart()
+        while self._run.wait(10 * PATIENCE) not in DONE:
+            self._run = self._start()
 
-    def _restart(self) -> bool:
-        if self._run.returncode in (0, 3):
-            return False
-        self._run = self.campaign.start()
-        return True
+    def _start(self) -> subprocess.Popen[bytes]:
+        return self.campaign.start("--trials", str(self._trials))
 
     def _end(self, run: subprocess.Popen[bytes]) -> None:
         assert run.wait(PATIENCE) is not None
@@ -98,6 +100,13 @@ class Storm:
         self._server.start()
         return True
 
+    def _fill_disk(self) -> bool:
+        if self._disk is not None:
+            filler = fill(self._disk)
+            time.sleep(self.campaign.random.uniform(1, 10))
+            filler.unlink()
+        return self._disk is not None
+
 
 FAULTS = [
     Storm._kill_driver,
@@ -108,7 +117,10 @@ FAULTS = [
     Storm._interrupt_driver,
     Storm._stop_worker_for_a_while,
     Storm._kill_mlflow,
+    Storm._fill_disk,
 ]
+DONE = (0, 3)
+"""Exit codes of a sweep that has come to its end."""
 
 
 @pytest.fixture
@@ -119,33 +131,52 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A small file system for studies and checkpoints, where one can be mounted."""
+    if os.geteuid() != 0:
+        yield None
+        return
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "none", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def test_a_storm_of_random_faults_loses_nothing(
-    campaign: Campaign, say: Say, server: Server, pytestconfig: pytest.Config
+    campaign: Campaign, say: Say, server: Server, disk: Path | None, pytestconfig: pytest.Config
 ) -> None:
-    """Trials enough that the faults go on for as long as was asked: nine tenths of them on paper, a tenth networks."""
+    """As long as was asked: four fifths of it over trials on paper, a fifth over networks, a tenth of all trials."""
     minutes = pytestconfig.getoption("--minutes")
     trials = max(10, round(minutes * 200 / 30))
     paper = {"trials": trials - trials // 10, "epochs": 40, "max_failures": 50}
-    networks = {"trials": trials // 10, "epochs": 8, "max_failures": 50}
+    networks = {"trials": trials // 10, "epochs": 100, "max_failures": 50}
     seen = []
     for base, budget, share in ((PAPER, paper, 0.8), (KERAS, networks, 0.2)):
-        folder = campaign.folder / str(base["name"])
-        folder.mkdir()
-        part = Campaign(folder, campaign.random.randrange(2**32))
-        pace = {"space": PAPER["space"] | {"pause": 0.25}} if base is PAPER else {}
+        name = str(base["name"])
+        part = Campaign(campaign.folder / name, campaign.random.randrange(2**32))
+        part.folder.mkdir()
+        if disk is not None:
+            (disk / name).mkdir()
+            (disk / name / "sweeps").mkdir()
+            for what in ("sweeps", "sweeper.db"):
+                (part.folder / what).symlink_to(disk / name / what)
+        pace = {"space": PAPER["space"] | {"pause": 0.5}} if base is PAPER else {}
         part.declare(base | pace, budget=budget, pruner={"type": "median", "n_startup_trials": 4, "min_epochs": 4})
         part.tracking_uri = server.url
         try:
-            seen.append(_weather(part, server, minutes * 60 * share))
+            seen.append(_weather(part, server, disk, minutes * 60 * share))
         finally:
             part.clean_up()
-    say(f"random faults for {minutes:g} minutes over {trials} trials", "; ".join(seen))
+    say(f"random faults for {minutes:g} minutes, one every 10 to 30 s", "; ".join(seen))
 
 
-def _weather(part: Campaign, server: Server, seconds: float) -> str:
-    storm = Storm(part, server)
+def _weather(part: Campaign, server: Server, disk: Path | None, seconds: float) -> str:
+    storm = Storm(part, server, disk)
     end = time.monotonic() + seconds
-    while time.monotonic() < end and storm.strike():
+    while time.monotonic() < end:
+        storm.strike()
         time.sleep(part.random.uniform(*PAUSE))
     storm.calm()
     part.judge()
