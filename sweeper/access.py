@@ -28,7 +28,7 @@ def refuse_open_cluster(address: str | None) -> None:
     if asked == "local" or os.environ.get("RAY_USE_TLS") == "1":  # with TLS both sides prove who they are
         return
     found = _found_by_ray() if asked == "auto" else asked.rpartition("://")[2]
-    if found and not _is_loopback(found) and _lets_anyone_in(found):
+    if found and not is_loopback(found) and _lets_anyone_in(found):
         raise InputError(
             f"the Ray cluster at {asked} runs what anyone who reaches it sends: it asks for no token. Start it with "
             "RAY_AUTH_MODE=token (https://docs.ray.io/en/latest/ray-security/token-auth.html), or say --insecure"
@@ -41,7 +41,7 @@ def _found_by_ray() -> str | None:
     return canonicalize_bootstrap_address("auto")  # type: ignore[no-any-return]
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     host = address.rpartition(":")[0].strip("[]") or address
     try:
         found = {ipaddress.ip_address(place[4][0]) for place in socket.getaddrinfo(host, None)}

@@ -9,6 +9,7 @@ SweeperError                 1   anything sweeper explains in one message
 ├── StorageError            74   the study's database or the sweep's folder cannot be read or written
 ├── LeaseLostError           1   another process has taken the sweep over
 ├── StoppedError           130   a signal came while the sweep waited for its database (143: SIGTERM)
+├── BackendError            69   where a sweep is to run, or runs, cannot be reached or refuses
 └── TrackingError           69   MLflow cannot be reached or refuses
 
 Inside a worker only:
@@ -95,6 +96,12 @@ class StoppedError(SweeperError):
 
 class TrackingError(SweeperError):
     """MLflow cannot be reached, or refuses what sweeper asks of it."""
+
+    exit_code = 69
+
+
+class BackendError(SweeperError):
+    """The cluster that a sweep is submitted to cannot be reached, or refuses what sweeper asks of it."""
 
     exit_code = 69
 

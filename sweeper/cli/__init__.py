@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli import running, verbs
+from sweeper.cli import remote, running, verbs
 from sweeper.errors import SweeperError
 from sweeper.private import private_files
 
@@ -22,6 +22,9 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "stop": running.stop,
     "pause": running.pause,
     "continue": running.continue_,
+    "submit": remote.submit,
+    "status": remote.status,
+    "logs": remote.logs,
     "validate": verbs.validate,
     "schema": verbs.schema,
     "list": verbs.list_sweeps,
@@ -37,7 +40,7 @@ EXIT_CODES = {
     1: "an error, or no trial completed; `doctor` found a fault",
     2: "what was asked for is wrong; nothing was started",
     3: "done, but some trials failed",
-    69: "MLflow cannot be reached",
+    69: "MLflow, or the cluster that is asked, cannot be reached",
     74: "the study's database or the sweep's folder cannot be used",
     75: "Ray died; the same command goes on from there",
     130: "stopped by Ctrl-C; the same command goes on from there",

@@ -50,6 +50,13 @@ def emit(text: str) -> None:
     sys.stdout.flush()
 
 
+def emit_text(text: str) -> None:
+    """Print a piece of what another process printed: its lines, without what could steer the terminal."""
+    for line in text.splitlines(keepends=True):
+        sys.stdout.write(clean(line.rstrip("\n")) + ("\n" if line.endswith("\n") else ""))
+    sys.stdout.flush()
+
+
 def print_error(message: str) -> None:
     """One red line per fault; passwords and what could steer the terminal are taken out."""
     for line in redact(message).splitlines() or [""]:

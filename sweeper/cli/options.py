@@ -47,6 +47,14 @@ def _address(context: typer.Context, parameter: typer.CallbackParam, address: st
     return address
 
 
+def _head(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
+    from sweeper.spec.urls import fault_of_url
+
+    if address is not None and (fault := fault_of_url(address, ("http", "https"))):
+        raise InputError(f"--address: {fault}")
+    return address
+
+
 Files = Annotated[list[Path], typer.Argument(metavar="SPACE.yaml...", help="Sweep files.", show_default=False)]
 File = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The sweep file.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a sweep.", show_default=False)]
@@ -95,6 +103,20 @@ Address = Annotated[
     typer.Option(
         "--address", metavar="HOST:PORT", callback=_address, help="A Ray cluster; else RAY_ADDRESS, else this machine."
     ),
+]
+Head = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        metavar="URL",
+        callback=_head,
+        help="The dashboard of a Ray cluster, http://HEAD:8265.",
+    ),
+]
+Follow = Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Stay until it ends.", show_default=False)]
+TrackingThere = Annotated[
+    str, typer.Option("--tracking-uri", metavar="URI", help="MLflow's server; else the cluster's MLFLOW_TRACKING_URI.")
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", metavar="", help="Join a Ray cluster that asks for no token.", show_default=False)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import console, options, report
+from sweeper.cli import console, options, remote, report
 from sweeper.cli.live import LiveProgress
 from sweeper.errors import InputError, SweeperError
 
@@ -105,9 +105,15 @@ def resume(
 def stop(
     name: options.Name,
     storage: options.Storage = options.DEFAULT_STORAGE,
+    address: options.Head = None,
+    insecure: options.Insecure = False,
     debug: options.Debug = False,
 ) -> None:
-    """Stop a running sweep in good order, from another terminal; its state is safe."""
+    """Stop a running sweep in good order, from another terminal; its state is safe. With --address, one submitted."""
+    if address is not None:
+        remote.backend(address, insecure).stop(name)
+        console.print_note(f"{name} has stopped; submit it again to go on")
+        return
     _order(name, storage, "stop", f"{name} has stopped; go on with: {_command('resume', name)}")
 
 

@@ -51,6 +51,20 @@ def find_trainable(path: str) -> TrainableInfo:
     return TrainableInfo(module, function, params_model, where.digest)
 
 
+def root_of(path: str) -> Path:
+    """The folder that the trainable's module is imported from.
+
+    Raises:
+        InputError: there is no such module.
+    """
+    module, _ = _split(path)
+    spec = _locate(module.partition(".")[0])
+    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
+        raise InputError(f"there is no module {module!r} in {os.getcwd()} or on Python's path")
+    place = next(iter(spec.submodule_search_locations or ()), spec.origin)
+    return Path(str(place)).resolve().parent
+
+
 def load_trainable(path: str) -> Callable[..., Any]:
     """Import a trainable.
 

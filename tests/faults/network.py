@@ -12,13 +12,18 @@ _ERROR = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: 
 
 
 class Network:
-    """Relays TCP connections to a port in one of its moods: passes, slow, hangs, errors, loses."""
+    """Relays TCP connections to a port in one of its moods: passes, slow, hangs, errors, loses.
 
-    def __init__(self, port: int, seed: int) -> None:
+    It loses nothing but the answer to the next request that begins as `deaf_to`, where that is set.
+    """
+
+    def __init__(self, port: int, seed: int, *, host: str = "127.0.0.1") -> None:
         self.mood = "passes"
+        self.deaf_to: bytes | None = None
         self.lost = 0
         self._random = random.Random(seed)
-        self._port = port
+        self._host, self._port = host, port
+        self._deaf: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -35,7 +40,7 @@ class Network:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError), client, socket.create_connection(("127.0.0.1", self._port)) as server:
+        with suppress(OSError), client, socket.create_connection((self._host, self._port)) as server:
             threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
             while request := _receive(client):
                 if self.mood == "slow":
@@ -45,13 +50,16 @@ class Network:
                 elif self.mood == "errors":
                     client.sendall(_ERROR)
                     return
+                if self.deaf_to is not None and request.startswith(self.deaf_to):
+                    self._deaf.add(server)
                 server.sendall(request)
             server.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
         """What the server says; of an answer that is lost, the server has done what was asked."""
         while answer := _receive(server):
-            if self.mood == "loses" and self._random.random() < 0.3:
+            if server in self._deaf or (self.mood == "loses" and self._random.random() < 0.3):
+                self._deaf.discard(server)
                 self.lost += 1
                 answer = b""
             with suppress(OSError):  # who asked may be gone

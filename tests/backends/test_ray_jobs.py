@@ -1,0 +1,255 @@
+"""Sweeps submitted to a real Ray cluster that asks for a token, over a network that may be cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sweeper.backends import Submission, ray_jobs
+from sweeper.backends.ray_jobs import RayJobs
+from sweeper.errors import BackendError, InputError, SweeperError
+from sweeper.studies import read_study
+from tests.faults.network import Network
+
+ROOT = Path(__file__).parents[2]
+
+TRAINABLE = """
+import time
+
+def train(params, trial):
+    value = float((trial.checkpoint / "value").read_text()) if trial.checkpoint else 0.0
+
+    def save(folder):
+        (folder / "value").write_text(str(value))
+
+    while trial.step < trial.reports:
+        time.sleep(0.1)
+        value += params["height"]
+        trial.report({"score": value}, checkpoint=save)
+"""
+
+
+def steps(storage: str, name: str) -> int:
+    try:
+        return sum(row.step for row in read_study(name, storage).rows())
+    except SweeperError:  # it has not begun
+        return 0
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray cluster of one node."""
+
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.2:{self.port}"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory, cluster_python: Path) -> Iterator[Head]:
+    folder, head = tmp_path_factory.mktemp("head"), Head(free_port(), secrets.token_hex(32))
+    path = f"{cluster_python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head.token, "HOME": str(folder), "PYTHONPATH": str(ROOT)}
+    command = [cluster_python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.2", f"--port={free_port()}", "--dashboard-host=127.0.0.2"]
+    command += [f"--dashboard-port={head.port}", f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=2"]
+    command += ["--object-store-memory=100000000"]
+    with (folder / "log").open("wb") as log:
+        environment = {**os.environ, **own, "PATH": path}
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while b"RAY_ADDRESS" not in (said := (folder / "log").read_bytes()) and b"Ray runtime started" not in said:
+        assert process.poll() is None and time.monotonic() < deadline, said.decode()
+        time.sleep(0.2)
+    yield head
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture
+def jobs(head: Head, monkeypatch: pytest.MonkeyPatch) -> RayJobs:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return RayJobs(head.url)
+        except BackendError:  # the dashboard comes up a little later than the rest
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Submission]:
+    """A sweep of a trainable of the user's own, in the folder that the command is given in."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "own.py").write_text(TRAINABLE)
+    monkeypatch.chdir(home)
+
+    def submission(name: str, **budget: int) -> Submission:
+        sweep = {
+            "name": name,
+            "trainable": "own:train",
+            "objective": {"metric": "score"},
+            "budget": {"trials": 2, "epochs": 10, **budget},
+            "space": {"height": {"type": "float", "low": 0.0, "high": 1.0}},
+            "pruner": {"type": "none"},
+            "storage": f"sqlite:///{tmp_path / 'there.db'}",
+        }
+        options = ("--dir", str(tmp_path / name), "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+        return Submission(name, json.dumps(sweep), options)
+
+    return submission
+
+
+class TestOnACluster:
+    pytestmark = pytest.mark.long
+
+    def test_a_sweep_is_submitted_and_followed_to_its_end(
+        self, jobs: RayJobs, submission: Callable[..., Submission], tmp_path: Path
+    ) -> None:
+        assert jobs.submit(submission("followed")) == "followed was submitted as job sweeper-followed-1"
+        said = "".join(jobs.logs("followed", follow=True))
+        assert "2 of 2 ended" in said and said.count("running 2 trials at a time") == 1
+        status = jobs.status("followed")
+        assert (status.state, status.attempt, status.details["exit code"]) == ("succeeded", 1, "0")
+        rows = read_study("followed", f"sqlite:///{tmp_path / 'there.db'}").rows()
+        assert [row.state for row in rows] == ["COMPLETE"] * 2
+
+    def test_a_sweep_that_was_stopped_goes_on_when_it_is_submitted_again(
+        self, jobs: RayJobs, submission: Callable[..., Submission], tmp_path: Path
+    ) -> None:
+        storage = f"sqlite:///{tmp_path / 'there.db'}"
+        jobs.submit(submission("stopped", epochs=60))
+        assert "running already, as job sweeper-stopped-1" in jobs.submit(submission("stopped", epochs=60))
+        deadline = time.monotonic() + 120
+        while not steps(storage, "stopped"):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        jobs.stop("stopped")
+        assert jobs.status("stopped").state == "stopped"
+        assert "the state is safe" in "".join(jobs.logs("stopped", follow=False))
+        stood = {row.number: row.step for row in read_study("stopped", storage).rows()}
+        assert any(stood.values())
+        with pytest.raises(InputError, match="is not running there"):
+            jobs.stop("stopped")
+        assert "sweeper-stopped-2; it goes on where attempt 1 ended" in jobs.submit(submission("stopped", epochs=60))
+        "".join(jobs.logs("stopped", follow=True))
+        study = read_study("stopped", storage)
+        assert [(row.state, row.step, row.attempt) for row in study.rows()] == [("COMPLETE", 60, 2)] * 2
+        assert {a.step for row in study.rows() for a in study.history.of(row.number)} == set(stood.values())
+
+    def test_a_submission_whose_answer_is_lost_runs_once(
+        self, jobs: RayJobs, head: Head, submission: Callable[..., Submission]
+    ) -> None:
+        network = Network(head.port, 0, host="127.0.0.2")
+        network.deaf_to = b"POST /api/jobs/ "
+        try:
+            far = RayJobs(network.url)
+            assert "sweeper-lost-1" in far.submit(submission("lost"))
+            assert network.lost == 1
+            network.deaf_to = None
+            assert "sweeper-lost-1" in far.submit(submission("lost")) or far.status("lost").attempt == 2
+            "".join(jobs.logs("lost", follow=True))
+        finally:
+            network.close()
+
+    def test_the_log_is_followed_through_an_outage_of_the_network(
+        self, jobs: RayJobs, head: Head, submission: Callable[..., Submission]
+    ) -> None:
+        network = Network(head.port, 0, host="127.0.0.2")
+        try:
+            far = RayJobs(network.url)
+            far.submit(submission("cut", epochs=60))
+            said = ""
+            for text in far.logs("cut", follow=True):
+                if not said:
+                    network.mood = "errors"
+                    threading.Timer(4, setattr, (network, "mood", "passes")).start()
+                said += text
+        finally:
+            network.close()
+        assert said == "".join(jobs.logs("cut", follow=False))
+        assert "2 of 2 ended" in said
+
+    def test_a_wrong_token_and_none_are_told_apart(
+        self, jobs: RayJobs, head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
+        with pytest.raises(BackendError, match="refuses the token in RAY_AUTH_TOKEN$"):
+            RayJobs(head.url)
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        with pytest.raises(BackendError, match="asks for a token; put it into RAY_AUTH_TOKEN"):
+            RayJobs(head.url)
+
+    def test_a_sweep_that_nobody_submitted_is_unknown(self, jobs: RayJobs) -> None:
+        for ask in (jobs.status, jobs.stop, lambda name: list(jobs.logs(name, follow=True))):
+            with pytest.raises(InputError, match="no sweep 'nobody' was submitted"):
+                ask("nobody")
+
+
+def test_a_cluster_that_is_not_there_is_said_in_one_line() -> None:
+    with pytest.raises(BackendError, match=r"cannot be reached; is it the dashboard's address\?$"):
+        RayJobs("http://127.0.0.1:1")
+
+
+def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_jobs, "_PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(BackendError, match="does not answer"):
+            RayJobs(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+class _Open(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = json.dumps({"authentication_mode": "disabled", "ray_version": "2.60.0", "version": "4"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""
+
+
+def test_a_cluster_elsewhere_that_asks_for_no_token_is_refused_unless_someone_insists() -> None:
+    server = HTTPServer(("0.0.0.0", 0), _Open)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    found = [
+        place.address for places in psutil.net_if_addrs().values() for place in places if place.family == socket.AF_INET
+    ]
+    elsewhere = next((address for address in found if not address.startswith("127.")), None)
+    if elsewhere is None:
+        pytest.skip("this machine has no address but its own")
+    url = f"http://{elsewhere}:{server.server_port}"
+    try:
+        with pytest.raises(InputError, match="asks for no token.*--insecure"):
+            RayJobs(url)
+        RayJobs(url, insecure=True)
+    finally:
+        server.shutdown()
+        server.server_close()
