@@ -38,6 +38,7 @@ def ray_cluster(address: str | None, stop: StopRequest) -> Iterator[None]:
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweeperError(f"Ray at {address or os.environ['RAY_ADDRESS']} cannot be reached: {error}") from error
+    _hush()
     stop.install()  # ray.init has put its own handler for SIGTERM in the place of ours
     ended = threading.Event()
     if address == "local":
@@ -52,6 +53,16 @@ def ray_cluster(address: str | None, stop: StopRequest) -> Iterator[None]:
         # A handle of Ray's that is freed after the shutdown ends the process at once, with exit code 1.
         gc.collect()
         ray.shutdown()
+
+
+def _hush() -> None:
+    """Have Ray keep to itself which of its processes died: it tells a page of it on stdout, whatever is asked of it.
+
+    The study says what it means for the sweep; stdout is for results.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *message, **how: None
 
 
 def _die_with_ray(ended: threading.Event) -> None:

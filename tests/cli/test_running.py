@@ -81,6 +81,14 @@ def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_pa
 
 
 @pytest.mark.long
+def test_a_worker_that_dies_leaves_stdout_to_the_result(tmp_path: Path) -> None:
+    (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "crash_once").replace("trials: 6", "trials: 2"))
+    done = sweeper("run", "counting.yaml", "--json")
+    assert json.loads(done.stdout)["counts"] == {"COMPLETE": 2}
+    assert "its worker died; attempt 2 follows" in done.stderr and "raylet" not in done.stderr
+
+
+@pytest.mark.long
 def test_a_sweep_that_does_not_run_takes_no_orders(tmp_path: Path) -> None:
     (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 2"))
     assert sweeper("run", "counting.yaml").returncode == 0
