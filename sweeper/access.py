@@ -64,6 +64,18 @@ def _lets_anyone_in(address: str) -> bool:
     return True
 
 
+def show_token() -> None:
+    """Have Ray prove with its token who this process is, if the environment holds one.
+
+    By itself it does so only where RAY_AUTH_MODE says so too; a cluster that asks for none does not mind.
+    """
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # which reads the environment again: Ray did when it was imported
+
+
 @contextmanager
 def ours_alone() -> Iterator[None]:
     """Make the Ray that is started in the block one that only this process and its workers can talk to.
@@ -72,13 +84,11 @@ def ours_alone() -> Iterator[None]:
     it listens on the loopback address only, as it does on macOS and Windows by itself.
     """
     from ray._private import ray_constants
-    from ray._raylet import Config  # type: ignore[attr-defined]
 
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         # Ray would leave a token readable by everyone in the home directory; one of our own never meets the disk.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ["RAY_AUTH_MODE"] = "token"
-    Config.initialize("")  # which reads the environment again: Ray did when it was imported
+    show_token()
     joins_clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         yield

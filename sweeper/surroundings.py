@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sweeper.errors import InputError
 from sweeper.spec import Sweep
 from sweeper.spec.trainables import find_trainable
 from sweeper.study import SweepStudy
+from sweeper.versions import versions
 
 _PACKAGES = ("sweeper", "keras", "tensorflow", "numpy", "optuna", "ray")
 
@@ -20,33 +19,23 @@ def surroundings(study: SweepStudy, *, allow_code_change: bool) -> dict[str, Any
     Raises:
         InputError: the trainable is another one by now, and nobody said that it may be.
     """
-    code, versions = _code(study.sweep), _versions()
+    code, now = _code(study.sweep), versions(_PACKAGES)
     if any(row.step for row in study.rows()):
-        before = {**versions, **study.facts.get("versions", {})}
-        changes = [f"{name} {now} (was {before[name]})" for name, now in versions.items() if now != before[name]]
+        before = {**now, **study.facts.get("versions", {})}
+        changes = [f"{name} {number} (was {before[name]})" for name, number in now.items() if number != before[name]]
         if code != study.facts.get("code", code):
             if not allow_code_change:
                 raise InputError(_refusal(study.sweep))
             changes.append(f"another code of {study.sweep.trainable}")
         if changes:
             study.announce(f"going on with {', '.join(changes)}")
-    return {"code": code, "versions": versions}
+    return {"code": code, "versions": now}
 
 
 def _code(sweep: Sweep) -> str:
     """What tells the code of a trainable from another; that of sweeper's own goes with its version."""
     info = find_trainable(sweep.trainable)
     return "sweeper" if info.module.partition(".")[0] == "sweeper" else info.digest
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a trainable may do without it
-            continue
-    return found
 
 
 def _refusal(sweep: Sweep) -> str:

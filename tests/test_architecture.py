@@ -13,7 +13,7 @@ ROOMS = [
     {"backends"},
     {"run"},
     {"control", "preflight"},
-    {"tuning", "cluster", "access", "shipping"},
+    {"tuning", "cluster", "access", "shipping", "survey"},
     {"bridge", "actor"},
     {"worker", "stopping"},
     {"tracking"},
@@ -28,12 +28,12 @@ ROOMS = [
     {"checkpoints", "failures"},
     {"paths", "places"},
     {"errors"},
-    {"redaction", "private"},
+    {"redaction", "private", "versions"},
 ]
 ONLY_IN = {
     "ray.tune": {"tuning", "actor"},
     "mlflow": {"tracking", "cli"},
-    "ray": {"tuning", "actor", "cluster", "access", "cli", "backends"},
+    "ray": {"tuning", "actor", "cluster", "access", "cli", "backends", "survey"},
 }
 
 

@@ -1,0 +1,91 @@
+"""What the nodes of a cluster have of what a sweep needs there, found out by a task on each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweeper.versions import versions
+
+_PATIENCE = 60.0
+"""Seconds that a node has to answer; it may have to start a process for that."""
+_STRICT = ("python", "ray", "sweeper")
+_PACKAGES = ("ray", "sweeper", "tensorflow", "keras", "numpy")
+
+
+@dataclass(frozen=True)
+class NodeSurvey:
+    """What was found on one node: its GPUs, what keeps a sweep from running there, what is only worth a word."""
+
+    node: str
+    gpus: float
+    faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def survey(folder: Path) -> list[NodeSurvey]:
+    """Ask every node that is alive; to be called where Ray is connected.
+
+    Args:
+        folder: there already, and to be shared by all of them.
+    """
+    probe = folder / f".probe-{uuid4().hex}"
+    probe.write_text("here")
+    try:
+        return list(_answers(probe))
+    finally:
+        for left in folder.glob(f"{probe.name}*"):
+            left.unlink(missing_ok=True)
+
+
+def _answers(probe: Path) -> Iterator[NodeSurvey]:
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_look)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    asked = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(probe))
+        for node in nodes
+    ]
+    deadline = time.monotonic() + _PATIENCE
+    for node, answer in zip(nodes, asked, strict=True):
+        name, gpus = node["NodeManagerAddress"], node["Resources"].get("GPU", 0.0)
+        try:
+            found, written = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
+        except GetTimeoutError:
+            yield NodeSurvey(name, gpus, ("does not answer",))
+        except RayError as error:  # as where sweeper is not installed
+            yield NodeSurvey(name, gpus, (f"cannot be asked ({str(error).strip().splitlines()[-1]})",))
+        else:
+            faults, notes = _differences(found)
+            if written is None or not Path(written).exists():
+                faults.append(f"does not share {probe.parent}")
+            yield NodeSurvey(name, gpus, tuple(faults), tuple(notes))
+
+
+def _differences(there: dict[str, str]) -> tuple[list[str], list[str]]:
+    """What of the versions on a node keeps a sweep from running, and what is only another."""
+    faults: list[str] = []
+    notes: list[str] = []
+    for package, number in versions(_PACKAGES).items():
+        if there.get(package) != number:
+            text = f"has {package} {there.get(package, 'not at all')}, and here it is {number}"
+            (faults if package in _STRICT else notes).append(text)
+    return faults, notes
+
+
+def _look(probe: str) -> tuple[dict[str, str], str | None]:
+    """What a node has: its versions, and the file it wrote beside the one that the driver did; None if it sees none."""
+    try:
+        Path(probe).read_text()
+        answer = Path(f"{probe}-{uuid4().hex}")
+        answer.write_text("there")
+    except OSError:
+        return versions(_PACKAGES), None
+    return versions(_PACKAGES), str(answer)

@@ -1,0 +1,93 @@
+"""Nodes asked for real: Ray's processes of a second node on this machine, with other eyes than those of the first."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray._raylet import Config
+
+from sweeper.access import show_token
+from sweeper.survey import NodeSurvey, survey
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="hides files from a process"),
+]
+Node = Callable[..., None]
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """Starts nodes of one cluster: the first is its head."""
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        address = f"127.0.0.2:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    show_token()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*before: str, **environment: str) -> None:
+        place = len(started) + 2
+        where = ["--head", f"--port={address.rpartition(':')[2]}"] if not started else [f"--address={address}"]
+        command = [*before, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        command += [*where, f"--node-ip-address=127.0.0.{place}", "--num-cpus=1", "--object-store-memory=80000000"]
+        with (tmp_path / f"{place}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--include-dashboard=false"] if not started else command,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        started.append(process)
+        deadline = time.monotonic() + 90
+        while b"Ray runtime started" not in (said := (tmp_path / f"{place}.log").read_bytes()):
+            assert process.poll() is None and time.monotonic() < deadline, said.decode()
+            time.sleep(0.2)
+        if len(started) == 1:
+            ray.init(address, log_to_driver=False)
+        while len(ray.nodes()) < len(started):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    yield start
+    ray.shutdown()
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    monkeypatch.undo()
+    Config.initialize("")  # Ray is to forget the token as well
+
+
+def surveyed(folder: Path) -> dict[str, NodeSurvey]:
+    return {found.node: found for found in survey(folder)}
+
+
+def test_nodes_that_lack_what_a_sweep_needs_are_found(node: Node, tmp_path: Path) -> None:
+    shared, other = tmp_path / "shared", tmp_path / "other"
+    shared.mkdir()
+    for name, number in (("keras", "0.1"), ("sweeper", "0.0.1")):
+        (other / f"{name}-{number}.dist-info").mkdir(parents=True)
+        (other / f"{name}-{number}.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: {number}\n")
+    node()
+    node("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {shared} && exec "$0" "$@"')
+    node(PYTHONPATH=f"{other}:{os.environ.get('PYTHONPATH', '')}")
+    found = surveyed(shared)
+    assert (found["127.0.0.2"].faults, found["127.0.0.2"].notes) == ((), ())
+    assert found["127.0.0.3"].faults == (f"does not share {shared}",)
+    (fault,) = found["127.0.0.4"].faults
+    assert fault.startswith("has sweeper 0.0.1, and here it is ")
+    (note,) = found["127.0.0.4"].notes
+    assert note.startswith("has keras 0.1, and here it is ")
+    assert list(shared.iterdir()) == []
