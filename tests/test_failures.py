@@ -13,6 +13,11 @@ The actor is dead because its worker process has died. Worker exit type: SYSTEM_
 unexpectedly exits with a connection error code 2. End of file. There are some potential root causes. (1) The process is
 killed by SIGKILL by OOM killer due to high memory usage. (2) ray stop --force is called. (3) ..."""
 
+AT_THE_START = """The actor died because of an error raised in its creation task, ray::Worker.__init__() (pid=1)
+  File "actor.py", line 60, in setup
+    self._run = TaskRun(job, task)
+"""
+
 
 def after(*kinds: Kind, max_failures: int = 3) -> float | None:
     """Seconds until the next attempt of a trial whose attempts failed like this; None: there is none."""
@@ -82,6 +87,16 @@ def test_exceptions_are_told_apart(error: BaseException, kind: Kind) -> None:
             "error",
             "could not start (ImportError",
         ),
+        (f"{AT_THE_START}ConnectionResetError: [Errno 104] by peer", "io", "could not start (ConnectionResetError"),
+        (
+            f"{AT_THE_START}FileNotFoundError: data.csv\nis missing",
+            "error",
+            "could not start (FileNotFoundError: data.csv)",
+        ),
+        (f"{AT_THE_START}models.NoSuchModel: gru", "error", "could not start (models.NoSuchModel: gru)"),
+        (f"{AT_THE_START}ray.exceptions.ObjectLostError: Failed", "crash", "died while it started (ray.exceptions"),
+        (f"{AT_THE_START}", "crash", "died while it started (no word why)"),
+        ("The actor 1e0a is unavailable: RpcError: Socket closed", "crash", "could not be reached"),
         ("", "crash", "its worker died"),
     ],
 )
