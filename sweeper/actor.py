@@ -29,6 +29,8 @@ _PASSWORDS = (
     "PGPASSWORD",
     "MYSQL_PWD",
 )
+_NODE_ID = "ray.io/node-id"
+
 _ADDRESSES = ("SWEEPER_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
@@ -40,6 +42,12 @@ class Worker(tune.Trainable):  # type: ignore[misc]
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         super().__init__(*args, **kwargs)
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What a trial needs of a node, and which nodes it is not to have; warm workers are reused among equals."""
+        avoided = {_NODE_ID: f"!in({', '.join(config['avoided'])})"} if config["avoided"] else {}
+        return tune.PlacementGroupFactory([config["asked"]], bundle_label_selector=[avoided])
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         assert job is not None

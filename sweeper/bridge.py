@@ -32,7 +32,7 @@ class Bridge:
         self,
         study: SweepStudy,
         *,
-        parallel: int,
+        parallel: Callable[[], int],
         must_evaluate: Callable[[TrialRow], bool],
         should_stop: Callable[[], bool],
         search: bool = True,
@@ -57,7 +57,7 @@ class Bridge:
         """The next task, None for "none now", `FINISHED` when all is done."""
         if self.should_stop():
             return FINISHED
-        if self._search and self._study.running() >= self._parallel:
+        if self._search and self._study.running() >= self._parallel():
             return None
         if self._search and self._study.has_next():
             row = self._study.ask()
@@ -102,16 +102,20 @@ class Bridge:
     def has_failed(self, task: Task) -> bool:
         return not task.evaluate and self._study.row(task.number).state == "FAIL"
 
-    def lose(self, task: Task, failure: Failure) -> None:
-        """The worker of a task is gone."""
+    def lose(self, task: Task, failure: Failure, node: str | None = None) -> None:
+        """The worker of a task is gone, on this node."""
         if self.should_stop():  # ended with the run; the next one takes the trial up
             return
         if not task.evaluate:
-            self._study.fail(task.number, failure)
+            self._study.fail(task.number, failure, node=node)
         elif self._evaluations < _EVALUATIONS:
             self._is_evaluated = False
         else:
             logger.warning("the best trial could not be evaluated: %s", failure.reason)
+
+    def forgive(self, attempts: list[tuple[int, int]]) -> None:
+        """Attempts that failed are not to count any more against their trials, given by both their numbers."""
+        self._study.forgive(attempts)
 
     def should_stop(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""The Ray cluster that a sweep runs on: joined, or started for it, and how much room it has."""
+"""The Ray cluster that a sweep runs on: joined, or started for it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import psutil
 import ray
 
 from sweeper.access import ours_alone
-from sweeper.errors import ResourceError, SweeperError
+from sweeper.errors import SweeperError
 from sweeper.private import private_folder
-from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 
 
@@ -83,28 +82,22 @@ def _die_with_ray(ended: threading.Event) -> None:
 
 
 def _local_options() -> dict[str, Any]:
-    """No dashboard: it is a port that runs what it is sent. And no more CPUs than `taskset` and the like leave us."""
+    """No dashboard: it is a port that runs what it is sent."""
     options: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(private_folder() / "ray")}
+    return options if (allowed := _allowed_cpus()) is None else options | {"num_cpus": allowed}
+
+
+def _allowed_cpus() -> int | None:
+    """The CPUs that `taskset` and the like leave us, if not all: Ray knows the limits of containers, but not these."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    if allowed is not None and allowed < (os.cpu_count() or 0):
-        options["num_cpus"] = allowed  # Ray knows the limits of containers, but not these
-    return options
+    return allowed if allowed is not None and allowed < (os.cpu_count() or 0) else None
 
 
-def free_slots(sweep: Sweep) -> int:
-    """How many trials the cluster can run at once.
+def local_resources() -> dict[str, float]:
+    """What a Ray of our own would have on this machine, found out without starting it."""
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
-    Raises:
-        ResourceError: no node can run even one.
-    """
-    asked = {"CPU": float(sweep.resources.cpus), "GPU": float(sweep.resources.gpus)}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    # 0.3 / 0.1 is a little less than 3
-    slots = sum(min(int(node.get(kind, 0) / n + 1e-6) for kind, n in asked.items() if n > 0) for node in nodes)
-    if slots == 0:
-        largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in asked}
-        raise ResourceError(
-            f"each trial needs {asked['CPU']:g} CPU and {asked['GPU']:g} GPU; the largest node has "
-            f"{largest['CPU']:g} CPU and {largest['GPU']:g} GPU. Lower --cpus or --gpus"
-        )
-    return slots
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    spec = ResourceAndLabelSpec(num_cpus=_allowed_cpus())
+    found: dict[str, float] = spec.resolve(is_head=True, node_ip_address="127.0.0.1").to_resource_dict()
+    return found

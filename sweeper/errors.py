@@ -10,6 +10,7 @@ SweeperError                 1   anything sweeper explains in one message
 ├── LeaseLostError           1   another process has taken the sweep over
 ├── StoppedError           130   a signal came while the sweep waited for its database (143: SIGTERM)
 ├── BackendError            69   where a sweep is to run, or runs, cannot be reached or refuses
+├── CapacityError           75   for a long time no node of the cluster could run the trials that are left
 └── TrackingError           69   MLflow cannot be reached or refuses
 
 Inside a worker only:
@@ -92,6 +93,12 @@ class StoppedError(SweeperError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason} while {message}")
         self.exit_code = 143 if reason == "terminated" else 130
+
+
+class CapacityError(SweeperError):
+    """For a long time no node of the cluster could run any of the trials that are left."""
+
+    exit_code = 75
 
 
 class TrackingError(SweeperError):

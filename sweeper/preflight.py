@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sweeper.errors import InputError
 from sweeper.paths import check_file, check_folder
-from sweeper.spec import Sweep
+from sweeper.spec import Resources, Sweep
 from sweeper.spec.urls import fault_of_address
 from sweeper.storage import check_store
 
@@ -17,6 +17,7 @@ def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: 
 
     Raises:
         InputError: the sweep cannot be run as it is.
+        ResourceError: this machine, where it is to run, could never run one of its trials.
         DatasetError: the data is missing.
     """
     from sweeper.tracking.store import sqlite_path
@@ -24,6 +25,8 @@ def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: 
     cluster = address or os.environ.get("RAY_ADDRESS")
     if cluster and (fault := fault_of_address(cluster)):
         raise InputError(f"the address of the Ray cluster {fault}")
+    if cluster in (None, "", "local"):
+        _check_machine(sweep.resources)
     check_store(sweep.storage_url())
     if (file := sqlite_path(tracking_uri)) is not None:
         check_file(file, "choose another MLflow store with --tracking-uri")
@@ -31,3 +34,12 @@ def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: 
     if sweep.dataset is None:
         return sweep
     return sweep.model_copy(update={"dataset": sweep.dataset.resolve()})
+
+
+def _check_machine(resources: Resources) -> None:
+    if resources.cpus <= 1 and resources.gpus == 0:  # every machine has that, and Ray takes half a second to import
+        return
+    from sweeper.cluster import local_resources
+    from sweeper.nodes import asked_by, refuse_what_never_fits
+
+    refuse_what_never_fits(asked_by(resources), [local_resources()], where="this machine")

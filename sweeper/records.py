@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.errors import LeaseLostError, StorageError, SweepBusyError
 from sweeper.failures import Attempt
+from sweeper.redaction import redact
 from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)
@@ -114,6 +116,10 @@ class Reports:
             return [Report(step, when, json.loads(metrics)) for step, when, metrics in connection.execute(query)]
 
 
+_LONGEST = 1000
+"""Characters of a reason that are kept."""
+
+
 class Attempts:
     """Every attempt of one sweep that failed, written once per (trial, attempt)."""
 
@@ -125,6 +131,11 @@ class Attempts:
         """Write an attempt as part of the connection's transaction."""
         row = {**asdict(attempt), "ended": attempt.ended.timestamp()}
         connection.execute(_attempts.insert(), {"sweep": self._sweep, "number": number, **row})
+
+    def forgive(self, attempts: Sequence[tuple[int, int]], connection: sa.Connection) -> None:
+        """Blame the node, and no longer the trial, for attempts that failed."""
+        mine = _attempts.c.sweep == self._sweep, sa.tuple_(_attempts.c.number, _attempts.c.attempt).in_(attempts)
+        connection.execute(_attempts.update().where(*mine).values(kind="node"))
 
     def all(self) -> dict[int, list[Attempt]]:
         """The failed attempts by the number of their trial, in order."""
@@ -288,3 +299,8 @@ def _busy(sweep: str, holder: Holder | None) -> str:
 
 def _host() -> str:
     return socket.gethostname()
+
+
+def storable(reason: str) -> str:
+    """A reason as every database takes it: not too long, without secrets, nor what UTF-8 or PostgreSQL cannot hold."""
+    return redact(reason)[:_LONGEST].encode(errors="backslashreplace").decode().replace("\0", "\\0")

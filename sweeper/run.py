@@ -160,14 +160,13 @@ def _search(
         projection.start(study)
     else:
         study.announce("starting Ray")
-        with _prepared(study, job, address=address, stop=stop) as (job, slots):
+        with _prepared(study, job, address=address, stop=stop) as job:
             from sweeper.tuning import tune_trials
 
             place = Place(job.folder, "the folder of the sweep")
             projection.start(study, patience=_PATIENCE)
             wanted = job.sweep.budget.parallel
-            parallel = slots if wanted == "auto" else min(int(wanted), slots)
-            study.announce(f"running {parallel} trials at a time")
+            parallel = None if wanted == "auto" else int(wanted)
             options: dict[str, Any] = {"parallel": parallel, "must_evaluate": must_evaluate}
             found = tune_trials(study, job, should_stop=Control(study, stop, place).is_over, **options)
             if stop.reason == "timeout":  # the time was for the search; what it found is worth a few seconds more
@@ -182,21 +181,22 @@ def _search(
 
 
 @contextmanager
-def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopRequest) -> Iterator[tuple[Job, int]]:
-    """Ray, for the time of the block; the job with its data, and how many trials Ray has room for.
+def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopRequest) -> Iterator[Job]:
+    """Ray, for the time of the block; the job with its data.
 
     Ray takes seconds to start, nearly all of it in processes of its own: time to load the data, and Ray Tune.
     """
-    from sweeper.cluster import free_slots, ray_cluster
+    from sweeper.cluster import ray_cluster
+    from sweeper.nodes import refuse_what_never_starts
 
     with ThreadPoolExecutor(1, "sweeper-prepare") as helper:
         loading = helper.submit(_load_data, job)
         importing = helper.submit(import_module, "sweeper.tuning")
         with ray_cluster(address, stop):
-            slots = free_slots(job.sweep)
+            refuse_what_never_starts(job.sweep.resources)
             job = replace(job, data=_recorded(study, loading.result()))
             importing.result()
-            yield job, slots
+            yield job
 
 
 def _register(

@@ -19,8 +19,7 @@ from optuna.trial import TrialState
 from sweeper.durable import Outage, durable, explained
 from sweeper.failures import Attempt, Failure, History, unreported
 from sweeper.owned import OwnedStorage
-from sweeper.records import Attempts, Lease, Reports
-from sweeper.redaction import redact
+from sweeper.records import Attempts, Lease, Reports, storable
 from sweeper.rows import Listener, TrialRow, ranked, row_of, utc
 from sweeper.spec import Sweep
 from sweeper.spec.samplers import Dice
@@ -29,8 +28,6 @@ from sweeper.storage import Store
 from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)
-
-_LONGEST_REASON = 1000
 
 _FACTS = "facts"
 """The study's user attribute for what was found out about the sweep's surroundings."""
@@ -233,16 +230,16 @@ class SweepStudy:
         return self._close(number, TrialState.COMPLETE, None)
 
     @durable
-    def fail(self, number: int, failure: Failure) -> Verdict:
+    def fail(self, number: int, failure: Failure, *, node: str | None = None) -> Verdict:
         """An attempt came to nothing: the trial is tried again, or FAIL, by the kind of failure."""
         row, trial = self._rows[number], self._trials.get(number)
         if trial is None:
             return Verdict.STOP
-        failure = replace(failure, reason=_kept(failure.reason))
+        failure = replace(failure, reason=storable(failure.reason))
         wait = self.history.wait_after(number, failure.kind)
         reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
         with self._store.transaction(self._lease) as connection:
-            attempt = self._record(row, failure, connection)
+            attempt = self._record(replace(row, node=node or row.node), failure, connection)
             if wait is None:
                 self._tell(trial, row.value, TrialState.FAIL, reason)
         self.history.add(number, attempt)
@@ -252,6 +249,13 @@ class SweepStudy:
         self._interrupted.append((time.monotonic() + wait, trial._trial_id))
         self.announce(f"trial {number}: {failure.reason}; attempt {row.attempt + 1} follows")
         return Verdict.STOP
+
+    @durable
+    def forgive(self, attempts: Sequence[tuple[int, int]]) -> None:
+        """Let failed attempts, given by the numbers of trial and attempt, count as lost with their node."""
+        with self._store.transaction(self._lease) as connection:
+            self._attempts.forgive(attempts, connection)
+        self.history.load(self._attempts.all())
 
     def _record(self, row: TrialRow, failure: Failure, connection: sa.Connection) -> Attempt:
         attempt = Attempt(row.attempt, failure.kind, failure.reason, row.step, row.node, datetime.now(UTC))
@@ -289,8 +293,3 @@ class SweepStudy:
             except Exception:  # what watches a sweep must not be able to stop it
                 logger.exception("%s failed on trial %d", type(listener).__name__, row.number)
         return row
-
-
-def _kept(reason: str) -> str:
-    """A reason as every database takes it: not too long, without secrets, nor what UTF-8 or PostgreSQL cannot hold."""
-    return redact(reason)[:_LONGEST_REASON].encode(errors="backslashreplace").decode().replace("\0", "\\0")

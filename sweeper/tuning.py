@@ -1,33 +1,28 @@
-"""The bridge between the study and Ray Tune, the muscle: only this module and its actor import ray.tune."""
+"""The bridge between the study and Ray Tune, the muscle: only this module, its watch and its actor import ray.tune."""
 
 from __future__ import annotations
 
-import math
 import os
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import ray
 from ray import tune
 from ray.air._internal import usage
 from ray.tune.execution import class_cache
-from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeper.actor import Worker
 from sweeper.bridge import FINISHED, Bridge, guarded
-from sweeper.failures import Failure, lost_worker
+from sweeper.failures import Failure
+from sweeper.nodes import Nodes, asked_by
 from sweeper.rows import TrialRow
-from sweeper.spec import Resources
 from sweeper.study import SweepStudy, Verdict
+from sweeper.watch import Watch
 from sweeper.worker import Job, Task, as_config, task_from
 
 _TUNE_ENVIRONMENT = {
@@ -37,14 +32,9 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # snapshots of Tune's state: a sweep is never restored from one
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the study hands out no more than there is use for
 }
 
-
-_LOOK = 5.0
-"""Seconds that one turn of Tune's loop takes at most, unless something holds the driver up."""
-
-_GRACE = 3.0
-"""Seconds that a trial has to come to its next report when the run stops."""
 
 _KEPT = 100
 """Ended trials that Tune may remember, for whoever looks into Ray."""
@@ -54,7 +44,7 @@ def tune_trials(
     study: SweepStudy,
     job: Job,
     *,
-    parallel: int,
+    parallel: int | None,
     must_evaluate: Callable[[TrialRow], bool],
     should_stop: Callable[[], bool],
     search: bool = True,
@@ -62,7 +52,7 @@ def tune_trials(
     """Run the study's trials to their end on Ray, then evaluate the best one on the test set.
 
     Args:
-        parallel: how many trials run at once.
+        parallel: how many trials run at once; None: as many as there is room for, however the cluster changes.
         must_evaluate: whether the best trial is to be evaluated at the end, on a worker that is warm already.
         should_stop: asked about ten times a second; True ends the run with unfinished trials left as they are, for a
             later run to take up.
@@ -71,17 +61,21 @@ def tune_trials(
     Returns:
         The metrics of the evaluation, None where there was none.
     """
-    os.environ.update(_TUNE_ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(parallel))
-    bridge = Bridge(study, parallel=parallel, must_evaluate=must_evaluate, should_stop=should_stop, search=search)
-    watch = _Watch(bridge, job.sweep.budget.stall_timeout)
+    os.environ.update(_TUNE_ENVIRONMENT)
+    nodes = Nodes(asked_by(job.sweep.resources), study.announce)
+    limit = partial(nodes.limit, parallel)
+    if search:
+        study.announce(f"running {limit()} trials at a time")
+    bridge = Bridge(study, parallel=limit, must_evaluate=must_evaluate, should_stop=should_stop, search=search)
+    watch = Watch(bridge, nodes, job.sweep.budget.stall_timeout)
     with _quick_start(), closing(watch):
         tune.run(
-            tune.with_resources(tune.with_parameters(Worker, job=job), _request(job.sweep.resources)),
+            tune.with_parameters(Worker, job=job),
             name="ray",
             storage_path=str(job.folder.absolute()),
             num_samples=-1,  # the searcher says when it is over
-            search_alg=_Search(bridge),
-            scheduler=_Schedule(bridge),
+            search_alg=_Search(bridge, nodes, watch),
+            scheduler=_Schedule(bridge, nodes),
             callbacks=[watch],
             stop=_Stop(watch),
             reuse_actors=True,
@@ -119,17 +113,22 @@ def _quick_start() -> Iterator[None]:
 class _Search(Searcher):
     """Tune's searcher: asks the study for the next trial."""
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, nodes: Nodes, watch: Watch) -> None:
         super().__init__()
         self.bridge = bridge
+        self._nodes = nodes
+        self._watch = watch
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
     @guarded(FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        self._watch.settle()  # without a trial Tune does nothing but ask for one
         task = self.bridge.next_task()
-        return as_config(task) if isinstance(task, Task) else task
+        if not isinstance(task, Task):
+            return task
+        return as_config(task) | {"asked": self._nodes.asked, "avoided": self._nodes.avoided()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the schedule has told the study, with the state that Tune does not know."""
@@ -145,9 +144,10 @@ class _Schedule(FIFOScheduler):
     which a scheduler stops a trial.
     """
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, nodes: Nodes) -> None:
         super().__init__()
         self.bridge = bridge
+        self._nodes = nodes
         self._ended: deque[TuneTrial] = deque()
 
     @guarded(TrialScheduler.STOP)
@@ -158,14 +158,30 @@ class _Schedule(FIFOScheduler):
             self.bridge.failed.append(trial)
         return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
 
+    @guarded(None)
     def choose_trial_to_run(self, controller: Any) -> TuneTrial | None:
         """The newest trial that waits for a worker.
 
         One that has waited longer has a worker on its way. Tune's choice, the oldest of all, would give it a worker
         that is free, and kill the one that starts: with short trials no second worker ever came to be.
         """
-        waiting = [trial for trial in controller.get_live_trials() if trial.status == TuneTrial.PENDING]
+        waiting = []
+        for trial in [trial for trial in controller.get_live_trials() if trial.status == TuneTrial.PENDING]:
+            if trial.config["avoided"] == self._nodes.avoided():
+                waiting.append(trial)
+            else:
+                controller.stop_trial(trial)
         return max(waiting, key=lambda trial: trial.config["number"], default=None)
+
+    @guarded(None)
+    def on_trial_remove(self, controller: Any, trial: TuneTrial) -> None:
+        """A trial that waits for a worker is stopped, to be handed out again: it may not go where it was to go.
+
+        Tune forgets that it is no longer to be counted among those that a worker is kept for.
+        """
+        if trial in getattr(controller, "_staged_trials", ()):
+            controller._unstage_trial_with_resources(trial)
+        self.bridge.lose(task_from(trial.config), Failure("node", "the nodes that trials may go to changed"))
 
     @guarded(None)
     def on_trial_complete(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
@@ -174,84 +190,10 @@ class _Schedule(FIFOScheduler):
             _forget(controller, self._ended.popleft())
 
 
-class _Watch(TrialProgressCallback):
-    """Notices workers that are gone, and ends those that hang.
-
-    It stands in the place of Tune's own progress callback, which prints nothing and remembers every trial.
-    """
-
-    def __init__(self, bridge: Bridge, stall_timeout: float | None) -> None:
-        super().__init__()
-        self.bridge = bridge
-        self._stall_timeout = math.inf if stall_timeout is None else stall_timeout
-        self._heard: dict[TuneTrial, float] = {}
-        self._stalled: set[TuneTrial] = set()
-        self._looked = time.monotonic()
-        self._timer: threading.Timer | None = None
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """As the bridge: it is in none of Tune's snapshots."""
-        return type(None), ()
-
-    def end_soon(self) -> None:
-        """The run stops: workers that do not come to a report within a moment are ended; Tune would wait 10 seconds."""
-        if self._timer is None:
-            actors = [trial.temporary_state.ray_actor for trial in self._heard]
-            self._timer = threading.Timer(_GRACE, lambda: [ray.kill(actor) for actor in actors if actor is not None])
-            self._timer.start()
-
-    def close(self) -> None:
-        """Let go of the workers, if Tune has ended them."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer.join()
-            self._timer = None
-
-    def log_result(self, trial: TuneTrial, result: dict[str, Any], error: bool = False) -> None:
-        """Nothing: the listeners of the study show what happens."""
-
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._heard[trial] = time.monotonic()
-
-    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, *_: Any, **info: Any) -> None:
-        self._heard[trial] = time.monotonic()
-
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._heard.pop(trial, None)
-
-    @guarded(None)
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._heard.pop(trial, None)
-        failure = lost_worker(Path(trial.error_file).read_text() if trial.error_file else "")
-        if trial in self._stalled:
-            self._stalled.remove(trial)
-            failure = Failure("stall", f"no report for {self._stall_timeout:g} s: its worker hung and was ended")
-        self.bridge.lose(task_from(trial.config), failure)
-
-    @guarded(None)
-    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Let Ray call failed what the study calls FAIL, and end the workers that hang.
-
-        To Tune a trial that reports its own failure has ended well, which is what keeps its worker; by now the worker
-        is free, and only the name is left to change.
-        """
-        while self.bridge.failed:
-            self.bridge.failed.pop().set_status(TuneTrial.ERROR)
-        now = time.monotonic()
-        stood_still = now - self._looked
-        if stood_still > _LOOK:  # the driver itself was held up, and nobody could be heard
-            self._heard = {trial: since + stood_still for trial, since in self._heard.items()}
-        self._looked = now
-        for trial, since in self._heard.items():
-            if now - since > self._stall_timeout and trial not in self._stalled:
-                self._stalled.add(trial)
-                ray.kill(trial.temporary_state.ray_actor)
-
-
 class _Stop(tune.Stopper):
     """Ends the run from outside: signals, timeouts, a lost lease, an error of ours."""
 
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -274,7 +216,3 @@ def _forget(controller: Any, trial: TuneTrial) -> None:
         if trial in holder:
             holder.remove(trial)
     getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
-
-
-def _request(resources: Resources) -> PlacementGroupFactory:
-    return PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}])

@@ -161,3 +161,10 @@ def flood(params: dict[str, Any], trial: Trial) -> None:
 class Silent(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no")
+
+
+def die_of_poison(params: dict[str, Any], trial: Trial) -> None:
+    """Dies at once on a node that is poisoned, unless the file is there that cures it; else counts as `slow_count`."""
+    if os.environ.get("SWEEPER_TEST_POISON") and not Path(params.get("cure", "/nowhere/at/all")).exists():
+        os.kill(os.getpid(), 9)
+    slow_count(params, trial)

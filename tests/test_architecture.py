@@ -14,6 +14,8 @@ ROOMS = [
     {"run"},
     {"control", "preflight"},
     {"tuning", "cluster", "access", "shipping", "survey"},
+    {"watch"},
+    {"nodes"},
     {"bridge", "actor"},
     {"worker", "stopping"},
     {"tracking"},
@@ -31,9 +33,9 @@ ROOMS = [
     {"redaction", "private", "versions"},
 ]
 ONLY_IN = {
-    "ray.tune": {"tuning", "actor"},
+    "ray.tune": {"tuning", "watch", "actor"},
     "mlflow": {"tracking", "cli"},
-    "ray": {"tuning", "actor", "cluster", "access", "cli", "backends", "survey"},
+    "ray": {"tuning", "watch", "actor", "cluster", "nodes", "access", "cli", "backends", "survey"},
 }
 
 

@@ -1,0 +1,212 @@
+"""The nodes of the Ray cluster: how many trials they have room for, and which are set aside as trials die there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.state import actors
+from ray.experimental.internal_kv import _internal_kv_get
+
+from sweeper.errors import CapacityError, ResourceError
+from sweeper.failures import Kind
+from sweeper.spec import Resources
+
+IN_A_ROW = 3
+"""Attempts that may die on a node one after the other without a word; then it is set aside."""
+
+PATIENCE = 600.0
+"""Seconds that trials wait for a node that can run one; then the run ends, to be continued."""
+
+_SILENCE = 10.0
+"""Seconds of waiting that are not worth a word."""
+
+_LOOK = 1.0
+"""Seconds between two looks at the cluster."""
+
+_DEADLY: tuple[Kind, ...] = ("crash", "stall", "memory")
+
+Asked = Mapping[str, float]
+"""What one trial needs of a node, by Ray's names: CPU, GPU, ..."""
+
+Key = tuple[int, int]
+"""An attempt: the number of the trial, and its own."""
+
+
+class Nodes:
+    """The nodes as a running sweep sees them."""
+
+    def __init__(self, asked: Asked, announce: Callable[[str], None]) -> None:
+        self.asked = asked
+        self._may_grow = may_grow()
+        self._announce = announce
+        self._alive: dict[str, dict[str, Any]] = {}
+        self._looked = -_LOOK
+        self._homes: dict[str, str] = {}
+        self._deaths: dict[str, list[Key]] = {}
+        self._set_aside: set[str] = set()
+        self._waited = 0.0
+        self._asked_at = time.monotonic()
+        self._is_announced = False
+
+    def alive(self) -> dict[str, dict[str, Any]]:
+        """The live nodes by their id, as of a second ago."""
+        if time.monotonic() - self._looked >= _LOOK:
+            self._looked = time.monotonic()
+            self._alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+        return self._alive
+
+    def avoided(self) -> list[str]:
+        """The nodes where no trial is to go; never all of those that could run one."""
+        able = {node for node, found in self.alive().items() if slots(self.asked, found["Resources"])}
+        if able and able <= self._set_aside:
+            self._announce(f"{', '.join(map(self.name, sorted(able)))} is used again: no other node is left")
+            self._set_aside -= able
+            self._deaths.clear()
+        return sorted(able & self._set_aside)
+
+    def room(self) -> int:
+        """How many trials can run at once."""
+        avoided = self.avoided()
+        return sum(slots(self.asked, node["Resources"]) for id, node in self.alive().items() if id not in avoided)
+
+    def limit(self, parallel: int | None) -> int:
+        """How many trials to hand out at once, if need be so many that an autoscaler sees that more nodes are wanted.
+
+        Args:
+            parallel: how many the user wants; None: as many as there is room for.
+        """
+        room = self.room()
+        if self._may_grow:
+            return parallel or max(1, 2 * room)
+        return max(1, room if parallel is None else min(parallel, room))
+
+    def of(self, actor: str | None) -> str | None:
+        """The node of a worker, dead or alive; None if it never had one."""
+        if actor is not None and actor not in self._homes:
+            self._homes[actor] = actors(actor).get("Address", {}).get("NodeID", "")
+        return self._homes.get(actor or "") or None
+
+    def name(self, node: str) -> str:
+        return f"node {self._alive[node]['NodeName'] if node in self._alive else node[:8]}"
+
+    def host(self, node: str | None) -> str | None:
+        """The host name of a node, by which the study knows it."""
+        return self._alive[node]["NodeManagerHostname"] if node in self._alive else None
+
+    def heard(self, node: str | None) -> None:
+        """A trial has reported from a node: it is sound."""
+        self._deaths.pop(node or "", None)
+
+    def blame(self, node: str | None, attempt: Key, kind: Kind) -> list[Key]:
+        """An attempt ended on a node before its first report.
+
+        Returns:
+            The attempts that the node, and not their trial, is to blame for: none, unless it is set aside.
+        """
+        if node is None or kind not in _DEADLY:
+            return []
+        if node in self._set_aside:
+            return [attempt]
+        dead = self._deaths.setdefault(node, [])
+        dead.append(attempt)
+        if len(dead) < IN_A_ROW:
+            return []
+        others = set(self.alive()) - self._set_aside - {node}
+        if not any(slots(self.asked, self.alive()[other]["Resources"]) for other in others):
+            return []
+        self._set_aside.add(node)
+        self._announce(f"{self.name(node)} is set aside: {len(dead)} attempts in a row died on it")
+        return self._deaths.pop(node)
+
+    def is_lost(self, node: str | None) -> bool:
+        """Whether Ray has given up the node."""
+        return node is not None and node not in self.alive()
+
+    def wait_for_room(self, waiting: int) -> None:
+        """Look whether trials that wait can ever start; to be called all the time.
+
+        Raises:
+            CapacityError: no node was able to run even one of them for a long time.
+        """
+        passed, self._asked_at = min(time.monotonic() - self._asked_at, 5.0), time.monotonic()
+        if not waiting or self.room():
+            if self._is_announced:
+                self._announce("going on")
+            self._waited, self._is_announced = 0.0, False
+            return
+        self._waited += passed
+        if self._waited > PATIENCE:
+            raise CapacityError(
+                f"no node was able to run any of the {waiting} waiting trials for {PATIENCE / 60:g} minutes; "
+                "nothing is lost, the same command goes on"
+            )
+        if self._waited > _SILENCE and not self._is_announced:
+            self._is_announced = True
+            self._announce(f"no node can run {waiting} waiting trials; waiting")
+
+
+def asked_by(resources: Resources) -> dict[str, float]:
+    """What one trial needs, by Ray's names."""
+    return {"CPU": float(resources.cpus), "GPU": float(resources.gpus)}
+
+
+def slots(asked: Asked, node: Asked) -> int:
+    """How many trials fit on a node that has nothing else to do."""
+    # 0.3 / 0.1 is a little less than 3
+    return min((int(node.get(kind, 0) / n + 1e-6) for kind, n in asked.items() if n > 0), default=0)
+
+
+def refuse_what_never_fits(asked: Asked, nodes: Iterable[Asked], where: str = "the largest node") -> None:
+    """Refuse what none of these nodes could ever run.
+
+    Raises:
+        ResourceError: it says what there is.
+    """
+    nodes = list(nodes)
+    if any(slots(asked, node) for node in nodes):
+        return
+    largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in asked}
+    needed, there = (" and ".join(f"{n:g} {kind}" for kind, n in amounts.items()) for amounts in (asked, largest))
+    raise ResourceError(f"each trial needs {needed}; {where} has {there}. Lower --cpus or --gpus")
+
+
+def refuse_what_never_starts(resources: Resources) -> None:
+    """Refuse what the cluster will not be able to run, as it is and as far as it may grow.
+
+    Raises:
+        ResourceError: it says what there is.
+    """
+    if not may_grow():
+        alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+        refuse_what_never_fits(asked_by(resources), alive)
+
+
+def actor_in(text: str) -> str | None:
+    """The worker that an error of Ray is about."""
+    found = re.search(r"actor_id[:=]\s*([0-9a-f]{32})|The actor ([0-9a-f]{32}) is unavailable", text)
+    return (found[1] or found[2]) if found else None
+
+
+def may_grow() -> bool:
+    """Whether an autoscaler brings nodes when trials wait for them.
+
+    Ray runs its autoscaler in nearly every cluster, if only to watch, and says nowhere which it is. The old one invents
+    names for the nodes that it just watches. The new one works where nodes have the names of their groups, as on
+    Kubernetes; there the head of a cluster that grows is started without the one that watches.
+    """
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
+    kinds = [*status.get("active_nodes", {}), *(pending[1] for pending in status.get("pending_nodes", []))]
+    if any(not re.fullmatch(r"node_[0-9a-f]+", kind) for kind in kinds):
+        return True
+    is_new = _internal_kv_get("__autoscaler_v2_enabled", namespace=b"__autoscaler")
+    if is_new != b"1" or not any(node["Labels"].get("ray.io/node-group") for node in ray.nodes() if node["Alive"]):
+        return False
+    started = os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
+    return "--head" not in started or "--no-monitor" in started

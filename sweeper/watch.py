@@ -1,0 +1,131 @@
+"""The watch over the workers: notices which are gone and where, ends those that hang, and waits for nodes."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
+
+from sweeper.bridge import Bridge, guarded
+from sweeper.failures import OUT_OF_TOUCH, Failure, lost_worker
+from sweeper.nodes import Nodes, actor_in
+from sweeper.worker import Task, task_from
+
+_LOOK = 5.0
+"""Seconds that one turn of Tune's loop takes at most, unless something holds the driver up."""
+
+_GRACE = 3.0
+"""Seconds that a trial has to come to its next report when the run stops."""
+
+_UNSURE = 30.0
+"""Seconds in which Ray has found out whether a node is lost, when a worker cannot be reached."""
+
+
+class Watch(TrialProgressCallback):
+    """Notices workers that are gone, and ends those that hang.
+
+    It stands in the place of Tune's own progress callback, which prints nothing and remembers every trial.
+    """
+
+    def __init__(self, bridge: Bridge, nodes: Nodes, stall_timeout: float | None) -> None:
+        super().__init__()
+        self.bridge = bridge
+        self._nodes = nodes
+        self._stall_timeout = math.inf if stall_timeout is None else stall_timeout
+        self._heard: dict[TuneTrial, float] = {}
+        self._stalled: set[TuneTrial] = set()
+        self._out_of_touch: list[tuple[float, Task, str | None, Failure]] = []
+        self._looked = time.monotonic()
+        self._timer: threading.Timer | None = None
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """As the bridge: it is in none of Tune's snapshots."""
+        return type(None), ()
+
+    def end_soon(self) -> None:
+        """The run stops: workers that do not come to a report within a moment are ended; Tune would wait 10 seconds."""
+        if self._timer is None:
+            actors = [trial.temporary_state.ray_actor for trial in self._heard]
+            self._timer = threading.Timer(_GRACE, lambda: [ray.kill(actor) for actor in actors if actor is not None])
+            self._timer.start()
+
+    def close(self) -> None:
+        """Let go of the workers, if Tune has ended them."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+            self._timer = None
+
+    def log_result(self, trial: TuneTrial, result: dict[str, Any], error: bool = False) -> None:
+        """Nothing: the listeners of the study show what happens."""
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._heard[trial] = time.monotonic()
+
+    @guarded(None)
+    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, *_: Any, **info: Any) -> None:
+        self._heard[trial] = time.monotonic()
+        actor = trial.temporary_state.ray_actor
+        if actor is not None:
+            self._nodes.heard(self._nodes.of(actor._actor_id.hex()))
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._heard.pop(trial, None)
+
+    @guarded(None)
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._heard.pop(trial, None)
+        text = Path(trial.error_file).read_text() if trial.error_file else ""
+        task, node, failure = task_from(trial.config), self._nodes.of(actor_in(text)), lost_worker(text)
+        if trial in self._stalled:
+            self._stalled.remove(trial)
+            failure = Failure("stall", f"no report for {self._stall_timeout:g} s: its worker hung and was ended")
+        elif failure == OUT_OF_TOUCH:
+            self._out_of_touch.append((time.monotonic() + _UNSURE, task, node, failure))
+            return
+        self._lose(task, node, failure, is_silent=not trial.has_reported_at_least_once)
+
+    def _lose(self, task: Task, node: str | None, failure: Failure, *, is_silent: bool) -> None:
+        blamed = self._nodes.blame(node, (task.number, task.attempt), failure.kind) if is_silent else []
+        if blamed:
+            self.bridge.forgive(blamed)
+            failure = Failure("node", f"{failure.reason}, on a node that is set aside")
+        self.bridge.lose(task, failure, self._nodes.host(node))
+
+    def settle(self) -> None:
+        """See what became of the workers that could not be reached: Ray needs a while to know that a node is lost."""
+        waiting, self._out_of_touch = self._out_of_touch, []
+        for until, task, node, failure in waiting:
+            if self._nodes.is_lost(node):
+                self.bridge.lose(task, Failure("node", "its node was lost"), self._nodes.host(node))
+            elif time.monotonic() > until:
+                self._lose(task, node, failure, is_silent=False)
+            else:
+                self._out_of_touch.append((until, task, node, failure))
+
+    @guarded(None)
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Let Ray call failed what the study calls FAIL, and end the workers that hang.
+
+        To Tune a trial that reports its own failure has ended well, which is what keeps its worker; by now the worker
+        is free, and only the name is left to change.
+        """
+        while self.bridge.failed:
+            self.bridge.failed.pop().set_status(TuneTrial.ERROR)
+        self.settle()
+        self._nodes.wait_for_room(sum(trial.status == TuneTrial.PENDING for trial in trials))
+        now = time.monotonic()
+        stood_still = now - self._looked
+        if stood_still > _LOOK:  # the driver itself was held up, and nobody could be heard
+            self._heard = {trial: since + stood_still for trial, since in self._heard.items()}
+        self._looked = now
+        for trial, since in self._heard.items():
+            if now - since > self._stall_timeout and trial not in self._stalled:
+                self._stalled.add(trial)
+                ray.kill(trial.temporary_state.ray_actor)

@@ -1,0 +1,208 @@
+"""Sweeps on several real nodes, which come, go and are poisoned while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from sweeper.cluster import ray_cluster
+from sweeper.errors import CapacityError
+from sweeper.rows import TrialRow
+from sweeper.spec import Sweep
+from sweeper.stopping import StopRequest
+from sweeper.studies import open_study, read_study
+from sweeper.study import SweepStudy
+from sweeper.trial import Report
+from sweeper.tuning import tune_trials
+from sweeper.worker import Job
+
+MakeSweep = Callable[..., Sweep]
+
+pytestmark = pytest.mark.long
+
+
+class Stage(Cluster):  # type: ignore[misc]
+    """A head on which no trial runs, and nodes that tests bring and kill."""
+
+    def bring(self, **options: Any) -> Any:
+        return self.add_node(**{"num_cpus": 1, "object_store_memory": 80 << 20} | options)
+
+    def kill(self, node: Any) -> None:
+        self.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Stage]:
+    checks = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+    arguments = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
+    cluster = Stage(initialize_head=True, head_node_args=arguments)
+    with StopRequest(None) as stop, ray_cluster(cluster.address, stop):
+        yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def stage(head: Stage) -> Iterator[Stage]:
+    yield head
+    for node in list(head.worker_nodes):
+        head.kill(node)
+    while len([node for node in ray.nodes() if node["Alive"]]) > 1:
+        time.sleep(0.1)
+
+
+class Script:
+    """Does something to the cluster at what the study tells, and keeps what it told."""
+
+    def __init__(
+        self,
+        *,
+        on_report: Callable[[TrialRow, int], None] = lambda row, count: None,
+        on_phase: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.said: list[str] = []
+        self.updates: list[tuple[float, TrialRow]] = []
+        self._on_report = on_report
+        self._on_phase = on_phase
+
+    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+        self.updates.append((time.monotonic(), row))
+        if report is not None:
+            self._on_report(row, sum(other.step > 0 for _, other in self.updates))
+
+    def on_phase(self, message: str) -> None:
+        self.said.append(message)
+        self._on_phase(message)
+
+
+def run_on(study: SweepStudy) -> None:
+    job = Job(study.sweep, Path("sweep").absolute())
+    tune_trials(study, job, parallel=None, must_evaluate=lambda best: False, should_stop=lambda: False)
+
+
+def tune(sweep: Sweep, script: Script) -> SweepStudy:
+    with open_study(sweep, listeners=(script,)) as study:
+        run_on(study)
+    return read_study(sweep.name, sweep.storage_url())
+
+
+def kinds(study: SweepStudy) -> list[str]:
+    return [attempt.kind for attempts in study.history.all().values() for attempt in attempts]
+
+
+def test_of_three_nodes_one_is_killed_and_one_is_added(
+    stage: Stage, make_sweep: MakeSweep, record_property: Callable[[str, object], None]
+) -> None:
+    nodes = [stage.bring() for _ in range(3)]
+    killed: list[float] = []
+    again: dict[int, float] = {}
+
+    def disturb(row: TrialRow, count: int) -> None:
+        if count == 15:
+            stage.kill(nodes[1])
+            killed.append(time.monotonic())
+            stage.bring()
+        if row.attempt == 2:
+            again.setdefault(row.number, time.monotonic())
+
+    script = Script(on_report=disturb)
+    sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 9, "epochs": 20, "max_failures": 0})
+    study = tune(sweep, script)
+    rows = study.rows()
+    assert [row.state for row in rows] == ["COMPLETE"] * 9
+    assert [row.value for row in rows] == [pytest.approx(row.params["height"] * 20) for row in rows]
+    assert all([report.step for report in study.reports(row.number)] == list(range(1, 21)) for row in rows)
+    (lost,) = [row for row in rows if row.attempt == 2]
+    (attempt,) = study.history.of(lost.number)
+    assert (attempt.kind, attempt.reason) == ("node", "its node was lost") and attempt.step > 0
+    noticed = next(when for when, row in script.updates if row.number == lost.number and row.attempt == 2)
+    record_property("seconds until it was noticed", round(noticed - killed[0], 1))
+    record_property("seconds until its trial went on", round(again[lost.number] - killed[0], 1))
+    assert noticed - killed[0] < 30
+
+
+def test_a_node_where_trials_die_is_set_aside(stage: Stage, make_sweep: MakeSweep) -> None:
+    stage.bring()
+    poisoned = stage.bring(env_vars={"SWEEPER_TEST_POISON": "1"})
+    budget = {"trials": 8, "epochs": 10, "max_failures": 2}
+    script = Script()
+    study = tune(make_sweep(trainable="tests.samples:die_of_poison", budget=budget), script)
+    assert [row.state for row in study.rows()] == ["COMPLETE"] * 8
+    assert kinds(study) == ["node"] * 3
+    assert [line for line in script.said if "is set aside:" in line] == [
+        f"node {poisoned.node_ip_address} is set aside: 3 attempts in a row died on it"
+    ]
+    assert {attempt.node for past in study.history.all().values() for attempt in past} == {study.rows()[0].node}
+
+
+def test_the_last_node_that_can_run_a_trial_is_never_set_aside(stage: Stage, make_sweep: MakeSweep) -> None:
+    stage.bring()
+    stage.bring(num_gpus=1, env_vars={"SWEEPER_TEST_POISON": "1"})
+    budget = {"trials": 3, "epochs": 2, "max_failures": 1}
+    sweep = make_sweep(trainable="tests.samples:die_of_poison", budget=budget, resources={"gpus": 0.1})
+    script = Script()
+    study = tune(sweep, script)
+    assert [row.state for row in study.rows()] == ["FAIL"] * 3
+    assert kinds(study) == ["crash"] * 6
+    assert not [line for line in script.said if "set aside" in line]
+
+
+def test_a_node_that_was_set_aside_is_used_again_when_the_others_are_gone(stage: Stage, make_sweep: MakeSweep) -> None:
+    sound = stage.bring()
+    stage.bring(env_vars={"SWEEPER_TEST_POISON": "1"})
+    Path("cured").unlink(missing_ok=True)
+
+    def cure(message: str) -> None:
+        if "is set aside:" in message:
+            Path("cured").touch()
+            stage.kill(sound)
+
+    script = Script(on_phase=cure)
+    budget = {"trials": 6, "epochs": 30, "max_failures": 2}
+    space = {"height": {"type": "float", "low": 0.0, "high": 1.0}, "cure": str(Path("cured").absolute())}
+    study = tune(make_sweep(trainable="tests.samples:die_of_poison", budget=budget, space=space), script)
+    assert [row.state for row in study.rows()] == ["COMPLETE"] * 6
+    assert [line for line in script.said if line.endswith("is used again: no other node is left")]
+
+
+def test_trials_wait_while_no_node_can_run_them(
+    stage: Stage, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.nodes._SILENCE", 1.0)
+    only = stage.bring()
+
+    def kill(row: TrialRow, count: int) -> None:
+        if count == 5:
+            stage.kill(only)
+
+    def help_out(message: str) -> None:
+        if "no node can run" in message:
+            stage.bring(num_cpus=2)
+
+    script = Script(on_report=kill, on_phase=help_out)
+    study = tune(make_sweep(trainable="tests.samples:slow_count", budget={"trials": 3, "epochs": 10}), script)
+    assert [row.state for row in study.rows()] == ["COMPLETE"] * 3
+    assert script.said[-2:] == ["no node can run 1 waiting trials; waiting", "going on"]
+
+
+def test_a_sweep_ends_when_no_node_can_run_its_trials_for_long(
+    stage: Stage, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.nodes.PATIENCE", 3.0)
+    only = stage.bring()
+
+    def kill(row: TrialRow, count: int) -> None:
+        if count == 5:
+            stage.kill(only)
+
+    sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 3, "epochs": 10})
+    with pytest.raises(CapacityError, match="nothing is lost, the same command goes on") as caught:
+        tune(sweep, Script(on_report=kill))
+    assert caught.value.exit_code == 75
+    stage.bring()
+    assert [row.state for row in tune(sweep, Script()).rows()] == ["COMPLETE"] * 3
