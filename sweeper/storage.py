@@ -17,10 +17,11 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQL
 from sqlalchemy.orm import Session
 
 from sweeper.errors import InputError, StorageError
+from sweeper.lease import Lease, holder
 from sweeper.orders import Orders
 from sweeper.paths import check_file
 from sweeper.places import Place, file_system_of
-from sweeper.records import Lease, create_tables, holder
+from sweeper.records import create_tables
 from sweeper.spec.urls import fault_of_database
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

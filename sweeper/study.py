@@ -18,8 +18,9 @@ from optuna.trial import TrialState
 
 from sweeper.durable import Outage, durable, explained
 from sweeper.failures import Attempt, Failure, History, unreported
+from sweeper.lease import Lease
 from sweeper.owned import OwnedStorage
-from sweeper.records import Attempts, Lease, Reports, storable
+from sweeper.records import Attempts, Reports, storable
 from sweeper.rows import Listener, TrialRow, ranked, row_of, utc
 from sweeper.spec import Sweep
 from sweeper.spec.samplers import Dice

@@ -23,7 +23,7 @@ ROOMS = [
     {"study", "changes"},
     {"durable"},
     {"storage", "owned"},
-    {"orders"},
+    {"orders", "lease"},
     {"records", "rows"},
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},

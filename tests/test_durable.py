@@ -15,7 +15,7 @@ import pytest
 from sweeper.durable import Outage
 from sweeper.errors import LeaseLostError, StoppedError, StorageError
 from sweeper.failures import Failure
-from sweeper.records import Lease, holder
+from sweeper.lease import Lease, holder
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.studies import open_study

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sweeper import records
+from sweeper import lease
 from sweeper.errors import SweepBusyError
-from sweeper.records import Lease, holder
+from sweeper.lease import Lease, holder
 from sweeper.storage import open_store
 
 spawn = multiprocessing.get_context("spawn")
@@ -82,7 +82,7 @@ def test_the_lease_of_a_silent_owner_elsewhere_expires(
 ) -> None:
     with open_store(url) as store:
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(records, "_host", lambda: "elsewhere")
+            elsewhere.setattr(lease, "_host", lambda: "elsewhere")
             silent = Lease(store.engine, "climbing")
             silent.acquire()
         silent._ended.set()
@@ -97,7 +97,7 @@ def test_the_lease_of_a_living_owner_elsewhere_is_respected(
 ) -> None:
     with open_store(url) as store:
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(records, "_host", lambda: "elsewhere")
+            elsewhere.setattr(lease, "_host", lambda: "elsewhere")
             living = Lease(store.engine, "climbing")
             living.acquire()
         with pytest.raises(SweepBusyError, match="elsewhere"), store.lease("climbing"):
