@@ -8,21 +8,30 @@ import os
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 
-from sweeper.access import ours_alone
-from sweeper.errors import SweeperError
+from sweeper.access import ours_alone, show_token
+from sweeper.errors import InputError, SweeperError
 from sweeper.private import private_folder
+from sweeper.shipping import shipped
 from sweeper.stopping import StopRequest
+from sweeper.survey import survey
+
+_MOST = 20
+"""Findings that are told."""
 
 
 @contextmanager
-def ray_cluster(address: str | None, stop: StopRequest) -> Iterator[None]:
-    """A Ray cluster: the one at `address`, else one of our own on this machine that ends with the block."""
+def ray_cluster(address: str | None, stop: StopRequest, trainable: str | None = None) -> Iterator[bool]:
+    """A Ray cluster: the one at `address`, else one of our own on this machine that ends with the block.
+
+    Whether it is our own. One that is not is brought the trainable's code.
+    """
     if address is None and "RAY_ADDRESS" not in os.environ:
         address = "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -31,19 +40,18 @@ def ray_cluster(address: str | None, stop: StopRequest) -> Iterator[None]:
     os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(16 << 20))
     os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
     is_ours = address == "local"
-    options = _local_options() if is_ours else {}
     try:
-        with ours_alone() if is_ours else nullcontext():
+        with _ours() if is_ours else _joined(trainable) as options:
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweeperError(f"Ray at {address or os.environ['RAY_ADDRESS']} cannot be reached: {error}") from error
     _hush()
     stop.install()  # ray.init has put its own handler for SIGTERM in the place of ours
     ended = threading.Event()
-    if address == "local":
+    if is_ours:
         threading.Thread(target=_die_with_ray, args=(ended,), name="sweeper-ray", daemon=True).start()
     try:
-        yield
+        yield is_ours
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise
@@ -81,10 +89,33 @@ def _die_with_ray(ended: threading.Event) -> None:
                     os._exit(75)
 
 
-def _local_options() -> dict[str, Any]:
-    """No dashboard: it is a port that runs what it is sent."""
+@contextmanager
+def _ours() -> Iterator[dict[str, Any]]:
+    """The options of a Ray of our own. No dashboard: it is a port that runs what it is sent."""
     options: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(private_folder() / "ray")}
-    return options if (allowed := _allowed_cpus()) is None else options | {"num_cpus": allowed}
+    with ours_alone():
+        yield options if (allowed := _allowed_cpus()) is None else options | {"num_cpus": allowed}
+
+
+@contextmanager
+def _joined(trainable: str | None) -> Iterator[dict[str, Any]]:
+    """The options to join a Ray that is there already."""
+    show_token()
+    with shipped(trainable) as options:
+        yield options
+
+
+def check_nodes(folder: Path) -> list[str]:
+    """What is only worth a word about the nodes of a cluster.
+
+    Raises:
+        InputError: what keeps a sweep from running there.
+    """
+    found = survey(folder)
+    if faults := [f"  node {node.node} {fault}" for node in found for fault in node.faults]:
+        lines = "\n".join(faults[:_MOST])
+        raise InputError(f"the cluster cannot run this sweep:\n{lines}\nSee: sweeper doctor --address")
+    return [f"node {node.node} {note}" for node in found for note in node.notes][:_MOST]
 
 
 def _allowed_cpus() -> int | None:

@@ -186,14 +186,16 @@ def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopReq
 
     Ray takes seconds to start, nearly all of it in processes of its own: time to load the data, and Ray Tune.
     """
-    from sweeper.cluster import ray_cluster
+    from sweeper.cluster import check_nodes, ray_cluster
     from sweeper.nodes import refuse_what_never_starts
 
     with ThreadPoolExecutor(1, "sweeper-prepare") as helper:
         loading = helper.submit(_load_data, job)
         importing = helper.submit(import_module, "sweeper.tuning")
-        with ray_cluster(address, stop):
+        with ray_cluster(address, stop, job.sweep.trainable) as is_ours:
             refuse_what_never_starts(job.sweep.resources)
+            for note in () if is_ours else check_nodes(job.folder):
+                study.announce(note)
             job = replace(job, data=_recorded(study, loading.result()))
             importing.result()
             yield job

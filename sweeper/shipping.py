@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from sweeper.errors import InputError
 from sweeper.spec.trainables import root_of
 
+_SWEEPER = Path(__file__).parent
 _LEFT_OUT = ("__pycache__", "site-packages", "node_modules", "venv", "build", "dist", "sweeps", "mlartifacts")
 _MOST, _LARGEST = 2000, 10 << 20
 """Files, and bytes in all: more is not somebody's code, but a folder that holds all sorts of things."""
@@ -23,6 +30,16 @@ def own_code(trainable: str) -> Path | None:
     return None if is_installed else root
 
 
+@contextmanager
+def shipped(trainable: str | None) -> Iterator[dict[str, Any]]:
+    """The options of `ray.init`, within the block, that bring the user's own code to all nodes of a cluster."""
+    with TemporaryDirectory() as folder:
+        if trainable and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # a job has brought it already
+            copy_code(trainable, Path(folder))
+        modules = sorted(str(path) for path in Path(folder).iterdir())
+        yield {"runtime_env": {"py_modules": modules}} if modules else {}
+
+
 def copy_code(trainable: str, target: Path) -> None:
     """Copy the Python files of the folder that the trainable's module is imported from, if it is the user's own.
 
@@ -34,7 +51,8 @@ def copy_code(trainable: str, target: Path) -> None:
         return
     copied = size = 0
     for folder, names, files in os.walk(root):
-        names[:] = [name for name in names if not name.startswith(".") and name not in _LEFT_OUT]
+        kept = [name for name in names if not name.startswith(".") and name not in _LEFT_OUT]
+        names[:] = [name for name in kept if Path(folder, name) != _SWEEPER]  # which the nodes must have
         for file in (Path(folder, name) for name in files if name.endswith(".py")):
             copied, size = copied + 1, size + file.stat().st_size
             if copied > _MOST or size > _LARGEST:

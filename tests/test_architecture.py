@@ -13,7 +13,8 @@ ROOMS = [
     {"backends"},
     {"run"},
     {"control", "preflight"},
-    {"tuning", "cluster", "access", "shipping", "survey"},
+    {"tuning", "cluster"},
+    {"access", "shipping", "survey"},
     {"watch"},
     {"nodes"},
     {"bridge", "actor"},
@@ -35,7 +36,7 @@ ROOMS = [
 ONLY_IN = {
     "ray.tune": {"tuning", "watch", "actor"},
     "mlflow": {"tracking", "cli"},
-    "ray": {"tuning", "watch", "actor", "cluster", "nodes", "access", "cli", "backends", "survey"},
+    "ray": {"tuning", "watch", "actor", "cluster", "nodes", "access", "cli", "backends", "survey", "shipping"},
 }
 
 
