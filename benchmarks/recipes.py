@@ -147,7 +147,7 @@ def syne_tune(count: int) -> dict[str, float]:
 def bare(count: int) -> dict[str, float]:
     """No sweep: sweeper's own training, back to back in one warm process, one thread; the time of each trial."""
     from sweeper.checkpoints import CheckpointStore
-    from sweeper.spec import Budget, Resources
+    from sweeper.spec import Budget, Share
     from sweeper.training.datasets import Mnist
     from sweeper.training.hparams import RNNParams
     from sweeper.training.trainable import train_rnn
@@ -160,7 +160,7 @@ def bare(count: int) -> dict[str, float]:
         started = time.perf_counter()
         store = CheckpointStore(Path(f"trials/{number}"))
         trial = Trial(
-            number=number, seed=number, budget=budget, dataset=dataset, resources=Resources(), checkpoints=store,
+            number=number, seed=number, budget=budget, dataset=dataset, resources=Share(), checkpoints=store,
             send=lambda report: None,
         )  # fmt: skip
         train_rnn(RNNParams(**config), trial)

@@ -32,7 +32,7 @@ class Bridge:
         self,
         study: SweepStudy,
         *,
-        parallel: Callable[[], int],
+        has_room: Callable[[list[Task]], bool],
         must_evaluate: Callable[[TrialRow], bool],
         should_stop: Callable[[], bool],
         search: bool = True,
@@ -41,7 +41,7 @@ class Bridge:
         self.evaluation: dict[str, float] | None = None
         self.failed: list[Any] = []  # Tune's trials
         self._study = study
-        self._parallel = parallel
+        self._has_room = has_room
         self._must_evaluate = must_evaluate
         self._is_evaluated = False
         self._evaluations = 0
@@ -57,11 +57,16 @@ class Bridge:
         """The next task, None for "none now", `FINISHED` when all is done."""
         if self.should_stop():
             return FINISHED
-        if self._search and self._study.running() >= self._parallel():
+        if self._search and not self._has_room([self._task(row) for row in self._study.running()]):
             return None
         if self._search and self._study.has_next():
-            row = self._study.ask()
-            return Task(row.number, row.params, row.attempt)
+            task = self._task(self._study.ask())
+            try:
+                task.share(self._study.sweep.resources)
+            except ValueError as error:
+                self._study.fail(task.number, Failure("error", str(error)))
+                return None
+            return task
         if self._search and (self._study.running() or not self._study.is_exhausted()):
             return None
         best = self._study.best()
@@ -71,6 +76,10 @@ class Bridge:
         self._evaluations += 1
         self._study.announce(f"evaluating trial {best.number}, the best, on the test set")
         return Task(best.number, best.params, best.attempt, evaluate=True)
+
+    def _task(self, row: TrialRow) -> Task:
+        past = self._study.history.of(row.number)
+        return Task(row.number, row.params, row.attempt, whole_gpu=any(attempt.kind == "gpu" for attempt in past))
 
     def take(self, task: Task, event: Event) -> Verdict:
         """Hand a worker's event to the study."""

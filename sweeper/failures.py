@@ -17,10 +17,12 @@ from typing import Literal
 
 from sweeper.errors import TrialDivergedError
 
-Kind = Literal["driver", "node", "crash", "stall", "io", "memory", "error", "diverged"]
+Kind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu", "error", "diverged"]
 
 _FREE: tuple[Kind, ...] = ("driver", "node")
-_REPEATED: tuple[Kind, ...] = ("crash", "stall", "io", "memory")
+_REPEATED: tuple[Kind, ...] = ("crash", "stall", "io", "memory", "gpu")
+_ONCE: tuple[Kind, ...] = ("memory", "gpu")
+"""What ran out of memory twice will not need less of it the third time."""
 
 _CERTAIN = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors of the operating system that another attempt meets again."""
@@ -93,9 +95,8 @@ class History:
         kinds = [past.kind for past in self.of(number)] + [kind]
         if kind in _FREE:
             return 0.0
-        # A trial that ran out of memory twice will not need less of it the third time.
-        allowed = min(1, self._max_failures) if kind == "memory" else self._max_failures
-        counted = [past for past in kinds if past == kind or kind != "memory" and past in _REPEATED]
+        allowed = min(1, self._max_failures) if kind in _ONCE else self._max_failures
+        counted = [past for past in kinds if past == kind or kind not in _ONCE and past in _REPEATED]
         if kind not in _REPEATED or len(counted) > allowed:
             return None
         return min(LONGEST_WAIT, 2.0 ** (sum(past not in _FREE for past in kinds) - 1))

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -16,7 +16,8 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 from sweeper.errors import CapacityError, ResourceError
 from sweeper.failures import Kind
-from sweeper.spec import Resources
+from sweeper.spec import Share, Sweep
+from sweeper.spec.resources import said
 
 IN_A_ROW = 3
 """Attempts that may die on a node one after the other without a word; then it is set aside."""
@@ -42,8 +43,8 @@ Key = tuple[int, int]
 class Nodes:
     """The nodes as a running sweep sees them."""
 
-    def __init__(self, asked: Asked, announce: Callable[[str], None]) -> None:
-        self.asked = asked
+    def __init__(self, demands: Sequence[Asked], announce: Callable[[str], None]) -> None:
+        self._demands = demands
         self._may_grow = may_grow()
         self._announce = announce
         self._alive: dict[str, dict[str, Any]] = {}
@@ -64,7 +65,7 @@ class Nodes:
 
     def avoided(self) -> list[str]:
         """The nodes where no trial is to go; never all of those that could run one."""
-        able = {node for node, found in self.alive().items() if slots(self.asked, found["Resources"])}
+        able = {node for node, found in self.alive().items() if self._is_able(found)}
         if able and able <= self._set_aside:
             self._announce(f"{', '.join(map(self.name, sorted(able)))} is used again: no other node is left")
             self._set_aside -= able
@@ -72,20 +73,34 @@ class Nodes:
         return sorted(able & self._set_aside)
 
     def room(self) -> int:
-        """How many trials can run at once."""
-        avoided = self.avoided()
-        return sum(slots(self.asked, node["Resources"]) for id, node in self.alive().items() if id not in avoided)
+        """How many trials can run at once, if they ask for no more than they must."""
+        usable = self._usable()
+        return max(sum(slots(asked, node) for node in usable) for asked in self._demands)
 
-    def limit(self, parallel: int | None) -> int:
-        """How many trials to hand out at once, if need be so many that an autoscaler sees that more nodes are wanted.
+    def has_room(self, handed_out: Sequence[Asked], parallel: int | None) -> bool:
+        """Whether to hand out another trial; to an autoscaler, that more nodes are wanted is shown by trials that wait.
 
         Args:
+            handed_out: what the trials ask for that run, or wait for a node.
             parallel: how many the user wants; None: as many as there is room for.
         """
-        room = self.room()
+        if not handed_out:
+            return True
+        if parallel is not None and len(handed_out) >= parallel:
+            return False
+        free = self._usable()
+        placed = sum(_take(asked, free) for asked in handed_out)
         if self._may_grow:
-            return parallel or max(1, 2 * room)
-        return max(1, room if parallel is None else min(parallel, room))
+            return parallel is not None or len(handed_out) < 2 * placed
+        return placed == len(handed_out) and any(slots(asked, node) for asked in self._demands for node in free)
+
+    def _is_able(self, node: Mapping[str, Any]) -> bool:
+        return any(slots(asked, node["Resources"]) for asked in self._demands)
+
+    def _usable(self) -> list[dict[str, float]]:
+        """What the nodes have, those that are avoided left out."""
+        avoided = self.avoided()
+        return [dict(node["Resources"]) for id, node in self.alive().items() if id not in avoided]
 
     def of(self, actor: str | None) -> str | None:
         """The node of a worker, dead or alive; None if it never had one."""
@@ -119,7 +134,7 @@ class Nodes:
         if len(dead) < IN_A_ROW:
             return []
         others = set(self.alive()) - self._set_aside - {node}
-        if not any(slots(self.asked, self.alive()[other]["Resources"]) for other in others):
+        if not any(self._is_able(self.alive()[other]) for other in others):
             return []
         self._set_aside.add(node)
         self._announce(f"{self.name(node)} is set aside: {len(dead)} attempts in a row died on it")
@@ -129,14 +144,14 @@ class Nodes:
         """Whether Ray has given up the node."""
         return node is not None and node not in self.alive()
 
-    def wait_for_room(self, waiting: int) -> None:
-        """Look whether trials that wait can ever start; to be called all the time.
+    def wait_for_room(self, waiting: Sequence[Asked]) -> None:
+        """Look whether trials that wait, and ask for this, can ever start; to be called all the time.
 
         Raises:
             CapacityError: no node was able to run even one of them for a long time.
         """
         passed, self._asked_at = min(time.monotonic() - self._asked_at, 5.0), time.monotonic()
-        if not waiting or self.room():
+        if not waiting or any(slots(asked, node) for asked in waiting for node in self._usable()):
             if self._is_announced:
                 self._announce("going on")
             self._waited, self._is_announced = 0.0, False
@@ -144,17 +159,36 @@ class Nodes:
         self._waited += passed
         if self._waited > PATIENCE:
             raise CapacityError(
-                f"no node was able to run any of the {waiting} waiting trials for {PATIENCE / 60:g} minutes; "
+                f"no node was able to run any of the {len(waiting)} waiting trials for {PATIENCE / 60:g} minutes; "
                 "nothing is lost, the same command goes on"
             )
         if self._waited > _SILENCE and not self._is_announced:
             self._is_announced = True
-            self._announce(f"no node can run {waiting} waiting trials; waiting")
+            self._announce(f"no node can run {len(waiting)} waiting trials; waiting")
 
 
-def asked_by(resources: Resources) -> dict[str, float]:
-    """What one trial needs, by Ray's names."""
-    return {"CPU": float(resources.cpus), "GPU": float(resources.gpus)}
+def _take(asked: Asked, free: list[dict[str, float]]) -> bool:
+    """Take what is asked for from the first node that has it."""
+    for node in free:
+        if slots(asked, node):
+            node.update({kind: node.get(kind, 0) - n for kind, n in asked.items()})
+            return True
+    return False
+
+
+def asked_by(share: Share) -> dict[str, float]:
+    """What a trial needs, by Ray's names."""
+    asked = {"CPU": share.cpus, "GPU": share.gpus, **share.custom}
+    if share.memory is not None:
+        asked["memory"] = share.memory * 1e9
+    if share.accelerator_type is not None:
+        asked[f"accelerator_type:{share.accelerator_type}"] = 0.001
+    return asked
+
+
+def demands(sweep: Sweep) -> list[dict[str, float]]:
+    """What the trials of a sweep may ask for."""
+    return [asked_by(share) for share, _ in sweep.resources.demands(sweep.space)]
 
 
 def slots(asked: Asked, node: Asked) -> int:
@@ -163,29 +197,44 @@ def slots(asked: Asked, node: Asked) -> int:
     return min((int(node.get(kind, 0) / n + 1e-6) for kind, n in asked.items() if n > 0), default=0)
 
 
-def refuse_what_never_fits(asked: Asked, nodes: Iterable[Asked], where: str = "the largest node") -> None:
-    """Refuse what none of these nodes could ever run.
+def refuse_what_never_fits(sweep: Sweep, nodes: Iterable[Asked], where: str) -> None:
+    """Refuse a sweep some of whose trials none of these nodes could ever run.
 
     Raises:
         ResourceError: it says what there is.
     """
     nodes = list(nodes)
-    if any(slots(asked, node) for node in nodes):
-        return
-    largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in asked}
-    needed, there = (" and ".join(f"{n:g} {kind}" for kind, n in amounts.items()) for amounts in (asked, largest))
-    raise ResourceError(f"each trial needs {needed}; {where} has {there}. Lower --cpus or --gpus")
+    for share, point in sweep.resources.demands(sweep.space):
+        asked = asked_by(share)
+        if any(slots(asked, node) for node in nodes):
+            continue
+        largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in asked}
+        who = f"a trial with {said(point)}" if point else "each trial"
+        remedy = "Ask for less in `resources`" if point else "Lower --cpus or --gpus"
+        raise ResourceError(f"{who} needs {_listed(asked)}; {where} has {_listed(largest)}. {remedy}")
 
 
-def refuse_what_never_starts(resources: Resources) -> None:
+def _listed(amounts: Asked) -> str:
+    """1 CPU, 2 GPU and 8 GB memory; whether there is an accelerator is a yes or no."""
+    *others, last = [
+        f"{n / 1e9:.3g} GB memory"
+        if kind == "memory"
+        else f"{'no ' * (n == 0)}{kind.partition(':')[2]}"
+        if kind.startswith("accelerator_type:")
+        else f"{n:g} {kind}"
+        for kind, n in amounts.items()
+    ]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def refuse_what_never_starts(sweep: Sweep) -> None:
     """Refuse what the cluster will not be able to run, as it is and as far as it may grow.
 
     Raises:
         ResourceError: it says what there is.
     """
     if not may_grow():
-        alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-        refuse_what_never_fits(asked_by(resources), alive)
+        refuse_what_never_fits(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]], "the largest node")
 
 
 def actor_in(text: str) -> str | None:

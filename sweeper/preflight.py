@@ -26,7 +26,7 @@ def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: 
     if cluster and (fault := fault_of_address(cluster)):
         raise InputError(f"the address of the Ray cluster {fault}")
     if cluster in (None, "", "local"):
-        _check_machine(sweep.resources)
+        _check_machine(sweep)
     check_store(sweep.storage_url())
     if (file := sqlite_path(tracking_uri)) is not None:
         check_file(file, "choose another MLflow store with --tracking-uri")
@@ -36,10 +36,10 @@ def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: 
     return sweep.model_copy(update={"dataset": sweep.dataset.resolve()})
 
 
-def _check_machine(resources: Resources) -> None:
-    if resources.cpus <= 1 and resources.gpus == 0:  # every machine has that, and Ray takes half a second to import
+def _check_machine(sweep: Sweep) -> None:
+    if sweep.resources == Resources():  # every machine has that, and Ray takes half a second to import
         return
     from sweeper.cluster import local_resources
-    from sweeper.nodes import asked_by, refuse_what_never_fits
+    from sweeper.nodes import refuse_what_never_fits
 
-    refuse_what_never_fits(asked_by(resources), [local_resources()], where="this machine")
+    refuse_what_never_fits(sweep, [local_resources()], "this machine")

@@ -193,7 +193,7 @@ def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopReq
         loading = helper.submit(_load_data, job)
         importing = helper.submit(import_module, "sweeper.tuning")
         with ray_cluster(address, stop, job.sweep.trainable) as is_ours:
-            refuse_what_never_starts(job.sweep.resources)
+            refuse_what_never_starts(job.sweep)
             for note in () if is_ours else check_nodes(job.folder):
                 study.announce(note)
             job = replace(job, data=_recorded(study, loading.result()))

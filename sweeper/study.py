@@ -143,9 +143,9 @@ class SweepStudy:
         if self._lease is not None:
             self._lease.require()
 
-    def running(self) -> int:
+    def running(self) -> list[TrialRow]:
         """Trials handed out and not ended yet."""
-        return len(self._trials)
+        return [self._rows[number] for number in self._trials]
 
     def has_next(self) -> bool:
         """Whether `ask` has a trial to give now; one that failed has to wait a little."""

@@ -16,7 +16,7 @@ from sweeper.errors import InputError, TrialDivergedError
 from sweeper.places import is_full, no_room
 
 if TYPE_CHECKING:
-    from sweeper.spec import Budget, Resources
+    from sweeper.spec import Budget, Share
     from sweeper.training.datasets import Arrays, Dataset
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Trial:
         seed: int,
         budget: Budget,
         dataset: Dataset | None,
-        resources: Resources,
+        resources: Share,
         checkpoints: CheckpointStore,
         send: Callable[[Report], None],
         data: Arrays | None = None,

@@ -19,8 +19,9 @@ from ray.tune.search import Searcher
 from sweeper.actor import Worker
 from sweeper.bridge import FINISHED, Bridge, guarded
 from sweeper.failures import Failure
-from sweeper.nodes import Nodes, asked_by
+from sweeper.nodes import Nodes, asked_by, demands
 from sweeper.rows import TrialRow
+from sweeper.spec import Resources
 from sweeper.study import SweepStudy, Verdict
 from sweeper.watch import Watch
 from sweeper.worker import Job, Task, as_config, task_from
@@ -62,11 +63,16 @@ def tune_trials(
         The metrics of the evaluation, None where there was none.
     """
     os.environ.update(_TUNE_ENVIRONMENT)
-    nodes = Nodes(asked_by(job.sweep.resources), study.announce)
-    limit = partial(nodes.limit, parallel)
+    nodes = Nodes(demands(job.sweep), study.announce)
+    asked = partial(_asked, job.sweep.resources)
+
+    def has_room(handed_out: list[Task]) -> bool:
+        return nodes.has_room([asked(task) for task in handed_out], parallel)
+
     if search:
-        study.announce(f"running {limit()} trials at a time")
-    bridge = Bridge(study, parallel=limit, must_evaluate=must_evaluate, should_stop=should_stop, search=search)
+        room = nodes.room()
+        study.announce(f"running {room if parallel is None else min(parallel, room)} trials at a time")
+    bridge = Bridge(study, has_room=has_room, must_evaluate=must_evaluate, should_stop=should_stop, search=search)
     watch = Watch(bridge, nodes, job.sweep.budget.stall_timeout)
     with _quick_start(), closing(watch):
         tune.run(
@@ -74,7 +80,7 @@ def tune_trials(
             name="ray",
             storage_path=str(job.folder.absolute()),
             num_samples=-1,  # the searcher says when it is over
-            search_alg=_Search(bridge, nodes, watch),
+            search_alg=_Search(bridge, nodes, watch, asked),
             scheduler=_Schedule(bridge, nodes),
             callbacks=[watch],
             stop=_Stop(watch),
@@ -113,11 +119,12 @@ def _quick_start() -> Iterator[None]:
 class _Search(Searcher):
     """Tune's searcher: asks the study for the next trial."""
 
-    def __init__(self, bridge: Bridge, nodes: Nodes, watch: Watch) -> None:
+    def __init__(self, bridge: Bridge, nodes: Nodes, watch: Watch, asked: Callable[[Task], dict[str, float]]) -> None:
         super().__init__()
         self.bridge = bridge
         self._nodes = nodes
         self._watch = watch
+        self._asked = asked
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
@@ -128,7 +135,7 @@ class _Search(Searcher):
         task = self.bridge.next_task()
         if not isinstance(task, Task):
             return task
-        return as_config(task) | {"asked": self._nodes.asked, "avoided": self._nodes.avoided()}
+        return as_config(task) | {"asked": self._asked(task), "avoided": self._nodes.avoided()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the schedule has told the study, with the state that Tune does not know."""
@@ -216,3 +223,7 @@ def _forget(controller: Any, trial: TuneTrial) -> None:
         if trial in holder:
             holder.remove(trial)
     getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
+
+
+def _asked(resources: Resources, task: Task) -> dict[str, float]:
+    return asked_by(task.share(resources))

@@ -119,7 +119,7 @@ class Watch(TrialProgressCallback):
         while self.bridge.failed:
             self.bridge.failed.pop().set_status(TuneTrial.ERROR)
         self.settle()
-        self._nodes.wait_for_room(sum(trial.status == TuneTrial.PENDING for trial in trials))
+        self._nodes.wait_for_room([trial.config["asked"] for trial in trials if trial.status == TuneTrial.PENDING])
         now = time.monotonic()
         stood_still = now - self._looked
         if stood_still > _LOOK:  # the driver itself was held up, and nobody could be heard

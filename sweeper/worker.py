@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -17,7 +18,7 @@ from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import TrialDivergedError, TrialStopped
 from sweeper.failures import Failure, kind_of
 from sweeper.redaction import redact
-from sweeper.spec import Sweep
+from sweeper.spec import Resources, Share, Sweep
 from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.trial import Report, Trial
 
@@ -37,6 +38,16 @@ class Task:
     params: dict[str, Any]
     attempt: int = 1
     evaluate: bool = False
+    whole_gpu: bool = False
+
+    def share(self, resources: Resources) -> Share:
+        """What it has to itself; whole GPUs, where it ran out of its share of one.
+
+        Raises:
+            ValueError: what is declared for such parameters cannot be given.
+        """
+        share = resources.of(self.params)
+        return share.model_copy(update={"gpus": float(math.ceil(share.gpus))}) if self.whole_gpu else share
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,8 @@ class TaskRun:
             pass
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
             reason = str(error) if isinstance(error, TrialDivergedError) else self._describe(error)
-            self._events.put(Event(failure=Failure(kind_of(error), reason)))
+            failure = Failure(kind_of(error), reason)
+            self._events.put(Event(failure=self._out_of_gpu(error) if failure.kind == "memory" else failure))
 
     def _train(self) -> Event:
         train, params, trial = self._prepare()
@@ -140,7 +152,7 @@ class TaskRun:
             budget=sweep.budget,
             dataset=sweep.dataset,
             data=self._job.data,
-            resources=sweep.resources,
+            resources=task.share(sweep.resources),
             checkpoints=CheckpointStore(self._job.trial_folder(task.number)),
             send=self._send,
             notify=self._notify,
@@ -161,6 +173,13 @@ class TaskRun:
         self._events.put(Event(notice=text))
         if not self._go.get():
             raise TrialStopped
+
+    def _out_of_gpu(self, error: BaseException) -> Failure:
+        """What ran out of memory: with a GPU the frameworks mean that, and Python itself the machine."""
+        if isinstance(error, MemoryError) or self._task.share(self._job.sweep.resources).gpus == 0:
+            return Failure("memory", self._describe(error))
+        batch = self._task.params.get("batch_size")
+        return Failure("gpu", "GPU out of memory" + (f" (batch_size={batch})" if batch is not None else ""))
 
     def _describe(self, error: BaseException) -> str:
         """The error in one line with the place in the user's code, the whole traceback in a file beside the trial."""
@@ -198,7 +217,7 @@ def trial_seed(sweep_seed: int, number: int) -> int:
 
 def task_from(config: Mapping[str, Any]) -> Task:
     """The task in a Ray Tune config, see `as_config`."""
-    return Task(config["number"], dict(config["params"]), config["attempt"], config["evaluate"])
+    return Task(config["number"], dict(config["params"]), config["attempt"], config["evaluate"], config["whole_gpu"])
 
 
 def as_config(task: Task) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -168,3 +169,26 @@ def die_of_poison(params: dict[str, Any], trial: Trial) -> None:
     if os.environ.get("SWEEPER_TEST_POISON") and not Path(params.get("cure", "/nowhere/at/all")).exists():
         os.kill(os.getpid(), 9)
     slow_count(params, trial)
+
+
+def hold_gpus(params: dict[str, Any], trial: Trial) -> None:
+    """Writes down which GPUs it was given, what it has to itself, and from when to when."""
+    began = time.time()
+    for _ in range(trial.reports):
+        time.sleep(0.3)
+        trial.report({"score": params["height"]})
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    line = {"number": trial.number, "gpus": trial.resources.gpus, "seen": seen, "began": began, "ended": time.time()}
+    with Path(params["log"]).open("a") as log:
+        log.write(json.dumps(line | {"pid": os.getpid()}) + "\n")
+
+
+def exhaust_gpu(params: dict[str, Any], trial: Trial) -> None:
+    """Runs out of memory on a share of a GPU that is smaller than it needs."""
+    if trial.resources.gpus < params["needs"]:
+        raise ResourceExhaustedError("OOM when allocating tensor with shape[4096,4096]")
+    trial.report({"score": trial.resources.gpus})
+
+
+class ResourceExhaustedError(Exception):
+    """Has the name of TensorFlow's."""

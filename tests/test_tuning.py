@@ -13,7 +13,7 @@ import ray
 
 from sweeper.cluster import ray_cluster
 from sweeper.errors import ResourceError
-from sweeper.nodes import Nodes, asked_by, refuse_what_never_starts
+from sweeper.nodes import Nodes, demands, refuse_what_never_starts
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
@@ -347,11 +347,14 @@ def test_an_error_in_the_study_ends_the_run_and_is_raised(make_sweep: MakeSweep)
 
 def test_what_no_node_can_ever_run_is_refused(make_sweep: MakeSweep) -> None:
     with pytest.raises(ResourceError, match="each trial needs 64 CPU and 0 GPU; the largest node has"):
-        refuse_what_never_starts(make_sweep(resources={"cpus": 64}).resources)
+        refuse_what_never_starts(make_sweep(resources={"cpus": 64}))
 
 
 def test_as_many_trials_run_as_the_cluster_has_room_for(make_sweep: MakeSweep) -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     for share, room in {1: cpus, 0.5: 2 * cpus}.items():
-        nodes = Nodes(asked_by(make_sweep(resources={"cpus": share}).resources), print)
-        assert [nodes.room(), nodes.limit(None), nodes.limit(1), nodes.limit(64)] == [room, room, 1, room]
+        (asked,) = demands(make_sweep(resources={"cpus": share}))
+        nodes = Nodes([asked], print)
+        assert nodes.room() == room
+        assert [nodes.has_room([asked] * count, None) for count in range(room + 2)] == [True] * room + [False] * 2
+        assert [nodes.has_room([asked] * count, 1) for count in range(3)] == [True, False, False]

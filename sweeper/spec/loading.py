@@ -118,6 +118,8 @@ def _faults_of_whole(sweep: Sweep) -> list[Fault]:
     """What can be asked only of a sweep without other faults."""
     if message := sweep.sampler.missing():
         return [Fault(("sampler", "type"), message)]
+    if faults := [Fault(("resources", *fault.key), fault.message) for fault in sweep.resources.faults(sweep.space)]:
+        return faults
     params_model = find_trainable(sweep.trainable).params_model
     return _faults_by_model(params_model, lambda model: check_points(sweep.space, model)) if params_model else []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,8 +10,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from sweeper.spec.budget import Budget
 from sweeper.spec.loading import load, load_file
-from sweeper.spec.model import Fault, Model, Number, Scalar, Seed, refuse
+from sweeper.spec.model import Fault, Model, Scalar, Seed, refuse
 from sweeper.spec.pruners import Hyperband, Median, Nothing, Pruner
+from sweeper.spec.resources import Resources
 from sweeper.spec.samplers import Grid, Sampler, Tpe
 from sweeper.spec.space import AnyDomain, Domain, check_point, check_space, grid_size, normal, slips
 from sweeper.spec.text import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
@@ -31,20 +31,6 @@ class Objective(Model):
         if value is None or than is None:
             return value is not None
         return value > than if self.direction == "maximize" else value < than
-
-
-class Resources(Model):
-    """What one trial has to itself."""
-
-    cpus: Annotated[Number, Field(gt=0, le=4096)] = Field(1, description="CPUs, and so threads, of one trial.")
-    gpus: Annotated[Number, Field(ge=0, le=1024)] = Field(0, description="GPUs of one trial; 0.5: two share one.")
-
-    @field_validator("gpus")
-    @classmethod
-    def _is_a_share_or_whole(cls, gpus: float) -> float:
-        if gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"{gpus:g} GPUs cannot be given; use a share below 1, or whole ones: {math.ceil(gpus)}")
-        return gpus
 
 
 class Tracking(Model):

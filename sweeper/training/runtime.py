@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -17,19 +18,24 @@ from typing import Any
 
 _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit")
 
+_SAFE = 0.9  # of a share of a GPU's memory is computed with; the driver needs some for each process
+
 _ALIGNMENT = 64  # of the memory that TensorFlow computes on
 
 
 @functools.cache
-def start(cpus: float, backend: str = "tensorflow") -> None:
+def start(cpus: float, backend: str = "tensorflow", gpus: float | None = None) -> None:
     """Import Keras and its backend, and settle what can only be settled before the first operation.
 
-    The first call of a process decides about its threads: neither backend can change them later.
+    The first call of a process decides about its threads and its GPU: neither backend can change them later.
+
+    Args:
+        gpus: the GPUs, or the share of one, that are to be used; None: all that can be seen.
     """
     os.environ["KERAS_BACKEND"] = backend
     threads = max(1, int(cpus))
     if backend == "jax":
-        _prepare_jax(threads)
+        _prepare_jax(threads, gpus)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _without_chatter(), _without_collections(), warnings.catch_warnings():
         # What the packages below say to each other when they are imported is no concern of a sweep.
@@ -41,10 +47,14 @@ def start(cpus: float, backend: str = "tensorflow") -> None:
             "`backend` must be the same in all trials of a sweep"
         )
     if backend == "tensorflow":
-        _settle_tensorflow(threads)
+        _settle_tensorflow(threads, gpus)
 
 
-def _prepare_jax(threads: int) -> None:
+def _prepare_jax(threads: int, gpus: float | None) -> None:
+    if gpus == 0:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    elif gpus is not None and gpus < 1:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{gpus * _SAFE:.3f}")
     # Without, every worker computes on all cores, which is slower than one trial for each; XLA has no better switch.
     os.environ.setdefault("NPROC", str(threads))
     import jax
@@ -56,7 +66,7 @@ def _prepare_jax(threads: int) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _settle_tensorflow(threads: int) -> None:
+def _settle_tensorflow(threads: int, share: float | None) -> None:
     with _without_chatter(), _without_collections():
         import tensorflow as tf
 
@@ -65,8 +75,15 @@ def _settle_tensorflow(threads: int) -> None:
     tf.config.experimental.enable_op_determinism()
     with _without_chatter():
         gpus = tf.config.list_physical_devices("GPU")
+    if share == 0:
+        tf.config.set_visible_devices([], "GPU")
+    memory = _gpu_memory() if gpus and share is not None and 0 < share < 1 else None
     for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+        if memory is None:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        else:
+            limit = tf.config.LogicalDeviceConfiguration(memory_limit=int(memory * (share or 1) * _SAFE))
+            tf.config.set_logical_device_configuration(gpu, [limit])
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -74,6 +91,16 @@ def _settle_tensorflow(threads: int) -> None:
         pass
     with _without_chatter():  # what it says when it finds no GPU
         tf.config.list_logical_devices()
+
+
+def _gpu_memory() -> int | None:
+    """The megabytes of the GPU that this process may use; TensorFlow tells of what it took, not of what there is."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", f"--id={shown}"]
+    try:
+        return int(subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 @contextmanager

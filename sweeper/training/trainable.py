@@ -71,7 +71,7 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     """The loop of a trial, at its beginning or where its checkpoint left it."""
     from sweeper.training import runtime
 
-    runtime.start(trial.resources.cpus, params.backend)
+    runtime.start(trial.resources.cpus, params.backend, trial.resources.gpus)
     from sweeper.training.loop import Course, Loop, device_data
     from sweeper.training.program import Program
 

@@ -77,10 +77,11 @@ def _is_durable(args: tuple[Any, ...]) -> bool:
 
 
 def tune_trials(
-    study: SweepStudy, job: Job, *, parallel: int, must_evaluate: Any, should_stop: Callable[[], bool]
+    study: SweepStudy, job: Job, *, parallel: int | None, must_evaluate: Any, should_stop: Callable[[], bool]
 ) -> dict[str, float] | None:
     """What `sweeper.tuning` does, by this process itself."""
-    bridge = Bridge(study, parallel=1, must_evaluate=must_evaluate, should_stop=should_stop)
+    one_by_one: Any = {"has_room": lambda handed_out: not handed_out}
+    bridge = Bridge(study, must_evaluate=must_evaluate, should_stop=should_stop, **one_by_one)
     while not isinstance(task := bridge.next_task(), str):
         if task is None:
             time.sleep(0.05)
@@ -93,8 +94,8 @@ def tune_trials(
 
 
 @contextmanager
-def _prepared(study: SweepStudy, job: Job, **_: Any) -> Iterator[tuple[Job, int]]:
-    yield replace(job, data=run._recorded(study, run._load_data(job))), 1
+def _prepared(study: SweepStudy, job: Job, **_: Any) -> Iterator[Job]:
+    yield replace(job, data=run._recorded(study, run._load_data(job)))
 
 
 def run_light(folder: Path, uri: str, point: Point | None) -> None:

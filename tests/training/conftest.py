@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweeper.checkpoints import CheckpointStore
-from sweeper.spec import Resources
+from sweeper.spec import Share
 from sweeper.spec.budget import Budget
 from sweeper.training import Digits
 from sweeper.trial import Report, Trial
@@ -28,7 +28,7 @@ class RecordedTrial(Trial):
             seed=seed,
             budget=Budget(trials=1, **(budget or {"epochs": 3})),
             dataset=dataset,
-            resources=Resources(),
+            resources=Share(),
             checkpoints=self.checkpoints,
             send=self.sent.append,
         )

@@ -1,0 +1,224 @@
+"""What one trial has to itself: numbers, or expressions of its parameters."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import math
+import operator
+import random
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice, product
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, ValidationError
+
+from sweeper.spec.explain import explain
+from sweeper.spec.model import Fault, Key, Model, Number, did_you_mean, dotted, shown
+from sweeper.spec.space import Point, Space, draw
+
+_OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.USub: operator.neg,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "ceil": math.ceil}
+_RULE = "numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
+
+_CORNERS = 1000
+"""Corners of a space at which expressions are tried, at most."""
+
+_WITHIN = 100
+"""Points within it."""
+
+
+@functools.cache
+def _parsed(text: str) -> ast.expr:
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"{shown(text)} is neither a number nor an expression; it may have {_RULE}") from None
+    if (strange := next(filter(_is_strange, ast.walk(tree)), None)) is not None:
+        raise ValueError(f"{shown(ast.unparse(strange))} has no place in an expression; it may have {_RULE}")
+    if not _names(tree):
+        raise ValueError(f"{shown(text)} must be a number, or an expression of parameters; write a number unquoted")
+    return tree
+
+
+def _is_strange(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return type(node.value) not in (int, float, str)
+    if isinstance(node, ast.Call):
+        return not (isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS) or bool(node.keywords)
+    if isinstance(node, ast.Compare):
+        return len(node.ops) > 1 or type(node.ops[0]) not in _OPERATIONS
+    if isinstance(node, ast.BinOp | ast.UnaryOp):
+        return type(node.op) not in _OPERATIONS
+    return not isinstance(node, ast.Name | ast.IfExp | ast.expr_context | ast.operator | ast.unaryop | ast.cmpop)
+
+
+def _names(tree: ast.expr) -> list[str]:
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
+
+
+def _value(node: ast.expr, point: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value):
+            return value
+        case ast.Name(name):
+            return point[name]
+        case ast.IfExp(test, body, orelse):
+            return _value(body if _value(test, point) else orelse, point)
+        case ast.Compare(left, [operation], [right]):
+            return _OPERATIONS[type(operation)](_value(left, point), _value(right, point))
+        case ast.UnaryOp(operation, operand):
+            return _OPERATIONS[type(operation)](_number(operand, point))
+        case ast.BinOp(left, operation, right):
+            return _OPERATIONS[type(operation)](_number(left, point), _number(right, point))
+        case ast.Call(ast.Name(name), arguments):
+            return _FUNCTIONS[name](*(_number(argument, point) for argument in arguments))
+    raise AssertionError(ast.dump(node))
+
+
+def _number(node: ast.expr, point: Mapping[str, Any]) -> float:
+    """The value of a part that is computed with; text repeated a billion times is one as well."""
+    value = _value(node, point)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{ast.unparse(node)} is {shown(value)}, and no number")
+    return value
+
+
+def _expression(text: str) -> str:
+    _parsed(text)
+    return text
+
+
+def _share_or_whole(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"{gpus:g} GPUs cannot be given; use a share below 1, or whole ones: {math.ceil(gpus)}")
+    return gpus
+
+
+_Cpus = Annotated[Number, Field(gt=0, le=4096)]
+_Gpus = Annotated[Number, Field(ge=0, le=1024), AfterValidator(_share_or_whole)]
+_Gigabytes = Annotated[Number, Field(gt=0, le=1e6)]
+_Units = Annotated[Number, Field(ge=0, le=1e6)]
+_Text = Annotated[str, StringConstraints(max_length=200), AfterValidator(_expression), Tag("expression")]
+_Either = Discriminator(lambda value: "expression" if isinstance(value, str) else "number")
+_Kind = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+
+
+class Share(Model):
+    """What one trial has to itself, in numbers."""
+
+    cpus: _Cpus = 1.0
+    gpus: _Gpus = 0.0
+    memory: _Gigabytes | None = None
+    accelerator_type: str | None = None
+    custom: dict[str, _Units] = Field(default_factory=dict)
+
+
+class Resources(Model):
+    """What one trial has to itself; each number may be an expression of its parameters."""
+
+    cpus: Annotated[Annotated[_Cpus, Tag("number")] | _Text, _Either] = Field(
+        1.0, description="CPUs, and so threads, of one trial."
+    )
+    gpus: Annotated[Annotated[_Gpus, Tag("number")] | _Text, _Either] = Field(
+        0.0, description="GPUs of one trial; 0.5: two share one. Or an expression: 1 if units > 512 else 0.25."
+    )
+    memory: Annotated[Annotated[_Gigabytes, Tag("number")] | _Text, _Either] | None = Field(
+        None, description="GB of a node's memory that are set apart for one trial."
+    )
+    accelerator_type: _Kind | None = Field(None, description="The kind of GPU, as Ray calls it: A100, H100, T4.")
+    custom: dict[_Kind, Annotated[Annotated[_Units, Tag("number")] | _Text, _Either]] = Field(
+        default_factory=dict, description="What else a node must have, by the names that it was started with."
+    )
+
+    def of(self, point: Mapping[str, Any]) -> Share:
+        """What the trial with these parameters has.
+
+        Raises:
+            ValueError: an expression gives what no trial can have.
+        """
+        given = self._given(point)
+        try:
+            return Share.model_validate(given)
+        except ValidationError as error:
+            fault = explain(error, Share, given)[0]
+            raise ValueError(f"resources.{dotted(fault.key)} with {said(point)}: {fault.message}") from error
+
+    def _given(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        given: dict[str, Any] = {**dict(self), "custom": dict(self.custom)}
+        for key, text in self._expressions():
+            holder = given["custom"] if key[0] == "custom" else given
+            holder[str(key[-1])] = _worked_out(text, point)
+        return given
+
+    def _expressions(self) -> list[tuple[Key, str]]:
+        found: dict[Key, object] = {(name,): getattr(self, name) for name in ("cpus", "gpus", "memory")}
+        found |= {("custom", name): amount for name, amount in self.custom.items()}
+        return [(key, text) for key, text in found.items() if isinstance(text, str)]
+
+    def faults(self, space: Space) -> Iterator[Fault]:
+        """What is wrong with the expressions, in this space."""
+        is_sound = True
+        for key, text in self._expressions():
+            for name in dict.fromkeys(_names(_parsed(text))):
+                if name not in space:
+                    is_sound = False
+                    yield Fault(key, f"there is no parameter {shown(name)} in the space. {did_you_mean(name, space)}")
+                elif space[name].when:
+                    is_sound = False
+                    yield Fault(key, f"{name} plays no part in some trials; use parameters that every trial has")
+        for point in self._points(space) if is_sound else ():
+            try:
+                Share.model_validate(self._given(point))
+            except ValidationError as error:
+                for fault in explain(error, Share, self._given(point)):
+                    yield Fault(fault.key, f"with {said(point)}: {fault.message}")
+                return
+            except ValueError as error:
+                yield Fault(self._expressions()[0][0], str(error))
+                return
+
+    def demands(self, space: Space) -> Iterator[tuple[Share, Point]]:
+        """What trials have at the corners of the space, each with the parameters that it follows from."""
+        seen: list[Share] = []
+        for point in self._points(space):
+            if (share := self.of(point)) not in seen:
+                seen.append(share)
+                yield share, point
+
+    def _points(self, space: Space) -> Iterator[Point]:
+        """The corners of the space, as far as expressions look at it, and some points within."""
+        names = list(dict.fromkeys(name for _, text in self._expressions() for name in _names(_parsed(text))))
+        values = [[value for _, value in space[name].bounds()] for name in names]
+        yield from (dict(zip(names, corner, strict=True)) for corner in islice(product(*values), _CORNERS))
+        dice = random.Random(0)
+        for _ in range(_WITHIN if names else 0):
+            point = draw(space, dice)
+            yield {name: point[name] for name in names}
+
+
+def said(point: Mapping[str, Any]) -> str:
+    """Parameters as a sentence has them: units=64, cell=lstm."""
+    return ", ".join(f"{name}={value}" for name, value in point.items())
+
+
+def _worked_out(text: str, point: Mapping[str, Any]) -> Any:
+    try:
+        return _value(_parsed(text), point)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{shown(text)} cannot be computed with {said(point)}: {error}") from error

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sweeper.errors import SpecError
+from sweeper.spec import Share, Sweep
+
+MakeSweep = Callable[..., Sweep]
+
+SPACE: dict[str, Any] = {
+    "units": {"type": "int", "low": 16, "high": 1024},
+    "cell": {"type": "categorical", "choices": ["gru", "lstm"]},
+    "optimizer": {"type": "categorical", "choices": ["sgd", "adam"]},
+    "momentum": {"type": "float", "low": 0.0, "high": 0.9, "when": {"optimizer": "sgd"}},
+    "min": 2,
+}
+
+
+@pytest.fixture
+def asking(make_sweep: MakeSweep) -> Callable[..., Sweep]:
+    """Sweeps that ask for these resources."""
+    return lambda **resources: make_sweep(space=SPACE, resources=resources)
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [
+        ("1 if units > 512 else 0.25", 1.0),
+        ("ceil(units / 300)", 4.0),
+        ("max(1, units // 300)", 3.0),
+        ("min(units, 7)", 7.0),
+        ("(units % 1000) - -1", 25.0),
+        ("2 * (1 + units / 1024)", 4.0),
+        ("3 if cell == 'lstm' else 1", 3.0),
+        ("3 if cell != 'lstm' else units * 0.5", 512.0),
+        ("min + units * 0", 2.0),
+        ("1 if units >= 1024 else 2 if units <= 16 else 3", 1.0),
+    ],
+)
+def test_an_expression_is_worked_out_for_each_trial(asking: Callable[..., Sweep], text: str, cpus: float) -> None:
+    assert asking(cpus=text).resources.of({"units": 1024, "cell": "lstm", "min": 2}).cpus == cpus
+
+
+def test_each_number_may_be_an_expression_and_the_rest_is_what_it_is(asking: Callable[..., Sweep]) -> None:
+    custom = {"disk": "ceil(units / 512)", "bus": 1}
+    sweep = asking(gpus=0.5, memory="2 + units / 256", accelerator_type="A100", custom=custom)
+    expected = Share(gpus=0.5, memory=6, accelerator_type="A100", custom={"disk": 2, "bus": 1})
+    assert sweep.resources.of({"units": 1024}) == expected
+    assert Sweep.from_mapping(sweep.model_dump(mode="json")) == sweep
+
+
+RULE = "; it may have numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
+REFUSED = {
+    "unitz / 2": "there is no parameter 'unitz' in the space. Did you mean 'units'?",
+    "momentum + 1": "momentum plays no part in some trials; use parameters that every trial has",
+    "units +": f"'units +' is neither a number nor an expression{RULE}",
+    "": f"'' is neither a number nor an expression{RULE}",
+    "4": "'4' must be a number, or an expression of parameters; write a number unquoted",
+    "units ** units": f"'units ** units' has no place in an expression{RULE}",
+    "units << 3": f"'units << 3' has no place in an expression{RULE}",
+    "open('x')": "\"open('x')\" has no place in an expression",
+    "max(units, key=cell)": "'max(units, key=cell)' has no place in an expression",
+    "units.real": f"'units.real' has no place in an expression{RULE}",
+    "[units]": f"'[units]' has no place in an expression{RULE}",
+    "f'{units}'": "has no place in an expression",
+    "1 < units < 5": f"'1 < units < 5' has no place in an expression{RULE}",
+    "(lambda: units)()": "has no place in an expression",
+    "units if (units := 3) else 1": "has no place in an expression",
+    "cell * 1000000000": "cannot be computed with cell=gru: cell is 'gru', and no number",
+    "1 if cell > 3 else 2": "cannot be computed with cell=gru: '>' not supported between instances of 'str' and 'int'",
+    "1 / (units - 16)": "'1 / (units - 16)' cannot be computed with units=16: division by zero",
+    "1 / (units - 17)": "with units=16: -1.0 must be > 0",
+    "units * 100": "with units=1024: 102400 must be <= 4096",
+    "units > 3": "with units=16: true must be a number",
+    "cell": "with cell=gru: 'gru' must be a number",
+    "ceil(units, 2)": "'ceil(units, 2)' cannot be computed with units=16: ",
+    "+".join(["units"] * 100): "must be 200 characters long at most",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_is_no_sound_expression_is_refused_with_its_place(asking: Callable[..., Sweep], text: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        asking(cpus=text)
+    (problem,) = caught.value.problems
+    assert problem.key == "resources.cpus"
+    assert REFUSED[text] in problem.message
+
+
+def test_what_an_expression_may_give_is_what_may_be_given(asking: Callable[..., Sweep]) -> None:
+    with pytest.raises(SpecError, match=r"resources.gpus: with units=1024: 10.24 GPUs cannot be .* ones: 11"):
+        asking(gpus="units / 100")
+    with pytest.raises(SpecError, match=r"resources.custom.disk: with units=16: -1 must be >= 0"):
+        asking(custom={"disk": "units - 17"})
+
+
+def test_what_lies_within_the_space_is_looked_at_too(asking: Callable[..., Sweep]) -> None:
+    with pytest.raises(SpecError, match=r"resources.cpus: with units=\d+: 0 must be > 0"):
+        asking(cpus="0 if 400 < units * 1 + 0 * units else 1 if units < 1 else 0 if units % 7 > 2 else 1")
+
+
+def test_a_point_that_no_corner_has_told_of_is_refused_when_it_is_asked_for(asking: Callable[..., Sweep]) -> None:
+    resources = asking(gpus="1.5 if units == 23 else 1").resources
+    with pytest.raises(ValueError, match=r"resources.gpus with units=23: 1.5 GPUs cannot be given"):
+        resources.of({"units": 23})
