@@ -42,10 +42,12 @@ def test_what_is_not_the_trials_fault_never_counts() -> None:
     assert after(*["driver"] * 50, "crash") == 1.0
 
 
-def test_memory_is_given_one_more_chance_only() -> None:
-    assert after("memory") == 1.0
-    assert after("crash", "memory") == 2.0
-    assert after("memory", "memory") is None
+@pytest.mark.parametrize("kind", ["memory", "gpu"])
+def test_memory_is_given_one_more_chance_only(kind: Kind) -> None:
+    assert after(kind) == 1.0
+    assert after("crash", kind) == 2.0
+    assert after(kind, kind) is None
+    assert after(kind, kind, max_failures=9) is None
 
 
 @pytest.mark.parametrize("kind", ["error", "diverged"])

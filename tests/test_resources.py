@@ -111,6 +111,18 @@ def test_a_trial_that_runs_out_of_its_share_of_a_gpu_is_tried_once_on_a_whole_on
     assert {attempt.kind for past in study.history.all().values() for attempt in past} == {"gpu"}
 
 
+def test_a_point_for_which_the_expression_fails_fails_alone(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(
+        budget={"trials": 3, "epochs": 1},
+        space={"height": {"type": "float", "low": 0.0, "high": 1.0}},
+        resources={"gpus": "1.5 if height == 0.123 else 0.5"},
+        enqueue=[{"height": 0.123}],
+    )
+    rows = tune(sweep).rows()
+    assert [row.state for row in rows] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert "resources.gpus with height=0.123: 1.5 GPUs cannot be given" in str(rows[0].reason)
+
+
 def test_what_the_cluster_can_never_run_is_refused_in_seconds(make_sweep: MakeSweep) -> None:
     space = {"units": {"type": "int", "low": 16, "high": 1024}}
     began = time.monotonic()
