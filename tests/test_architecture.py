@@ -34,6 +34,7 @@ ONLY_IN = {
     "ray.tune": {"tuning", "actor"},
     "mlflow": {"tracking", "cli"},
     "ray": {"tuning", "actor", "cluster", "access", "cli", "backends"},
+    "kubernetes": {"backends"},
 }
 
 

@@ -1,0 +1,208 @@
+"""A small Kubernetes API server, for tests: RayJobs, ConfigMaps and pods with their logs, on 127.0.0.1.
+
+It knows who may do what (401, 403), what exists (404, 409) and, with KubeRay's CustomResourceDefinitions at hand, what
+is valid (422). It has no operator: `on_change` is told of each RayJob and may play one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from sweeper.backends.crd import Crd
+
+Object = dict[str, Any]
+
+_PATH = re.compile(
+    r"/(?:api/v1|apis/ray\.io/v1)/namespaces/(?P<namespace>[^/]+)/(?P<kind>rayjobs|configmaps|pods)"
+    r"(?:/(?P<name>[^/]+))?(?P<log>/log)?"
+)
+_VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
+
+
+class FakeKubernetes:
+    """The server; started and ended by `with`.
+
+    Args:
+        crds: a folder with KubeRay's ray.io_rayjobs.yaml, against which RayJobs are checked.
+        rules: those of a Role; whatever they do not allow is refused.
+        on_change: told of a RayJob that was created or changed; what it does to it stays.
+        has_kuberay: whether the kind RayJob exists.
+    """
+
+    token = "a-token-for-tests"
+
+    def __init__(
+        self,
+        *,
+        crds: Path | None = None,
+        rules: Sequence[Mapping[str, list[str]]] | None = None,
+        on_change: Callable[[Object], None] = lambda job: None,
+        has_kuberay: bool = True,
+    ) -> None:
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.logs: dict[str, list[str]] = {}
+        self.drops: list[int] = []
+        """After how many bytes the next connections that read a log are cut."""
+        self.asked: list[tuple[str, str]] = []
+        self.rules = rules
+        self.on_change = on_change
+        self.has_kuberay = has_kuberay
+        self.crd = Crd(crds / "ray.io_rayjobs.yaml") if crds else None
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": self}))
+        self._server.daemon_threads = True
+
+    def __enter__(self) -> FakeKubernetes:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def write_kubeconfig(self, path: Path, token: str | None = None) -> None:
+        """A kubeconfig that leads here, as whoever has the token."""
+        path.write_text(
+            "{{apiVersion: v1, kind: Config, current-context: fake,\n"
+            'clusters: [{{name: fake, cluster: {{server: "http://{}:{}"}}}}],\n'
+            "users: [{{name: someone, user: {{token: {}}}}}],\n"
+            "contexts: [{{name: fake, context: {{cluster: fake, user: someone}}}}]}}\n".format(
+                *self._server.server_address, token or self.token
+            )
+        )
+
+    def add_pod(self, name: str, job: str, phase: str = "Running") -> Object:
+        """A pod that submits a RayJob."""
+        meta = {"name": name, "labels": {"batch.kubernetes.io/job-name": job}}
+        created = {"creationTimestamp": f"2026-01-01T00:00:{len(self.logs):02}Z"}
+        self.logs[name] = []
+        pod = self.objects["pods", name] = {"metadata": meta | created, "status": {"phase": phase}}
+        return pod
+
+    def allows(self, verb: str, kind: str) -> bool:
+        wanted = {"apiGroups": "ray.io" if kind == "rayjobs" else "", "resources": kind, "verbs": verb}
+        return self.rules is None or any(all(wanted[key] in rule[key] for key in wanted) for rule in self.rules)
+
+    def delete(self, uid: str) -> None:
+        """Delete an object and all that it owns."""
+        for key, item in list(self.objects.items()):
+            meta = item["metadata"]
+            if meta.get("uid") == uid or any(owner["uid"] == uid for owner in meta.get("ownerReferences", [])):
+                del self.objects[key]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    cluster: FakeKubernetes
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        found = _PATH.fullmatch(url.path)
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length)) if length else {}
+        if self.headers.get("Authorization") != f"Bearer {self.cluster.token}":
+            return self._refuse(401, "Unauthorized", "Unauthorized")
+        if found is None or (found["kind"] == "rayjobs" and not self.cluster.has_kuberay):
+            return self._answer(404, b"404 page not found\n", "text/plain")
+        kind, name = found["kind"], found["name"] or body.get("metadata", {}).get("name", "")
+        resource = f"{kind}/log" if found["log"] else kind
+        verb = "list" if self.command == "GET" and not found["name"] else _VERBS[self.command]
+        is_there = (kind, name) in self.cluster.objects
+        applies = "apply" in self.headers.get("Content-Type", "")
+        for wanted in [verb, "create"] if applies and not is_there else [verb]:
+            self.cluster.asked.append((wanted, resource))
+            if not self.cluster.allows(wanted, resource):
+                message = f'{resource} "{name}" is forbidden: User "someone" cannot {wanted} resource "{resource}"'
+                return self._refuse(403, "Forbidden", message)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        if verb == "list":
+            return self._list(query.get("labelSelector", ""))
+        if not (is_there or applies or verb == "create"):
+            return self._refuse(404, "NotFound", f'{kind} "{name}" not found')
+        if found["log"]:
+            return self._log(name, follow=query.get("follow") in ("true", "True"))
+        getattr(self, f"_{verb}")(kind, name, body)
+
+    do_POST = do_PATCH = do_DELETE = do_GET
+
+    def _get(self, kind: str, name: str, _: Object) -> None:
+        self._send(200, self.cluster.objects[kind, name])
+
+    def _create(self, kind: str, name: str, body: Object) -> None:
+        if (kind, name) in self.cluster.objects:
+            return self._refuse(409, "AlreadyExists", f'{kind} "{name}" already exists')
+        self._patch(kind, name, body)
+
+    def _delete(self, kind: str, name: str, _: Object) -> None:
+        item = self.cluster.objects[kind, name]
+        self.cluster.delete(item["metadata"]["uid"])
+        self._send(200, item)
+
+    def _patch(self, kind: str, name: str, body: Object) -> None:
+        before = self.cluster.objects.get((kind, name))
+        item = _merged(before or {"metadata": {"uid": str(uuid.uuid4())}}, body)
+        if kind == "rayjobs" and self.cluster.crd and (faults := self.cluster.crd.faults(item)):
+            return self._refuse(422, "Invalid", f'RayJob.ray.io "{name}" is invalid: {"; ".join(faults)}')
+        self.cluster.objects[kind, name] = item
+        if kind == "rayjobs":
+            self.cluster.on_change(item)
+        self._send(200 if before else 201, item)
+
+    def _list(self, selector: str) -> None:
+        pods = [item for (kind, _), item in self.cluster.objects.items() if kind == "pods"]
+        items = [pod for pod in pods if selector in map("=".join, pod["metadata"]["labels"].items())]
+        self._send(200, {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
+
+    def _log(self, pod: str, *, follow: bool) -> None:
+        """Lines with their times; a line that is still to come is waited for."""
+        room = self.cluster.drops.pop(0) if self.cluster.drops else None
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        sent = 0
+        while True:
+            has_ended = self.cluster.objects[("pods", pod)]["status"]["phase"] in ("Succeeded", "Failed")
+            for line in self.cluster.logs[pod][sent:]:
+                data = f"2026-01-01T00:00:00.{sent:09}Z {line}\n".encode()[:room]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+                sent += 1
+                room = None if room is None else room - len(data)
+                if room == 0:
+                    self.close_connection = True
+                    return
+            if has_ended or not follow:
+                self.wfile.write(b"0\r\n\r\n")
+                return
+            time.sleep(0.05)
+
+    def _refuse(self, code: int, reason: str, message: str) -> None:
+        self._send(code, {"apiVersion": "v1", "kind": "Status", "code": code, "reason": reason, "message": message})
+
+    def _send(self, code: int, document: Object) -> None:
+        self._answer(code, json.dumps(document).encode(), "application/json")
+
+    def _answer(self, code: int, data: bytes, content_type: str) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def _merged(before: Any, patch: Any) -> Any:
+    """A JSON merge patch, which is what an apply by its only owner comes to as well."""
+    if not isinstance(before, dict) or not isinstance(patch, dict):
+        return patch
+    both = {**before, **{key: _merged(before.get(key), value) for key, value in patch.items()}}
+    return {key: value for key, value in both.items() if value is not None}
