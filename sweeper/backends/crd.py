@@ -21,7 +21,6 @@ class Crd:
         schema = _strict(version["schema"]["openAPIV3Schema"])
         schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
         self.kind = str(spec["names"]["kind"])
-        self.pod_template = schema["properties"]["spec"]["properties"].get("submitterPodTemplate")
         self._validator = Draft202012Validator(schema)
 
     def faults(self, document: Any) -> list[str]:
