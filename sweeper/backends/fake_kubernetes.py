@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,9 @@ class FakeKubernetes:
     """The server; started and ended by `with`.
 
     Args:
-        crds: a folder with KubeRay's ray.io_rayjobs.yaml, against which RayJobs are checked.
-        rules: those of a Role; whatever they do not allow is refused.
-        on_change: told of a RayJob that was created or changed; what it does to it stays.
-        has_kuberay: whether the kind RayJob exists.
+        crds: a folder with KubeRay's ray.io_rayjobs.yaml.
+        rules: those of the Role of whoever asks.
+        on_change: told of each RayJob that was written; what it does to it stays.
     """
 
     token = "a-token-for-tests"
@@ -50,12 +50,10 @@ class FakeKubernetes:
     ) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
         self.logs: dict[str, list[str]] = {}
-        self.drops: list[int] = []
-        """After how many bytes the next connections that read a log are cut."""
+        self.drops: list[int] = []  # after how many bytes the next connections that read a log are cut
         self.asked: list[tuple[str, str]] = []
-        self.rules = rules
-        self.on_change = on_change
-        self.has_kuberay = has_kuberay
+        self.rules, self.on_change, self.has_kuberay = rules, on_change, has_kuberay
+        self.lock = threading.Lock()
         self.crd = Crd(crds / "ray.io_rayjobs.yaml") if crds else None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": self}))
         self._server.daemon_threads = True
@@ -70,32 +68,30 @@ class FakeKubernetes:
 
     def write_kubeconfig(self, path: Path, token: str | None = None) -> None:
         """A kubeconfig that leads here, as whoever has the token."""
+        host, port = self._server.server_address[:2]
         path.write_text(
-            "{{apiVersion: v1, kind: Config, current-context: fake,\n"
-            'clusters: [{{name: fake, cluster: {{server: "http://{}:{}"}}}}],\n'
-            "users: [{{name: someone, user: {{token: {}}}}}],\n"
-            "contexts: [{{name: fake, context: {{cluster: fake, user: someone}}}}]}}\n".format(
-                *self._server.server_address, token or self.token
-            )
+            "{apiVersion: v1, kind: Config, current-context: fake, "
+            f"clusters: [{{name: fake, cluster: {{server: 'http://{host!s}:{port}'}}}}], "
+            f"users: [{{name: someone, user: {{token: {token or self.token}}}}}], "
+            "contexts: [{name: fake, context: {cluster: fake, user: someone}}]}"
         )
 
     def add_pod(self, name: str, job: str, phase: str = "Running") -> Object:
         """A pod that submits a RayJob."""
-        meta = {"name": name, "labels": {"batch.kubernetes.io/job-name": job}}
-        created = {"creationTimestamp": f"2026-01-01T00:00:{len(self.logs):02}Z"}
+        created = f"2026-01-01T00:00:{len(self.logs):02}Z"
+        meta = {"name": name, "labels": {"batch.kubernetes.io/job-name": job}, "creationTimestamp": created}
         self.logs[name] = []
-        pod = self.objects["pods", name] = {"metadata": meta | created, "status": {"phase": phase}}
-        return pod
+        return self.objects.setdefault(("pods", name), {"metadata": meta, "status": {"phase": phase}})
 
     def allows(self, verb: str, kind: str) -> bool:
         wanted = {"apiGroups": "ray.io" if kind == "rayjobs" else "", "resources": kind, "verbs": verb}
         return self.rules is None or any(all(wanted[key] in rule[key] for key in wanted) for rule in self.rules)
 
-    def delete(self, uid: str) -> None:
-        """Delete an object and all that it owns."""
+    def collect(self, uid: str) -> None:
+        """The garbage: an object and all that it owns."""
         for key, item in list(self.objects.items()):
             meta = item["metadata"]
-            if meta.get("uid") == uid or any(owner["uid"] == uid for owner in meta.get("ownerReferences", [])):
+            if uid in (meta.get("uid"), *(owner["uid"] for owner in meta.get("ownerReferences", []))):
                 del self.objects[key]
 
 
@@ -106,15 +102,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         found = _PATH.fullmatch(url.path)
-        length = int(self.headers.get("Content-Length", 0))
-        body = json.loads(self.rfile.read(length)) if length else {}
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         if self.headers.get("Authorization") != f"Bearer {self.cluster.token}":
             return self._refuse(401, "Unauthorized", "Unauthorized")
         if found is None or (found["kind"] == "rayjobs" and not self.cluster.has_kuberay):
-            return self._answer(404, b"404 page not found\n", "text/plain")
+            return self._send(404, "404 page not found\n")
         kind, name = found["kind"], found["name"] or body.get("metadata", {}).get("name", "")
         resource = f"{kind}/log" if found["log"] else kind
         verb = "list" if self.command == "GET" and not found["name"] else _VERBS[self.command]
+        with nullcontext() if found["log"] else self.cluster.lock:
+            self._obey(verb, kind, name, resource, body, url.query)
+
+    do_POST = do_PATCH = do_DELETE = do_GET
+
+    def _obey(self, verb: str, kind: str, name: str, resource: str, body: Object, query: str) -> None:
         is_there = (kind, name) in self.cluster.objects
         applies = "apply" in self.headers.get("Content-Type", "")
         for wanted in [verb, "create"] if applies and not is_there else [verb]:
@@ -122,31 +123,28 @@ class _Handler(BaseHTTPRequestHandler):
             if not self.cluster.allows(wanted, resource):
                 message = f'{resource} "{name}" is forbidden: User "someone" cannot {wanted} resource "{resource}"'
                 return self._refuse(403, "Forbidden", message)
-        query = {key: values[0] for key, values in parse_qs(url.query).items()}
         if verb == "list":
-            return self._list(query.get("labelSelector", ""))
+            return self._list(parse_qs(query)["labelSelector"][0])
         if not (is_there or applies or verb == "create"):
             return self._refuse(404, "NotFound", f'{kind} "{name}" not found')
-        if found["log"]:
-            return self._log(name, follow=query.get("follow") in ("true", "True"))
-        getattr(self, f"_{verb}")(kind, name, body)
-
-    do_POST = do_PATCH = do_DELETE = do_GET
-
-    def _get(self, kind: str, name: str, _: Object) -> None:
-        self._send(200, self.cluster.objects[kind, name])
-
-    def _create(self, kind: str, name: str, body: Object) -> None:
-        if (kind, name) in self.cluster.objects:
+        if is_there and verb == "create":
             return self._refuse(409, "AlreadyExists", f'{kind} "{name}" already exists')
-        self._patch(kind, name, body)
+        if resource == "pods/log":
+            return self._log(name, follow="follow=true" in query.lower())
+        if verb == "get":
+            return self._send(200, self.cluster.objects[kind, name])
+        (self._delete if verb == "delete" else self._write)(kind, name, body)
 
-    def _delete(self, kind: str, name: str, _: Object) -> None:
+    def _delete(self, kind: str, name: str, options: Object) -> None:
         item = self.cluster.objects[kind, name]
-        self.cluster.delete(item["metadata"]["uid"])
+        if options.get("propagationPolicy") == "Foreground":  # it goes after what it owns, otherwise before
+            item["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        else:
+            del self.cluster.objects[kind, name]
+        threading.Timer(0.1, self.cluster.collect, (item["metadata"]["uid"],)).start()
         self._send(200, item)
 
-    def _patch(self, kind: str, name: str, body: Object) -> None:
+    def _write(self, kind: str, name: str, body: Object) -> None:
         before = self.cluster.objects.get((kind, name))
         item = _merged(before or {"metadata": {"uid": str(uuid.uuid4())}}, body)
         if kind == "rayjobs" and self.cluster.crd and (faults := self.cluster.crd.faults(item)):
@@ -186,18 +184,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, code: int, reason: str, message: str) -> None:
         self._send(code, {"apiVersion": "v1", "kind": "Status", "code": code, "reason": reason, "message": message})
 
-    def _send(self, code: int, document: Object) -> None:
-        self._answer(code, json.dumps(document).encode(), "application/json")
-
-    def _answer(self, code: int, data: bytes, content_type: str) -> None:
+    def _send(self, code: int, answer: Object | str) -> None:
+        data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         self.send_response(code)
-        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
+    def log_message(self, *_: object) -> None: ...
 
 
 def _merged(before: Any, patch: Any) -> Any:

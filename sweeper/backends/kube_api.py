@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from typing import Any, TypeVar
 from sweeper.errors import BackendError, InputError, SweeperError
 
 T = TypeVar("T")
+
+IN_TIME = {"_request_timeout": (10.0, 60.0)}
+"""Of every request: seconds to connect, and from one piece of an answer to the next. By default there is no limit."""
 
 
 class KubeApi:
@@ -114,11 +118,16 @@ class KubeApi:
         from kubernetes import config
 
         client = self._client
+        logging.getLogger("urllib3.connectionpool").setLevel(
+            logging.ERROR
+        )  # it tells of every attempt; we, of the last
         file = os.environ.get("KUBECONFIG")  # which the package reads only once, when it is imported
         try:
             return config.new_client_from_config(file, self._context)
         except config.ConfigException as error:
             try:
+                if self._context is not None:
+                    raise
                 settings = client.Configuration()
                 config.load_incluster_config(client_configuration=settings)
                 return client.ApiClient(settings)

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from sweeper.backends import JobStatus, State, Submission
-from sweeper.backends.kube_api import KubeApi, reason_of
+from sweeper.backends.kube_api import IN_TIME, KubeApi, reason_of
 from sweeper.backends.rayjob import SWEEP, Object, Template, job_name
 from sweeper.errors import InputError
 
@@ -146,6 +147,7 @@ class KubeRay:
             field_manager="sweeper",
             force=True,
             _content_type=_APPLY,
+            **IN_TIME,
         )
 
     def _own_config(self, job: Object) -> None:
@@ -154,12 +156,12 @@ class KubeRay:
         owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": meta["name"], "uid": meta["uid"]}
         patch = {"metadata": {"ownerReferences": [{**owner, "blockOwnerDeletion": True}]}}
         names = (meta["name"], self.template.namespace)
-        self._api.core.patch_namespaced_config_map(*names, patch, _content_type=_MERGE)
+        self._api.core.patch_namespaced_config_map(*names, patch, _content_type=_MERGE, **IN_TIME)
 
     def _submitters(self, sweep: str) -> list[tuple[str, bool]]:
         """The pods that submitted a sweep, the first one first, and whether each has finished."""
         label = f"batch.kubernetes.io/job-name={job_name(sweep)}"
-        pods = self._api.core.list_namespaced_pod(self.template.namespace, label_selector=label).items
+        pods = self._api.core.list_namespaced_pod(self.template.namespace, label_selector=label, **IN_TIME).items
         pods.sort(key=lambda pod: pod.metadata.creation_timestamp)
         return [(pod.metadata.name, pod.status.phase in ("Succeeded", "Failed")) for pod in pods]
 
@@ -183,7 +185,7 @@ class KubeRay:
 
     def _open_log(self, pod: str, *, follow: bool) -> Iterator[bytes]:
         """The lines of a pod, each after its time; none, if its container is not there yet, or no more."""
-        options = {"follow": follow, "timestamps": True, "_preload_content": False}
+        options = {"follow": follow, "timestamps": True, "_preload_content": False, **IN_TIME}
         try:
             lines: Iterator[bytes] = self._api.core.read_namespaced_pod_log(pod, self.template.namespace, **options)
         except (self._api.errors.BadRequestException, self._api.errors.NotFoundException):
@@ -191,8 +193,8 @@ class KubeRay:
         return lines
 
     @property
-    def _where(self) -> dict[str, str]:
-        return {**_RAYJOBS, "namespace": self.template.namespace}
+    def _where(self) -> dict[str, Any]:
+        return {**_RAYJOBS, "namespace": self.template.namespace, **IN_TIME}
 
 
 def _status(job: Object) -> JobStatus:
@@ -208,6 +210,6 @@ def _status(job: Object) -> JobStatus:
         name=job["metadata"].get("annotations", {}).get(SWEEP, job["metadata"]["name"]),
         state=state,
         message=said or phase or "KubeRay's operator has not seen it yet",
-        attempt=status.get("failed", 0) + 1,
+        attempt=max(1, status.get("failed", 0) + (state != "failed")),
         details={key: str(status[key]) for key in keys if status.get(key)},
     )

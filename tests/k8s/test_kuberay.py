@@ -108,6 +108,28 @@ def test_a_sweep_that_has_ended_goes_on_when_it_is_submitted_again(start: Start,
     assert server.objects["configmaps", "lstm"]["data"]["sweep.yaml"] == longer.text
 
 
+def test_two_attempts_at_a_sweep_never_meet(start: Start, backend: Backend) -> None:
+    seen: list[bool] = []
+    server = start(on_change=lambda job: seen.append(("pods", "head-of-the-first") in server.objects))
+    backend.submit(SWEEP)
+    first = server.objects["rayjobs", "lstm"]
+    pod = server.add_pod("head-of-the-first", "lstm")
+    pod["metadata"]["ownerReferences"] = [{"uid": first["metadata"]["uid"]}]
+    set_phase(first, "Failed")
+    backend.submit(SWEEP)
+    assert seen == [False, False]
+
+
+def test_a_rayjob_that_is_being_deleted_does_not_count_as_running(start: Start, backend: Backend) -> None:
+    server = start()
+    backend.submit(SWEEP)
+    first = server.objects["rayjobs", "lstm"]
+    set_phase(first, "Running")
+    first["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert "goes on" in backend.submit(SWEEP)
+    assert server.objects["rayjobs", "lstm"]["metadata"]["uid"] != first["metadata"]["uid"]
+
+
 def test_the_status_tells_state_attempt_and_reason(start: Start, backend: Backend) -> None:
     server = start()
     backend.submit(SWEEP)
@@ -119,6 +141,7 @@ def test_the_status_tells_state_attempt_and_reason(start: Start, backend: Backen
     assert status.details["rayClusterName"] == "lstm-abcde"
     set_phase(job, "Failed", reason="AppFailed", message="exit code 74")
     assert (backend.status("lstm").state, backend.status("lstm").message) == ("failed", "AppFailed; exit code 74")
+    assert backend.status("lstm").attempt == 2
 
 
 def test_to_stop_is_to_suspend_and_to_wait_for_it(start: Start, backend: Backend) -> None:
@@ -210,11 +233,13 @@ def test_a_cluster_without_kuberay_is_told_apart_from_a_sweep_that_is_not_there(
         backend.status("lstm")
 
 
-@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
-def test_a_cluster_that_cannot_be_reached_is_one_clear_line(start: Start, backend: Backend) -> None:
+def test_a_cluster_that_cannot_be_reached_is_one_clear_line(
+    start: Start, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
     start().__exit__()
     with pytest.raises(BackendError, match=r"the Kubernetes API at http://127.0.0.1:\d+ cannot be reached: .*refused"):
         backend.status("lstm")
+    assert caplog.text == ""
 
 
 def test_without_a_kubeconfig_there_is_no_cluster(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
@@ -248,7 +273,6 @@ def test_names_that_kubernetes_does_not_take_are_spelled_otherwise_and_stay_apar
     assert all(len(name) <= 47 and name[0].isalpha() and name[-1].isalnum() for name in spelled)
 
 
-@pytest.mark.filterwarnings("error")
 def test_a_command_line_without_kubernetes_need_not_import_it() -> None:
     program = "import sys, sweeper.backends.kuberay; sys.exit('kubernetes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

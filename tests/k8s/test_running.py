@@ -172,9 +172,7 @@ def test_the_rayjob_runs_its_sweep_and_after_the_loss_of_the_head_its_retry_goes
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("pkill") is None, reason="needs root, for processes of its own")
 def test_before_a_head_ends_its_sweep_stops_in_good_order(surroundings: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "entrypoint").write_text(f"{entrypoint_here(tmp_path)} > said 2>&1\n")
-    (tmp_path / "pod").write_text(
-        'sh entrypoint & until test -s begun; do sleep 0.2; done; sh -c "$PRESTOP"\n'
-    )
+    (tmp_path / "pod").write_text('sh entrypoint & until test -s begun; do sleep 0.2; done; sh -c "$PRESTOP"\n')
     (hook, *shell) = reversed(HEAD["lifecycle"]["preStop"]["exec"]["command"])
     assert shell == ["-c", "sh"]
     url = surroundings["SWEEPER_STORAGE"]
