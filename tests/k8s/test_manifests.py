@@ -15,7 +15,7 @@ from sweeper.backends.rayjob import Template
 from sweeper.spec import load_sweep
 from tests.k8s import rules
 from tests.k8s.conftest import ROOT
-from tests.k8s.manifests import K8S, OVERLAYS, Object, built, one
+from tests.k8s.manifests import K8S, OVERLAYS, Object, built, containers, one
 
 pytest.importorskip("kubernetes", reason="the package kubernetes is not installed: pip install 'sweeper[k8s]'")
 
@@ -221,6 +221,17 @@ def test_workers_that_may_be_taken_away_are_preferred_and_others_stand_in_for_th
     for group in (spot, others):
         (container,) = group["template"]["spec"]["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_secrets_go_only_to_whom_they_concern(overlays: dict[str, list[Object]], overlay: str) -> None:
+    holders: dict[str, set[str]] = {"database": set(), "s3": set()}
+    for name, container in containers(overlays[overlay]):
+        keys = [variable.get("valueFrom", {}).get("secretKeyRef", {}) for variable in container.get("env", [])]
+        for reference in [*keys, *(source["secretRef"] for source in container.get("envFrom", []))]:
+            if reference:
+                holders[reference["name"]].add(name.rpartition(" ")[2])
+    assert holders == {"database": {"ray-head", "mlflow", "postgres"}, "s3": {"mlflow", "s3"}}
 
 
 def test_the_sweep_of_the_manifests_is_valid() -> None:
