@@ -30,13 +30,7 @@ _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 class FakeKubernetes:
-    """The server; started and ended by `with`.
-
-    Args:
-        crds: a folder with KubeRay's ray.io_rayjobs.yaml.
-        rules: those of the Role of whoever asks.
-        on_change: told of each RayJob that was written; what it does to it stays.
-    """
+    """The server, started and ended by `with`; `crds` is a folder with KubeRay's, `rules` are those of a Role."""
 
     token = "a-token-for-tests"
 
@@ -51,6 +45,7 @@ class FakeKubernetes:
         self.objects: dict[tuple[str, str], Object] = {}
         self.logs: dict[str, list[str]] = {}
         self.drops: list[int] = []  # after how many bytes the next connections that read a log are cut
+        self.refusals: list[int] = []  # how the next requests are answered
         self.asked: list[tuple[str, str]] = []
         self.rules, self.on_change, self.has_kuberay = rules, on_change, has_kuberay
         self.lock = threading.Lock()
@@ -68,10 +63,9 @@ class FakeKubernetes:
 
     def write_kubeconfig(self, path: Path, token: str | None = None) -> None:
         """A kubeconfig that leads here, as whoever has the token."""
-        host, port = self._server.server_address[:2]
         path.write_text(
             "{apiVersion: v1, kind: Config, current-context: fake, "
-            f"clusters: [{{name: fake, cluster: {{server: 'http://{host!s}:{port}'}}}}], "
+            f"clusters: [{{name: fake, cluster: {{server: 'http://127.0.0.1:{self._server.server_port}'}}}}], "
             f"users: [{{name: someone, user: {{token: {token or self.token}}}}}], "
             "contexts: [{name: fake, context: {cluster: fake, user: someone}}]}"
         )
@@ -103,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         found = _PATH.fullmatch(url.path)
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        if self.cluster.refusals:
+            return self._refuse(self.cluster.refusals.pop(0), "ServiceUnavailable", "try again")
         if self.headers.get("Authorization") != f"Bearer {self.cluster.token}":
             return self._refuse(401, "Unauthorized", "Unauthorized")
         if found is None or (found["kind"] == "rayjobs" and not self.cluster.has_kuberay):
@@ -124,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
                 message = f'{resource} "{name}" is forbidden: User "someone" cannot {wanted} resource "{resource}"'
                 return self._refuse(403, "Forbidden", message)
         if verb == "list":
-            return self._list(parse_qs(query)["labelSelector"][0])
+            return self._list_pods(parse_qs(query)["labelSelector"][0])
         if not (is_there or applies or verb == "create"):
             return self._refuse(404, "NotFound", f'{kind} "{name}" not found')
         if is_there and verb == "create":
@@ -154,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.cluster.on_change(item)
         self._send(200 if before else 201, item)
 
-    def _list(self, selector: str) -> None:
+    def _list_pods(self, selector: str) -> None:
         pods = [item for (kind, _), item in self.cluster.objects.items() if kind == "pods"]
         items = [pod for pod in pods if selector in map("=".join, pod["metadata"]["labels"].items())]
         self._send(200, {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})

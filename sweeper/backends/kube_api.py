@@ -66,7 +66,7 @@ class KubeApi:
             while True:
                 try:
                     return question()
-                except (HTTPError, OSError):
+                except (HTTPError, OSError, self.errors.ServiceException):
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(self.look)

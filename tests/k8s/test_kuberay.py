@@ -195,6 +195,21 @@ def test_the_log_survives_lost_connections_and_the_replacement_of_the_pod(start:
     assert server.drops == []
 
 
+def test_the_log_waits_for_an_api_server_that_is_away_but_not_for_ever(start: Start) -> None:
+    server, backend = start(), KubeRay(patience=0.5, look=0.02)
+    backend.submit(SWEEP)
+    set_phase(server.objects["rayjobs", "lstm"], "Running")
+    server.add_pod("lstm-1", "lstm")
+    server.logs["lstm-1"].append("starting")
+    server.refusals += [503, 500, 503]
+    log = backend.logs("lstm", follow=True)
+    assert next(log) == "starting\n"
+    server.refusals += [503] * 1000
+    server.objects["pods", "lstm-1"]["status"]["phase"] = "Succeeded"
+    with pytest.raises(BackendError, match="answers 503: try again"):
+        next(log)
+
+
 def test_without_following_the_log_ends_where_it_is(start: Start, backend: Backend) -> None:
     server = start()
     backend.submit(SWEEP)
