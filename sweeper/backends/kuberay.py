@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sweeper.backends import JobStatus, State, Submission
+from sweeper.backends import JobStatus, Submission
 from sweeper.backends.kube_api import IN_TIME, KubeApi, reason_of
 from sweeper.backends.rayjob import SWEEP, Object, Template, job_name
 from sweeper.errors import InputError
@@ -16,9 +16,8 @@ from sweeper.errors import InputError
 _RAYJOBS = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
 _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
-_ENDED = ("stopped", "succeeded", "failed")
 
-_STATES: dict[str, State] = {
+_STATES: dict[str, Any] = {
     "Running": "running",
     "Suspending": "running",
     "Suspended": "stopped",
@@ -62,7 +61,7 @@ class KubeRay:
         with self._api.explained():
             before = self._find(name)
             if before is not None:
-                if _status(before).state not in _ENDED and not before["metadata"].get("deletionTimestamp"):
+                if not _status(before).is_over and not before["metadata"].get("deletionTimestamp"):
                     self._own_config(before)  # whoever made it may have been cut off before that
                     return f"{submission.name} is running already: {place}"
                 self._remove(name)
@@ -89,13 +88,13 @@ class KubeRay:
         finished: set[str] = set()
         while True:
             # Asked before the logs are read: what was written until it ended is read then.
-            has_ended = self._api.ask(lambda: _status(self._job(name))).state in _ENDED
+            is_over = self._api.ask(lambda: _status(self._job(name))).is_over
             for pod, has_finished in self._api.ask(lambda: self._submitters(name)):
                 if pod not in finished:
-                    yield from self._log(pod, told, follow=follow and not has_ended)
+                    yield from self._log(pod, told, follow=follow and not is_over)
                 if has_finished:
                     finished.add(pod)
-            if has_ended or not follow:
+            if is_over or not follow:
                 return
             time.sleep(self.look)
 
@@ -109,12 +108,12 @@ class KubeRay:
             BackendError: it has not stopped in time.
         """
         with self._api.explained():
-            if (state := _status(self._job(name)).state) in _ENDED:
-                raise InputError(f"sweep {name!r} is not running: it has {state}")
+            if (status := _status(self._job(name))).is_over:
+                raise InputError(f"sweep {name!r} is not running: it has {status.state}")
             where = {**self._where, "name": job_name(name)}
             patch = {"spec": {"suspend": True}}
             self._api.jobs.patch_namespaced_custom_object(**where, body=patch, _content_type=_MERGE)
-            self._api.wait(lambda: _status(self._job(name)).state in _ENDED, f"sweep {name!r} is still stopping")
+            self._api.wait(lambda: _status(self._job(name)).is_over, f"sweep {name!r} is still stopping")
 
     def _find(self, name: str) -> Object | None:
         try:
@@ -204,12 +203,13 @@ def _status(job: Object) -> JobStatus:
     state = _STATES.get(phase, "waiting")
     if state == "succeeded" and status.get("jobStatus") == "STOPPED":
         state = "stopped"
-    keys = ("jobDeploymentStatus", "jobStatus", "reason", "rayClusterName", "dashboardURL", "startTime", "endTime")
-    said = "; ".join(status[key] for key in ("reason", "message") if status.get(key))
+    message = str(status.get("message", "")).strip().splitlines()[-1:]  # before it stands the end of the log
+    keys = {"rayClusterName": "cluster", "startTime": "began", "endTime": "ended"}
     return JobStatus(
         name=job["metadata"].get("annotations", {}).get(SWEEP, job["metadata"]["name"]),
         state=state,
-        message=said or phase or "KubeRay's operator has not seen it yet",
+        message="; ".join(filter(None, [status.get("reason"), *message])),
         attempt=max(1, status.get("failed", 0) + (state != "failed")),
-        details={key: str(status[key]) for key in keys if status.get(key)},
+        details={"RayJob": phase or "not seen by KubeRay's operator yet"}
+        | {told: str(status[key]) for key, told in keys.items() if status.get(key)},
     )

@@ -134,12 +134,13 @@ def test_the_status_tells_state_attempt_and_reason(start: Start, backend: Backen
     server = start()
     backend.submit(SWEEP)
     assert backend.status("lstm").state == "waiting" and backend.status("lstm").attempt == 1
+    assert backend.status("lstm").details == {"RayJob": "not seen by KubeRay's operator yet"}
     job = server.objects["rayjobs", "lstm"]
     set_phase(job, "Running", jobStatus="RUNNING", failed=2, rayClusterName="lstm-abcde")
     status = backend.status("lstm")
     assert (status.name, status.state, status.attempt) == ("lstm", "running", 3)
-    assert status.details["rayClusterName"] == "lstm-abcde"
-    set_phase(job, "Failed", reason="AppFailed", message="exit code 74")
+    assert status.details == {"RayJob": "Running", "cluster": "lstm-abcde"}
+    set_phase(job, "Failed", reason="AppFailed", message="...\nexit code 74")
     assert (backend.status("lstm").state, backend.status("lstm").message) == ("failed", "AppFailed; exit code 74")
     assert backend.status("lstm").attempt == 2
 
