@@ -30,14 +30,14 @@ _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 class FakeKubernetes:
-    """The server, started and ended by `with`; `crds` is a folder with KubeRay's, `rules` are those of a Role."""
+    """The server, started and ended by `with`; `crd` is KubeRay's of RayJobs, `rules` are those of a Role."""
 
     token = "a-token-for-tests"
 
     def __init__(
         self,
         *,
-        crds: Path | None = None,
+        crd: Crd | None = None,
         rules: Sequence[Mapping[str, list[str]]] | None = None,
         on_change: Callable[[Object], None] = lambda job: None,
         has_kuberay: bool = True,
@@ -47,9 +47,8 @@ class FakeKubernetes:
         self.drops: list[int] = []  # after how many bytes the next connections that read a log are cut
         self.refusals: list[int] = []  # how the next requests are answered
         self.asked: list[tuple[str, str]] = []
-        self.rules, self.on_change, self.has_kuberay = rules, on_change, has_kuberay
+        self.crd, self.rules, self.on_change, self.has_kuberay = crd, rules, on_change, has_kuberay
         self.lock = threading.Lock()
-        self.crd = Crd(crds / "ray.io_rayjobs.yaml") if crds else None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": self}))
         self._server.daemon_threads = True
 

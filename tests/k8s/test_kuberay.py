@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from sweeper.backends import Backend, Submission
+from sweeper.backends.crd import Crd
 from sweeper.backends.fake_kubernetes import FakeKubernetes
 from sweeper.backends.kuberay import KubeRay
 from sweeper.backends.rayjob import Template, job_name
@@ -62,9 +63,9 @@ def suspending(job: dict[str, Any]) -> None:
 
 
 def test_a_sweep_is_submitted_as_a_valid_rayjob_and_its_file_belongs_to_that(
-    start: Start, backend: Backend, crds: Path
+    start: Start, backend: Backend, crds: dict[str, Crd]
 ) -> None:
-    server = start(crds=crds)
+    server = start(crd=crds["RayJob"])
     assert backend.submit(SWEEP) == "lstm is submitted: RayJob lstm in namespace sweeper"
     job, config = server.objects["rayjobs", "lstm"], server.objects["configmaps", "lstm"]
     assert config["data"] == {"sweep.yaml": "name: lstm\n"}
@@ -220,8 +221,8 @@ def test_without_following_the_log_ends_where_it_is(start: Start, backend: Backe
     assert list(backend.logs("lstm", follow=False)) == ["starting\n"]
 
 
-def test_what_the_cluster_finds_invalid_is_bad_input(start: Start, crds: Path) -> None:
-    server = start(crds=crds)
+def test_what_the_cluster_finds_invalid_is_bad_input(start: Start, crds: dict[str, Crd]) -> None:
+    server = start(crd=crds["RayJob"])
     with pytest.raises(InputError, match=r"\(422\): RayJob.ray.io \"lstm\" is invalid: .*memory"):
         KubeRay(Template(memory="much")).submit(SWEEP)
     assert ("rayjobs", "lstm") not in server.objects

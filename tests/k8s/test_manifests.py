@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,12 +43,6 @@ def overlays() -> dict[str, list[Object]]:
     return {name: built(K8S / "overlays" / name) for name in OVERLAYS}
 
 
-@pytest.fixture(scope="session")
-def kinds(crds: Path) -> dict[str, Crd]:
-    found = [Crd(crds / f"ray.io_{kind}.yaml") for kind in ("rayjobs", "rayclusters")]
-    return {crd.kind: crd for crd in found}
-
-
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_keeps_to_every_rule(overlays: dict[str, list[Object]], overlay: str, rule: str) -> None:
@@ -58,9 +51,9 @@ def test_every_overlay_keeps_to_every_rule(overlays: dict[str, list[Object]], ov
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_is_valid_for_kuberay(
-    overlays: dict[str, list[Object]], kinds: dict[str, Crd], overlay: str
+    overlays: dict[str, list[Object]], crds: dict[str, Crd], overlay: str
 ) -> None:
-    assert list(rules.ray_schema(overlays[overlay], kinds)) == []
+    assert list(rules.ray_schema(overlays[overlay], crds)) == []
 
 
 CLUSTER = "RayJob/quick/spec/rayClusterSpec"
@@ -176,9 +169,9 @@ def test_each_rule_sees_what_breaks_it(
     ],
 )
 def test_the_schemas_see_what_breaks_them(
-    overlays: dict[str, list[Object]], kinds: dict[str, Crd], place: str, value: Any, fault: str
+    overlays: dict[str, list[Object]], crds: dict[str, Crd], place: str, value: Any, fault: str
 ) -> None:
-    told = list(rules.ray_schema(broken(overlays["cpu"], place, value), kinds))
+    told = list(rules.ray_schema(broken(overlays["cpu"], place, value), crds))
     assert any(fault in line for line in told), told
 
 
@@ -191,13 +184,13 @@ def test_what_is_submitted_is_the_manifest_filled_in(overlays: dict[str, list[Ob
 
 
 def test_what_is_submitted_keeps_to_the_rules_whatever_is_filled_in(
-    overlays: dict[str, list[Object]], kinds: dict[str, Crd]
+    overlays: dict[str, list[Object]], crds: dict[str, Crd]
 ) -> None:
     template = Template(image="example.org/sweeper:0.1.0-ray" + RAY, gpus=2, cpus=8, memory="64Gi", workers=9)
     rendered = template.render(Submission("My_Sweep", "name: My_Sweep"))
     objects = [item for item in overlays["gpu"] if item["kind"] != "RayJob"] + rendered
     assert [fault for rule in RULES.values() for fault in rule(objects)] == []
-    assert list(rules.ray_schema(objects, kinds)) == []
+    assert list(rules.ray_schema(objects, crds)) == []
     (worker,) = rendered[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert worker["maxReplicas"] == 9
     (container,) = worker["template"]["spec"]["containers"]
