@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,22 @@ def built(folder: Path) -> list[Object]:
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
+
+
+@cache
+def described() -> list[Object]:
+    """What overlays/cpu comes to, put together by hand, so that it can be looked at where there is no kubectl."""
+    files = [*(K8S / "base").glob("*.yaml"), *(K8S / "components" / "stores").glob("*.yaml")]
+    files.append(K8S / "components" / "raycluster" / "raycluster.yaml")
+    read = [item for file in sorted(files) for item in yaml.safe_load_all(file.read_text())]
+    objects: list[Object] = [item for item in read if item.get("kind") not in (None, "Kustomization", "Component")]
+    sweep = {"sweep.yaml": (K8S / "base" / "sweep.yaml").read_text()}
+    objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quick"}, "data": sweep})
+    for item in objects:
+        if item["kind"] != "Namespace":
+            item["metadata"]["namespace"] = "sweeper"
+    one(objects, "RayCluster")["spec"] = copy.deepcopy(one(objects, "RayJob")["spec"]["rayClusterSpec"])
+    return objects
 
 
 def one(objects: list[Object], kind: str, name: str = "") -> Object:

@@ -14,7 +14,7 @@ from sweeper.backends.rayjob import Template
 from sweeper.spec import load_sweep
 from tests.k8s import rules
 from tests.k8s.conftest import ROOT
-from tests.k8s.manifests import K8S, OVERLAYS, Object, built, containers, one
+from tests.k8s.manifests import K8S, OVERLAYS, Object, built, containers, described, one
 
 pytest.importorskip("kubernetes", reason="the package kubernetes is not installed: pip install 'sweeper[k8s]'")
 
@@ -41,6 +41,23 @@ RULES: dict[str, Callable[[list[Object]], Iterator[str]]] = {
 @pytest.fixture(scope="session")
 def overlays() -> dict[str, list[Object]]:
     return {name: built(K8S / "overlays" / name) for name in OVERLAYS}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_manifests_keep_to_every_rule(rule: str) -> None:
+    assert list(RULES[rule](described())) == []
+
+
+def test_the_manifests_are_valid_for_kuberay(crds: dict[str, Crd]) -> None:
+    assert list(rules.ray_schema(described(), crds)) == []
+
+
+def test_what_was_looked_at_is_what_kustomize_makes_of_it(overlays: dict[str, list[Object]]) -> None:
+    by_name = [
+        {(item["kind"], item["metadata"]["name"]): item for item in objects}
+        for objects in (described(), overlays["cpu"])
+    ]
+    assert by_name[0] == by_name[1]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -149,10 +166,8 @@ def broken(objects: list[Object], place: str, value: Any) -> list[Object]:
 
 
 @pytest.mark.parametrize(("rule", "place", "value", "fault"), BROKEN)
-def test_each_rule_sees_what_breaks_it(
-    overlays: dict[str, list[Object]], rule: str, place: str, value: Any, fault: str
-) -> None:
-    assert any(fault in told for told in RULES[rule](broken(overlays["cpu"], place, value)))
+def test_each_rule_sees_what_breaks_it(rule: str, place: str, value: Any, fault: str) -> None:
+    assert any(fault in told for told in RULES[rule](broken(described(), place, value)))
 
 
 @pytest.mark.parametrize(
@@ -168,27 +183,25 @@ def test_each_rule_sees_what_breaks_it(
         ("RayCluster/shared/spec/headGroupSpec", None, "'headGroupSpec' is a required property"),
     ],
 )
-def test_the_schemas_see_what_breaks_them(
-    overlays: dict[str, list[Object]], crds: dict[str, Crd], place: str, value: Any, fault: str
-) -> None:
-    told = list(rules.ray_schema(broken(overlays["cpu"], place, value), crds))
+def test_the_schemas_see_what_breaks_them(crds: dict[str, Crd], place: str, value: Any, fault: str) -> None:
+    told = list(rules.ray_schema(broken(described(), place, value), crds))
     assert any(fault in line for line in told), told
 
 
-def test_what_is_submitted_is_the_manifest_filled_in(overlays: dict[str, list[Object]]) -> None:
-    sweep = (K8S / "base" / "sweep.yaml").read_text()
-    for overlay, template in (("cpu", Template()), ("gpu", Template(gpus=1))):
-        config, job = template.render(Submission("quick", sweep))
-        assert job == one(overlays[overlay], "RayJob")
-        assert config["data"] == one(overlays[overlay], "ConfigMap", "quick")["data"]
+def test_what_is_submitted_is_the_manifest_filled_in() -> None:
+    config, job = Template().render(Submission("quick", (K8S / "base" / "sweep.yaml").read_text()))
+    assert job == one(described(), "RayJob")
+    assert config["data"] == one(described(), "ConfigMap", "quick")["data"]
 
 
-def test_what_is_submitted_keeps_to_the_rules_whatever_is_filled_in(
-    overlays: dict[str, list[Object]], crds: dict[str, Crd]
-) -> None:
+def test_what_is_submitted_with_gpus_is_the_rayjob_of_the_overlay(overlays: dict[str, list[Object]]) -> None:
+    assert Template(gpus=1).render(Submission("quick", ""))[1] == one(overlays["gpu"], "RayJob")
+
+
+def test_what_is_submitted_keeps_to_the_rules_whatever_is_filled_in(crds: dict[str, Crd]) -> None:
     template = Template(image="example.org/sweeper:0.1.0-ray" + RAY, gpus=2, cpus=8, memory="64Gi", workers=9)
     rendered = template.render(Submission("My_Sweep", "name: My_Sweep"))
-    objects = [item for item in overlays["gpu"] if item["kind"] != "RayJob"] + rendered
+    objects = [item for item in described() if item["kind"] != "RayJob"] + rendered
     assert [fault for rule in RULES.values() for fault in rule(objects)] == []
     assert list(rules.ray_schema(objects, crds)) == []
     (worker,) = rendered[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
@@ -216,10 +229,9 @@ def test_workers_that_may_be_taken_away_are_preferred_and_others_stand_in_for_th
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_secrets_go_only_to_whom_they_concern(overlays: dict[str, list[Object]], overlay: str) -> None:
+def test_secrets_go_only_to_whom_they_concern() -> None:
     holders: dict[str, set[str]] = {"database": set(), "s3": set()}
-    for name, container in containers(overlays[overlay]):
+    for name, container in containers(described()):
         keys = [variable.get("valueFrom", {}).get("secretKeyRef", {}) for variable in container.get("env", [])]
         for reference in [*keys, *(source["secretRef"] for source in container.get("envFrom", []))]:
             if reference:
