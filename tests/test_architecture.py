@@ -37,6 +37,7 @@ ONLY_IN = {
     "ray.tune": {"tuning", "watch", "actor"},
     "mlflow": {"tracking", "cli"},
     "ray": {"tuning", "watch", "actor", "cluster", "nodes", "access", "cli", "backends", "survey", "shipping"},
+    "kubernetes": {"backends"},
 }
 
 
