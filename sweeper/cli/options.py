@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -114,9 +114,25 @@ Head = Annotated[
         help="The dashboard of a Ray cluster, http://HEAD:8265.",
     ),
 ]
+BackendName = Annotated[
+    Literal["ray", "kuberay"], typer.Option("--backend", help="Ray's Jobs API, or a RayJob on Kubernetes.")
+]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", metavar="NAME", help="Of Kubernetes; with kuberay.")]
+Context = Annotated[
+    str | None, typer.Option("--context", metavar="NAME", help="Of the kubeconfig, if not the current one.")
+]
+Image = Annotated[str | None, typer.Option("--image", metavar="IMAGE", help="That all pods run; with kuberay.")]
+WorkerGpus = Annotated[
+    int, typer.Option("--worker-gpus", min=0, metavar="N", help="GPUs of each worker; with kuberay.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="At the most; with kuberay.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", metavar="", help="Print what would be submitted, as YAML.", show_default=False)
+]
 Follow = Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Stay until it ends.", show_default=False)]
 TrackingThere = Annotated[
-    str, typer.Option("--tracking-uri", metavar="URI", help="MLflow's server; else the cluster's MLFLOW_TRACKING_URI.")
+    str | None,
+    typer.Option("--tracking-uri", metavar="URI", help="MLflow's server; else the cluster's MLFLOW_TRACKING_URI."),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", metavar="", help="Join a Ray cluster that asks for no token.", show_default=False)

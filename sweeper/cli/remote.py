@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from sweeper.cli import console, options
 from sweeper.errors import InputError
 
 if TYPE_CHECKING:
-    from sweeper.backends import Backend, JobStatus
+    from sweeper.backends import Backend, JobStatus, Submission
+    from sweeper.backends.rayjob import Template
     from sweeper.spec import Sweep
 
 _EXIT_CODES = {"succeeded": 0, "stopped": 0, "failed": 1}
@@ -28,15 +30,23 @@ def submit(
     gpus: options.Gpus = None,
     seed: options.Seed = None,
     storage: options.SweepStorage = None,
-    tracking_uri: options.TrackingThere = "${env:MLFLOW_TRACKING_URI}",
+    tracking_uri: options.TrackingThere = None,
     folder: options.Folder = None,
+    backend: options.BackendName = "ray",
     address: options.Head = None,
     insecure: options.Insecure = False,
+    namespace: options.Namespace = "sweeper",
+    context: options.Context = None,
+    image: options.Image = None,
+    worker_gpus: options.WorkerGpus = 0,
+    workers: options.Workers = None,
+    dry_run: options.DryRun = False,
     follow: options.Follow = False,
     debug: options.Debug = False,
 ) -> int:
     """Have a sweep run on a cluster, and leave; again, and it goes on where it was stopped."""
     from sweeper.backends import Submission
+    from sweeper.backends.rayjob import Template
     from sweeper.spec import load_sweep
     from sweeper.spec.urls import fault_of_tracking
 
@@ -53,41 +63,48 @@ def submit(
     }
     with options.naming(flags):
         sweep = load_sweep(space, options.overrides(settings, flags))
-    if fault := fault_of_tracking(tracking_uri):
+    if tracking_uri is not None and (fault := fault_of_tracking(tracking_uri)):
         raise InputError(f"--tracking-uri: {fault}")
-    there = _folder_there(sweep, folder)
-    where = ["--dir", str(there), "--tracking-uri", tracking_uri, *(["--insecure"] if insecure else [])]
-    text = json_.dumps(sweep.model_dump(mode="json"), indent=2)
-    chosen = backend(address, insecure)
-    console.print_note(chosen.submit(Submission(sweep.name, text, tuple(where))))
+    there = _there(sweep, folder, tracking_uri) if backend == "ray" else _in_the_pods(sweep, folder, tracking_uri)
+    where = (*there, *(["--insecure"] if insecure else []))
+    submission = Submission(sweep.name, json_.dumps(sweep.model_dump(mode="json"), indent=2), where)
+    template = Template(namespace=namespace, image=image, gpus=worker_gpus, workers=workers)
+    if dry_run:
+        _print_objects(template, submission) if backend == "kuberay" else console.emit(submission.text)
+        return 0
+    chosen = _backend(backend, address, insecure, template, context)
+    console.print_note(chosen.submit(submission))
     return _follow(chosen, sweep.name) if follow else 0
 
 
 def status(
     name: options.Name,
+    backend: options.BackendName = "ray",
     address: options.Head = None,
     insecure: options.Insecure = False,
+    namespace: options.Namespace = "sweeper",
+    context: options.Context = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
     """Show how a submitted sweep stands."""
-    found = backend(address, insecure).status(name)
-    if json:
-        console.emit(json_.dumps({**found.__dict__}, indent=2))
-    else:
-        console.emit(_line(found))
+    found = elsewhere(backend, address, insecure, namespace, context).status(name)
+    console.emit(json_.dumps(found.__dict__, indent=2) if json else _line(found))
     return 0
 
 
 def logs(
     name: options.Name,
     follow: options.Follow = False,
+    backend: options.BackendName = "ray",
     address: options.Head = None,
     insecure: options.Insecure = False,
+    namespace: options.Namespace = "sweeper",
+    context: options.Context = None,
     debug: options.Debug = False,
 ) -> int:
     """Show what a submitted sweep prints; with --follow until it ends."""
-    chosen = backend(address, insecure)
+    chosen = elsewhere(backend, address, insecure, namespace, context)
     if follow:
         return _follow(chosen, name)
     for text in chosen.logs(name, follow=False):
@@ -95,16 +112,30 @@ def logs(
     return 0
 
 
-def backend(address: str | None, insecure: bool) -> Backend:
+def elsewhere(backend: str, address: str | None, insecure: bool, namespace: str, context: str | None) -> Backend:
+    """The cluster that a sweep was submitted to."""
+    from sweeper.backends.rayjob import Template
+
+    return _backend(backend, address, insecure, Template(namespace=namespace), context)
+
+
+def _backend(backend: str, address: str | None, insecure: bool, template: Template, context: str | None) -> Backend:
+    if backend == "kuberay":
+        from sweeper.backends.kuberay import KubeRay
+
+        return KubeRay(template, context)
     if address is None:
-        raise InputError("--address: name the dashboard of a Ray cluster, as in --address http://HEAD:8265")
+        raise InputError(
+            "--address: name the dashboard of a Ray cluster, as in --address http://HEAD:8265; "
+            "for Kubernetes say --backend kuberay"
+        )
     from sweeper.backends.ray_jobs import RayJobs
 
     return RayJobs(address, insecure=insecure)
 
 
-def _folder_there(sweep: Sweep, folder: Path | None) -> Path:
-    """The sweep's folder on the cluster.
+def _there(sweep: Sweep, folder: Path | None, tracking_uri: str | None) -> list[str]:
+    """Where a job of a Ray cluster keeps things.
 
     Raises:
         InputError: what is to outlive the job would be lost with it.
@@ -119,7 +150,30 @@ def _folder_there(sweep: Sweep, folder: Path | None) -> Path:
         raise InputError(
             f"--dir: name the absolute path of a folder that all nodes share, as in --dir /mnt/sweeps/{sweep.name}"
         )
-    return folder
+    # Without a server of its own the sweep would keep MLflow's store among the files of the job.
+    tracking = tracking_uri or sweep.tracking.uri or "${env:MLFLOW_TRACKING_URI}"
+    return ["--dir", str(folder), "--tracking-uri", tracking]
+
+
+def _in_the_pods(sweep: Sweep, folder: Path | None, tracking_uri: str | None) -> list[str]:
+    """Where a RayJob keeps things, as far as its manifest does not say it."""
+    from sweeper.shipping import own_code
+
+    if (root := own_code(sweep.trainable)) is not None:
+        console.print_note(f"the code of {sweep.trainable} in {root} has to be in the image as well")
+    options_there = ["--dir", str(folder)] if folder else []
+    return options_there + (["--tracking-uri", tracking_uri] if tracking_uri else [])
+
+
+def _print_objects(template: Template, submission: Submission) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.scalarstring import walk_tree
+
+    objects = template.render(submission)
+    walk_tree(objects)  # text of several lines is shown as such
+    writer = YAML()
+    writer.default_flow_style, writer.width = False, 1000
+    writer.dump_all(objects, sys.stdout)
 
 
 def _follow(chosen: Backend, name: str) -> int:

@@ -105,13 +105,16 @@ def resume(
 def stop(
     name: options.Name,
     storage: options.Storage = options.DEFAULT_STORAGE,
+    backend: options.BackendName = "ray",
     address: options.Head = None,
     insecure: options.Insecure = False,
+    namespace: options.Namespace = "sweeper",
+    context: options.Context = None,
     debug: options.Debug = False,
 ) -> None:
-    """Stop a running sweep in good order, from another terminal; its state is safe. With --address, one submitted."""
-    if address is not None:
-        remote.backend(address, insecure).stop(name)
+    """Stop a running sweep in good order, from another terminal; with --address or --backend, one submitted."""
+    if address is not None or backend != "ray":
+        remote.elsewhere(backend, address, insecure, namespace, context).stop(name)
         console.print_note(f"{name} has stopped; submit it again to go on")
         return
     _order(name, storage, "stop", f"{name} has stopped; go on with: {_command('resume', name)}")
