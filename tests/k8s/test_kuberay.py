@@ -144,6 +144,10 @@ def test_the_status_tells_state_attempt_and_reason(start: Start, backend: Backen
     set_phase(job, "Failed", reason="AppFailed", message="...\nexit code 74")
     assert (backend.status("lstm").state, backend.status("lstm").message) == ("failed", "AppFailed; exit code 74")
     assert backend.status("lstm").attempt == 2
+    set_phase(job, "Complete", jobStatus="SUCCEEDED")
+    assert backend.status("lstm").state == "succeeded"
+    set_phase(job, "Complete", jobStatus="STOPPED")
+    assert backend.status("lstm").state == "stopped"
 
 
 def test_to_stop_is_to_suspend_and_to_wait_for_it(start: Start, backend: Backend) -> None:
