@@ -31,12 +31,14 @@ class NodeSurvey:
     notes: tuple[str, ...] = ()
 
 
-def survey(folder: Path) -> list[NodeSurvey]:
+def survey(folder: Path | None) -> list[NodeSurvey]:
     """Ask every node that is alive; to be called where Ray is connected.
 
     Args:
-        folder: there already, and to be shared by all of them.
+        folder: there already, and to be shared by all of them; None: that is not asked.
     """
+    if folder is None:
+        return list(_answers(None))
     probe = folder / f".probe-{uuid4().hex}"
     probe.write_text("here")
     try:
@@ -46,11 +48,11 @@ def survey(folder: Path) -> list[NodeSurvey]:
             left.unlink(missing_ok=True)
 
 
-def _answers(probe: Path) -> Iterator[NodeSurvey]:
+def _answers(probe: Path | None) -> Iterator[NodeSurvey]:
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_look)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(probe))
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(probe)
         for node in nodes
     ]
     deadline = time.monotonic() + _PATIENCE
@@ -64,7 +66,7 @@ def _answers(probe: Path) -> Iterator[NodeSurvey]:
             yield NodeSurvey(name, gpus, (f"cannot be asked ({str(error).strip().splitlines()[-1]})",))
         else:
             faults, notes = _differences(found)
-            if written is None or not Path(written).exists():
+            if probe is not None and (written is None or not written.exists()):
                 faults.append(f"does not share {probe.parent}")
             yield NodeSurvey(name, gpus, tuple(faults), tuple(notes))
 
@@ -80,12 +82,14 @@ def _differences(there: dict[str, str]) -> tuple[list[str], list[str]]:
     return faults, notes
 
 
-def _look(probe: str) -> tuple[dict[str, str], str | None]:
+def _look(probe: Path | None) -> tuple[dict[str, str], Path | None]:
     """What a node has: its versions, and the file it wrote beside the one that the driver did; None if it sees none."""
+    if probe is None:
+        return versions(_PACKAGES), None
     try:
-        Path(probe).read_text()
-        answer = Path(f"{probe}-{uuid4().hex}")
+        probe.read_text()
+        answer = probe.with_name(f"{probe.name}-{uuid4().hex}")
         answer.write_text("there")
     except OSError:
         return versions(_PACKAGES), None
-    return versions(_PACKAGES), str(answer)
+    return versions(_PACKAGES), answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -25,6 +26,13 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="hides files from a process"),
 ]
 Node = Callable[..., None]
+FAR = {
+    "name": "far",
+    "trainable": "tests.samples:climb",
+    "objective": {"metric": "score"},
+    "budget": {"trials": 2, "epochs": 3},
+    "space": {"height": {"type": "float", "low": 0.0, "high": 1.0}},
+}
 
 
 @pytest.fixture
@@ -70,6 +78,12 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     Config.initialize("")  # Ray is to forget the token as well
 
 
+def sweeper(verb: str, address: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweeper", verb, *arguments, "--address", address, "--dir", str(folder), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+
 def surveyed(folder: Path) -> dict[str, NodeSurvey]:
     return {found.node: found for found in survey(folder)}
 
@@ -91,3 +105,10 @@ def test_nodes_that_lack_what_a_sweep_needs_are_found(node: Node, tmp_path: Path
     (note,) = found["127.0.0.4"].notes
     assert note.startswith("has keras 0.1, and here it is ")
     assert list(shared.iterdir()) == []
+    address = ray.get_runtime_context().gcs_address
+    states = {check["name"]: check["state"] for check in json.loads(sweeper("doctor", address, shared).stdout)}
+    assert [states[f"node 127.0.0.{place}"] for place in (2, 3, 4)] == ["ok", "fail", "fail"]
+    (tmp_path / "far.yaml").write_text(json.dumps(FAR))
+    refused = sweeper("run", address, shared, "far.yaml")
+    assert refused.returncode == 2 and "the cluster cannot run this sweep" in refused.stderr
+    assert f"node 127.0.0.3 does not share {shared}" in refused.stderr

@@ -38,7 +38,9 @@ class Check:
     advice: str = ""
 
 
-def examine(storage: str, tracking_uri: str | None = None) -> Iterator[Check]:
+def examine(
+    storage: str, tracking_uri: str | None = None, *, cluster: Callable[[], Iterator[Check]] | None = None
+) -> Iterator[Check]:
     """All checks, each as soon as it is made; one that breaks is a finding of its own."""
     examinations: dict[str, Callable[[], Iterator[Check]]] = {
         "versions": check_versions,
@@ -48,6 +50,7 @@ def examine(storage: str, tracking_uri: str | None = None) -> Iterator[Check]:
         "ray token": check_token,
         "studies": lambda: check_storage(storage),
         "mlflow": lambda: check_tracking(tracking_store(tracking_uri)),
+        **({"cluster": cluster} if cluster else {}),
     }
     for name, examination in examinations.items():
         try:

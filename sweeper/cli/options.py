@@ -114,6 +114,13 @@ Head = Annotated[
         help="The dashboard of a Ray cluster, http://HEAD:8265.",
     ),
 ]
+AnyAddress = Annotated[
+    str | None,
+    typer.Option("--address", metavar="ADDRESS", help="A Ray cluster: HOST:PORT, auto, or http://HEAD:8265."),
+]
+SharedFolder = Annotated[
+    Path | None, typer.Option("--dir", metavar="DIR", help="A folder that its nodes are to share.", show_default=False)
+]
 BackendName = Annotated[
     Literal["ray", "kuberay"], typer.Option("--backend", help="Ray's Jobs API, or a RayJob on Kubernetes.")
 ]

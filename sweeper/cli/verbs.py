@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import console, options, report
@@ -160,14 +161,19 @@ def ui(
 def doctor(
     storage: options.Storage = options.DEFAULT_STORAGE,
     tracking_uri: options.TrackingUri = None,
+    address: options.AnyAddress = None,
+    folder: options.SharedFolder = None,
+    insecure: options.Insecure = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
     """Check versions, data, devices, room and stores; say what is wrong and what to do."""
     from sweeper.cli.doctor import examine
+    from sweeper.cli.doctor_cluster import check_cluster
 
+    cluster = partial(check_cluster, address, folder, insecure=insecure) if address is not None else None
     checks = []
-    for check in examine(storage, tracking_uri):
+    for check in examine(storage, tracking_uri, cluster=cluster):
         checks.append(check)
         if not json:
             console.print_check(check)
