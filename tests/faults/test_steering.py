@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -23,6 +25,20 @@ def run_to_a_moment(campaign: Campaign) -> subprocess.Popen[bytes]:
     campaign.wait_for(lambda: starts(campaign), run)
     campaign.wait_for_lines(campaign.random.randint(3, 15), run)
     return run
+
+
+def freeze(campaign: Campaign, pid: int) -> None:
+    """Stop a driver, but not in the middle of a commit: nobody can take over what SQLite has locked."""
+    while True:
+        campaign.kill(pid, signal.SIGSTOP)
+        with closing(sqlite3.connect(campaign.folder / "sweeper.db", timeout=0.5, isolation_level=None)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("ROLLBACK")
+                return
+            except sqlite3.OperationalError:
+                campaign.kill(pid, signal.SIGCONT)
+                time.sleep(0.1)
 
 
 def test_a_sweep_is_stopped_from_another_terminal_at_random_moments(
@@ -85,7 +101,7 @@ def test_a_killed_sweep_is_forked_and_both_come_to_their_end(campaign: Campaign,
 def test_a_driver_that_wakes_up_after_another_machine_took_over_writes_nothing(campaign: Campaign, say: Say) -> None:
     campaign.declare(PAPER, budget={"trials": 6, "epochs": 40})
     sleeper = run_to_a_moment(campaign)
-    campaign.kill(sleeper.pid, signal.SIGSTOP)
+    freeze(campaign, sleeper.pid)
     began = time.monotonic()
     taker = campaign.start(before=["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"'])
     before = starts(campaign)
