@@ -42,7 +42,7 @@ EXIT_CODES = {
     3: "done, but some trials failed",
     69: "MLflow, or the cluster that is asked, cannot be reached",
     74: "the study's database or the sweep's folder cannot be used",
-    75: "Ray died, or no node could run a trial for long; the same command goes on from there",
+    75: "Ray died, or no node had room for long; the same command goes on",
     130: "stopped by Ctrl-C; the same command goes on from there",
     143: "stopped by SIGTERM; likewise",
 }
