@@ -63,19 +63,16 @@ class Nodes:
             self._alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         return self._alive
 
-    def avoided(self) -> list[str]:
-        """The nodes where no trial is to go; never all of those that could run one."""
-        able = {node for node, found in self.alive().items() if self._is_able(found)}
-        if able and able <= self._set_aside:
-            self._announce(f"{', '.join(map(self.name, sorted(able)))} is used again: no other node is left")
-            self._set_aside -= able
-            self._deaths.clear()
-        return sorted(able & self._set_aside)
+    def avoided(self, asked: Asked) -> list[str]:
+        """The nodes where no trial that asks for this is to go; never all of those that could run it."""
+        if not self._set_aside:
+            return []
+        able = {node for node, found in self.alive().items() if slots(asked, found["Resources"])}
+        return sorted(able & self._set_aside) if able - self._set_aside else []
 
     def room(self) -> int:
         """How many trials can run at once, if they ask for no more than they must."""
-        usable = self._usable()
-        return max(sum(slots(asked, node) for node in usable) for asked in self._demands)
+        return max(sum(slots(asked, node["Resources"]) for node in self.alive().values()) for asked in self._demands)
 
     def has_room(self, handed_out: Sequence[Asked], parallel: int | None) -> bool:
         """Whether to hand out another trial; to an autoscaler, that more nodes are wanted is shown by trials that wait.
@@ -88,19 +85,20 @@ class Nodes:
             return True
         if parallel is not None and len(handed_out) >= parallel:
             return False
-        free = self._usable()
-        placed = sum(_take(asked, free) for asked in handed_out)
+        free = {id: dict(node["Resources"]) for id, node in self.alive().items()}
+        placed = sum(self._take(asked, free) for asked in handed_out)
         if self._may_grow:
             return parallel is not None or len(handed_out) < 2 * placed
-        return placed == len(handed_out) and any(slots(asked, node) for asked in self._demands for node in free)
+        return placed == len(handed_out) and any(self._take(asked, free) for asked in self._demands)
 
-    def _is_able(self, node: Mapping[str, Any]) -> bool:
-        return any(slots(asked, node["Resources"]) for asked in self._demands)
-
-    def _usable(self) -> list[dict[str, float]]:
-        """What the nodes have, those that are avoided left out."""
-        avoided = self.avoided()
-        return [dict(node["Resources"]) for id, node in self.alive().items() if id not in avoided]
+    def _take(self, asked: Asked, free: dict[str, dict[str, float]]) -> bool:
+        """Take what is asked for from the first node that has it."""
+        avoided = self.avoided(asked)
+        for id, node in free.items():
+            if id not in avoided and slots(asked, node):
+                node.update({kind: node.get(kind, 0) - n for kind, n in asked.items()})
+                return True
+        return False
 
     def of(self, actor: str | None) -> str | None:
         """The node of a worker, dead or alive; None if it never had one."""
@@ -119,22 +117,20 @@ class Nodes:
         """A trial has reported from a node: it is sound."""
         self._deaths.pop(node or "", None)
 
-    def blame(self, node: str | None, attempt: Key, kind: Kind) -> list[Key]:
-        """An attempt ended on a node before its first report.
+    def blame(self, node: str, attempt: Key, kind: Kind, asked: Asked) -> list[Key]:
+        """An attempt that asked for this ended on a node before its first report.
 
         Returns:
             The attempts that the node, and not their trial, is to blame for: none, unless it is set aside.
         """
-        if node is None or kind not in _DEADLY:
+        others = [found for id, found in self.alive().items() if id not in self._set_aside | {node}]
+        if kind not in _DEADLY or not any(slots(asked, other["Resources"]) for other in others):
             return []
         if node in self._set_aside:
             return [attempt]
         dead = self._deaths.setdefault(node, [])
         dead.append(attempt)
         if len(dead) < IN_A_ROW:
-            return []
-        others = set(self.alive()) - self._set_aside - {node}
-        if not any(self._is_able(self.alive()[other]) for other in others):
             return []
         self._set_aside.add(node)
         self._announce(f"{self.name(node)} is set aside: {len(dead)} attempts in a row died on it")
@@ -151,7 +147,8 @@ class Nodes:
             CapacityError: no node was able to run even one of them for a long time.
         """
         passed, self._asked_at = min(time.monotonic() - self._asked_at, 5.0), time.monotonic()
-        if not waiting or any(slots(asked, node) for asked in waiting for node in self._usable()):
+        nodes = self.alive().values()
+        if not waiting or any(slots(asked, node["Resources"]) for asked in waiting for node in nodes):
             if self._is_announced:
                 self._announce("going on")
             self._waited, self._is_announced = 0.0, False
@@ -165,15 +162,6 @@ class Nodes:
         if self._waited > _SILENCE and not self._is_announced:
             self._is_announced = True
             self._announce(f"no node can run {len(waiting)} waiting trials; waiting")
-
-
-def _take(asked: Asked, free: list[dict[str, float]]) -> bool:
-    """Take what is asked for from the first node that has it."""
-    for node in free:
-        if slots(asked, node):
-            node.update({kind: node.get(kind, 0) - n for kind, n in asked.items()})
-            return True
-    return False
 
 
 def asked_by(share: Share) -> dict[str, float]:

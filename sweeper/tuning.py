@@ -135,7 +135,8 @@ class _Search(Searcher):
         task = self.bridge.next_task()
         if not isinstance(task, Task):
             return task
-        return as_config(task) | {"asked": self._asked(task), "avoided": self._nodes.avoided()}
+        asked = self._asked(task)
+        return as_config(task) | {"asked": asked, "avoided": self._nodes.avoided(asked)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the schedule has told the study, with the state that Tune does not know."""
@@ -174,7 +175,7 @@ class _Schedule(FIFOScheduler):
         """
         waiting = []
         for trial in [trial for trial in controller.get_live_trials() if trial.status == TuneTrial.PENDING]:
-            if trial.config["avoided"] == self._nodes.avoided():
+            if trial.config["avoided"] == self._nodes.avoided(trial.config["asked"]):
                 waiting.append(trial)
             else:
                 controller.stop_trial(trial)

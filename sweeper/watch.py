@@ -89,13 +89,11 @@ class Watch(TrialProgressCallback):
         elif failure == OUT_OF_TOUCH:
             self._out_of_touch.append((time.monotonic() + _UNSURE, task, node, failure))
             return
-        self._lose(task, node, failure, is_silent=not trial.has_reported_at_least_once)
-
-    def _lose(self, task: Task, node: str | None, failure: Failure, *, is_silent: bool) -> None:
-        blamed = self._nodes.blame(node, (task.number, task.attempt), failure.kind) if is_silent else []
-        if blamed:
-            self.bridge.forgive(blamed)
-            failure = Failure("node", f"{failure.reason}, on a node that is set aside")
+        if node is not None and not trial.has_reported_at_least_once:
+            blamed = self._nodes.blame(node, (task.number, task.attempt), failure.kind, trial.config["asked"])
+            if blamed:
+                self.bridge.forgive(blamed)
+                failure = Failure("node", f"{failure.reason}, on a node that is set aside")
         self.bridge.lose(task, failure, self._nodes.host(node))
 
     def settle(self) -> None:
@@ -105,7 +103,7 @@ class Watch(TrialProgressCallback):
             if self._nodes.is_lost(node):
                 self.bridge.lose(task, Failure("node", "its node was lost"), self._nodes.host(node))
             elif time.monotonic() > until:
-                self._lose(task, node, failure, is_silent=False)
+                self.bridge.lose(task, failure, self._nodes.host(node))
             else:
                 self._out_of_touch.append((until, task, node, failure))
 
