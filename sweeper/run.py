@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from sweeper.places import Place
 from sweeper.preflight import preflight
 from sweeper.private import private_files
 from sweeper.redaction import has_secret
+from sweeper.result import SweepResult
 from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
@@ -38,27 +39,6 @@ logger = logging.getLogger(__name__)
 
 _PATIENCE = 20.0
 """Seconds that MLflow waits for a first report, while the processor is wanted by the workers that start."""
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What a sweep came to."""
-
-    name: str
-    folder: Path
-    sweep: Sweep
-    counts: dict[str, int]
-    best: TrialRow | None
-    reports_run: int
-    reports_budgeted: int
-    evaluation: dict[str, float] | None
-    champion: Champion | None
-    stopped: str | None
-    seconds: float
-    resumed: int
-    tracking_uri: str
-    notes: tuple[str, ...] = ()
-    checkpoint_bytes: int = 0
 
 
 @private_files()
@@ -127,7 +107,7 @@ def run_sweep(
             folder=folder,
             sweep=sweep,
             counts={state: states.count(state) for state in sorted(set(states))},
-            best=study.best(),
+            leaderboard=tuple(study.leaderboard()),
             reports_run=sum(row.step for row in rows),
             reports_budgeted=len(rows) * sweep.budget.reports,
             evaluation=evaluation,

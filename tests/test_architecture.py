@@ -25,6 +25,7 @@ ROOMS = [
     {"durable"},
     {"storage", "owned"},
     {"orders", "lease"},
+    {"result"},
     {"records", "rows"},
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},

@@ -20,8 +20,8 @@ from sweeper.redaction import redact
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check
     from sweeper.failures import Attempt
+    from sweeper.result import SweepResult
     from sweeper.rows import TrialRow
-    from sweeper.run import SweepResult
     from sweeper.spec import Sweep
     from sweeper.studies import SweepSummary
     from sweeper.tracking import Champion
@@ -166,11 +166,11 @@ def print_check(check: Check) -> None:
         out.print(Text(f"{'':<19}{clean(check.advice)}", "dim"), soft_wrap=True)
 
 
-def print_result(result: SweepResult, rows: Sequence[TrialRow]) -> None:
+def print_result(result: SweepResult) -> None:
     """What a sweep came to: the ten best trials, what pruning saved, the champion, and what to do next."""
     ended = f", {result.stopped}" if result.stopped else ""
     out.print(Text(f"{result.name}: {tally(result.counts)}; {duration(result.seconds)}{ended}", "bold"))
-    made, _ = leaderboard(board(result.sweep, rows[:10]), out.width)
+    made, _ = leaderboard(board(result.sweep, result.leaderboard[:10]), out.width)
     out.print()
     out.print(made)
     out.print()

@@ -16,8 +16,8 @@ from sweeper.redaction import redact
 
 if TYPE_CHECKING:
     from sweeper.failures import Attempt
+    from sweeper.result import SweepResult
     from sweeper.rows import TrialRow
-    from sweeper.run import SweepResult
     from sweeper.spec import Sweep
     from sweeper.spec.budget import Budget
 

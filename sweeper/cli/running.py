@@ -13,7 +13,7 @@ from sweeper.errors import InputError, SweeperError
 
 if TYPE_CHECKING:
     from sweeper.orders import Order
-    from sweeper.run import SweepResult
+    from sweeper.result import SweepResult
     from sweeper.spec import Sweep
 
 
@@ -161,7 +161,6 @@ def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
     with LiveProgress(sweep) as progress:
         progress.on_phase("loading Optuna, Ray and MLflow")
         from sweeper.run import run_sweep
-        from sweeper.studies import read_study
 
         result = run_sweep(sweep, listeners=[progress], **where)
     for note in result.notes:
@@ -171,7 +170,7 @@ def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
     if json:
         console.emit(report.to_json(report.result_document(result)))
     else:
-        console.print_result(result, read_study(sweep.name, sweep.storage_url()).leaderboard())
+        console.print_result(result)
     gc.freeze()  # or Python would look at everything once more before it ends: a second, with MLflow
     return exit_code(result)
 

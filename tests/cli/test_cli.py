@@ -23,7 +23,7 @@ from sweeper.cli import options
 from sweeper.cli.running import exit_code
 from sweeper.errors import InputError
 from sweeper.failures import Failure
-from sweeper.run import SweepResult
+from sweeper.result import SweepResult
 from sweeper.studies import open_study
 from sweeper.study import SweepStudy
 from sweeper.trial import Report
@@ -191,7 +191,7 @@ def test_setting_without_a_key_and_a_value_is_refused(setting: str) -> None:
 def test_exit_code_tells_how_the_sweep_ended(
     make_sweep: MakeSweep, stopped: str | None, counts: dict[str, int], code: int
 ) -> None:
-    result = SweepResult("x", Path(), make_sweep(), counts, None, 0, 0, None, None, stopped, 0.0, 0, "sqlite:///x.db")
+    result = SweepResult("x", Path(), make_sweep(), counts, (), 0, 0, None, None, stopped, 0.0, 0, "sqlite:///x.db")
     assert exit_code(result) == code
 
 

@@ -11,8 +11,8 @@ import pytest
 from sweeper.cli import console
 from sweeper.cli.report import Board
 from sweeper.failures import Attempt
+from sweeper.result import SweepResult
 from sweeper.rows import TrialRow
-from sweeper.run import SweepResult
 from sweeper.tracking import Champion
 
 MakeSweep = Callable[..., Any]
@@ -33,7 +33,7 @@ def make_result(make_sweep: MakeSweep) -> Callable[..., SweepResult]:
             "folder": Path("sweeps/climbing"),
             "sweep": make_sweep(storage="sqlite:///sweeper.db"),
             "counts": {"COMPLETE": 12, "PRUNED": 11, "FAIL": 1},
-            "best": rows(1)[0],
+            "leaderboard": tuple(rows(24)),
             "reports_run": 54,
             "reports_budgeted": 216,
             "evaluation": {"test_score": 0.88, "test_loss": 0.0412},
@@ -61,7 +61,7 @@ pytestmark = pytest.mark.usefixtures("wide")
 def test_result_tells_what_happened_and_what_comes_next(
     make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console.print_result(make_result(), rows(24))
+    console.print_result(make_result())
     text, errors = capsys.readouterr()
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert errors == ""
@@ -77,15 +77,15 @@ def test_result_tells_what_happened_and_what_comes_next(
 def test_result_shows_the_ten_best_only(
     make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console.print_result(make_result(), rows(24))
+    console.print_result(make_result())
     assert capsys.readouterr().out.count("COMPLETE") == 10
 
 
 def test_result_of_a_stopped_sweep_says_so(
     make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = make_result(stopped="interrupted", best=None, evaluation=None, champion=None, counts={"RUNNING": 2})
-    console.print_result(result, [])
+    result = make_result(stopped="interrupted", leaderboard=(), evaluation=None, champion=None, counts={"RUNNING": 2})
+    console.print_result(result)
     text = capsys.readouterr().out
     assert "climbing: 2 running; 5m12s, interrupted" in text
     assert "model" not in text and "saved" not in text
@@ -94,7 +94,7 @@ def test_result_of_a_stopped_sweep_says_so(
 def test_result_names_a_storage_that_is_not_the_default_without_its_password(
     make_result: Callable[..., SweepResult], make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console.print_result(make_result(sweep=make_sweep(storage="sqlite:///other.db")), rows(1))
+    console.print_result(make_result(sweep=make_sweep(storage="sqlite:///other.db")))
     assert "sweeper show climbing --storage sqlite:///other.db" in capsys.readouterr().out
 
 
@@ -104,8 +104,7 @@ def test_version_that_is_not_better_is_said_not_to_be_champion(
     console.print_result(
         make_result(
             champion=replace(CHAMPION, promoted=False, reason="version 2 stays champion: score 0.8 against 0.9")
-        ),
-        rows(1),
+        )
     )
     assert "climber version 3 (version 2 stays champion: score 0.8 against 0.9)" in capsys.readouterr().out
 

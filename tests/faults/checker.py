@@ -178,20 +178,19 @@ def _wrong_best(outcome: Outcome) -> Iterator[str]:
         yield f"MLflow calls trial {outcome.best_copy} the best; it is {number}"
 
 
-def read_outcome(folder: Path, name: str, tracking_uri: str, *, interval: int = 1) -> Outcome:
+def read_outcome(folder: Path, name: str, storage: str, tracking_uri: str, *, interval: int = 1) -> Outcome:
     """What a sweep in a folder came to, read by the public readers of each of the three."""
     import optuna
 
     from sweeper.studies import read_study
 
-    url = f"sqlite:///{folder / 'sweeper.db'}"
-    study = read_study(name, url)
+    study = read_study(name, storage)
     metric = study.sweep.objective.metric
     results = [
         Result(row.number, row.state, row.value, {r.step: r.metrics[metric] for r in study.reports(row.number)})
         for row in study.rows()
     ]
-    trials = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
     best, (copies, best_copy) = study.best(), _read_copies(tracking_uri, study.facts["id"], metric)
     return Outcome(
         history=read_history(folder),
@@ -222,12 +221,12 @@ def _read_copies(uri: str, sweep_id: str, metric: str) -> tuple[list[Copy], int 
     return copies, best
 
 
-def leftovers(folder: Path, name: str) -> list[str]:
+def leftovers(folder: Path, name: str, storage: str) -> list[str]:
     """Temporary files of a sweep that has ended, and its lease if it still holds one."""
     import sqlalchemy as sa
 
     files = [path for pattern in ("**/.writing-*", "**/*.tmp", "**/.writable") for path in folder.glob(pattern)]
-    engine = sa.create_engine(f"sqlite:///{folder / 'sweeper.db'}", poolclass=sa.NullPool)
+    engine = sa.create_engine(storage, poolclass=sa.NullPool)
     with engine.connect() as connection:
         leases = connection.execute(sa.text("SELECT pid FROM sweeper_leases WHERE sweep = :name"), {"name": name}).all()
     return [f"{path} was left behind" for path in files] + [f"the lease is still held by {pid}" for (pid,) in leases]

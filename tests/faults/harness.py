@@ -53,13 +53,14 @@ class Campaign:
         self.folder = folder
         self.random = random.Random(seed)
         self.sweep: dict[str, Any] = {}
+        self.storage = f"sqlite:///{folder / 'sweeper.db'}"
         self.tracking_uri = f"sqlite:///{folder / 'mlflow.db'}"
         self.runs: list[subprocess.Popen[bytes]] = []
         self.kills = 0
         self._mark = uuid4().hex
 
     def declare(self, base: dict[str, Any], **changes: Any) -> None:
-        self.sweep = base | changes
+        self.sweep = base | {"storage": self.storage} | changes
         (self.folder / "sweep.yaml").write_text(json.dumps(self.sweep))  # JSON is YAML
 
     def start(self, *options: str, before: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
@@ -153,8 +154,8 @@ class Campaign:
     def judge(self, *, interval: int = 1) -> None:
         self.settle()
         name = self.sweep["name"]
-        found = violations(read_outcome(self.folder, name, self.tracking_uri, interval=interval))
-        found += leftovers(self.folder, name)
+        found = violations(read_outcome(self.folder, name, self.storage, self.tracking_uri, interval=interval))
+        found += leftovers(self.folder, name, self.storage)
         assert not found, "\n".join([*found, self.said()])
 
     def clean_up(self) -> None:
@@ -167,7 +168,7 @@ class Campaign:
         """What the study holds, without what may differ: times, attempts, processes."""
         from sweeper.studies import read_study
 
-        study = read_study(self.sweep["name"], f"sqlite:///{self.folder / 'sweeper.db'}")
+        study = read_study(self.sweep["name"], self.storage)
         return [
             (row.number, row.state, row.params, row.value, [(r.step, r.metrics) for r in study.reports(row.number)])
             for row in study.rows()

@@ -123,6 +123,6 @@ def test_ten_minutes_without_mlflow_cost_no_speed(
     sync(campaign)
     ratio = without / (before + after)
     assert ratio > 0.95, f"{before} and {after} reports with MLflow, {without} without"
-    outcome = read_outcome(campaign.folder, "paper", server.url)
+    outcome = read_outcome(campaign.folder, "paper", campaign.storage, server.url)
     assert list(differing_copies(outcome)) == []
     say(f"{window / 60:g} minutes without MLflow", f"{without} reports against {before + after} with it: {ratio:.1%}")

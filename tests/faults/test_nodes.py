@@ -36,7 +36,7 @@ def test_a_node_is_killed_and_one_is_added(campaign: Campaign, cluster: Cluster,
     seconds = time.monotonic() - killed
     assert driver.wait(240) == 0, campaign.said()
     campaign.judge()
-    study = read_study("paper", f"sqlite:///{campaign.folder / 'sweeper.db'}")
+    study = read_study("paper", campaign.storage)
     assert {row.state for row in study.rows()} == {"COMPLETE"}
     attempts = [attempt for past in study.history.all().values() for attempt in past]
     assert {attempt.kind for attempt in attempts} == {"node"}

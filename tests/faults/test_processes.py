@@ -20,7 +20,7 @@ BASES = {"paper": PAPER, "keras": KERAS}
 
 
 def rows_of(campaign: Campaign) -> list[TrialRow]:
-    return read_study(campaign.sweep["name"], f"sqlite:///{campaign.folder / 'sweeper.db'}").rows()
+    return read_study(campaign.sweep["name"], campaign.storage).rows()
 
 
 def kill_driver(campaign: Campaign, driver: subprocess.Popen[bytes]) -> None:
@@ -98,7 +98,7 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_tried_again(campaign: Campai
     seconds = time.monotonic() - began
     assert driver.wait(240) == 0, campaign.said()
     campaign.judge()
-    study = read_study("paper", f"sqlite:///{campaign.folder / 'sweeper.db'}")
+    study = read_study("paper", campaign.storage)
     kinds = [attempt.kind for row in study.rows() for attempt in study.history.of(row.number)]
     assert kinds == ["stall"]
     say("SIGSTOP of a worker for ever", f"ended after 15 s without a report, attempt 2 runs after {seconds:.0f} s")
