@@ -264,9 +264,10 @@ def test_a_sweep_that_is_over_before_mlflow_is_loaded_ends_well(tmp_path: Path) 
         (tmp_path / "sweeper.db").unlink()
 
 
+@pytest.mark.long
 def test_a_sweep_whose_time_is_up_has_a_champion_all_the_same_and_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SPACE.replace("trials: 8", "trials: 500"))
-    done = sweeper("run", "small.yaml", "--timeout", "15s", "--json", folder=tmp_path)
+    (tmp_path / "small.yaml").write_text(SPACE.replace("trials: 8", "trials: 5000"))
+    done = sweeper("run", "small.yaml", "--timeout", "30s", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["stopped"] == "timeout" and result["counts"]["COMPLETE"] >= 1
