@@ -159,17 +159,22 @@ Folder = Annotated[
 
 
 FLAGS = {
-    "name": "--name",
-    "budget.trials": "--trials",
-    "budget.epochs": "--epochs",
-    "budget.parallel": "--parallel",
-    "budget.timeout": "--timeout",
-    "resources.cpus": "--cpus",
-    "resources.gpus": "--gpus",
-    "seed": "--seed",
-    "storage": "--storage",
+    "name": "name",
+    "trials": "budget.trials",
+    "epochs": "budget.epochs",
+    "parallel": "budget.parallel",
+    "timeout": "budget.timeout",
+    "cpus": "resources.cpus",
+    "gpus": "resources.gpus",
+    "seed": "seed",
+    "storage": "storage",
 }
-"""What is short for `--set`."""
+"""What is short for `--set KEY`."""
+
+
+def flags(**given: str | None) -> dict[str, str | None]:
+    """What the options of these names say, by the keys of a sweep."""
+    return {FLAGS[option]: text for option, text in given.items()}
 
 
 @contextmanager
@@ -178,7 +183,8 @@ def naming(flags: Mapping[str, str | None], **others: str) -> Iterator[None]:
     try:
         yield
     except SpecError as error:
-        short = {f"--set {key}": (FLAGS | others)[key] for key, value in flags.items() if value is not None}
+        names = {key: f"--{option}" for option, key in FLAGS.items()} | others
+        short = {f"--set {key}": names[key] for key, value in flags.items() if value is not None}
         told = [replace(problem, key=short.get(problem.key, problem.key)) for problem in error.problems]
         raise SpecError(error.source, told) from error
 

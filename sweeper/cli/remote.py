@@ -50,17 +50,8 @@ def submit(
     from sweeper.spec import load_sweep
     from sweeper.spec.urls import fault_of_tracking
 
-    flags = {
-        "name": name,
-        "budget.trials": trials,
-        "budget.epochs": epochs,
-        "budget.parallel": parallel,
-        "budget.timeout": timeout,
-        "resources.cpus": cpus,
-        "resources.gpus": gpus,
-        "seed": seed,
-        "storage": options.sweep_storage(storage),
-    }
+    budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
+    flags = options.flags(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
     with options.naming(flags):
         sweep = load_sweep(space, options.overrides(settings, flags))
     if tracking_uri is not None and (fault := fault_of_tracking(tracking_uri)):

@@ -87,7 +87,9 @@ def tally(counts: Mapping[str, int]) -> str:
 
 def seconds_of(row: TrialRow) -> float | None:
     """How long a trial took, waiting between attempts included."""
-    return None if row.started is None or row.ended is None else (row.ended - row.started).total_seconds()
+    if row.started is None or row.ended is None:
+        return None
+    return max(0.0, (row.ended - row.started).total_seconds())  # the clock may have been put back
 
 
 @dataclass(frozen=True)

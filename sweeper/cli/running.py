@@ -41,17 +41,8 @@ def run(
     """Run a sweep; the same command goes on with one that was stopped."""
     from sweeper.spec import load_sweep
 
-    flags = {
-        "name": name,
-        "budget.trials": trials,
-        "budget.epochs": epochs,
-        "budget.parallel": parallel,
-        "budget.timeout": timeout,
-        "resources.cpus": cpus,
-        "resources.gpus": gpus,
-        "seed": seed,
-        "storage": options.sweep_storage(storage),
-    }
+    budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
+    flags = options.flags(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
     with options.naming(flags):
         sweep = load_sweep(space, options.overrides(settings, flags))
     forked = sweep.name if fork is not None else None
@@ -87,13 +78,7 @@ def resume(
     if fault := fault_of_database(url):
         raise InputError(f"--storage: {fault}")
     study = read_study(name, expand(url))
-    flags = {
-        "budget.trials": trials,
-        "budget.parallel": parallel,
-        "budget.timeout": timeout,
-        "resources.cpus": cpus,
-        "resources.gpus": gpus,
-    }
+    flags = options.flags(trials=trials, parallel=parallel, timeout=timeout, cpus=cpus, gpus=gpus)
     with options.naming(flags):
         sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": options.quoted(url)})
     uri = tracking_uri or study.facts.get("tracking_uri")

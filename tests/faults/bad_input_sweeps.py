@@ -172,7 +172,7 @@ SWEEPS: dict[str, list[Case]] = {
         line("resources: {cpus: -1}", "6:13  resources.cpus: -1 must be > 0"),
         line("resources: {cpus: .nan}", "6:13  resources.cpus: nan must be a finite"),
         option("--cpus", "0", "sweep.yaml  --cpus: 0 must be > 0"),
-        option("--gpus", "nan", "sweep.yaml  --gpus: 'nan' must be a number"),
+        option("--gpus", "nan", "sweep.yaml  --gpus: there is no parameter 'nan' in the space"),
     ],
     "a duration that cannot be read": [
         budget(

@@ -146,7 +146,9 @@ def test_of_two_drivers_started_at_once_one_is_refused(
         refused = [run for run in pair if run.poll() is not None]
         assert [run.returncode for run in refused] == [2], campaign.said()
         for run in pair:
-            kill_driver(campaign, run)
+            campaign.kill(run.pid)
+            run.wait()
+        campaign.settle()
     campaign.declare(PAPER, budget={"trials": 1, "epochs": 200})
     campaign.finish()
     say("two drivers started at once", f"{times} times: one runs, one exits with 2; after `kill -9` the name is free")
