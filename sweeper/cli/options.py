@@ -114,6 +114,12 @@ Head = Annotated[
         help="The dashboard of a Ray cluster, http://HEAD:8265.",
     ),
 ]
+FolderThere = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", metavar="DIR", parser=_folder, help="There: a folder that all nodes share.", show_default=False
+    ),
+]
 AnyAddress = Annotated[
     str | None,
     typer.Option("--address", metavar="ADDRESS", help="A Ray cluster: HOST:PORT, auto, or http://HEAD:8265."),

@@ -31,7 +31,7 @@ def submit(
     seed: options.Seed = None,
     storage: options.SweepStorage = None,
     tracking_uri: options.TrackingThere = None,
-    folder: options.Folder = None,
+    folder: options.FolderThere = None,
     backend: options.BackendName = "ray",
     address: options.Head = None,
     insecure: options.Insecure = False,

@@ -108,7 +108,7 @@ def test_ten_minutes_without_mlflow_cost_no_speed(
 ) -> None:
     """With MLflow, without it, with it again: a slow change of the machine counts on both sides."""
     window = pytestconfig.getoption("--minutes") * 60 / 3
-    trials = int(window * 2 / 5) + 40
+    trials = int(2 * window * 2 / 5) + 40  # two at a time, at least five seconds each: more than there is time for
     campaign.declare(PAPER, budget={"trials": trials, "epochs": 50})
     campaign.tracking_uri = server.url
     run: subprocess.Popen[Any] = campaign.start()
