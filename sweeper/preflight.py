@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sweeper.databases import check_store
 from sweeper.errors import InputError
 from sweeper.paths import check_file, check_folder
 from sweeper.spec import Resources, Sweep
 from sweeper.spec.urls import fault_of_address
-from sweeper.storage import check_store
 
 
 def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: str) -> Sweep:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
-
-from optuna.trial import FrozenTrial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sweeper.spec import Sweep
 from sweeper.spec.space import suggest
 from sweeper.trial import Report
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)

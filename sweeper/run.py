@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.access import refuse_open_cluster
 from sweeper.checkpoints import CheckpointStore, space_taken
-from sweeper.control import Control
 from sweeper.errors import InputError, LeaseLostError, TrackingError
 from sweeper.places import Place
 from sweeper.preflight import preflight
@@ -25,13 +24,11 @@ from sweeper.result import SweepResult
 from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
-from sweeper.studies import open_study
-from sweeper.study import SweepStudy
-from sweeper.surroundings import surroundings
 from sweeper.trial import Report
 from sweeper.worker import Job
 
 if TYPE_CHECKING:
+    from sweeper.study import SweepStudy
     from sweeper.tracking import Champion, Projection
     from sweeper.training.datasets import Arrays
 
@@ -78,6 +75,10 @@ def run_sweep(
     settled = preflight(sweep, folder=folder, address=address, tracking_uri=uri)
     if not insecure:
         refuse_open_cluster(address)
+    # Optuna takes half a second to import, which what is refused need not wait for.
+    from sweeper.studies import open_study
+    from sweeper.surroundings import surroundings
+
     with (
         StopRequest(sweep.budget.timeout) as stop,
         open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
@@ -141,6 +142,7 @@ def _search(
     else:
         study.announce("starting Ray")
         with _prepared(study, job, address=address, stop=stop) as job:
+            from sweeper.control import Control
             from sweeper.tuning import tune_trials
 
             place = Place(job.folder, "the folder of the sweep")

@@ -12,17 +12,16 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from sweeper.databases import address_of, first_line, is_file
 from sweeper.errors import InputError, StorageError
 from sweeper.lease import Lease, holder
 from sweeper.orders import Orders
-from sweeper.paths import check_file
 from sweeper.places import Place, file_system_of
 from sweeper.records import create_tables
-from sweeper.spec.urls import fault_of_database
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -89,26 +88,6 @@ class Store:
         return owner is not None and not owner.is_dead()
 
 
-def check_store(url: str) -> None:
-    """Look for what would keep a study out of a database, as far as can be seen without opening it.
-
-    Raises:
-        InputError: it names none, its driver is not installed, or its file cannot be written.
-    """
-    if fault := fault_of_database(url, secrets=True):
-        raise InputError(f"the database of studies {fault}")
-    address = _address(url)
-    try:
-        address.get_dialect().import_dbapi()
-    except (ImportError, NoSuchModuleError) as error:
-        raise InputError(
-            f"the database of studies has no driver here ({_first_line(error)}); for PostgreSQL: "
-            f"pip install 'sweeper[postgres]', and postgresql+psycopg://host/name"
-        ) from error
-    if _is_file(address):
-        check_file(Path(str(address.database)), "choose another database with --storage")
-
-
 @contextmanager
 def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
     """Open the database of studies, making its tables on first use.
@@ -117,19 +96,19 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
         InputError: the URL is not one, or `must_exist` and there is no such file.
         StorageError: the database cannot be reached, read or written.
     """
-    address = _address(url)
+    address = address_of(url)
     shown = address.render_as_string(hide_password=True)
-    is_file = _is_file(address)
-    if is_file and must_exist and not Path(str(address.database)).exists():
+    on_disk = is_file(address)
+    if on_disk and must_exist and not Path(str(address.database)).exists():
         raise InputError(f"there is no {shown} here: no sweep has run with it. Name the database with --storage")
-    file = Path(str(address.database)).absolute() if is_file else None
+    file = Path(str(address.database)).absolute() if on_disk else None
     if file and not must_exist:
         _refuse_network(file)
     try:
-        storage = _connect_in_turn(address, is_file=is_file, is_reader=must_exist)
+        storage = _connect_in_turn(address, on_disk=on_disk, is_reader=must_exist)
         create_tables(storage.engine)
     except (SQLAlchemyError, OSError, RuntimeError, StorageError) as error:
-        raise StorageError(f"the study's database {shown} cannot be opened: {_first_line(error)}") from error
+        raise StorageError(f"the study's database {shown} cannot be opened: {first_line(error)}") from error
     try:
         yield Store(storage, storage.engine, shown, Place(file, "the study's database") if file else None)
     finally:
@@ -137,12 +116,12 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
         storage.engine.dispose()
 
 
-def _connect_in_turn(address: URL, *, is_file: bool, is_reader: bool) -> optuna.storages.RDBStorage:
+def _connect_in_turn(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
     """Connect; again, when other processes were making Optuna's tables at the same moment."""
     deadline = time.monotonic() + 10
     while True:
         try:
-            return _connect(address, is_file=is_file, is_reader=is_reader)
+            return _connect(address, on_disk=on_disk, is_reader=is_reader)
         except SQLAlchemyError as error:
             # SQLite does not wait for a lock when it changes to WAL mode: another process may be about the same.
             is_race = isinstance(error, IntegrityError) or re.search("already exists|is locked", str(error))
@@ -151,12 +130,12 @@ def _connect_in_turn(address: URL, *, is_file: bool, is_reader: bool) -> optuna.
         time.sleep(0.2)
 
 
-def _connect(address: URL, *, is_file: bool, is_reader: bool) -> optuna.storages.RDBStorage:
+def _connect(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
     url = address.render_as_string(hide_password=False)
     options: dict[str, Any] = {"pool_pre_ping": True}
     if is_reader:  # a study that was read may still be asked for reports, and must not keep a connection for that
         options = {"poolclass": sa.NullPool}
-    if not is_file:
+    if not on_disk:
         if address.get_driver_name() in ("psycopg", "psycopg2"):
             options["connect_args"] = {k: v for k, v in _SERVER_OPTIONS.items() if k not in address.query}
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
@@ -183,20 +162,3 @@ def _refuse_network(file: Path) -> None:
             f"{file} is on a network file system ({kind}), where SQLite loses data. Name a local file with --storage, "
             "or a server: --storage postgresql+psycopg://host/name"
         )
-
-
-def _address(url: str) -> URL:
-    try:
-        return make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise InputError(
-            f"storage {url!r} is not a database URL; try sqlite:///sweeper.db or postgresql+psycopg://host/name"
-        ) from error
-
-
-def _is_file(address: URL) -> bool:
-    return address.get_backend_name() == "sqlite" and bool(address.database)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

@@ -26,7 +26,7 @@ ROOMS = [
     {"storage", "owned"},
     {"orders", "lease"},
     {"result"},
-    {"records", "rows"},
+    {"records", "rows", "databases"},
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},
     {"checkpoints", "failures"},

@@ -1,0 +1,49 @@
+"""What can be known of a database of studies without opening it, nor loading what would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from sweeper.errors import InputError
+from sweeper.paths import check_file
+from sweeper.spec.urls import fault_of_database
+
+
+def check_store(url: str) -> None:
+    """Look for what would keep a study out of a database, as far as can be seen without opening it.
+
+    Raises:
+        InputError: it names none, its driver is not installed, or its file cannot be written.
+    """
+    if fault := fault_of_database(url, secrets=True):
+        raise InputError(f"the database of studies {fault}")
+    address = address_of(url)
+    try:
+        address.get_dialect().import_dbapi()
+    except (ImportError, NoSuchModuleError) as error:
+        raise InputError(
+            f"the database of studies has no driver here ({first_line(error)}); for PostgreSQL: "
+            f"pip install 'sweeper[postgres]', and postgresql+psycopg://host/name"
+        ) from error
+    if is_file(address):
+        check_file(Path(str(address.database)), "choose another database with --storage")
+
+
+def address_of(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise InputError(
+            f"storage {url!r} is not a database URL; try sqlite:///sweeper.db or postgresql+psycopg://host/name"
+        ) from error
+
+
+def is_file(address: URL) -> bool:
+    return address.get_backend_name() == "sqlite" and bool(address.database)
+
+
+def first_line(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
