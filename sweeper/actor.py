@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
@@ -12,6 +13,7 @@ from ray import tune
 from sweeper.errors import InputError
 from sweeper.private import MASK
 from sweeper.redaction import has_secret, learn, learn_url
+from sweeper.remote import local_folder
 from sweeper.spec import Sweep
 from sweeper.spec.urls import expand, references
 from sweeper.worker import Job, TaskRun, task_from
@@ -52,11 +54,14 @@ class Worker(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         assert job is not None
         _withhold(job.sweep)
-        self._job = job
-        self._run = TaskRun(job, task_from(config))
+        # Each node has a folder of its own then.
+        self._job = job if job.remote is None else replace(job, folder=local_folder(job.remote))
+        self._run = TaskRun(self._job, task_from(config))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run.stop()
+        if self._job.remote is not None:
+            self._run.leave()
         self._run = TaskRun(self._job, task_from(new_config))
         return True
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from sweeper.remote import RemoteFolder
+
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
@@ -29,12 +31,14 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one trial in one folder; the newest two are kept."""
+    """The checkpoints of one trial in one folder; the newest two are kept, and copied to the remote one if there is."""
 
     KEEP = 2
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, remote: RemoteFolder | None = None) -> None:
         self.folder = folder
+        self._remote = remote
+        self._name = f"trials/{folder.name}"
         self.damaged: list[str] = []
         """What `latest` found damaged, and how."""
 
@@ -62,6 +66,10 @@ class CheckpointStore:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
+        if self._remote is not None:
+            self._remote.put(target, f"{self._name}/{target.name}")
+            for old_name in sorted(self._remote.names(self._name), reverse=True)[self.KEEP :]:
+                self._remote.remove(f"{self._name}/{old_name}")
         torn = self.folder.glob(f"{_BESIDE}*")  # of processes that were killed while they wrote
         for old in (*self._folders()[self.KEEP :], *torn):
             shutil.rmtree(old, ignore_errors=True)
@@ -70,6 +78,8 @@ class CheckpointStore:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose files are what its manifest says; a damaged one is skipped and named."""
         self.damaged = []
+        if self._remote is not None:
+            self._fetch(self._remote)
         for folder in self._folders():
             try:
                 manifest = json.loads((folder / _MANIFEST).read_text())
@@ -82,8 +92,16 @@ class CheckpointStore:
             logger.warning("checkpoint %s is damaged (%s)", folder, ", ".join(damaged))
         return None
 
+    def _fetch(self, remote: RemoteFolder) -> None:
+        """Bring those here that an attempt on another node wrote."""
+        for name in sorted(remote.names(self._name), reverse=True)[: self.KEEP]:
+            if not (self.folder / name).exists():
+                remote.get(f"{self._name}/{name}", self.folder / name)
+
     def clear(self) -> None:
         """Remove every checkpoint of the trial; what else lies there, a traceback, stays."""
+        if self._remote is not None:
+            self._remote.remove(self._name)
         for old in (*self._folders(), *self.folder.glob(f"{_BESIDE}*")):
             shutil.rmtree(old, ignore_errors=True)
         with suppress(OSError):  # it is not there, or not empty

@@ -105,7 +105,7 @@ def _joined(trainable: str | None) -> Iterator[dict[str, Any]]:
         yield options
 
 
-def check_nodes(folder: Path) -> list[str]:
+def check_nodes(folder: Path | str) -> list[str]:
     """What is only worth a word about the nodes of a cluster.
 
     Raises:

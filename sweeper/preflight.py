@@ -8,11 +8,14 @@ from pathlib import Path
 from sweeper.databases import check_store
 from sweeper.errors import InputError
 from sweeper.paths import check_file, check_folder
+from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Sweep
 from sweeper.spec.urls import fault_of_address
 
 
-def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: str) -> Sweep:
+def preflight(
+    sweep: Sweep, *, folder: Path, remote: str | None = None, address: str | None, tracking_uri: str
+) -> Sweep:
     """The sweep with the dataset it will really use, once nothing is seen that would stop it.
 
     Raises:
@@ -31,6 +34,8 @@ def preflight(sweep: Sweep, *, folder: Path, address: str | None, tracking_uri: 
     if (file := sqlite_path(tracking_uri)) is not None:
         check_file(file, "choose another MLflow store with --tracking-uri")
     check_folder(folder, "choose another with --dir")
+    if remote is not None:
+        RemoteFolder(remote).check()
     if sweep.dataset is None:
         return sweep
     return sweep.model_copy(update={"dataset": sweep.dataset.resolve()})

@@ -18,7 +18,7 @@ class SweepResult:
     """What a sweep came to; nothing more needs to be read from its database, which may be away by now."""
 
     name: str
-    folder: Path
+    folder: Path | str
     sweep: Sweep
     counts: dict[str, int]
     leaderboard: tuple[TrialRow, ...]

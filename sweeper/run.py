@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.access import refuse_open_cluster
-from sweeper.checkpoints import CheckpointStore, space_taken
+from sweeper.checkpoints import space_taken
 from sweeper.errors import InputError, LeaseLostError, TrackingError
 from sweeper.places import Place
 from sweeper.preflight import preflight
 from sweeper.private import private_files
 from sweeper.redaction import has_secret
+from sweeper.remote import is_remote, local_folder
 from sweeper.result import SweepResult
 from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
@@ -42,7 +43,7 @@ _PATIENCE = 20.0
 def run_sweep(
     sweep: Sweep,
     *,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
     forked: str | None = None,
@@ -53,7 +54,8 @@ def run_sweep(
     """Run a sweep to its end, or take it up where it stands; the same call does both.
 
     Args:
-        folder: where everything goes that is not in a database; `sweeps/NAME` by default.
+        folder: where everything goes that is not in a database; `sweeps/NAME` by default. Where the nodes of a cluster
+            share no disk, a URL that all of them reach, as s3://bucket/sweeps/NAME.
         address: a Ray cluster to run on; by default the one in RAY_ADDRESS, else this machine.
         tracking_uri: the MLflow store or server; by default that of the sweep, of MLFLOW_TRACKING_URI, or a local file.
         forked: the name of another sweep in the same storage, whose best points a new sweep tries first.
@@ -68,11 +70,12 @@ def run_sweep(
     from sweeper import tracking
 
     started = time.monotonic()
-    folder = (folder or Path("sweeps") / sweep.name).absolute()
+    remote = str(folder) if folder is not None and is_remote(folder) else None
+    folder = local_folder(remote) if remote else Path(folder or Path("sweeps") / sweep.name).absolute()
     uri = tracking.tracking_uri(sweep, tracking_uri)
     projection = tracking.Projection(sweep, uri)
-    everyone = [*listeners, projection, _Housekeeper(sweep, folder)]
-    settled = preflight(sweep, folder=folder, address=address, tracking_uri=uri)
+    everyone = [*listeners, projection, _Housekeeper(Job(sweep, folder, remote=remote))]
+    settled = preflight(sweep, folder=folder, remote=remote, address=address, tracking_uri=uri)
     if not insecure:
         refuse_open_cluster(address)
     # Optuna takes half a second to import, which what is refused need not wait for.
@@ -89,10 +92,10 @@ def run_sweep(
         # A URI with a password in it is nobody's to write down.
         store = {} if has_secret(uri) else {"tracking_uri": uri}
         origin = {"forked": forked} if forked else {}
-        study.record_facts({"folder": str(folder), **facts, **store, **origin})
+        study.record_facts({"folder": remote or str(folder), **facts, **store, **origin})
         notes = _announce_dataset(study, sweep, settled)
         try:
-            evaluation = _search(study, Job(settled, folder), projection, address=address, stop=stop)
+            evaluation = _search(study, Job(settled, folder, remote=remote), projection, address=address, stop=stop)
             champion, refusals = _register(study, evaluation, folder, projection)
         except LeaseLostError:
             projection.abandon()
@@ -105,7 +108,7 @@ def run_sweep(
         states = [row.state for row in rows]
         return SweepResult(
             name=sweep.name,
-            folder=folder,
+            folder=remote or folder,
             sweep=sweep,
             counts={state: states.count(state) for state in sorted(set(states))},
             leaderboard=tuple(study.leaderboard()),
@@ -156,6 +159,8 @@ def _search(
         best = study.best()
         if found is not None and best is not None:
             known = {"trial": best.number, "metrics": found}
+            if (shared := job.remote_folder) is not None:  # the worker that tested it may be on another node
+                shared.get(job.champion_folder.name, job.champion_folder)
             _write_json(job.champion_folder / "evaluation.json", known)
             study.record_facts({"champion": digest(job.champion_folder)})
     is_known = best is not None and known.get("trial") == best.number
@@ -176,7 +181,7 @@ def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopReq
         importing = helper.submit(import_module, "sweeper.tuning")
         with ray_cluster(address, stop, job.sweep.trainable) as is_ours:
             refuse_what_never_starts(job.sweep)
-            for note in () if is_ours else check_nodes(job.folder):
+            for note in () if is_ours else check_nodes(job.remote or job.folder):
                 study.announce(note)
             job = replace(job, data=_recorded(study, loading.result()))
             importing.result()
@@ -203,8 +208,10 @@ def _register(
 class _Housekeeper:
     """Keeps the checkpoints of running trials and of the best one, and removes those of the others."""
 
-    def __init__(self, sweep: Sweep, folder: Path) -> None:
-        self._job = Job(sweep, folder)
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        # Another machine takes its time, which the trials that run do not have.
+        self._elsewhere = None if job.remote is None else ThreadPoolExecutor(1, "sweeper-housekeeping")
         self._best: TrialRow | None = None
 
     def on_trial(self, row: TrialRow, report: Report | None) -> None:
@@ -215,7 +222,8 @@ class _Housekeeper:
         if row.state == "COMPLETE" and self._job.sweep.objective.is_better(row.value, best):
             beaten, self._best = self._best, row
         if beaten is not None:
-            CheckpointStore(self._job.trial_folder(beaten.number)).clear()
+            clear = self._job.checkpoints(beaten.number).clear
+            clear() if self._elsewhere is None else self._elsewhere.submit(clear)
 
     def on_phase(self, message: str) -> None:
         """Nothing to keep or remove."""

@@ -108,9 +108,10 @@ class SweepStudy:
         return dict(self._facts)
 
     @property
-    def folder(self) -> Path:
-        """Where the sweep writes what is not in a database."""
-        return Path(self.facts.get("folder", f"sweeps/{self.name}"))
+    def folder(self) -> Path | str:
+        """Where the sweep writes what is not in a database; a URL, if it is on no disk of its nodes."""
+        folder = str(self.facts.get("folder", f"sweeps/{self.name}"))
+        return folder if "://" in folder else Path(folder)
 
     @durable
     def record_facts(self, facts: Mapping[str, Any]) -> None:

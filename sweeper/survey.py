@@ -13,6 +13,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweeper.errors import InputError
+from sweeper.remote import RemoteFolder
 from sweeper.versions import versions
 
 _PATIENCE = 60.0
@@ -31,14 +33,15 @@ class NodeSurvey:
     notes: tuple[str, ...] = ()
 
 
-def survey(folder: Path | None) -> list[NodeSurvey]:
+def survey(folder: Path | str | None) -> list[NodeSurvey]:
     """Ask every node that is alive; to be called where Ray is connected.
 
     Args:
-        folder: there already, and to be shared by all of them; None: that is not asked.
+        folder: there already, and to be shared by all of them, or the URL of one that all reach; None: that is not
+            asked.
     """
-    if folder is None:
-        return list(_answers(None))
+    if folder is None or isinstance(folder, str):
+        return list(_answers(folder))
     probe = folder / f".probe-{uuid4().hex}"
     probe.write_text("here")
     try:
@@ -48,7 +51,7 @@ def survey(folder: Path | None) -> list[NodeSurvey]:
             left.unlink(missing_ok=True)
 
 
-def _answers(probe: Path | None) -> Iterator[NodeSurvey]:
+def _answers(probe: Path | str | None) -> Iterator[NodeSurvey]:
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_look)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = [
@@ -66,7 +69,9 @@ def _answers(probe: Path | None) -> Iterator[NodeSurvey]:
             yield NodeSurvey(name, gpus, (f"cannot be asked ({str(error).strip().splitlines()[-1]})",))
         else:
             faults, notes = _differences(found)
-            if probe is not None and (written is None or not written.exists()):
+            if isinstance(probe, str) and written is not None:
+                faults.append(str(written))
+            elif isinstance(probe, Path) and (written is None or not written.exists()):
                 faults.append(f"does not share {probe.parent}")
             yield NodeSurvey(name, gpus, tuple(faults), tuple(notes))
 
@@ -82,9 +87,18 @@ def _differences(there: dict[str, str]) -> tuple[list[str], list[str]]:
     return faults, notes
 
 
-def _look(probe: Path | None) -> tuple[dict[str, str], Path | None]:
-    """What a node has: its versions, and the file it wrote beside the one that the driver did; None if it sees none."""
+def _look(probe: Path | str | None) -> tuple[dict[str, str], Path | str | None]:
+    """What a node has: its versions, and the file it wrote beside the one that the driver did; None if it sees none.
+
+    Of a folder that is given by a URL, what is wrong with it.
+    """
     if probe is None:
+        return versions(_PACKAGES), None
+    if isinstance(probe, str):
+        try:
+            RemoteFolder(probe).check()
+        except InputError as error:
+            return versions(_PACKAGES), str(error)
         return versions(_PACKAGES), None
     try:
         probe.read_text()

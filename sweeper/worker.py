@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import socket
 import threading
 import traceback
@@ -18,6 +19,7 @@ from sweeper.checkpoints import CheckpointStore
 from sweeper.errors import TrialDivergedError, TrialStopped
 from sweeper.failures import Failure, kind_of
 from sweeper.redaction import redact
+from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Share, Sweep
 from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.trial import Report, Trial
@@ -72,6 +74,8 @@ class Job:
     sweep: Sweep
     folder: Path
     data: Arrays | None = None
+    remote: str | None = None
+    """Where the nodes share no disk: the URL of the folder, of which `folder` holds what this node needs."""
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
@@ -79,6 +83,13 @@ class Job:
     @property
     def champion_folder(self) -> Path:
         return self.folder / "champion"
+
+    @property
+    def remote_folder(self) -> RemoteFolder | None:
+        return None if self.remote is None else RemoteFolder(self.remote)
+
+    def checkpoints(self, number: int) -> CheckpointStore:
+        return CheckpointStore(self.trial_folder(number), self.remote_folder)
 
 
 class TaskRun:
@@ -109,6 +120,10 @@ class TaskRun:
         if self._thread.ident is not None:
             self._thread.join()
 
+    def leave(self) -> None:
+        """Let go of what lies on this node of the trial: it is elsewhere too."""
+        shutil.rmtree(self._job.trial_folder(self._task.number), ignore_errors=True)
+
     def _run(self) -> None:
         try:
             self._events.put(self._evaluate() if self._task.evaluate else self._train())
@@ -127,7 +142,7 @@ class TaskRun:
 
     def _evaluate(self) -> Event:
         train, params, trial = self._prepare()
-        store = CheckpointStore(self._job.trial_folder(trial.number))
+        store = self._job.checkpoints(trial.number)
         latest = store.latest()
         if latest is None:
             raise FileNotFoundError(f"trial {trial.number} left no whole checkpoint in {store.folder}")
@@ -140,6 +155,8 @@ class TaskRun:
             from sweeper.tracking import package_model
 
             package_model(self._job.champion_folder)
+        if (remote := self._job.remote_folder) is not None:
+            remote.put(self._job.champion_folder, self._job.champion_folder.name)
         return Event(evaluation=dict(evaluation.metrics))
 
     def _prepare(self) -> tuple[Any, Any, Trial]:
@@ -153,7 +170,7 @@ class TaskRun:
             dataset=sweep.dataset,
             data=self._job.data,
             resources=task.share(sweep.resources),
-            checkpoints=CheckpointStore(self._job.trial_folder(task.number)),
+            checkpoints=self._job.checkpoints(task.number),
             send=self._send,
             notify=self._notify,
             attempt=task.attempt,

@@ -30,6 +30,7 @@ ROOMS = [
     {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
     {"training"},
     {"checkpoints", "failures"},
+    {"remote"},
     {"paths", "places"},
     {"errors"},
     {"redaction", "private", "versions"},

@@ -161,7 +161,7 @@ def print_links(links: Sequence[tuple[str, str]]) -> None:
 def print_check(check: Check) -> None:
     """One finding of the doctor, and what to do."""
     style = {"ok": "green", "warn": "yellow", "fail": "bold red"}[check.state]
-    out.print(Text.assemble((f"{check.state:<5}", style), f"{check.name:<14}", clean(check.found)), soft_wrap=True)
+    out.print(Text.assemble((f"{check.state:<5}", style), f"{check.name:<13} ", clean(check.found)), soft_wrap=True)
     if check.advice:
         out.print(Text(f"{'':<19}{clean(check.advice)}", "dim"), soft_wrap=True)
 

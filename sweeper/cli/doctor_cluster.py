@@ -10,7 +10,7 @@ from sweeper.cli.doctor import Check
 from sweeper.errors import SweeperError
 
 
-def check_cluster(address: str, folder: Path | None, *, insecure: bool) -> Iterator[Check]:
+def check_cluster(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
     """The cluster at the address of its dashboard (http://...), or at the one its nodes have (HOST:PORT, auto)."""
     try:
         if address.startswith(("http://", "https://")):
@@ -28,7 +28,7 @@ def _dashboard(address: str, *, insecure: bool) -> Check:
     return Check("cluster", "ok", f"{address} takes submissions; on one of its nodes --address auto looks at them all")
 
 
-def _nodes(address: str, folder: Path | None, *, insecure: bool) -> Iterator[Check]:
+def _nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
     from sweeper.access import refuse_open_cluster
     from sweeper.cluster import ray_cluster
     from sweeper.stopping import StopRequest

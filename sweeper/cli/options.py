@@ -33,10 +33,10 @@ def _url(kind: str) -> Callable[..., str | None]:
     return read
 
 
-def _folder(path: str) -> Path:
+def _folder(path: str) -> Path | str:
     if not path:
         raise InputError("--dir: is empty; name a folder, or leave it out for sweeps/NAME")
-    return Path(path)
+    return path if "://" in path else Path(path)
 
 
 def _address(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
@@ -117,7 +117,11 @@ Head = Annotated[
 FolderThere = Annotated[
     Path | None,
     typer.Option(
-        "--dir", metavar="DIR", parser=_folder, help="There: a folder that all nodes share.", show_default=False
+        "--dir",
+        metavar="DIR",
+        parser=_folder,
+        help="There: a folder, or URL, that all share.",
+        show_default=False,
     ),
 ]
 AnyAddress = Annotated[
@@ -125,7 +129,14 @@ AnyAddress = Annotated[
     typer.Option("--address", metavar="ADDRESS", help="A Ray cluster: HOST:PORT, auto, or http://HEAD:8265."),
 ]
 SharedFolder = Annotated[
-    Path | None, typer.Option("--dir", metavar="DIR", help="A folder that its nodes are to share.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        parser=_folder,
+        help="A folder, or URL, that all its nodes share.",
+        show_default=False,
+    ),
 ]
 BackendName = Annotated[
     Literal["ray", "kuberay"], typer.Option("--backend", help="Ray's Jobs API, or a RayJob on Kubernetes.")

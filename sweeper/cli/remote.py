@@ -125,7 +125,7 @@ def _backend(backend: str, address: str | None, insecure: bool, template: Templa
     return RayJobs(address, insecure=insecure)
 
 
-def _there(sweep: Sweep, folder: Path | None, tracking_uri: str | None) -> list[str]:
+def _there(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
     """Where a job of a Ray cluster keeps things.
 
     Raises:
@@ -137,16 +137,17 @@ def _there(sweep: Sweep, folder: Path | None, tracking_uri: str | None) -> list[
             "postgresql+psycopg://HOST/NAME, --storage '${env:SWEEPER_STORAGE}' if the cluster has such a variable, or "
             "the absolute path of a file on a disk of the head: --storage sqlite:////PATH/sweeper.db"
         )
-    if folder is None or not folder.is_absolute():
+    if folder is None or (isinstance(folder, Path) and not folder.is_absolute()):
         raise InputError(
-            f"--dir: name the absolute path of a folder that all nodes share, as in --dir /mnt/sweeps/{sweep.name}"
+            f"--dir: name the absolute path of a folder that all nodes share, as in --dir /mnt/sweeps/{sweep.name}, or "
+            f"a URL that all reach, as in --dir s3://BUCKET/{sweep.name}"
         )
     # Without a server of its own the sweep would keep MLflow's store among the files of the job.
     tracking = tracking_uri or sweep.tracking.uri or "${env:MLFLOW_TRACKING_URI}"
     return ["--dir", str(folder), "--tracking-uri", tracking]
 
 
-def _in_the_pods(sweep: Sweep, folder: Path | None, tracking_uri: str | None) -> list[str]:
+def _in_the_pods(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
     """Where a RayJob keeps things, as far as its manifest does not say it."""
     from sweeper.shipping import own_code
 

@@ -1,0 +1,126 @@
+"""A sweep's folder where its nodes share no disk: in S3, or wherever pyarrow and fsspec reach."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from sweeper.errors import InputError
+from sweeper.private import private_folder
+
+_PAUSES = (1.0, 2.0, 4.0)
+"""Seconds between one attempt at a transfer and the next."""
+
+T = TypeVar("T")
+
+
+def is_remote(folder: str | Path) -> bool:
+    """Whether a folder is given by a URL."""
+    return "://" in str(folder)
+
+
+def local_folder(url: str) -> Path:
+    """Where this node keeps what it needs of a remote folder."""
+    name = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return private_folder() / "sweeps" / name
+
+
+class RemoteFolder:
+    """A folder at a URL: s3://bucket/path, gs://..., and what else pyarrow knows or fsspec has a package for.
+
+    Raises:
+        InputError: nobody here knows such URLs.
+    """
+
+    def __init__(self, url: str) -> None:
+        from pyarrow import fs
+
+        self.url = url.rstrip("/")
+        self._here = fs.LocalFileSystem()
+        try:
+            self._there, self._root = fs.FileSystem.from_uri(self.url)
+        except (ValueError, OSError):
+            self._there, self._root = _by_fsspec(self.url)
+
+    def put(self, folder: Path, name: str) -> None:
+        """Copy a folder of this machine there, under a name."""
+        self._insist(lambda: self._copy(str(folder), f"{self._root}/{name}", self._here, self._there))
+
+    def get(self, name: str, folder: Path) -> None:
+        """Copy a folder to this machine, in the place of what is there; all of it or nothing."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = folder.with_name(f".writing-{uuid4().hex[:8]}")
+        try:
+            self._insist(lambda: self._copy(f"{self._root}/{name}", str(beside), self._there, self._here))
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def names(self, name: str = "") -> list[str]:
+        """The folders within one."""
+        from pyarrow import fs
+
+        selector = fs.FileSelector(f"{self._root}/{name}".rstrip("/"), allow_not_found=True)
+        found = self._insist(lambda: self._there.get_file_info(selector))
+        return [info.base_name for info in found if info.type == fs.FileType.Directory]
+
+    def remove(self, name: str) -> None:
+        """Remove a folder, if it is there."""
+        from pyarrow import fs
+
+        path = f"{self._root}/{name}"
+        if self._insist(lambda: self._there.get_file_info(path)).type == fs.FileType.Directory:
+            self._insist(lambda: self._there.delete_dir(path))
+
+    def check(self) -> None:
+        """Write, read and remove a file.
+
+        Raises:
+            InputError: that does not work.
+        """
+        path = f"{self._root}/.probe-{uuid4().hex}"
+        try:
+            self._there.create_dir(self._root, recursive=True)
+            with self._there.open_output_stream(path) as file:
+                file.write(b"here")
+            with self._there.open_input_stream(path) as file:
+                file.read()
+            self._there.delete_file(path)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self.url} ({str(error).splitlines()[0]}); choose another with --dir"
+            ) from error
+
+    def _copy(self, source: str, target: str, source_filesystem: Any, target_filesystem: Any) -> None:
+        from pyarrow import fs
+
+        target_filesystem.create_dir(target, recursive=True)
+        fs.copy_files(source, target, source_filesystem=source_filesystem, destination_filesystem=target_filesystem)
+
+    def _insist(self, transfer: Callable[[], T]) -> T:
+        """Try again what a network refused."""
+        for pause in _PAUSES:
+            try:
+                return transfer()
+            except FileNotFoundError:
+                raise
+            except OSError:
+                time.sleep(pause)
+        return transfer()
+
+
+def _by_fsspec(url: str) -> tuple[Any, str]:
+    import fsspec
+    from pyarrow import fs
+
+    try:
+        found, root = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"nothing here knows the folder {url} ({error})") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(found)), root

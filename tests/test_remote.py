@@ -1,0 +1,150 @@
+"""A sweep's folder in S3: a server that speaks it, and nodes that share nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeper import remote
+from sweeper.checkpoints import CheckpointStore
+from sweeper.errors import InputError, SweeperError
+from sweeper.remote import RemoteFolder, local_folder
+from sweeper.studies import read_study
+from tests.environments import ROOT, beside
+
+SPACE = {
+    "name": "far",
+    "dataset": {"type": "digits"},
+    "budget": {"trials": 3, "epochs": 40},
+    "space": {"cell": "gru", "units": {"type": "int", "low": 4, "high": 12}, "batch_size": 64, "learning_rate": 0.003},
+    "pruner": {"type": "none"},
+    "tracking": {"model": "far"},
+}
+
+
+def steps(storage: str) -> int:
+    try:
+        return sum(row.step for row in read_study("far", storage).rows())
+    except SweeperError:  # it has not begun
+        return 0
+
+
+def save(store: CheckpointStore, step: int, *, attempt: int = 1) -> None:
+    store.save(step, {"score": float(step)}, lambda folder: (folder / "value").write_text(str(step)), attempt=attempt)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> RemoteFolder:
+    return RemoteFolder(f"file://{tmp_path / 'far'}")
+
+
+def test_a_trial_goes_on_from_what_another_node_wrote(shared: RemoteFolder, tmp_path: Path) -> None:
+    here, there = (CheckpointStore(tmp_path / node / "0007", shared) for node in ("here", "there"))
+    for node in ("here", "there"):
+        (tmp_path / node).mkdir()
+    for step in (1, 2, 3):
+        save(here, step)
+    latest = there.latest()
+    assert latest is not None and (latest.step, (latest.path / "value").read_text()) == (3, "3")
+    save(there, 4, attempt=2)
+    assert sorted(shared.names("trials/0007")) == ["attempt-001-step-00000003", "attempt-002-step-00000004"]
+    again = here.latest()
+    assert again is not None and again.step == 4
+
+
+def test_what_was_copied_in_part_is_passed_over(shared: RemoteFolder, tmp_path: Path) -> None:
+    for node in ("here", "there"):
+        (tmp_path / node).mkdir()
+    here, there = (CheckpointStore(tmp_path / node / "0007", shared) for node in ("here", "there"))
+    save(here, 1)
+    save(here, 2)
+    (tmp_path / "far/trials/0007/attempt-001-step-00000002/value").unlink()
+    latest = there.latest()
+    assert latest is not None and latest.step == 1 and "step-00000002" in there.damaged[0]
+
+
+def test_what_is_cleared_is_cleared_everywhere(shared: RemoteFolder, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "0007", shared)
+    save(store, 1)
+    store.clear()
+    assert shared.names("trials") == [] and store.latest() is None
+    store.clear()
+
+
+@pytest.mark.parametrize("url", ["nowhere://x/y", "file:///proc/nothing/here"])
+def test_a_folder_that_cannot_be_had_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match=f"{url}"):
+        RemoteFolder(url).check()
+
+
+def test_a_transfer_that_the_network_refused_is_tried_again(
+    shared: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_PAUSES", (0.0, 0.0))
+    tries = []
+
+    def flaky() -> str:
+        tries.append(None)
+        if len(tries) < 3:
+            raise OSError("connection reset")
+        return "there"
+
+    assert shared._insist(flaky) == "there"
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a folder on a server that speaks S3."""
+    python = beside("s3", "moto[server]>=5", on_top=False)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    own = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "ada",
+        "AWS_SECRET_ACCESS_KEY": "lovelace",
+        "AWS_REGION": "us-east-1",
+    }
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with (tmp_path / "s3.log").open("wb") as log:
+        server = subprocess.Popen([python, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
+    make = f"import boto3; boto3.client('s3', endpoint_url='http://127.0.0.1:{port}').create_bucket(Bucket='lab')"
+    deadline = time.monotonic() + 60
+    while subprocess.run([python, "-c", make], capture_output=True, env={**os.environ, **own}).returncode:
+        assert server.poll() is None and time.monotonic() < deadline
+        time.sleep(0.5)
+    yield "s3://lab/sweeps/far"
+    server.kill()
+    server.wait()
+
+
+@pytest.mark.long
+def test_a_sweep_in_s3_goes_on_where_nothing_of_it_lies_on_a_disk(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "far.yaml").write_text(json.dumps(SPACE))
+    command = [sys.executable, "-m", "sweeper", "run", "far.yaml", "--dir", bucket, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    storage, deadline = f"sqlite:///{tmp_path / 'sweeper.db'}", time.monotonic() + 120
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while steps(storage) < 5 or not RemoteFolder(bucket).names("trials"):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    first.kill()
+    first.wait()
+    shutil.rmtree(local_folder(bucket))  # as on another machine
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["counts"] == {"COMPLETE": 3} and result["champion"]["promoted"] and result["folder"] == bucket
+    study = read_study("far", storage)
+    assert any(attempt.step > 0 for row in study.rows() for attempt in study.history.of(row.number))
+    assert [[report.step for report in study.reports(n)] for n in range(3)] == [list(range(1, 41))] * 3
+    assert len(RemoteFolder(bucket).names("trials")) == 1 and RemoteFolder(bucket).names() == ["champion", "trials"]
