@@ -91,8 +91,8 @@ def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) ->
         if mlflow:
             projection.start(study)
             stack.callback(projection.close)
-        stop = stack.enter_context(StopRequest(None))
-        stack.enter_context(ray_cluster(None, stop))
+        stack.enter_context(StopRequest(None))
+        stack.enter_context(ray_cluster(None))
         job = Job(sweep, Path("overhead").absolute())
         tune_trials(study, job, parallel=PARALLEL, must_evaluate=lambda best: False, should_stop=lambda: False)
 

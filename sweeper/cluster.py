@@ -19,7 +19,6 @@ from sweeper.access import ours_alone, show_token
 from sweeper.errors import InputError, SweeperError
 from sweeper.private import private_folder
 from sweeper.shipping import shipped
-from sweeper.stopping import StopRequest
 from sweeper.survey import survey
 
 _MOST = 20
@@ -27,7 +26,7 @@ _MOST = 20
 
 
 @contextmanager
-def ray_cluster(address: str | None, stop: StopRequest, trainable: str | None = None) -> Iterator[bool]:
+def ray_cluster(address: str | None, trainable: str | None = None) -> Iterator[bool]:
     """A Ray cluster: the one at `address`, else one of our own on this machine that ends with the block.
 
     Whether it is our own. One that is not is brought the trainable's code.
@@ -41,12 +40,11 @@ def ray_cluster(address: str | None, stop: StopRequest, trainable: str | None = 
     os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
     is_ours = address == "local"
     try:
-        with _ours() if is_ours else _joined(trainable) as options:
+        with _signals_kept(), _ours() if is_ours else _joined(trainable) as options:
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweeperError(f"Ray at {address or os.environ['RAY_ADDRESS']} cannot be reached: {error}") from error
     _hush()
-    stop.install()  # ray.init has put its own handler for SIGTERM in the place of ours
     ended = threading.Event()
     if is_ours:
         threading.Thread(target=_die_with_ray, args=(ended,), name="sweeper-ray", daemon=True).start()
@@ -60,6 +58,18 @@ def ray_cluster(address: str | None, stop: StopRequest, trainable: str | None = 
         # A handle of Ray's that is freed after the shutdown ends the process at once, with exit code 1.
         gc.collect()
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep Ray from putting its own handler for SIGTERM in the place of ours: it would end the process with code 15."""
+    from ray._private import utils
+
+    installed, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = installed
 
 
 def _hush() -> None:

@@ -144,7 +144,7 @@ def _search(
         projection.start(study)
     else:
         study.announce("starting Ray")
-        with _prepared(study, job, address=address, stop=stop) as job:
+        with _prepared(study, job, address=address) as job:
             from sweeper.control import Control
             from sweeper.tuning import tune_trials
 
@@ -168,7 +168,7 @@ def _search(
 
 
 @contextmanager
-def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopRequest) -> Iterator[Job]:
+def _prepared(study: SweepStudy, job: Job, *, address: str | None) -> Iterator[Job]:
     """Ray, for the time of the block; the job with its data.
 
     Ray takes seconds to start, nearly all of it in processes of its own: time to load the data, and Ray Tune.
@@ -179,7 +179,7 @@ def _prepared(study: SweepStudy, job: Job, *, address: str | None, stop: StopReq
     with ThreadPoolExecutor(1, "sweeper-prepare") as helper:
         loading = helper.submit(_load_data, job)
         importing = helper.submit(import_module, "sweeper.tuning")
-        with ray_cluster(address, stop, job.sweep.trainable) as is_ours:
+        with ray_cluster(address, job.sweep.trainable) as is_ours:
             refuse_what_never_starts(job.sweep)
             for note in () if is_ours else check_nodes(job.remote or job.folder):
                 study.announce(note)

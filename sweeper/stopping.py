@@ -6,8 +6,11 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
+
+import psutil
 
 
 class StopRequest:
@@ -30,7 +33,8 @@ class StopRequest:
             os.set_blocking(writer, False)
             self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
             threading.Thread(target=_leave_at_the_second, args=(reader,), name="sweeper-signals", daemon=True).start()
-        self.install()
+        for number in self._before:
+            signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,10 +43,6 @@ class StopRequest:
         if self._pipe is not None:
             signal.set_wakeup_fd(self._wakeup_before)
             os.close(self._pipe[1])  # which ends the thread, and that closes the other end
-
-    def install(self) -> None:
-        for number in self._before:
-            signal.signal(number, self._on_signal)
 
     def is_requested(self) -> bool:
         if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
@@ -73,5 +73,8 @@ def _leave_at_the_second(reader: int) -> None:
         while numbers := pipe.read(64):
             seen += numbers.count(bytes([signal.SIGINT]))
             if seen > 1:
+                for child in psutil.Process().children(recursive=True):  # they would end by themselves, but later
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
                 os.write(2, b"\nleft at once; nothing is lost\n")
                 os._exit(130)

@@ -15,7 +15,6 @@ from sweeper.cluster import ray_cluster
 from sweeper.errors import ResourceError
 from sweeper.nodes import refuse_what_never_starts
 from sweeper.spec import Sweep
-from sweeper.stopping import StopRequest
 from sweeper.studies import open_study, read_study
 from sweeper.study import SweepStudy
 from sweeper.tuning import tune_trials
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.long
 def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 4, "GPU": 2, "scratch": 1}')
-        with StopRequest(None) as stop, ray_cluster(None, stop):
+        with ray_cluster(None):
             yield
 
 

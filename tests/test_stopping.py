@@ -33,7 +33,6 @@ def test_a_sweep_may_run_in_any_thread() -> None:
     def run() -> None:
         with StopRequest(0.0) as stop:
             time.sleep(0.01)
-            stop.install()
             stop.is_requested()
             reasons.append(stop.reason)
 

@@ -16,7 +16,6 @@ from sweeper.errors import ResourceError
 from sweeper.nodes import Nodes, demands, refuse_what_never_starts
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
-from sweeper.stopping import StopRequest
 from sweeper.studies import open_study, read_study
 from sweeper.study import SweepStudy, Verdict
 from sweeper.training.datasets import Arrays
@@ -47,7 +46,7 @@ PRUNERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    with StopRequest(None) as stop, ray_cluster(None, stop):
+    with ray_cluster(None):
         yield
 
 

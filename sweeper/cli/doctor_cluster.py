@@ -36,7 +36,7 @@ def _nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterat
 
     if not insecure:
         refuse_open_cluster(address)
-    with StopRequest(None) as stop, ray_cluster(address, stop):
+    with StopRequest(None), ray_cluster(address):
         for node in survey(folder):
             gpus = f"{node.gpus:g} GPUs" if node.gpus else "no GPU"
             found = "; ".join([*node.faults, *node.notes]) or f"{gpus}, the same versions as here"
