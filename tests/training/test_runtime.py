@@ -17,8 +17,12 @@ print(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION"), os.environ.get("JAX_PLAT
 
 
 @pytest.mark.parametrize(("gpus", "said"), [(0.25, "0.225 None"), (0, "None cpu")])
-def test_jax_takes_its_share_of_a_gpu_and_none_where_there_is_none(gpus: float, said: str) -> None:
+def test_jax_takes_its_share_of_a_gpu_and_none_where_there_is_none(
+    gpus: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("jax")
+    for name in ("XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_PLATFORMS"):  # which a test of this process may have set
+        monkeypatch.delenv(name, raising=False)
     done = subprocess.run([sys.executable, "-c", JAX.format(gpus=gpus)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said
 
