@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Iterator
@@ -62,14 +63,22 @@ def ray_cluster(address: str | None, trainable: str | None = None) -> Iterator[b
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Keep Ray from putting its own handler for SIGTERM in the place of ours: it would end the process with code 15."""
+    """Keep Ray from putting handlers of its own in the place of ours.
+
+    That of Python would end the process with code 15, and would stand there for seconds while Ray starts; those of its
+    core, which come last, take Ctrl-C for themselves and print a page at SIGTERM.
+    """
     from ray._private import utils
 
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     installed, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
         utils.set_sigterm_handler = installed
+        if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
+            for number, handler in ours.items():
+                signal.signal(number, handler)
 
 
 def _hush() -> None:

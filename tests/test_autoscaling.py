@@ -19,7 +19,6 @@ import pytest
 from sweeper.cluster import ray_cluster
 from sweeper.nodes import may_grow, refuse_what_never_starts
 from sweeper.spec import Sweep
-from sweeper.stopping import StopRequest
 from sweeper.studies import open_study
 from sweeper.tuning import tune_trials
 from sweeper.worker import Job
@@ -87,7 +86,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 def test_trials_wait_for_the_nodes_that_the_autoscaler_brings(address: str, make_sweep: Callable[..., Sweep]) -> None:
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 4, "epochs": 40})
-    with StopRequest(None) as stop, ray_cluster(address, stop), open_study(sweep) as study:
+    with ray_cluster(address), open_study(sweep) as study:
         deadline = time.monotonic() + 30
         while not may_grow():
             assert time.monotonic() < deadline

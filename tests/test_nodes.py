@@ -15,7 +15,6 @@ from sweeper.cluster import ray_cluster
 from sweeper.errors import CapacityError
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
-from sweeper.stopping import StopRequest
 from sweeper.studies import open_study, read_study
 from sweeper.study import SweepStudy
 from sweeper.trial import Report
@@ -42,7 +41,7 @@ def head() -> Iterator[Stage]:
     checks = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
     arguments = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
     cluster = Stage(initialize_head=True, head_node_args=arguments)
-    with StopRequest(None) as stop, ray_cluster(cluster.address, stop):
+    with ray_cluster(cluster.address):
         yield cluster
     cluster.shutdown()
 
