@@ -137,7 +137,8 @@ class TaskRun:
     def _train(self) -> Event:
         train, params, trial = self._prepare()
         trial.resume()
-        train(params, trial)
+        if trial.step < trial.reports:  # else its last checkpoint was all that it had still to tell
+            train(params, trial)
         return Event()
 
     def _evaluate(self) -> Event:

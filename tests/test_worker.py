@@ -119,3 +119,15 @@ def test_a_trial_of_a_sweep_without_a_dataset_has_no_data(make_sweep: MakeSweep,
     trial = start(make_sweep(), tmp_path)._prepare()[2]
     with pytest.raises(InputError, match="the sweep names none"):
         _ = trial.data
+
+
+def test_a_trial_that_had_only_its_last_report_to_tell_is_not_trained_again(
+    make_sweep: MakeSweep, tmp_path: Path
+) -> None:
+    job = Job(make_sweep(trainable="tests.samples:leave", budget={"trials": 1, "epochs": 3}), tmp_path)
+    (tmp_path / "trials").mkdir()
+    job.checkpoints(0).save(3, {"score": 1.0}, lambda folder: None)
+    run = TaskRun(job, Task(0, {"height": 1.0}, attempt=2))
+    told = run.next_event().report
+    assert told is not None and told.step == 3
+    assert run.next_event() == Event()
