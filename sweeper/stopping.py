@@ -29,6 +29,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
             self._before = {number: signal.getsignal(number) for number in self._REASONS}
+            if self._before[signal.SIGHUP] is signal.SIG_IGN:  # `nohup`: the sweep is to outlive its terminal
+                del self._before[signal.SIGHUP]
             reader, writer = self._pipe = os.pipe()
             os.set_blocking(writer, False)
             self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -20,6 +20,29 @@ def test_a_signal_is_a_request_and_the_handlers_before_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_nohup_started_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(None) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+            assert not stop.is_requested()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_closes_is_a_request() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with StopRequest(None) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+            assert stop.is_requested() and stop.reason == "terminated"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_timeout_is_a_request() -> None:
     with StopRequest(0.05) as stop:
         assert not stop.is_requested()

@@ -59,6 +59,17 @@ def test_a_sweep_stopped_at_random_moments_is_resumed_to_its_end(
     say(f"{how} at a random moment", f"{times} times: exit code {code} within {slowest:.1f} s, no orphan, all resumed")
 
 
+def test_a_sweep_that_nohup_started_does_not_mind_that_its_terminal_closes(campaign: Campaign, say: Say) -> None:
+    campaign.declare(PAPER, budget={"trials": 4, "epochs": 8})
+    run = campaign.start(before=("nohup",))
+    for moment in (0, 5, 10):
+        campaign.wait_for(_reached(campaign, moment), run)
+        os.killpg(run.pid, signal.SIGHUP)
+    assert run.wait(120) == 0, campaign.said()
+    campaign.judge()
+    say("SIGHUP of what `nohup` started", "it goes on to its end, exit code 0")
+
+
 def test_sigterm_of_a_sweep_of_networks_loses_no_checkpoint(campaign: Campaign, say: Say) -> None:
     campaign.declare(KERAS, budget={"trials": 2, "epochs": 20})
     run = campaign.start()
