@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
+import socket
 import threading
 import traceback
 from collections.abc import Iterator
@@ -24,6 +26,9 @@ from sweeper.survey import survey
 
 _MOST = 20
 """Findings that are told."""
+
+_SESSIONS = 20
+"""Runs of which Ray's logs are kept."""
 
 
 @contextmanager
@@ -59,6 +64,26 @@ def ray_cluster(address: str | None, trainable: str | None = None) -> Iterator[b
         # A handle of Ray's that is freed after the shutdown ends the process at once, with exit code 1.
         gc.collect()
         ray.shutdown()
+        if is_ours:
+            _tidy(private_folder() / "ray")
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what Ray left of all but the last runs: it never does, and each is half a megabyte of logs."""
+    sessions = sorted(folder.glob("session_2*"), reverse=True)
+    for session in sessions[_SESSIONS:]:
+        if not _is_alive(session / "sockets" / "raylet"):
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether somebody listens at a socket, also from another container."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 @contextmanager

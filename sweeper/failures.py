@@ -44,6 +44,7 @@ class Failure:
     reason: str
 
 
+LOST = Failure("node", "its node was lost")
 OUT_OF_TOUCH = Failure("crash", "its worker could not be reached")
 """Perhaps its node is lost, which Ray does not know at once."""
 
@@ -137,7 +138,7 @@ def lost_worker(text: str) -> Failure:
     if started:
         return _could_not_start(tail)
     if re.search(r"node has died|node was (preempted|terminated)|node preemption|by preemption", text):
-        return Failure("node", "its node was lost")
+        return LOST
     # Ray guesses at the out-of-memory killer of the system whenever a worker dies; this is its own.
     if re.search(r"memory pressure|running low on memory", text):
         return Failure("memory", "its worker was killed: the node ran out of memory")

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray._private.state import actors
+from ray._private.state import actors, state
 from ray.experimental.internal_kv import _internal_kv_get
 
 from sweeper.errors import CapacityError, ResourceError
@@ -48,6 +48,7 @@ class Nodes:
         self._may_grow = may_grow()
         self._announce = announce
         self._alive: dict[str, dict[str, Any]] = {}
+        self._leaving: set[str] = set()
         self._looked = -_LOOK
         self._homes: dict[str, str] = {}
         self._deaths: dict[str, list[Key]] = {}
@@ -61,6 +62,7 @@ class Nodes:
         if time.monotonic() - self._looked >= _LOOK:
             self._looked = time.monotonic()
             self._alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+            self._leaving = set(state.get_draining_nodes())
         return self._alive
 
     def avoided(self, asked: Asked) -> list[str]:
@@ -137,8 +139,8 @@ class Nodes:
         return self._deaths.pop(node)
 
     def is_lost(self, node: str | None) -> bool:
-        """Whether Ray has given up the node."""
-        return node is not None and node not in self.alive()
+        """Whether Ray has given up the node, or was told that it will go: a spot machine that is taken back."""
+        return node is not None and (node not in self.alive() or node in self._leaving)
 
     def wait_for_room(self, waiting: Sequence[Asked]) -> None:
         """Look whether trials that wait, and ask for this, can ever start; to be called all the time.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 from sweeper.errors import InputError
 
 
-def check_folder(folder: Path, remedy: str) -> None:
-    """See whether a folder, which need not exist yet, could be made and written into.
+def check_folder(folder: Path, remedy: str, *, room: int = 0) -> None:
+    """See whether a folder, which need not exist yet, could be made and so many bytes written into it.
 
     Raises:
         InputError: it could not; with the remedy.
@@ -24,6 +25,8 @@ def check_folder(folder: Path, remedy: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}); {remedy}") from error
+    if (free := shutil.disk_usage(nearest).free) < room:
+        raise InputError(f"cannot write to {folder} (its disk is full, {free / 1e6:.1f} MB free); {remedy}")
 
 
 def check_file(path: Path, remedy: str) -> None:

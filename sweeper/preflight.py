@@ -8,9 +8,13 @@ from pathlib import Path
 from sweeper.databases import check_store
 from sweeper.errors import InputError
 from sweeper.paths import check_file, check_folder
+from sweeper.private import temporary_folder
 from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Sweep
 from sweeper.spec.urls import fault_of_address
+
+_ROOM = 4_000_000
+"""Bytes that Ray's files take at first; where they have no room, Ray says after half a minute that its time is up."""
 
 
 def preflight(
@@ -30,6 +34,7 @@ def preflight(
         raise InputError(f"the address of the Ray cluster {fault}")
     if cluster in (None, "", "local"):
         _check_machine(sweep)
+        check_folder(temporary_folder(), "Ray keeps its files there: set RAY_TMPDIR to another folder", room=_ROOM)
     check_store(sweep.storage_url())
     if (file := sqlite_path(tracking_uri)) is not None:
         check_file(file, "choose another MLflow store with --tracking-uri")

@@ -23,13 +23,18 @@ def private_files() -> Iterator[None]:
         os.umask(before)
 
 
+def temporary_folder() -> Path:
+    """Where Ray keeps its files; not in TMPDIR, which on some systems is too long a path for a socket."""
+    return Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+
+
 def private_folder() -> Path:
     """A folder in the temporary one that nobody else can enter.
 
     Ray opens the folder it is given to everyone, sockets included; it stands in this one, which stays closed. Its path
     is short, for that of a socket may have 107 characters.
     """
-    base = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+    base = temporary_folder()
     folder = base / f"sweeper-{os.getuid()}"
     base.mkdir(parents=True, exist_ok=True)
     try:

@@ -74,7 +74,7 @@ def tune_trials(
         study.announce(f"running {room if parallel is None else min(parallel, room)} trials at a time")
     bridge = Bridge(study, has_room=has_room, must_evaluate=must_evaluate, should_stop=should_stop, search=search)
     watch = Watch(bridge, nodes, job.sweep.budget.stall_timeout)
-    with _quick_start(), closing(watch):
+    with _quick_start(), _errors_told(watch), closing(watch):
         tune.run(
             tune.with_parameters(Worker, job=job),
             name="ray",
@@ -114,6 +114,26 @@ def _quick_start() -> Iterator[None]:
     finally:
         class_cache.DEFAULT_ENV_VARS.update(environment)
         usage.tag_callbacks = count
+
+
+@contextmanager
+def _errors_told(watch: Watch) -> Iterator[None]:
+    """Have Tune tell the watch why a trial lost its worker, and leave it at that.
+
+    It would write that into files for the watch to read, and where their disk is full the sweep would end with it. And
+    a trial whose node was preempted it would start again by itself.
+    """
+    before = TuneTrial.handle_error
+
+    def tell(trial: TuneTrial, error: Exception | None = None) -> None:
+        trial.run_metadata.num_failures += 1  # more than `max_failures`
+        watch.note(trial, str(error))
+
+    TuneTrial.handle_error = tell
+    try:
+        yield
+    finally:
+        TuneTrial.handle_error = before
 
 
 class _Search(Searcher):

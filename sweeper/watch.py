@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,7 +12,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from sweeper.bridge import Bridge, guarded
-from sweeper.failures import OUT_OF_TOUCH, Failure, lost_worker
+from sweeper.failures import LOST, OUT_OF_TOUCH, Failure, lost_worker
 from sweeper.nodes import Nodes, actor_in
 from sweeper.worker import Task, task_from
 
@@ -40,6 +39,7 @@ class Watch(TrialProgressCallback):
         self._stall_timeout = math.inf if stall_timeout is None else stall_timeout
         self._heard: dict[TuneTrial, float] = {}
         self._stalled: set[TuneTrial] = set()
+        self._errors: dict[TuneTrial, str] = {}
         self._out_of_touch: list[tuple[float, Task, str | None, Failure]] = []
         self._looked = time.monotonic()
         self._timer: threading.Timer | None = None
@@ -78,10 +78,14 @@ class Watch(TrialProgressCallback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._heard.pop(trial, None)
 
+    def note(self, trial: TuneTrial, error: str) -> None:
+        """What Ray says of a worker that is gone."""
+        self._errors[trial] = error
+
     @guarded(None)
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._heard.pop(trial, None)
-        text = Path(trial.error_file).read_text() if trial.error_file else ""
+        text = self._errors.pop(trial, "")
         task, node, failure = task_from(trial.config), self._nodes.of(actor_in(text)), lost_worker(text)
         if trial in self._stalled:
             self._stalled.remove(trial)
@@ -89,6 +93,8 @@ class Watch(TrialProgressCallback):
         elif failure == OUT_OF_TOUCH:
             self._out_of_touch.append((time.monotonic() + _UNSURE, task, node, failure))
             return
+        elif failure.kind == "crash" and self._nodes.is_lost(node):
+            failure = LOST
         if node is not None and not trial.has_reported_at_least_once:
             blamed = self._nodes.blame(node, (task.number, task.attempt), failure.kind, trial.config["asked"])
             if blamed:
@@ -101,7 +107,7 @@ class Watch(TrialProgressCallback):
         waiting, self._out_of_touch = self._out_of_touch, []
         for until, task, node, failure in waiting:
             if self._nodes.is_lost(node):
-                self.bridge.lose(task, Failure("node", "its node was lost"), self._nodes.host(node))
+                self.bridge.lose(task, LOST, self._nodes.host(node))
             elif time.monotonic() > until:
                 self.bridge.lose(task, failure, self._nodes.host(node))
             else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import ResourceError
+from sweeper.errors import InputError, ResourceError
 from sweeper.preflight import preflight
 from sweeper.spec import Sweep
 
@@ -36,6 +36,14 @@ def test_this_machine_has_what_ray_would_say_and_no_more_than_the_process_may_us
         check(make_sweep(resources={"cpus": 2}))
     monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 3, "GPU": 2}')
     check(make_sweep(resources={"cpus": 3, "gpus": 2}))
+
+
+def test_a_folder_for_ray_that_cannot_be_written_to_is_refused(
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
+    with pytest.raises(InputError, match="cannot write to /proc/nowhere .*: set RAY_TMPDIR to another folder"):
+        check(make_sweep())
 
 
 def test_what_another_cluster_can_run_is_not_judged_by_this_machine(

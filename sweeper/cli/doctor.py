@@ -19,7 +19,7 @@ from typing import Literal
 
 from sweeper.cli.options import tracking_store
 from sweeper.errors import DatasetError
-from sweeper.private import MASK
+from sweeper.private import MASK, temporary_folder
 from sweeper.redaction import redact
 
 _PATIENCE = 3.0
@@ -138,7 +138,7 @@ def check_room() -> Iterator[Check]:
         free = shutil.disk_usage(shared).free
         advice = "in a container: --shm-size=2g; without it Ray keeps its objects on disk, slowly"
         yield _enough("shared memory", free, _GB, f"{free / _GB:.1f} GB free in {shared}", advice)
-    places = {"disk": Path.cwd(), "disk of Ray": Path(os.environ.get("RAY_TMPDIR") or "/tmp")}
+    places = {"disk": Path.cwd(), "disk of Ray": temporary_folder()}
     for name, place in places.items():
         usage = shutil.disk_usage(place)
         # Ray stops starting work where less than 5 % of a disk is free.

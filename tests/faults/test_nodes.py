@@ -1,9 +1,12 @@
-"""A node of a real cluster is killed while others live, and one is added."""
+"""A node of a real cluster goes while others live, killed, stopped or announced as preempted, and one is added."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -23,24 +26,48 @@ def cluster(campaign: Campaign) -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def test_a_node_is_killed_and_one_is_added(campaign: Campaign, cluster: Cluster, say: Say) -> None:
+def killed(cluster: Cluster, node: Any) -> None:
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def stopped(cluster: Cluster, node: Any) -> None:
+    """SIGTERM, as `ray stop` and the end of a pod send it."""
+    cluster.remove_node(node, allow_graceful=True)
+
+
+def preempted(cluster: Cluster, node: Any) -> None:
+    """Announced by whoever takes the node, as the autoscaler of a cloud does; five seconds later it is gone."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address]
+    why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "5"]
+    subprocess.run([*ray, "--node-id", node.node_id, *why], check=True, capture_output=True)
+    time.sleep(5)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+GOES = {
+    "`kill -9` of a node of three": killed,
+    "SIGTERM to a node of three": stopped,
+    "a node of three announced as preempted, gone in 5 s": preempted,
+}
+
+
+@pytest.mark.parametrize("how", GOES)
+def test_a_node_goes_and_one_is_added(campaign: Campaign, cluster: Cluster, say: Say, how: str) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
     campaign.declare(PAPER, budget={"trials": 9, "epochs": 40, "max_failures": 0})
     driver = campaign.start("--insecure", RAY_ADDRESS=cluster.address)
     campaign.wait_for(lambda: sum(line.what == "start" for line in campaign.history()) >= 3, driver)
     campaign.wait_for_lines(campaign.random.randint(1, 60), driver)
-    cluster.remove_node(campaign.random.choice(nodes), allow_graceful=False)
-    killed = time.monotonic()
+    gone = time.monotonic()
+    GOES[how](cluster, campaign.random.choice(nodes))
     cluster.add_node(num_cpus=1)
     campaign.wait_for(lambda: any(line.attempt > 1 for line in campaign.history()), driver)
-    seconds = time.monotonic() - killed
+    seconds = time.monotonic() - gone
     assert driver.wait(240) == 0, campaign.said()
     campaign.judge()
     study = read_study("paper", campaign.storage)
     assert {row.state for row in study.rows()} == {"COMPLETE"}
     attempts = [attempt for past in study.history.all().values() for attempt in past]
     assert {attempt.kind for attempt in attempts} == {"node"}
-    say(
-        "`kill -9` of a node of three, another one added",
-        f"its trial went on elsewhere after {seconds:.0f} s, attempts lost: {len(attempts)}, none of them counted",
-    )
+    lost = f"attempts lost: {len(attempts)}, none of them counted"
+    say(f"{how}, another one added", f"its trial went on elsewhere after {seconds:.0f} s, {lost}")
