@@ -8,15 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from sweeper.studies import read_study
-from tests.faults.harness import PAPER, Campaign
+from tests.faults.harness import KERAS, PAPER, Campaign
 
 Say = Callable[..., None]
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+
+_STORE = 80_000_000
+"""Bytes of a node's memory for Ray's objects: the least that Ray takes."""
 
 
 @pytest.fixture
@@ -24,6 +30,27 @@ def cluster(campaign: Campaign) -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield cluster
     cluster.shutdown()
+
+
+def test_a_store_that_another_job_has_filled_holds_the_data_all_the_same(campaign: Campaign, say: Say) -> None:
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "object_store_memory": _STORE}
+    )
+    try:
+        ray.init(cluster.address, log_to_driver=False)
+        held = [ray.put(np.random.default_rng(number).random(_STORE // 32)) for number in range(5)]
+        data = {"type": "mnist", "fallback": "digits"}
+        campaign.declare(KERAS, dataset=data, budget={"trials": 2, "epochs": 1})
+        driver = campaign.start("--insecure", RAY_ADDRESS=cluster.address)
+        assert driver.wait(240) == 0, campaign.said()
+        assert all(len(ray.get(one)) == _STORE // 32 for one in held)
+        campaign.judge()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    say(
+        "an object store that another job has filled", "the dataset finds room; the other job's objects are still there"
+    )
 
 
 def killed(cluster: Cluster, node: Any) -> None:
