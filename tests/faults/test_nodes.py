@@ -48,9 +48,7 @@ def test_a_store_that_another_job_has_filled_holds_the_data_all_the_same(campaig
     finally:
         ray.shutdown()
         cluster.shutdown()
-    say(
-        "an object store that another job has filled", "the dataset finds room; the other job's objects are still there"
-    )
+    say("an object store that another job has filled", "the dataset finds room, and the other job keeps its objects")
 
 
 def killed(cluster: Cluster, node: Any) -> None:
