@@ -69,11 +69,12 @@ def show_token() -> None:
 
     By itself it does so only where RAY_AUTH_MODE says so too; a cluster that asks for none does not mind.
     """
-    from ray._raylet import Config  # type: ignore[attr-defined]
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         Config.initialize("")  # which reads the environment again: Ray did when it was imported
+        AuthenticationTokenLoader.instance().reset_cache()  # this process may have been at another cluster before
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray._raylet import Config
+from ray._private.authentication_test_utils import reset_auth_token_state
 
 from sweeper.access import show_token
 from sweeper.survey import NodeSurvey, survey
@@ -75,7 +75,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     monkeypatch.undo()
-    Config.initialize("")  # Ray is to forget the token as well
+    reset_auth_token_state()
 
 
 def sweeper(verb: str, address: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
