@@ -195,11 +195,13 @@ def _register(
     from sweeper import tracking
 
     best = study.best()
-    if best is None or evaluation is None or not projection.flush():
+    if best is None or evaluation is None:
         return None, ()
+    champion_folder = Job(study.sweep, folder).champion_folder
+    if not projection.flush():
+        return None, (f"the best model is in {champion_folder}; the same command registers it when MLflow keeps up",)
     study.announce("registering the best model")
     try:
-        champion_folder = Job(study.sweep, folder).champion_folder
         return tracking.register_champion(study, best, evaluation, champion_folder, projection.uri), ()
     except TrackingError as error:
         return None, (str(error),)

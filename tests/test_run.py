@@ -15,6 +15,7 @@ import pytest
 
 from sweeper.studies import read_study
 from sweeper.study import SweepStudy
+from tests.tracking.tools import Server
 
 SPACE = """
 name: small
@@ -273,3 +274,21 @@ def test_a_sweep_whose_time_is_up_has_a_champion_all_the_same_and_goes_on(tmp_pa
     assert result["stopped"] == "timeout" and result["counts"]["COMPLETE"] >= 1
     assert result["test"]["test_accuracy"] > 0.1 and result["champion"]["promoted"]
     assert result["best"]["number"] in {row.number for row in study_in(tmp_path).rows() if row.state == "COMPLETE"}
+
+
+@pytest.mark.long
+def test_a_champion_that_mlflow_could_not_take_is_kept_and_registered_by_the_same_command(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SPACE.replace("trials: 8, epochs: 3", "trials: 1, epochs: 1"))
+    server = Server(tmp_path)
+    command = ("run", "small.yaml", "--json", "--tracking-uri", server.url)
+    server.kill()
+    done = sweeper(*command, folder=tmp_path)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["champion"]) == (0, None)
+    assert f"the best model is in {tmp_path}/sweeps/small/champion; the same command registers it" in done.stderr
+    assert (tmp_path / "sweeps" / "small" / "champion" / "model.keras").exists()
+    server.start()
+    try:
+        assert json.loads(sweeper(*command, folder=tmp_path).stdout)["champion"]["promoted"]
+    finally:
+        server.kill()
