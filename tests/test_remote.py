@@ -143,7 +143,8 @@ def test_a_sweep_in_s3_goes_on_where_nothing_of_it_lies_on_a_disk(bucket: str, t
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["counts"] == {"COMPLETE": 3} and result["champion"]["promoted"] and result["folder"] == bucket
+    assert result["counts"] == {"COMPLETE": 3} and result["folder"] == bucket
+    assert result["champion"] is not None and result["champion"]["promoted"], done.stderr
     study = read_study("far", storage)
     assert any(attempt.step > 0 for row in study.rows() for attempt in study.history.of(row.number))
     assert [[report.step for report in study.reports(n)] for n in range(3)] == [list(range(1, 41))] * 3
