@@ -65,7 +65,7 @@ def ray_cluster(address: str | None, trainable: str | None = None) -> Iterator[b
         gc.collect()
         ray.shutdown()
         if is_ours:
-            _tidy(private_folder() / "ray")
+            _tidy(Path(options["_temp_dir"]))
 
 
 def _tidy(folder: Path) -> None:
