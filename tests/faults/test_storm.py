@@ -46,9 +46,12 @@ class Storm:
             self.done[fault.__name__.strip("_").replace("_", " ")] += 1
 
     def calm(self) -> None:
-        """Let the sweep come to its end."""
+        """Let the sweep come to its end, and MLflow have what it missed if it was away just then."""
         while self._run.wait(10 * PATIENCE) not in DONE:
             self._run = self._start()
+        arguments = (str(self.campaign.sweep["name"]), "--tracking-uri", self.campaign.tracking_uri)
+        done = self.campaign.sweeper("sync", *arguments)
+        assert done.returncode == 0, done.stderr
 
     def _start(self) -> subprocess.Popen[bytes]:
         return self.campaign.start("--trials", str(self._trials))
