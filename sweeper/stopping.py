@@ -75,8 +75,24 @@ def _leave_at_the_second(reader: int) -> None:
         while numbers := pipe.read(64):
             seen += numbers.count(bytes([signal.SIGINT]))
             if seen > 1:
-                for child in psutil.Process().children(recursive=True):  # they would end by themselves, but later
-                    with suppress(psutil.NoSuchProcess):
-                        child.kill()
                 os.write(2, b"\nleft at once; nothing is lost\n")
+                _kill_children()
                 os._exit(130)
+
+
+def _kill_children() -> None:
+    """End all that descends from this process; it would end by itself, but later.
+
+    What is halted starts nothing any more, so that none slips through that began while the others were ended.
+    """
+    me = psutil.Process()
+    halted: set[psutil.Process] = set()
+    while new := set(me.children(recursive=True)) - halted:
+        for child in new:
+            with suppress(psutil.NoSuchProcess):
+                child.suspend()
+        halted |= new
+    own = set(me.children())
+    for child in [*(halted - own), *own]:  # the main thread may wait for one of its own, and must not get to go on
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)

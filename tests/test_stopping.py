@@ -6,6 +6,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from uuid import uuid4
+
+import psutil
 
 from sweeper.stopping import StopRequest
 
@@ -87,6 +91,49 @@ def test_a_second_ctrl_c_leaves_at_once_whatever_the_main_thread_waits_for() -> 
             time.sleep(0.3)
         assert process.wait(20) == 130
         assert b"left at once; nothing is lost" in process.stderr.read()
+
+
+BREEDING = """
+import subprocess, sys
+
+from sweeper.stopping import StopRequest
+
+BREED = "import subprocess\\nwhile True: subprocess.Popen(['sleep', '60'], start_new_session=True)"
+
+with StopRequest(None):
+    children = [subprocess.Popen([sys.executable, "-c", BREED]) for _ in range(3)]
+    print("ready", flush=True)
+    children[0].wait()
+"""
+
+
+def test_a_second_ctrl_c_ends_also_what_is_just_being_started() -> None:
+    mark = {"SWEEPER_TEST": uuid4().hex}
+
+    def left() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if mark.items() <= process.environ().items() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    command = [sys.executable, "-c", BREEDING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | mark) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        time.sleep(0.5)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        try:
+            assert process.wait(20) == 130
+            deadline = time.monotonic() + 5  # a process that was ended takes a moment to be gone
+            while left() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert left() == []
+        finally:
+            for orphan in left():
+                orphan.kill()
 
 
 def test_signals_end_nothing_after_the_request() -> None:
