@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -83,8 +84,10 @@ def _leave_at_the_second(reader: int) -> None:
 def _kill_children() -> None:
     """End all that descends from this process; it would end by itself, but later.
 
-    What is halted starts nothing any more, so that none slips through that began while the others were ended.
+    What is halted starts nothing any more, so that none slips through that began while the others were ended; nor does
+    the main thread, which may be about to start Ray.
     """
+    subprocess.Popen.__init__ = lambda *_, **__: time.sleep(3600)  # type: ignore[method-assign]
     me = psutil.Process()
     halted: set[psutil.Process] = set()
     while new := set(me.children(recursive=True)) - halted:

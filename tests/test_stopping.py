@@ -103,7 +103,8 @@ BREED = "import subprocess\\nwhile True: subprocess.Popen(['sleep', '60'], start
 with StopRequest(None):
     children = [subprocess.Popen([sys.executable, "-c", BREED]) for _ in range(3)]
     print("ready", flush=True)
-    children[0].wait()
+    while children[0].poll() is None:
+        children.append(subprocess.Popen(['sleep', '60'], start_new_session=True))
 """
 
 
