@@ -86,7 +86,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 def test_trials_wait_for_the_nodes_that_the_autoscaler_brings(address: str, make_sweep: Callable[..., Sweep]) -> None:
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 4, "epochs": 40})
-    with ray_cluster(address), open_study(sweep) as study:
+    with ray_cluster(address, sweep.trainable), open_study(sweep) as study:
         deadline = time.monotonic() + 30
         while not may_grow():
             assert time.monotonic() < deadline
