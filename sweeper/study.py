@@ -21,6 +21,7 @@ from sweeper.failures import Attempt, Failure, History, unreported
 from sweeper.lease import Lease
 from sweeper.owned import OwnedStorage
 from sweeper.records import Attempts, Reports, storable
+from sweeper.remote import is_remote
 from sweeper.rows import Listener, TrialRow, ranked, row_of, utc
 from sweeper.spec import Sweep
 from sweeper.spec.samplers import Dice
@@ -111,7 +112,7 @@ class SweepStudy:
     def folder(self) -> Path | str:
         """Where the sweep writes what is not in a database; a URL, if it is on no disk of its nodes."""
         folder = str(self.facts.get("folder", f"sweeps/{self.name}"))
-        return folder if "://" in folder else Path(folder)
+        return folder if is_remote(folder) else Path(folder)
 
     @durable
     def record_facts(self, facts: Mapping[str, Any]) -> None:

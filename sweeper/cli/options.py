@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from sweeper.errors import InputError, SpecError
+from sweeper.remote import is_remote
 
 DEFAULT_STORAGE = "sqlite:///sweeper.db"
 
@@ -36,7 +37,7 @@ def _url(kind: str) -> Callable[..., str | None]:
 def _folder(path: str) -> Path | str:
     if not path:
         raise InputError("--dir: is empty; name a folder, or leave it out for sweeps/NAME")
-    return path if "://" in path else Path(path)
+    return path if is_remote(path) else Path(path)
 
 
 def _address(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
