@@ -75,11 +75,12 @@ class Bridge:
         self._is_evaluated = True
         self._evaluations += 1
         self._study.announce(f"evaluating trial {best.number}, the best, on the test set")
-        return Task(best.number, best.params, best.attempt, evaluate=True)
+        return Task(best.number, best.params, best.attempt, evaluate=True, recorded=best.step)
 
     def _task(self, row: TrialRow) -> Task:
         past = self._study.history.of(row.number)
-        return Task(row.number, row.params, row.attempt, whole_gpu=any(attempt.kind == "gpu" for attempt in past))
+        whole_gpu = any(attempt.kind == "gpu" for attempt in past)
+        return Task(row.number, row.params, row.attempt, whole_gpu=whole_gpu, recorded=row.step)
 
     def take(self, task: Task, event: Event) -> Verdict:
         """Hand a worker's event to the study."""

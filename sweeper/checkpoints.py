@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from sweeper.remote import RemoteFolder
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _BESIDE = ".writing-"
+_ATTEMPT = "attempt-"
+_FOREIGN = "foreign-"
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,26 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one trial in one folder; the newest two are kept, and copied to the remote one if there is."""
+    """The checkpoints of one trial in one folder; the newest two are kept, and copied to the remote one if there is.
+
+    Args:
+        origin: what each checkpoint must come from: the study's id, a digest of the trial's parameters. One that names
+            another origin is never used. One that names none was written by sweeper 0.1.
+    """
 
     KEEP = 2
 
-    def __init__(self, folder: Path, remote: RemoteFolder | None = None) -> None:
+    def __init__(
+        self, folder: Path, remote: RemoteFolder | None = None, *, origin: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self._remote = remote
+        self._origin = dict(origin or {})
         self._name = f"trials/{folder.name}"
         self.damaged: list[str] = []
-        """What `latest` found damaged, and how."""
+        """Checkpoints that `latest` found damaged, and how."""
+        self.foreign: list[str] = []
+        """Checkpoints that `latest` found to belong to another study or trial, and why."""
 
     def save(self, step: int, metrics: Mapping[str, float], write: Callable[[Path], None], *, attempt: int = 1) -> Path:
         """Let `write` fill a folder, then make it the checkpoint of `step` in one rename.
@@ -53,12 +66,13 @@ class CheckpointStore:
         try:
             write(beside)
             files = {path.name: _sha256(path) for path in sorted(beside.iterdir())}
-            manifest = {"step": step, "attempt": attempt, "metrics": dict(metrics), "sha256": files}
+            about = {**self._origin, "step": step, "attempt": attempt, "metrics": dict(metrics)}
+            manifest = {**about, "sha256": files}
             (beside / _MANIFEST).write_text(json.dumps(manifest))
             for path in beside.iterdir():
                 _fsync(path)
             _fsync(beside)
-            target = self.folder / f"attempt-{attempt:03d}-step-{step:08d}"
+            target = self.folder / f"{_ATTEMPT}{attempt:03d}-step-{step:08d}"
             if target.exists():  # an earlier attempt wrote this step; the bits are the same or damaged
                 shutil.rmtree(target)
             beside.rename(target)
@@ -68,16 +82,25 @@ class CheckpointStore:
             raise
         if self._remote is not None:
             self._remote.put(target, f"{self._name}/{target.name}")
-            for old_name in sorted(self._remote.names(self._name), reverse=True)[self.KEEP :]:
+            for old_name in self._remote_names(self._remote)[self.KEEP :]:
                 self._remote.remove(f"{self._name}/{old_name}")
         torn = self.folder.glob(f"{_BESIDE}*")  # of processes that were killed while they wrote
         for old in (*self._folders()[self.KEEP :], *torn):
             shutil.rmtree(old, ignore_errors=True)
         return target
 
-    def latest(self) -> Checkpoint | None:
-        """The newest checkpoint whose files are what its manifest says; a damaged one is skipped and named."""
-        self.damaged = []
+    def latest(self, recorded: int | None = None) -> Checkpoint | None:
+        """Return the newest checkpoint that is whole and belongs to this trial of this study.
+
+        A damaged one is skipped and named in `damaged`. One of another study or trial is renamed, so that it is out of
+        the way, and named in `foreign`.
+
+        Args:
+            recorded: the reports of the trial that are on record. A worker waits at each report until it is recorded,
+                so a checkpoint of a later one than the next comes from another history of the study, such as the one
+                before its database was replaced by a backup.
+        """
+        self.damaged, self.foreign = [], []
         if self._remote is not None:
             self._fetch(self._remote)
         for folder in self._folders():
@@ -86,15 +109,47 @@ class CheckpointStore:
                 damaged = [name for name, digest in manifest["sha256"].items() if _sha256(folder / name) != digest]
             except (OSError, ValueError, KeyError) as error:
                 damaged = [f"{_MANIFEST}: {error}"]
+            if not damaged and (reason := self._strangeness(manifest, recorded)):
+                self.foreign.append(f"{folder.name} ({reason})")
+                self._rename(folder)
+                continue
             if not damaged:
                 return Checkpoint(folder, int(manifest["step"]), dict(manifest["metrics"]))
             self.damaged.append(f"{folder.name} ({', '.join(damaged)})")
             logger.warning("checkpoint %s is damaged (%s)", folder, ", ".join(damaged))
         return None
 
+    def findings(self) -> str:
+        """Return what `latest` passed over, for the user; an empty text if nothing."""
+        found = [
+            ("damaged checkpoints", self.damaged),
+            ("checkpoints of another study or trial, ignored", self.foreign),
+        ]
+        return "; ".join(f"{what}: {', '.join(names)}" for what, names in found if names)
+
+    def _strangeness(self, manifest: Mapping[str, Any], recorded: int | None) -> str | None:
+        """Return why a checkpoint does not belong to this trial, None if it does."""
+        for key, expected in self._origin.items():
+            if manifest.get(key, expected) != expected:
+                return f"{key} {str(manifest[key])[:8]}, not {expected[:8]}"
+        if recorded is not None and int(manifest["step"]) > recorded + 1:
+            return f"of report {manifest['step']}, and {recorded} are on record"
+        return None
+
+    def _rename(self, folder: Path) -> None:
+        """Put a foreign checkpoint out of the way, where `save` does not take it for one of the newest."""
+        target = folder.with_name(f"{_FOREIGN}{folder.name}-{uuid4().hex[:8]}")
+        folder.rename(target)
+        if self._remote is not None:
+            self._remote.put(target, f"{self._name}/{target.name}")
+            self._remote.remove(f"{self._name}/{folder.name}")
+
+    def _remote_names(self, remote: RemoteFolder) -> list[str]:
+        return sorted((name for name in remote.names(self._name) if name.startswith(_ATTEMPT)), reverse=True)
+
     def _fetch(self, remote: RemoteFolder) -> None:
         """Bring those here that an attempt on another node wrote."""
-        for name in sorted(remote.names(self._name), reverse=True)[: self.KEEP]:
+        for name in self._remote_names(remote):
             if not (self.folder / name).exists():
                 remote.get(f"{self._name}/{name}", self.folder / name)
 
@@ -109,7 +164,7 @@ class CheckpointStore:
 
     def _folders(self) -> list[Path]:
         """The newest attempt's first: one that was given up, and still writes somewhere, ranks below it."""
-        return sorted(self.folder.glob("attempt-*"), reverse=True)
+        return sorted(self.folder.glob(f"{_ATTEMPT}*"), reverse=True)
 
 
 def space_taken(folder: Path) -> int:

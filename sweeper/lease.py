@@ -72,12 +72,15 @@ class Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="sweeper-lease", daemon=True)
         self.lost = threading.Event()
+        self.has_displaced = False
+        """Whether it was taken from an owner that gave no sign of life, and may still have one."""
 
     def acquire(self) -> None:
         """Take the lease, or raise SweepBusyError naming its holder."""
         seen = holder(self._engine, self._sweep)
         if seen is not None and not seen.is_dead():
             self._wait_for_expiry(seen)
+            self.has_displaced = True
         if not self._take(seen):
             raise SweepBusyError(_busy(self._sweep, holder(self._engine, self._sweep)))
         self._thread.start()

@@ -62,6 +62,30 @@ class RemoteFolder:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
+    def read(self, name: str) -> bytes | None:
+        """Return what a file holds; None if it is not there."""
+        path = f"{self._root}/{name}"
+
+        def transfer() -> bytes:
+            with self._there.open_input_stream(path) as file:
+                return bytes(file.read())
+
+        try:
+            return self._insist(transfer)
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        path = f"{self._root}/{name}"
+
+        def transfer() -> None:
+            self._there.create_dir(self._root, recursive=True)
+            with self._there.open_output_stream(path) as file:
+                file.write(content)
+
+        self._insist(transfer)
+
     def names(self, name: str = "") -> list[str]:
         """The folders within one."""
         from pyarrow import fs

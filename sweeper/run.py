@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.access import refuse_open_cluster
 from sweeper.checkpoints import space_taken
+from sweeper.claim import claim_folder
 from sweeper.errors import InputError, LeaseLostError, TrackingError
 from sweeper.places import Place
 from sweeper.preflight import preflight
 from sweeper.private import private_files
 from sweeper.redaction import has_secret
-from sweeper.remote import is_remote, local_folder
+from sweeper.remote import RemoteFolder, is_remote, local_folder
 from sweeper.result import SweepResult
 from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
@@ -85,9 +86,9 @@ def run_sweep(
     with (
         StopRequest(sweep.budget.timeout) as stop,
         open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
+        claim_folder(folder, study, remote=RemoteFolder(remote) if remote else None),
     ):
         facts = surroundings(study, allow_code_change=allow_code_change)
-        _make_folder(folder)
         _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
         # A URI with a password in it is nobody's to write down.
         store = {} if has_secret(uri) else {"tracking_uri": uri}
@@ -95,7 +96,8 @@ def run_sweep(
         study.record_facts({"folder": remote or str(folder), **facts, **store, **origin})
         notes = _announce_dataset(study, sweep, settled)
         try:
-            evaluation = _search(study, Job(settled, folder, remote=remote), projection, address=address, stop=stop)
+            job = Job(settled, folder, remote=remote, study=study.id)
+            evaluation = _search(study, job, projection, address=address, stop=stop)
             champion, refusals = _register(study, evaluation, folder, projection)
         except LeaseLostError:
             projection.abandon()
@@ -262,13 +264,6 @@ def _recorded(study: SweepStudy, arrays: Arrays | None) -> Arrays | None:
     sizes = {"train": len(arrays.x_train), "validation": len(arrays.x_val), "test": len(arrays.x_test)}
     study.record_facts({"dataset": {**facts, **sizes}})
     return arrays
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error.strerror}); choose another with --dir") from error
 
 
 def _read_evaluation(study: SweepStudy, job: Job) -> dict[str, Any]:

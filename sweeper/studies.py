@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import uuid4
 
 import optuna
 from optuna.trial import TrialState
@@ -72,6 +73,8 @@ def open_study(
             study, changes = _create(sweep, store, forked)
             owned = SweepStudy(sweep, study, store, listeners=listeners, lease=lease, stop_reason=stop_reason)
             owned.orders.withdraw()  # those of an earlier run
+            if "id" not in owned.facts:
+                owned.record_facts({"id": uuid4().hex})
         owned.replay()
         if changes:
             owned.announce(f"going on with {', '.join(changes)}")

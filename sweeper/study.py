@@ -109,6 +109,21 @@ class SweepStudy:
         return dict(self._facts)
 
     @property
+    def id(self) -> str:
+        """What tells this study from any other, also from one of the same name in another database."""
+        return str(self._facts["id"])
+
+    @property
+    def has_displaced_owner(self) -> bool:
+        """Whether the sweep was taken from an owner that gave no sign of life, and may still work in its folder."""
+        return self._lease is not None and self._lease.has_displaced
+
+    @property
+    def storage(self) -> str:
+        """The URL of the study's database, without a password."""
+        return self._store.shown
+
+    @property
     def folder(self) -> Path | str:
         """Where the sweep writes what is not in a database; a URL, if it is on no disk of its nodes."""
         folder = str(self.facts.get("folder", f"sweeps/{self.name}"))

@@ -92,16 +92,19 @@ class Trial:
             self._data = _load(self.dataset)
         return self._data
 
-    def resume(self) -> None:
-        """Take up the newest checkpoint, if there is one, and send its report again.
+    def resume(self, recorded: int | None = None) -> None:
+        """Continue from the newest checkpoint, if there is one, and send its report again.
 
         A worker may have died after its checkpoint was written and before its report was recorded; the study drops
         the report if it knows it already.
+
+        Args:
+            recorded: the reports that are on record, see `CheckpointStore.latest`.
         """
-        latest = self._checkpoints.latest()
-        if self._checkpoints.damaged:
+        latest = self._checkpoints.latest(recorded)
+        if findings := self._checkpoints.findings():
             instead = f"going on from report {latest.step}" if latest else "none is left: starting again"
-            self._notify(f"damaged checkpoints: {'; '.join(self._checkpoints.damaged)}; {instead}")
+            self._notify(f"{findings}; {instead}")
         if latest is not None:
             self.checkpoint, self.step = latest.path, latest.step
             self._send(Report(latest.step, time.time(), latest.metrics))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -10,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,8 @@ class Task:
     attempt: int = 1
     evaluate: bool = False
     whole_gpu: bool = False
+    recorded: int | None = None
+    """The reports of the trial that are on record; None: not known."""
 
     def share(self, resources: Resources) -> Share:
         """What it has to itself; whole GPUs, where it ran out of its share of one.
@@ -76,6 +80,8 @@ class Job:
     data: Arrays | None = None
     remote: str | None = None
     """Where the nodes share no disk: the URL of the folder, of which `folder` holds what this node needs."""
+    study: str = ""
+    """The id of the study; checkpoints of another one are not used."""
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}"
@@ -88,8 +94,10 @@ class Job:
     def remote_folder(self) -> RemoteFolder | None:
         return None if self.remote is None else RemoteFolder(self.remote)
 
-    def checkpoints(self, number: int) -> CheckpointStore:
-        return CheckpointStore(self.trial_folder(number), self.remote_folder)
+    def checkpoints(self, number: int, params: Mapping[str, Any] | None = None) -> CheckpointStore:
+        """Return the checkpoints of a trial; its parameters are needed to read or write one."""
+        origin = {"study": self.study, "params": _digest(params)} if self.study and params is not None else None
+        return CheckpointStore(self.trial_folder(number), self.remote_folder, origin=origin)
 
 
 class TaskRun:
@@ -136,19 +144,19 @@ class TaskRun:
 
     def _train(self) -> Event:
         train, params, trial = self._prepare()
-        trial.resume()
+        trial.resume(self._task.recorded)
         if trial.step < trial.reports:  # else its last checkpoint was all that it had still to tell
             train(params, trial)
         return Event()
 
     def _evaluate(self) -> Event:
         train, params, trial = self._prepare()
-        store = self._job.checkpoints(trial.number)
-        latest = store.latest()
+        store = self._job.checkpoints(trial.number, self._task.params)
+        latest = store.latest(self._task.recorded)
         if latest is None:
             raise FileNotFoundError(f"trial {trial.number} left no whole checkpoint in {store.folder}")
-        if store.damaged:
-            self._notify(f"damaged checkpoints: {'; '.join(store.damaged)}; testing the one of report {latest.step}")
+        if findings := store.findings():
+            self._notify(f"{findings}; testing the one of report {latest.step}")
         trial.checkpoint, trial.step = latest.path, latest.step
         self._job.champion_folder.mkdir(exist_ok=True)
         evaluation = train.evaluate(params, trial, self._job.champion_folder)
@@ -171,7 +179,7 @@ class TaskRun:
             dataset=sweep.dataset,
             data=self._job.data,
             resources=task.share(sweep.resources),
-            checkpoints=self._job.checkpoints(task.number),
+            checkpoints=self._job.checkpoints(task.number, task.params),
             send=self._send,
             notify=self._notify,
             attempt=task.attempt,
@@ -226,6 +234,10 @@ def _shortened(text: str) -> str:
     return f"{text[:_KEPT]}\n[{len(text) - 2 * _KEPT} characters left out]\n{text[-_KEPT:]}"
 
 
+def _digest(params: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def trial_seed(sweep_seed: int, number: int) -> int:
     """A trial's seed: a function of the sweep's seed and the trial's number only, whatever runs it and how often."""
     import numpy as np
@@ -235,7 +247,7 @@ def trial_seed(sweep_seed: int, number: int) -> int:
 
 def task_from(config: Mapping[str, Any]) -> Task:
     """The task in a Ray Tune config, see `as_config`."""
-    return Task(config["number"], dict(config["params"]), config["attempt"], config["evaluate"], config["whole_gpu"])
+    return Task(**{field.name: config[field.name] for field in fields(Task)})
 
 
 def as_config(task: Task) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.checkpoints import CheckpointStore, space_taken
+from sweeper.remote import RemoteFolder
 
 
 @pytest.fixture
@@ -160,3 +161,52 @@ def test_an_attempt_that_was_given_up_and_still_writes_is_passed_over(store: Che
     latest = store.latest()
     assert latest is not None and latest.step == 4
     assert (latest.path / "weights").read_text() == "at 4"
+
+
+def owned_by(tmp_path: Path, **origin: str) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "trial", origin=origin)
+
+
+def test_a_checkpoint_of_another_study_is_ignored_aloud(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(owned_by(tmp_path, study="first"), step)
+    store = owned_by(tmp_path, study="second")
+    assert store.latest() is None
+    assert "checkpoints of another study or trial, ignored: attempt-001-step-00000002 (study first, not" in (
+        store.findings()
+    )
+    save(store, 1)
+    latest = store.latest()
+    assert latest is not None and latest.step == 1 and not store.findings()
+
+
+def test_a_checkpoint_of_other_parameters_is_ignored(tmp_path: Path) -> None:
+    save(owned_by(tmp_path, study="one", params="a"), 3)
+    assert owned_by(tmp_path, study="one", params="b").latest() is None
+    assert owned_by(tmp_path, study="one", params="a").latest() is None, "it was renamed, and is out of the way"
+
+
+def test_a_checkpoint_that_names_no_study_is_used(tmp_path: Path) -> None:
+    save(CheckpointStore(tmp_path / "trial"), 3)
+    assert owned_by(tmp_path, study="one").latest() is not None
+
+
+def test_a_checkpoint_beyond_the_record_is_ignored(store: CheckpointStore) -> None:
+    for step in (6, 13):
+        save(store, step)
+    latest = store.latest(recorded=5)
+    assert latest is not None and latest.step == 6
+    assert store.foreign == ["attempt-001-step-00000013 (of report 13, and 5 are on record)"]
+
+
+def test_foreign_checkpoints_in_a_remote_folder_are_ignored(tmp_path: Path) -> None:
+    remote = RemoteFolder(f"file://{tmp_path / 'far'}")
+    first = CheckpointStore(tmp_path / "a" / "trial", remote, origin={"study": "first"})
+    first.folder.parent.mkdir()
+    save(first, 5)
+    second = CheckpointStore(tmp_path / "b" / "trial", remote, origin={"study": "second"})
+    assert second.latest() is None and second.foreign
+    save(second, 1)
+    elsewhere = CheckpointStore(tmp_path / "c" / "trial", remote, origin={"study": "second"})
+    latest = elsewhere.latest()
+    assert latest is not None and latest.step == 1

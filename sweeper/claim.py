@@ -1,0 +1,130 @@
+"""Ties a sweep's folder to one study, by the study's id, and to one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweeper.errors import InputError, SweepBusyError
+from sweeper.remote import RemoteFolder
+
+MARKER = "study.json"
+"""The file in a sweep's folder that says to which study it belongs."""
+
+_RESULTS = ("trials", "champion")
+"""Subfolders with what a study must not find of another one."""
+
+
+class Claimant(Protocol):
+    """The study that is to own a folder."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def storage(self) -> str: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...
+    @property
+    def has_displaced_owner(self) -> bool: ...
+
+
+@contextmanager
+def claim_folder(folder: Path, study: Claimant, *, remote: RemoteFolder | None = None) -> Iterator[None]:
+    """Make a folder the study's own, and work in it alone while the block lasts.
+
+    A folder without results belongs to nobody and can be claimed again. One with results but without a marker was
+    written by sweeper 0.1; it belongs to the study that has this folder on record.
+
+    Raises:
+        InputError: the folder holds results of another study, or cannot be written to.
+        SweepBusyError: another process works in it, for a copy of the study's database.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}); choose another with --dir") from error
+    try:
+        _lock(handle, folder, study)
+        _claim(handle, folder, study)
+        if remote is not None:
+            _claim_remote(remote, study)
+        yield
+    finally:
+        if not os.fstat(handle).st_size:  # refused
+            (folder / MARKER).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path, study: Claimant) -> None:
+    """Lock the marker until this process ends; a second database with the same study can be known by nothing else."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        # A suspended owner that lost its lease keeps its lock, and stops as soon as it wakes.
+        if not study.has_displaced_owner:
+            raise SweepBusyError(
+                f"another process runs a sweep in {folder}. Wait for it to end, or choose another folder with --dir"
+            ) from error
+    except OSError:  # some network file systems have no locks; the lease in the database is left
+        pass
+
+
+def _claim(handle: int, folder: Path, study: Claimant) -> None:
+    owner = _owner_of(os.pread(handle, 10_000, 0))
+    if owner.get("study") == study.id:
+        return
+    if any(any((folder / name).glob("*")) for name in _RESULTS) and not _is_known(owner, folder, study):
+        raise _foreign(folder, owner, study)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, _marker(study), 0)
+    os.fsync(handle)
+
+
+def _claim_remote(remote: RemoteFolder, study: Claimant) -> None:
+    owner = _owner_of(remote.read(MARKER) or b"")
+    if owner.get("study") == study.id:
+        return
+    if set(_RESULTS) & set(remote.names()) and not _is_known(owner, remote.url, study):
+        raise _foreign(remote.url, owner, study)
+    remote.write(MARKER, _marker(study))
+
+
+def _owner_of(content: bytes) -> dict[str, str]:
+    """Return what a marker says; nothing, if it is empty or was torn by a full disk or a lost machine."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _marker(study: Claimant) -> bytes:
+    return json.dumps({"study": study.id, "name": study.name, "storage": study.storage}, indent=2).encode() + b"\n"
+
+
+def _is_known(owner: dict[str, str], folder: Path | str, study: Claimant) -> bool:
+    """Return whether a folder without a marker is the one that the study has on record; it may have been moved."""
+    recorded = study.facts.get("folder")
+    return not owner and recorded is not None and Path(str(recorded)).name == Path(str(folder)).name
+
+
+def _foreign(folder: Path | str, owner: dict[str, str], study: Claimant) -> InputError:
+    if (owner.get("name"), owner.get("storage")) == (study.name, study.storage):
+        whose = f"belongs to an earlier study of that name, which {study.storage} no longer holds"
+    elif owner:
+        whose = f"belongs to another study, {owner.get('name')!r} in {owner.get('storage')}"
+    else:
+        whose = f"holds the results of a study that is not in {study.storage}"
+    remove = f", or remove it: rm -r {folder}" if isinstance(folder, Path) else ", or remove it"
+    return InputError(
+        f"sweep {study.name!r} cannot use {folder}: it {whose}, and so do the checkpoints in it. "
+        f"Choose another folder with --dir{remove}"
+    )

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeper.claim import MARKER, claim_folder
+from sweeper.cli import main
+from sweeper.errors import InputError, SweepBusyError
+from sweeper.remote import RemoteFolder
+from sweeper.spec import Sweep
+from sweeper.studies import open_study
+from sweeper.study import SweepStudy
+
+MakeSweep = Callable[..., Sweep]
+
+
+def begin(sweep: Sweep, folder: Path, *, trials: bool = True) -> str:
+    """Claim a folder as a run does, and leave a trial's folder in it; return the study's id."""
+    with open_study(sweep) as study, claim_folder(folder, study):
+        study.ask()
+        study.record_facts({"folder": str(folder)})
+        if trials:
+            (folder / "trials" / "0000").mkdir(parents=True, exist_ok=True)
+        return study.id
+
+
+def test_a_study_finds_its_folder_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    first = begin(make_sweep(), tmp_path / "own")
+    assert begin(make_sweep(), tmp_path / "own") == first
+    assert json.loads((tmp_path / "own" / MARKER).read_text())["study"] == first
+
+
+def test_a_moved_folder_still_belongs_to_its_study(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    begin(make_sweep(), tmp_path / "own")
+    (tmp_path / "own").rename(tmp_path / "moved")
+    begin(make_sweep(), tmp_path / "moved")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "other"}, "it belongs to another study, 'climbing' in sqlite:"),
+        ({"storage": "sqlite:///two.db"}, "it belongs to another study, 'climbing' in sqlite:"),
+    ],
+)
+def test_a_folder_of_another_study_is_refused(
+    make_sweep: MakeSweep, tmp_path: Path, changes: dict[str, str], words: str
+) -> None:
+    begin(make_sweep(), tmp_path / "own")
+    before = (tmp_path / "own" / MARKER).read_text()
+    with pytest.raises(InputError, match=words):
+        begin(make_sweep(**changes), tmp_path / "own")
+    assert (tmp_path / "own" / MARKER).read_text() == before
+
+
+def test_a_folder_outlives_no_database(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    begin(make_sweep(), tmp_path / "own")
+    for file in tmp_path.glob("sweeper.db*"):
+        file.unlink()
+    with pytest.raises(InputError, match="belongs to an earlier study of that name, which sqlite:.* no longer holds"):
+        begin(make_sweep(), tmp_path / "own")
+
+
+def test_a_refused_study_leaves_no_trace_in_the_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    (tmp_path / "own" / "champion").mkdir(parents=True)
+    (tmp_path / "own" / "champion" / "model.keras").touch()
+    with pytest.raises(InputError, match="holds the results of a study that is not in sqlite:"):
+        begin(make_sweep(), tmp_path / "own")
+    assert not (tmp_path / "own" / MARKER).exists()
+
+
+def test_a_folder_without_results_belongs_to_nobody(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    begin(make_sweep(), tmp_path / "own", trials=False)
+    assert begin(make_sweep(name="other"), tmp_path / "own")
+
+
+@pytest.mark.parametrize("content", ["", "{torn", "[]"])
+def test_a_damaged_marker_is_written_anew_by_its_study(make_sweep: MakeSweep, tmp_path: Path, content: str) -> None:
+    first = begin(make_sweep(), tmp_path / "own")
+    (tmp_path / "own" / MARKER).write_text(content)
+    begin(make_sweep(), tmp_path / "own")
+    assert json.loads((tmp_path / "own" / MARKER).read_text())["study"] == first
+
+
+def test_a_marker_that_is_a_link_is_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "own" / MARKER).symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="cannot write to"):
+        begin(make_sweep(), tmp_path / "own")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_two_copies_of_one_study_do_not_share_a_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    begin(make_sweep(), tmp_path / "own")
+    shutil.copy(tmp_path / "sweeper.db", tmp_path / "copy.db")
+    with open_study(make_sweep()) as study, claim_folder(tmp_path / "own", study):
+        with pytest.raises(SweepBusyError, match="another process runs a sweep in"):
+            begin(make_sweep(storage=f"sqlite:///{tmp_path / 'copy.db'}"), tmp_path / "own")
+
+
+def test_the_lock_of_an_owner_that_lost_its_lease_does_not_count(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(make_sweep(), tmp_path / "own")
+    with (tmp_path / "own" / MARKER).open() as suspended, open_study(make_sweep()) as study:
+        fcntl.flock(suspended, fcntl.LOCK_EX)
+        monkeypatch.setattr(SweepStudy, "has_displaced_owner", True)
+        with claim_folder(tmp_path / "own", study):
+            pass
+
+
+def test_a_remote_folder_belongs_to_one_study_too(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    remote = RemoteFolder(f"file://{tmp_path / 'far'}")
+    with open_study(make_sweep()) as study, claim_folder(tmp_path / "near", study, remote=remote):
+        (tmp_path / "far" / "trials").mkdir()
+    with open_study(make_sweep()) as study, claim_folder(tmp_path / "near", study, remote=remote):
+        pass
+    with (
+        pytest.raises(InputError, match="belongs to another study"),
+        open_study(make_sweep(name="other")) as study,
+        claim_folder(tmp_path / "other", study, remote=remote),
+    ):
+        pass
+
+
+def test_the_command_refuses_another_sweeps_folder(
+    tmp_path: Path, make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(make_sweep(), tmp_path / "own")
+    (tmp_path / "s.yaml").write_text(
+        "name: s\ndataset: {type: digits}\nbudget: {trials: 1, epochs: 1}\nspace: {units: 4}\n"
+    )
+    assert main(["run", "s.yaml", "--dir", "own"]) == 2
+    assert "cannot use" in capsys.readouterr().err
