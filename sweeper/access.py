@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 
 _PATIENCE = 5.0
 """Seconds that a cluster has to answer."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from ray import tune
 
-from sweeper.errors import InputError
-from sweeper.private import MASK
-from sweeper.redaction import has_secret, learn, learn_url
+from sweeper.core.errors import InputError
+from sweeper.core.files import MASK
+from sweeper.core.secrets import has_secret, learn, learn_url
+from sweeper.core.urls import expand, references
 from sweeper.remote import local_folder
 from sweeper.spec import Sweep
-from sweeper.spec.urls import expand, references
 from sweeper.worker import Job, TaskRun, task_from
 
 _ENVIRONMENT = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from sweeper.errors import SweeperError
+from sweeper.core.errors import SweeperError
 from sweeper.failures import Failure
 from sweeper.rows import TrialRow
 from sweeper.study import SweepStudy, Verdict

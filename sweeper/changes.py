@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.spec import Sweep
 
 _MAY_CHANGE = ("budget", "resources", "tracking", "storage", "description")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweeper.errors import InputError, SweepBusyError
+from sweeper.core.errors import InputError, SweepBusyError
 from sweeper.remote import RemoteFolder
 
 MARKER = "study.json"

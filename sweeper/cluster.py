@@ -19,8 +19,8 @@ import psutil
 import ray
 
 from sweeper.access import ours_alone, show_token
-from sweeper.errors import InputError, SweeperError
-from sweeper.private import private_folder
+from sweeper.core.errors import InputError, SweeperError
+from sweeper.core.files import private_folder
 from sweeper.shipping import shipped
 from sweeper.survey import survey
 

@@ -7,8 +7,8 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.core.files import Place
 from sweeper.orders import Order
-from sweeper.places import Place
 from sweeper.stopping import StopRequest
 from sweeper.study import SweepStudy
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from sweeper.errors import InputError
-from sweeper.paths import check_file
-from sweeper.spec.urls import fault_of_database
+from sweeper.core.errors import InputError
+from sweeper.core.files import check_file
+from sweeper.core.text import first_line
+from sweeper.core.urls import fault_of_database
 
 
 def check_store(url: str) -> None:
@@ -43,7 +44,3 @@ def address_of(url: str) -> URL:
 
 def is_file(address: URL) -> bool:
     return address.get_backend_name() == "sqlite" and bool(address.database)
-
-
-def first_line(error: BaseException) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

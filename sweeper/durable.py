@@ -13,8 +13,8 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 
-from sweeper.errors import StoppedError, StorageError
-from sweeper.places import no_room
+from sweeper.core.errors import StoppedError, StorageError
+from sweeper.core.files import no_room
 from sweeper.storage import Store
 
 _ERRORS = (SQLAlchemyError, StorageInternalError)

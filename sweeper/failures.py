@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sweeper.errors import TrialDivergedError
+from sweeper.core.errors import TrialDivergedError
 
 Kind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu", "error", "diverged"]
 

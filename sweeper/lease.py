@@ -14,7 +14,7 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from sweeper.errors import LeaseLostError, SweepBusyError
+from sweeper.core.errors import LeaseLostError, SweepBusyError
 from sweeper.records import tables
 
 logger = logging.getLogger(__name__)

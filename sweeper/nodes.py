@@ -14,7 +14,7 @@ from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import actors, state
 from ray.experimental.internal_kv import _internal_kv_get
 
-from sweeper.errors import CapacityError, ResourceError
+from sweeper.core.errors import CapacityError, ResourceError
 from sweeper.failures import Kind
 from sweeper.spec import Share, Sweep
 from sweeper.spec.resources import said

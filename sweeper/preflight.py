@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sweeper.core.errors import InputError
+from sweeper.core.files import check_file, check_folder, temporary_folder
+from sweeper.core.urls import fault_of_address
 from sweeper.databases import check_store
-from sweeper.errors import InputError
-from sweeper.paths import check_file, check_folder
-from sweeper.private import temporary_folder
 from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Sweep
-from sweeper.spec.urls import fault_of_address
 
 _ROOM = 4_000_000
 """Bytes that Ray's files take at first; where they have no room, Ray says after half a minute that its time is up."""

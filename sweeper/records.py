@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from sweeper.errors import StorageError
+from sweeper.core.errors import StorageError
+from sweeper.core.secrets import redact
 from sweeper.failures import Attempt
-from sweeper.redaction import redact
 from sweeper.trial import Report
 
 tables = sa.MetaData()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from sweeper.errors import InputError
-from sweeper.private import private_folder
+from sweeper.core.errors import InputError
+from sweeper.core.files import private_folder
 
 _PAUSES = (1.0, 2.0, 4.0)
 """Seconds between one attempt at a transfer and the next."""

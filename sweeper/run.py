@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from sweeper.access import refuse_open_cluster
 from sweeper.checkpoints import space_taken
 from sweeper.claim import claim_folder
-from sweeper.errors import InputError, LeaseLostError, TrackingError
-from sweeper.places import Place
+from sweeper.core.errors import InputError, LeaseLostError, TrackingError
+from sweeper.core.files import Place, private_files
+from sweeper.core.secrets import has_secret
 from sweeper.preflight import preflight
-from sweeper.private import private_files
-from sweeper.redaction import has_secret
 from sweeper.remote import RemoteFolder, is_remote, local_folder
 from sweeper.result import SweepResult
 from sweeper.rows import Listener, TrialRow

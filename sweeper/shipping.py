@@ -13,7 +13,7 @@ from typing import Any
 
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.spec.trainables import root_of
 
 _SWEEPER = Path(__file__).parent

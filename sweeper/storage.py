@@ -16,11 +16,12 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from sweeper.databases import address_of, first_line, is_file
-from sweeper.errors import InputError, StorageError
+from sweeper.core.errors import InputError, StorageError
+from sweeper.core.files import Place, file_system_of
+from sweeper.core.text import first_line
+from sweeper.databases import address_of, is_file
 from sweeper.lease import Lease, holder
 from sweeper.orders import Orders
-from sweeper.places import Place, file_system_of
 from sweeper.records import create_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -14,8 +14,8 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeper.changes import check_changes
+from sweeper.core.errors import DatasetError, InputError, StorageError
 from sweeper.durable import explained
-from sweeper.errors import DatasetError, InputError, StorageError
 from sweeper.orders import Order
 from sweeper.owned import OwnedStorage
 from sweeper.rows import Listener

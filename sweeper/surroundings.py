@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeper.errors import InputError
+from sweeper.core.environment import versions
+from sweeper.core.errors import InputError
 from sweeper.spec import Sweep
 from sweeper.spec.trainables import find_trainable
 from sweeper.study import SweepStudy
-from sweeper.versions import versions
 
 _PACKAGES = ("sweeper", "keras", "tensorflow", "numpy", "optuna", "ray")
 

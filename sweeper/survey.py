@@ -13,9 +13,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweeper.errors import InputError
+from sweeper.core.environment import versions
+from sweeper.core.errors import InputError
 from sweeper.remote import RemoteFolder
-from sweeper.versions import versions
 
 _PATIENCE = 60.0
 """Seconds that a node has to answer; it may have to start a process for that."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.checkpoints import CheckpointStore
-from sweeper.errors import InputError, TrialDivergedError
-from sweeper.places import is_full, no_room
+from sweeper.core.errors import InputError, TrialDivergedError
+from sweeper.core.files import is_full, no_room
 
 if TYPE_CHECKING:
     from sweeper.spec import Budget, Share

@@ -18,9 +18,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from sweeper.checkpoints import CheckpointStore
-from sweeper.errors import TrialDivergedError, TrialStopped
+from sweeper.core.errors import TrialDivergedError, TrialStopped
+from sweeper.core.secrets import redact
 from sweeper.failures import Failure, kind_of
-from sweeper.redaction import redact
 from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Share, Sweep
 from sweeper.spec.trainables import find_trainable, load_trainable

@@ -13,7 +13,7 @@ import pytest
 
 from sweeper.access import refuse_open_cluster
 from sweeper.cli import main
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 
 # 0.0.0.0 is no loopback address, and yet leads to this machine and nowhere else.
 ELSEWHERE = "0.0.0.0"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sweeper.changes import check_changes
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.spec import Sweep
 from sweeper.studies import open_study
 

@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.claim import MARKER, claim_folder
 from sweeper.cli import main
-from sweeper.errors import InputError, SweepBusyError
+from sweeper.core.errors import InputError, SweepBusyError
 from sweeper.remote import RemoteFolder
 from sweeper.spec import Sweep
 from sweeper.studies import open_study

@@ -9,9 +9,9 @@ import pytest
 
 from sweeper import control
 from sweeper.control import Control
-from sweeper.errors import StorageError
+from sweeper.core.errors import StorageError
+from sweeper.core.files import Place
 from sweeper.failures import IN_A_ROW, Failure
-from sweeper.places import Place
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import give_order, list_sweeps, open_study

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import optuna
 import pytest
 
+from sweeper.core.errors import LeaseLostError, StoppedError, StorageError
 from sweeper.durable import Outage
-from sweeper.errors import LeaseLostError, StoppedError, StorageError
 from sweeper.failures import Failure
 from sweeper.lease import Lease, holder
 from sweeper.rows import TrialRow

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sweeper.errors import TrialDivergedError
+from sweeper.core.errors import TrialDivergedError
 from sweeper.failures import IN_A_ROW, LONGEST_WAIT, Attempt, Failure, History, Kind, kind_of, lost_worker
 
 RAY_ON_A_DEAD_WORKER = """The actor died unexpectedly before finishing this task.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sweeper import lease
-from sweeper.errors import SweepBusyError
+from sweeper.core.errors import SweepBusyError
 from sweeper.lease import Lease, holder
 from sweeper.storage import open_store
 

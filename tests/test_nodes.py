@@ -12,7 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from sweeper.cluster import ray_cluster
-from sweeper.errors import CapacityError
+from sweeper.core.errors import CapacityError
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study

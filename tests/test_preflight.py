@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import InputError, ResourceError
+from sweeper.core.errors import InputError, ResourceError
 from sweeper.preflight import preflight
 from sweeper.spec import Sweep
 

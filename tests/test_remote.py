@@ -16,7 +16,7 @@ import pytest
 
 from sweeper import remote
 from sweeper.checkpoints import CheckpointStore
-from sweeper.errors import InputError, SweeperError
+from sweeper.core.errors import InputError, SweeperError
 from sweeper.remote import RemoteFolder, local_folder
 from sweeper.studies import read_study
 from tests.environments import ROOT, beside

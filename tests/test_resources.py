@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sweeper.cluster import ray_cluster
-from sweeper.errors import ResourceError
+from sweeper.core.errors import ResourceError
 from sweeper.nodes import refuse_what_never_starts
 from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sweeper import shipping
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.shipping import copy_code, own_code
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from sweeper.errors import InputError, StorageError
+from sweeper.core.errors import InputError, StorageError
 from sweeper.spec import Sweep
 from sweeper.storage import open_store
 from sweeper.studies import list_sweeps, open_study, read_study

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import optuna
 import pytest
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.failures import Failure
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from sweeper.cli import main
-from sweeper.errors import InputError, StorageError
+from sweeper.core.errors import InputError, StorageError
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.storage import open_store

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from sweeper.cluster import ray_cluster
-from sweeper.errors import ResourceError
+from sweeper.core.errors import ResourceError
 from sweeper.nodes import Nodes, demands, refuse_what_never_starts
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.spec import Sweep
 from sweeper.worker import Event, Job, Task, TaskRun, as_config, task_from, trial_seed
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
-from sweeper.errors import BackendError, InputError, SweeperError
+from sweeper.core.errors import BackendError, InputError, SweeperError
 
 T = TypeVar("T")
 

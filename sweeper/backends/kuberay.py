@@ -11,7 +11,7 @@ from typing import Any
 from sweeper.backends import JobStatus, Submission
 from sweeper.backends.kube_api import IN_TIME, KubeApi, reason_of
 from sweeper.backends.rayjob import SWEEP, Object, Template, job_name
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 
 _RAYJOBS = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
 _MERGE = "application/merge-patch+json"

@@ -20,7 +20,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from sweeper.access import is_loopback
 from sweeper.backends import JobStatus, Submission
-from sweeper.errors import BackendError, InputError
+from sweeper.core.errors import BackendError, InputError
 from sweeper.shipping import copy_code
 
 _PATIENCE = 30.0

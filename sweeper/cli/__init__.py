@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from sweeper.cli import remote, running, verbs
-from sweeper.errors import SweeperError
-from sweeper.private import private_files
+from sweeper.core.errors import SweeperError
+from sweeper.core.files import private_files
 
 VERBS: dict[str, Callable[..., int | None]] = {
     "run": running.run,

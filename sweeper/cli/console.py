@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.cli.report import Board, board, clean, duration, metric, saved, tally, unit
-from sweeper.redaction import redact
+from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.cli.options import tracking_store
-from sweeper.errors import DatasetError
-from sweeper.private import MASK, temporary_folder
-from sweeper.redaction import redact
+from sweeper.core.errors import DatasetError
+from sweeper.core.files import MASK, temporary_folder
+from sweeper.core.secrets import redact
 
 _PATIENCE = 3.0
 """Seconds to wait for a store."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.cli.doctor import Check
-from sweeper.errors import SweeperError
+from sweeper.core.errors import SweeperError
 
 
 def check_cluster(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sweeper.errors import InputError, SpecError
+from sweeper.core.errors import InputError, SpecError
 from sweeper.remote import is_remote
 
 DEFAULT_STORAGE = "sqlite:///sweeper.db"
@@ -22,7 +22,7 @@ def _url(kind: str) -> Callable[..., str | None]:
     """Reads a URL; its `${env:NAME}` are filled in, so that no password need stand on a command line."""
 
     def read(context: typer.Context, parameter: typer.CallbackParam, url: str | None) -> str | None:
-        from sweeper.spec import urls
+        from sweeper.core import urls
 
         if url is None:
             return None
@@ -41,7 +41,7 @@ def _folder(path: str) -> Path | str:
 
 
 def _address(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
-    from sweeper.spec.urls import fault_of_address
+    from sweeper.core.urls import fault_of_address
 
     if address is not None and (fault := fault_of_address(address)):
         raise InputError(f"--address: {fault}")
@@ -49,7 +49,7 @@ def _address(context: typer.Context, parameter: typer.CallbackParam, address: st
 
 
 def _head(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
-    from sweeper.spec.urls import fault_of_url
+    from sweeper.core.urls import fault_of_url
 
     if address is not None and (fault := fault_of_url(address, ("http", "https"))):
         raise InputError(f"--address: {fault}")

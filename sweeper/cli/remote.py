@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.cli import console, options
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 
 if TYPE_CHECKING:
     from sweeper.backends import Backend, JobStatus, Submission
@@ -47,8 +47,8 @@ def submit(
     """Have a sweep run on a cluster, and leave; again, and it goes on where it was stopped."""
     from sweeper.backends import Submission
     from sweeper.backends.rayjob import Template
+    from sweeper.core.urls import fault_of_tracking
     from sweeper.spec import load_sweep
-    from sweeper.spec.urls import fault_of_tracking
 
     budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
     flags = options.flags(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sweeper.redaction import redact
+from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
     from sweeper.failures import Attempt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import console, options, remote, report
 from sweeper.cli.live import LiveProgress
-from sweeper.errors import InputError, SweeperError
+from sweeper.core.errors import InputError, SweeperError
 
 if TYPE_CHECKING:
     from sweeper.orders import Order
@@ -71,7 +71,7 @@ def resume(
     debug: options.Debug = False,
 ) -> int:
     """Go on with a sweep that was stopped; needs no file. More --trials extend one that is done."""
-    from sweeper.spec.urls import expand, fault_of_database
+    from sweeper.core.urls import expand, fault_of_database
     from sweeper.studies import read_study
 
     url = options.sweep_storage(storage) or options.DEFAULT_STORAGE

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import console, options, report
-from sweeper.errors import InputError, SpecError, SweeperError
-from sweeper.redaction import redact
+from sweeper.core.errors import InputError, SpecError, SweeperError
+from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
     from sweeper.study import SweepStudy

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sweeper.spec.model import Fault, Model, Number, Whole, refuse
+from sweeper.core.schema import Fault, Model, Number, Whole, refuse
 from sweeper.spec.text import Duration
 
 MOST_EPOCHS = 1_000_000

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sweeper.spec.model import Fault, Key, Model, Number, Scalar, Whole, identity, refuse, shown
+from sweeper.core.schema import Fault, Key, Model, Number, Scalar, Whole, identity, refuse
+from sweeper.core.text import shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

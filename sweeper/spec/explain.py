@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.spec.model import MOST_FAULTS, Fault, Key, did_you_mean, shown
+from sweeper.core.schema import MOST_FAULTS, Fault, Key
+from sweeper.core.text import did_you_mean, shown
 
 _KINDS = {
     "int_type": "a whole number",

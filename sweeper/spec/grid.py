@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from sweeper.spec.model import same
+from sweeper.core.schema import same
 from sweeper.spec.space import Point
 
 _INDEX = "sweeper:grid"

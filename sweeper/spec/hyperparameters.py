@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from sweeper.core.schema import MOST_FAULTS, Fault, whole
+from sweeper.core.text import did_you_mean, listed, shown
 from sweeper.spec.explain import rule
-from sweeper.spec.model import MOST_FAULTS, Fault, did_you_mean, listed, shown, whole
 from sweeper.spec.space import AnyDomain, Space, draw
 
 _DRAWS = 100

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.errors import InputError, Problem, SpecError
+from sweeper.core.errors import InputError, Problem, SpecError
+from sweeper.core.schema import MOST_FAULTS, Fault, Key, dotted
+from sweeper.core.text import shown
 from sweeper.spec.explain import explain
 from sweeper.spec.hyperparameters import check_hyperparameters, check_points
-from sweeper.spec.model import MOST_FAULTS, Fault, Key, dotted, shown
 from sweeper.spec.overrides import override
 from sweeper.spec.space import AnyDomain, Domain, check_space
 from sweeper.spec.trainables import PATH, find_trainable

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from sweeper.spec.model import Fault, Key, shown
+from sweeper.core.schema import Fault, Key
+from sweeper.core.text import shown
 from sweeper.spec.yaml_file import parse_value
 
 

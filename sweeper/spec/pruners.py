@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sweeper.core.schema import Fault, Model, Number, Whole, refuse
 from sweeper.spec.budget import MOST_EPOCHS, Budget
-from sweeper.spec.model import Fault, Model, Number, Whole, refuse
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, ValidationError
 
+from sweeper.core.schema import Fault, Key, Model, Number, dotted
+from sweeper.core.text import did_you_mean, shown
 from sweeper.spec.explain import explain
-from sweeper.spec.model import Fault, Key, Model, Number, did_you_mean, dotted, shown
 from sweeper.spec.space import Point, Space, draw
 
 _OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {

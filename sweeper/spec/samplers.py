@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sweeper.errors import InputError
-from sweeper.spec.model import Model, Seed, Whole, listed
+from sweeper.core.errors import InputError
+from sweeper.core.schema import Model, Seed, Whole
+from sweeper.core.text import listed
 from sweeper.spec.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
 
 if TYPE_CHECKING:

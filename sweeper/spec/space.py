@@ -10,8 +10,9 @@ from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
 
+from sweeper.core.schema import Fault, same
+from sweeper.core.text import did_you_mean, listed, shown
 from sweeper.spec.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
-from sweeper.spec.model import Fault, did_you_mean, listed, same, shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

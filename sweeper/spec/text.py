@@ -8,9 +8,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sweeper.spec.model import Number, shown
+from sweeper.core.schema import Number
+from sweeper.core.text import shown
+from sweeper.core.urls import fault_of_database, fault_of_tracking
 from sweeper.spec.trainables import PATH
-from sweeper.spec.urls import fault_of_database, fault_of_tracking
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)

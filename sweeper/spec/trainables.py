@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sweeper.errors import InputError
-from sweeper.spec.model import did_you_mean, shown
+from sweeper.core.errors import InputError
+from sweeper.core.text import did_you_mean, shown
 
 PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 

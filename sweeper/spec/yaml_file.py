@@ -12,8 +12,9 @@ from ruamel.yaml import YAML, events
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from sweeper.errors import Problem, SpecError
-from sweeper.spec.model import Key, shown
+from sweeper.core.errors import Problem, SpecError
+from sweeper.core.schema import Key
+from sweeper.core.text import shown
 
 Place = tuple[int, int]
 Places = dict[Key, Place]

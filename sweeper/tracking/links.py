@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from sweeper.errors import TrackingError
-from sweeper.redaction import redact
+from sweeper.core.errors import TrackingError
+from sweeper.core.secrets import redact
 from sweeper.tracking import describe
 from sweeper.tracking.limits import fit_key
 from sweeper.tracking.mirror import identity

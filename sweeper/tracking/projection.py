@@ -7,8 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from sweeper.errors import StorageError, TrackingError
-from sweeper.redaction import redact
+from sweeper.core.errors import StorageError, TrackingError
+from sweeper.core.secrets import redact
 from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.store import explain, prepare
 

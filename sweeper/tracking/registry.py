@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from sweeper.errors import TrackingError
-from sweeper.redaction import redact
+from sweeper.core.errors import TrackingError
+from sweeper.core.secrets import redact
 from sweeper.tracking import describe
 from sweeper.tracking.limits import fit_key, fit_tags
 from sweeper.tracking.mirror import identity

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.errors import InputError, TrackingError
-from sweeper.places import only_one
-from sweeper.redaction import redact
-from sweeper.spec.urls import expand, fault_of_tracking
+from sweeper.core.errors import InputError, TrackingError
+from sweeper.core.files import only_one
+from sweeper.core.secrets import redact
+from sweeper.core.urls import expand, fault_of_tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

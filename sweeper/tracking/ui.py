@@ -15,8 +15,8 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from sweeper.errors import TrackingError
-from sweeper.redaction import redact
+from sweeper.core.errors import TrackingError
+from sweeper.core.secrets import redact
 from sweeper.tracking.store import is_http, sqlite_path
 
 

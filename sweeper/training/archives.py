@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from sweeper.errors import DatasetError
-from sweeper.places import only_one
+from sweeper.core.errors import DatasetError
+from sweeper.core.files import only_one
 
 Array = Any
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.training.hparams import RNNParams
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import pytest
 
 from sweeper.backends import Submission, ray_jobs
 from sweeper.backends.ray_jobs import RayJobs
-from sweeper.errors import BackendError, InputError, SweeperError
+from sweeper.core.errors import BackendError, InputError, SweeperError
 from sweeper.studies import read_study
 from tests.faults.network import Network
 

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from sweeper import cli
 from sweeper.cli import options
 from sweeper.cli.running import exit_code
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.failures import Failure
 from sweeper.result import SweepResult
 from sweeper.studies import open_study

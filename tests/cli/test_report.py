@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from sweeper.cli import report
-from sweeper.redaction import redact
+from sweeper.core.secrets import redact
 from sweeper.rows import TrialRow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

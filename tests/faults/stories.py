@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from sweeper.errors import SweeperError
+from sweeper.core.errors import SweeperError
 from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.studies import open_study

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.spec import Sweep, load_sweep
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"

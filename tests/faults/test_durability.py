@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from sweeper.checkpoints import CheckpointStore
+from sweeper.core.errors import InputError
 from sweeper.durable import Outage
-from sweeper.errors import InputError
 from sweeper.run import run_sweep
 from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study

@@ -16,7 +16,7 @@ from sweeper.backends.crd import Crd
 from sweeper.backends.fake_kubernetes import FakeKubernetes
 from sweeper.backends.kuberay import KubeRay
 from sweeper.backends.rayjob import Template, job_name
-from sweeper.errors import BackendError, InputError
+from sweeper.core.errors import BackendError, InputError
 from tests.k8s.conftest import ROOT
 
 pytest.importorskip("kubernetes", reason="the package kubernetes is not installed: pip install 'sweeper[k8s]'")

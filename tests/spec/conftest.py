@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import SpecError
+from sweeper.core.errors import SpecError
 from sweeper.spec import load_sweep
 
 SAMPLE = """\

@@ -7,8 +7,8 @@ import optuna
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from sweeper.core.schema import dotted
 from sweeper.spec.budget import Budget
-from sweeper.spec.model import dotted
 from sweeper.spec.pruners import Pruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import SpecError
+from sweeper.core.errors import SpecError
 from sweeper.spec import Share, Sweep
 
 MakeSweep = Callable[..., Sweep]

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.spec.samplers import Sampler
 from sweeper.spec.space import Domain, Space, grid, suggest
 

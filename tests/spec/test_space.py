@@ -10,7 +10,7 @@ import optuna
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.spec.model import dotted
+from sweeper.core.schema import dotted
 from sweeper.spec.space import (
     GRID_LIMIT,
     Domain,

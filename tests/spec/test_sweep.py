@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.spec import Objective, Sweep, load_sweep, sweep_schema
 from sweeper.spec.budget import Budget
 from sweeper.spec.space import Constant, Float

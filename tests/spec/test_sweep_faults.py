@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sweeper.errors import SpecError
+from sweeper.core.errors import SpecError
 from sweeper.spec import Sweep, load_sweep
 from tests.spec.conftest import SAMPLE, refusal
 

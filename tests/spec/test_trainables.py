@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sweeper.errors import InputError
+from sweeper.core.errors import InputError
 from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.training.hparams import RNNParams
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.errors import SpecError
+from sweeper.core.errors import SpecError
 from sweeper.spec.yaml_file import parse_value, read_yaml
 
 

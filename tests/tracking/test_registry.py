@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import TrackingError
+from sweeper.core.errors import TrackingError
 from sweeper.spec import Sweep
 from sweeper.tracking import Champion, register_champion, start_ui, sync
 from sweeper.tracking.store import connect

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.errors import InputError, TrackingError
-from sweeper.redaction import redact
+from sweeper.core.errors import InputError, TrackingError
+from sweeper.core.secrets import redact
 from sweeper.spec import Sweep
 from sweeper.tracking import sync, tracking_uri
 from sweeper.tracking.store import connect

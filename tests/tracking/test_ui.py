@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
-from sweeper.errors import TrackingError
+from sweeper.core.errors import TrackingError
 from sweeper.spec import Sweep
 from sweeper.tracking import Link, start_ui, sweep_links, sync
 from sweeper.tracking.store import connect

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.errors import DatasetError
+from sweeper.core.errors import DatasetError
 from sweeper.training import Dataset, Digits, FashionMnist, Mnist, archives
 from sweeper.training.archives import ARRAYS, FASHION_MNIST, IDX, MNIST, Archive, DatasetMissingError
 

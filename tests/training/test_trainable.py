@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import InputError, TrialDivergedError
+from sweeper.core.errors import InputError, TrialDivergedError
 from sweeper.training import Digits, Evaluation, RNNParams, train_rnn, trainable
 from sweeper.training.models import CELLS
 from sweeper.training.optimizers import OPTIMIZERS

@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from sweeper.errors import InputError
-from sweeper.redaction import learn_url
-from sweeper.spec.model import did_you_mean, shown
+from sweeper.core.errors import InputError
+from sweeper.core.secrets import learn_url
+from sweeper.core.text import did_you_mean, shown
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
 _SECRET = re.compile(r"pass(word|wd)?|pwd|secret|token|(api)?_?key", re.IGNORECASE)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.private import private_files, private_folder
+from sweeper.core.files import private_files, private_folder
 
 
 def test_files_made_in_the_block_are_for_their_user_only(tmp_path: Path) -> None:

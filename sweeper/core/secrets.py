@@ -8,17 +8,33 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 _MASK = "***"
+
+
 _KEY = r"(?:password|passwd|passphrase|pwd|secret|token|(?:api_?|access_?)?key)"
+
+
 _USERINFO = re.compile(r"(https?)?://([^\s/:]*)(:[^\s/]*)?@")
+
+
 _QUERY = re.compile(rf"((?:[?&;]{_KEY}|\bpassword|\bpasswd)=)[^&;\s'\"]+", re.IGNORECASE)
+
+
 _SECRET_KEY = re.compile(_KEY, re.IGNORECASE)
+
+
 _SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|_PWD|PASSPHRASE|TOKEN|_KEY|APIKEY|CREDENTIALS?)$", re.IGNORECASE)
+
+
 # The user name ends at the first colon, the password at the first @, as SQLAlchemy reads it; it may hold a slash.
 _PASSWORD = re.compile(r"://[^:/@\s]*:([^@\s]*)@")
 
+
 _ANYWHERE = 8
 """A secret of so many characters is taken out wherever it stands; a shorter one could be part of any word."""
+
+
 _SHORTEST = 4
+
 
 _known: set[str] = set()
 

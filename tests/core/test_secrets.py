@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from sweeper import redaction
-from sweeper.redaction import has_secret, learn, learn_url, redact
-from sweeper.spec.urls import expand
+from sweeper.core import secrets
+from sweeper.core.secrets import has_secret, learn, learn_url, redact
+from sweeper.core.urls import expand
 
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setattr(secrets, "_known", set())
     yield
 
 
