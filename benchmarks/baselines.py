@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import ROOT, keep, versions
+from sweeper.core.trials import Report
 from sweeper.spec import load_sweep
 from sweeper.studies import read_study
-from sweeper.trial import Report
 
 FILES = ROOT / "search_spaces" / "baselines"
 

@@ -8,8 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from sweeper.core.errors import SweeperError
-from sweeper.failures import Failure
-from sweeper.rows import TrialRow
+from sweeper.core.trials import Failure, TrialRow
 from sweeper.study import SweepStudy, Verdict
 from sweeper.worker import Event, Task
 

@@ -11,54 +11,42 @@ import builtins
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
 
 from sweeper.core.errors import TrialDivergedError
-
-Kind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu", "error", "diverged"]
+from sweeper.core.trials import Attempt, Failure, Kind
 
 _FREE: tuple[Kind, ...] = ("driver", "node")
+
+
 _REPEATED: tuple[Kind, ...] = ("crash", "stall", "io", "memory", "gpu")
+
+
 _ONCE: tuple[Kind, ...] = ("memory", "gpu")
 """What ran out of memory twice will not need less of it the third time."""
+
 
 _CERTAIN = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors of the operating system that another attempt meets again."""
 
+
 _OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
+
+
 _OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")
 
+
 LONGEST_WAIT = 60.0
+
 
 IN_A_ROW = 5
 """Trials that may fail one after the other for one and the same reason; then the sweep stops."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong with one attempt, with a line for the user."""
-
-    kind: Kind
-    reason: str
-
-
 LOST = Failure("node", "its node was lost")
+
+
 OUT_OF_TOUCH = Failure("crash", "its worker could not be reached")
 """Perhaps its node is lost, which Ray does not know at once."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """An attempt that failed; `step` is the last report that is on record by then."""
-
-    attempt: int
-    kind: Kind
-    reason: str
-    step: int
-    node: str | None
-    ended: datetime
 
 
 class History:

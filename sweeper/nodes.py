@@ -15,7 +15,7 @@ from ray._private.state import actors, state
 from ray.experimental.internal_kv import _internal_kv_get
 
 from sweeper.core.errors import CapacityError, ResourceError
-from sweeper.failures import Kind
+from sweeper.core.trials import Kind
 from sweeper.spec import Share, Sweep
 from sweeper.spec.resources import said
 

@@ -13,8 +13,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.core.errors import StorageError
 from sweeper.core.secrets import redact
-from sweeper.failures import Attempt
-from sweeper.trial import Report
+from sweeper.core.trials import Attempt, Report
 
 tables = sa.MetaData()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.rows import TrialRow
+from sweeper.core.trials import TrialRow
 from sweeper.spec import Sweep
 
 if TYPE_CHECKING:

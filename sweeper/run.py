@@ -19,13 +19,12 @@ from sweeper.claim import claim_folder
 from sweeper.core.errors import InputError, LeaseLostError, TrackingError
 from sweeper.core.files import Place, private_files
 from sweeper.core.secrets import has_secret
+from sweeper.core.trials import Listener, Report, TrialRow
 from sweeper.preflight import preflight
 from sweeper.remote import RemoteFolder, is_remote, local_folder
 from sweeper.result import SweepResult
-from sweeper.rows import Listener, TrialRow
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
-from sweeper.trial import Report
 from sweeper.worker import Job
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 
 from sweeper.changes import check_changes
 from sweeper.core.errors import DatasetError, InputError, StorageError
+from sweeper.core.trials import Listener
 from sweeper.durable import explained
 from sweeper.orders import Order
 from sweeper.owned import OwnedStorage
-from sweeper.rows import Listener
 from sweeper.spec import Sweep
 from sweeper.spec.space import Point, check_point, normal
 from sweeper.storage import Store, open_store

@@ -16,18 +16,18 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRow, ranked
 from sweeper.durable import Outage, durable, explained
-from sweeper.failures import Attempt, Failure, History, unreported
+from sweeper.failures import History, unreported
 from sweeper.lease import Lease
 from sweeper.owned import OwnedStorage
 from sweeper.records import Attempts, Reports, storable
 from sweeper.remote import is_remote
-from sweeper.rows import Listener, TrialRow, ranked, row_of, utc
+from sweeper.rows import row_of, utc
 from sweeper.spec import Sweep
 from sweeper.spec.samplers import Dice
 from sweeper.spec.space import suggest
 from sweeper.storage import Store
-from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.checkpoints import CheckpointStore
 from sweeper.core.errors import InputError, TrialDivergedError
 from sweeper.core.files import is_full, no_room
+from sweeper.core.trials import Report
 
 if TYPE_CHECKING:
     from sweeper.spec import Budget, Share
@@ -21,21 +21,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
 _PAUSE = 1.0
 """Seconds between one look for room on the disk and the next."""
 
 
 MAX_METRICS, MAX_NAME = 1000, 250
 """Metrics of one report, and characters of a name: what MLflow takes in one call."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """One report of a trial: its number within the trial (1 is the first), when, and every metric."""
-
-    step: int
-    time: float
-    metrics: dict[str, float]
 
 
 class Trial:

@@ -18,9 +18,8 @@ from ray.tune.search import Searcher
 
 from sweeper.actor import Worker
 from sweeper.bridge import FINISHED, Bridge, guarded
-from sweeper.failures import Failure
+from sweeper.core.trials import Failure, TrialRow
 from sweeper.nodes import Nodes, asked_by, demands
-from sweeper.rows import TrialRow
 from sweeper.spec import Resources
 from sweeper.study import SweepStudy, Verdict
 from sweeper.watch import Watch

@@ -12,7 +12,8 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from sweeper.bridge import Bridge, guarded
-from sweeper.failures import LOST, OUT_OF_TOUCH, Failure, lost_worker
+from sweeper.core.trials import Failure
+from sweeper.failures import LOST, OUT_OF_TOUCH, lost_worker
 from sweeper.nodes import Nodes, actor_in
 from sweeper.worker import Task, task_from
 

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from sweeper.checkpoints import CheckpointStore
 from sweeper.core.errors import TrialDivergedError, TrialStopped
 from sweeper.core.secrets import redact
-from sweeper.failures import Failure, kind_of
+from sweeper.core.trials import Failure, Report
+from sweeper.failures import kind_of
 from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Share, Sweep
 from sweeper.spec.trainables import find_trainable, load_trainable
-from sweeper.trial import Report, Trial
+from sweeper.trial import Trial
 
 if TYPE_CHECKING:
     from sweeper.training.datasets import Arrays

@@ -11,7 +11,8 @@ from sweeper import control
 from sweeper.control import Control
 from sweeper.core.errors import StorageError
 from sweeper.core.files import Place
-from sweeper.failures import IN_A_ROW, Failure
+from sweeper.core.trials import Failure
+from sweeper.failures import IN_A_ROW
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
 from sweeper.studies import give_order, list_sweeps, open_study

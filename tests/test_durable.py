@@ -13,14 +13,12 @@ import optuna
 import pytest
 
 from sweeper.core.errors import LeaseLostError, StoppedError, StorageError
+from sweeper.core.trials import Failure, Report, TrialRow
 from sweeper.durable import Outage
-from sweeper.failures import Failure
 from sweeper.lease import Lease, holder
-from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
 from sweeper.studies import open_study
 from sweeper.study import SweepStudy, Verdict
-from sweeper.trial import Report
 
 MakeSweep = Callable[..., Sweep]
 Moment = Literal["before", "after"]

@@ -13,11 +13,10 @@ from ray.cluster_utils import Cluster
 
 from sweeper.cluster import ray_cluster
 from sweeper.core.errors import CapacityError
-from sweeper.rows import TrialRow
+from sweeper.core.trials import Report, TrialRow
 from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study
 from sweeper.study import SweepStudy
-from sweeper.trial import Report
 from sweeper.tuning import tune_trials
 from sweeper.worker import Job
 

@@ -8,13 +8,12 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from sweeper.failures import Failure
+from sweeper.core.trials import Failure, Report
 from sweeper.owned import OwnedStorage
 from sweeper.spec import Sweep
 from sweeper.storage import Store, open_store
 from sweeper.studies import open_study
 from sweeper.study import SweepStudy
-from sweeper.trial import Report
 
 MakeSweep = Callable[..., Sweep]
 

@@ -15,10 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 from sweeper.core.errors import InputError, StorageError
+from sweeper.core.trials import Report
 from sweeper.spec import Sweep
 from sweeper.storage import open_store
 from sweeper.studies import list_sweeps, open_study, read_study
-from sweeper.trial import Report
 
 MakeSweep = Callable[..., Sweep]
 

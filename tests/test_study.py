@@ -7,12 +7,10 @@ import optuna
 import pytest
 
 from sweeper.core.errors import InputError
-from sweeper.failures import Failure
-from sweeper.rows import TrialRow
+from sweeper.core.trials import Failure, Report, TrialRow
 from sweeper.spec import Sweep
 from sweeper.studies import list_sweeps, open_study, read_study
 from sweeper.study import SweepStudy, Verdict
-from sweeper.trial import Report
 
 MakeSweep = Callable[..., Sweep]
 

@@ -10,12 +10,11 @@ import sqlalchemy as sa
 
 from sweeper.cli import main
 from sweeper.core.errors import InputError, StorageError
-from sweeper.rows import TrialRow
+from sweeper.core.trials import Report, TrialRow
 from sweeper.spec import Sweep
 from sweeper.storage import open_store
 from sweeper.studies import open_study, read_study
 from sweeper.surroundings import surroundings
-from sweeper.trial import Report
 
 MakeSweep = Callable[..., Sweep]
 WRITTEN = Path(__file__).parent / "assets" / "study-1.sql"

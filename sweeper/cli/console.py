@@ -19,9 +19,8 @@ from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check
-    from sweeper.failures import Attempt
+    from sweeper.core.trials import Attempt, TrialRow
     from sweeper.result import SweepResult
-    from sweeper.rows import TrialRow
     from sweeper.spec import Sweep
     from sweeper.studies import SweepSummary
     from sweeper.tracking import Champion

@@ -20,9 +20,8 @@ from sweeper.cli.progress import Progress
 from sweeper.cli.report import clean, duration, metric, scalar, tally, unit, varying
 
 if TYPE_CHECKING:
-    from sweeper.rows import TrialRow
+    from sweeper.core.trials import Report, TrialRow
     from sweeper.spec import Sweep
-    from sweeper.trial import Report
 
 _BAR = 40
 _MOST_WORKERS = 16

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sweeper.rows import TrialRow
+    from sweeper.core.trials import Report, TrialRow
     from sweeper.spec import Sweep
-    from sweeper.trial import Report
 
 
 def remaining_reports(ended: Iterable[int], running: Iterable[int], full: int) -> list[float]:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
-    from sweeper.failures import Attempt
+    from sweeper.core.trials import Attempt, TrialRow
     from sweeper.result import SweepResult
-    from sweeper.rows import TrialRow
     from sweeper.spec import Sweep
     from sweeper.spec.budget import Budget
 

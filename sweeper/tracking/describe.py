@@ -11,9 +11,8 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from sweeper.rows import TrialRow
+    from sweeper.core.trials import Report, TrialRow
     from sweeper.spec import Sweep
-    from sweeper.trial import Report
 
 STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 """Optuna's states in MLflow's words, as MLflow's own Optuna storage puts them."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from sweeper.trial import Report
+    from sweeper.core.trials import Report
 
 KEY, PARAM, TAG, BATCH = 250, 6000, 8000, 1000
 """The longest name, the longest value of a parameter and of a tag, and the most metrics in one batch."""

@@ -20,7 +20,7 @@ from sweeper.tracking.store import connect, explain, open_experiment
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from sweeper.rows import TrialRow
+    from sweeper.core.trials import TrialRow
     from sweeper.spec import Sweep
 
 _USERINFO = re.compile(r"(?<=://)[^/]*@")

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from sweeper.core.trials import Report
 from sweeper.tracking import describe
 from sweeper.tracking.limits import batches, changed, fit_key, fit_params, fit_tags
 from sweeper.tracking.runs import Run, attach, known, log_dataset, search_runs
 from sweeper.tracking.store import connect, explain, open_experiment
-from sweeper.trial import Report
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from sweeper.rows import TrialRow
+    from sweeper.core.trials import TrialRow
 
 logger = logging.getLogger(__name__)
 

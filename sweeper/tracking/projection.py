@@ -13,10 +13,9 @@ from sweeper.tracking.mirror import Mirror
 from sweeper.tracking.store import explain, prepare
 
 if TYPE_CHECKING:
-    from sweeper.rows import TrialRow
+    from sweeper.core.trials import Report, TrialRow
     from sweeper.spec import Sweep
     from sweeper.tracking.describe import Study
-    from sweeper.trial import Report
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion
 
-    from sweeper.rows import TrialRow
+    from sweeper.core.trials import TrialRow
 
 ALIAS = "champion"
 _COMPARED = ("sweeper.dataset.name", "sweeper.dataset.digest", "sweeper.split", "sweeper.metric", "sweeper.direction")

@@ -22,11 +22,10 @@ from sweeper import cli
 from sweeper.cli import options
 from sweeper.cli.running import exit_code
 from sweeper.core.errors import InputError
-from sweeper.failures import Failure
+from sweeper.core.trials import Failure, Report
 from sweeper.result import SweepResult
 from sweeper.studies import open_study
 from sweeper.study import SweepStudy
-from sweeper.trial import Report
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("keras", "mlflow", "numpy", "optuna", "pandas", "ray", "sklearn", "sqlalchemy", "tensorflow")

@@ -10,9 +10,8 @@ import pytest
 
 from sweeper.cli import console
 from sweeper.cli.report import Board
-from sweeper.failures import Attempt
+from sweeper.core.trials import Attempt, TrialRow
 from sweeper.result import SweepResult
-from sweeper.rows import TrialRow
 from sweeper.tracking import Champion
 
 MakeSweep = Callable[..., Any]

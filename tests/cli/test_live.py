@@ -15,8 +15,7 @@ import pytest
 from rich.console import Console
 
 from sweeper.cli.live import LiveProgress
-from sweeper.rows import TrialRow
-from sweeper.trial import Report
+from sweeper.core.trials import Report, TrialRow
 
 MakeSweep = Callable[..., Any]
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.cli.progress import Progress, remaining_reports
-from sweeper.rows import TrialRow
-from sweeper.trial import Report
+from sweeper.core.trials import Report, TrialRow
 
 
 class Clock:

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from sweeper.cli import report
 from sweeper.core.secrets import redact
-from sweeper.rows import TrialRow
+from sweeper.core.trials import TrialRow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROW = TrialRow(

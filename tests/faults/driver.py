@@ -8,10 +8,9 @@ from typing import Any
 
 from sweeper import run
 from sweeper.cli import main
+from sweeper.core.trials import Report, TrialRow
 from sweeper.result import SweepResult
-from sweeper.rows import TrialRow
 from sweeper.spec import Sweep
-from sweeper.trial import Report
 from tests.faults.checker import Line, write_line
 
 

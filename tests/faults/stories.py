@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 
 from sweeper.core.errors import SweeperError
-from sweeper.rows import TrialRow
+from sweeper.core.trials import Report, TrialRow
 from sweeper.spec import Sweep
 from sweeper.studies import open_study
-from sweeper.trial import Report
 
 
 class Witness:

@@ -22,11 +22,11 @@ import pytest
 
 from sweeper.checkpoints import CheckpointStore
 from sweeper.core.errors import InputError
+from sweeper.core.trials import Report
 from sweeper.durable import Outage
 from sweeper.run import run_sweep
 from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study
-from sweeper.trial import Report
 from sweeper.worker import Event, Job, Task, TaskRun
 
 MakeSweep = Callable[..., Sweep]

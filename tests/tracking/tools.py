@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sweeper.rows import Listener, TrialRow
+from sweeper.core.trials import Listener, Report, TrialRow
 from sweeper.spec import Sweep
 from sweeper.tracking import start_ui
-from sweeper.trial import Report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DATASET: dict[str, Any] = {

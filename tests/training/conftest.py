@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from sweeper.checkpoints import CheckpointStore
+from sweeper.core.trials import Report
 from sweeper.spec import Share
 from sweeper.spec.budget import Budget
 from sweeper.training import Digits
-from sweeper.trial import Report, Trial
+from sweeper.trial import Trial
 
 FEW = Digits(train=96, validation=32, test=32)
 
