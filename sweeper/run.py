@@ -28,9 +28,9 @@ from sweeper.stopping import StopRequest
 from sweeper.worker import Job
 
 if TYPE_CHECKING:
+    from sweeper.datasets.base import Arrays
     from sweeper.study import SweepStudy
     from sweeper.tracking import Champion, Projection
-    from sweeper.training.datasets import Arrays
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from sweeper.core.files import is_full, no_room
 from sweeper.core.trials import Report
 
 if TYPE_CHECKING:
+    from sweeper.datasets.base import Arrays
+    from sweeper.datasets.catalog import Dataset
     from sweeper.spec import Budget, Share
-    from sweeper.training.datasets import Arrays, Dataset
 
 logger = logging.getLogger(__name__)
 

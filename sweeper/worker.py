@@ -28,7 +28,7 @@ from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.trial import Trial
 
 if TYPE_CHECKING:
-    from sweeper.training.datasets import Arrays
+    from sweeper.datasets.base import Arrays
 
 
 _KEPT = 50_000

@@ -14,11 +14,11 @@ import ray
 from sweeper.cluster import ray_cluster
 from sweeper.core.errors import ResourceError
 from sweeper.core.trials import Report, TrialRow
+from sweeper.datasets.base import Arrays
 from sweeper.nodes import Nodes, demands, refuse_what_never_starts
 from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study
 from sweeper.study import SweepStudy, Verdict
-from sweeper.training.datasets import Arrays
 from sweeper.tuning import tune_trials
 from sweeper.worker import Job
 

@@ -90,7 +90,7 @@ def check_versions() -> Iterator[Check]:
 
 def check_data() -> Iterator[Check]:
     """The MNIST images: where they are, and whether they are what their checksum says."""
-    from sweeper.training.archives import MNIST, DatasetMissingError
+    from sweeper.datasets.archives import MNIST, DatasetMissingError
 
     try:
         files = MNIST.locate()

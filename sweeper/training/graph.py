@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from sweeper.datasets.base import Task
 from sweeper.training import runtime
 from sweeper.training.optimizers import OPTIMIZERS
-from sweeper.training.task import Task
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sweeper.training.models import build_network
 
 if TYPE_CHECKING:
+    from sweeper.datasets.base import Task
     from sweeper.training.hparams import RNNParams
-    from sweeper.training.task import Task
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]

@@ -13,8 +13,8 @@ from sweeper.training.program import STEPS_PER_CALL, Program, State
 from sweeper.training.schedules import learning_rate
 
 if TYPE_CHECKING:
+    from sweeper.datasets.base import Arrays
     from sweeper.spec.budget import Budget
-    from sweeper.training.datasets import Arrays
 
 Array = Any
 Tensor = Any

@@ -10,8 +10,8 @@ from uuid import uuid4
 from sweeper.training.weights import HEAD
 
 if TYPE_CHECKING:
+    from sweeper.datasets.base import Task
     from sweeper.training.hparams import RNNParams
-    from sweeper.training.task import Task
 
 Array = Any
 Model = Any

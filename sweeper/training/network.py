@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeper.datasets.base import Task
 from sweeper.training.activations import ACTIVATIONS, Activation
 from sweeper.training.algebra import add_bias, bias_of_none, dropout_mask, next_state, product_over_steps, project
 from sweeper.training.recurrence import RECURRENCES, Recurrence, compiled
-from sweeper.training.task import Task
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams

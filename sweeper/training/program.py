@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sweeper.datasets.base import Task
 from sweeper.training import runtime
 from sweeper.training.graph import Graph, graphs, unpack
 from sweeper.training.hparams import RNNParams
 from sweeper.training.layers import KerasNetwork
 from sweeper.training.network import Network
 from sweeper.training.optimizers import OPTIMIZERS
-from sweeper.training.task import Task
 from sweeper.training.weights import derive_seed, initial_weights, weight_specs
 
 Array = Any

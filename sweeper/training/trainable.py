@@ -11,7 +11,7 @@ from sweeper.core.errors import InputError
 from sweeper.training.hparams import RNNParams
 
 if TYPE_CHECKING:
-    from sweeper.training.datasets import Dataset
+    from sweeper.datasets.catalog import Dataset
     from sweeper.training.loop import Loop
     from sweeper.trial import Trial
 

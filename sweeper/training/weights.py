@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeper.datasets.base import Task
 from sweeper.training.initializers import draw
 from sweeper.training.recurrence import RECURRENCES
-from sweeper.training.task import Task
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from sweeper.datasets.base import Task
 from sweeper.training.hparams import RNNParams
 from sweeper.training.models import CELLS, build_network, save_model
-from sweeper.training.task import Task
 
 TASK = Task(8, 8, 10)
 

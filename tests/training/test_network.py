@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from sweeper.datasets.base import Task
 from sweeper.training.activations import ACTIVATIONS
 from sweeper.training.hparams import RNNParams
 from sweeper.training.models import CELLS, build_network
 from sweeper.training.network import Network
 from sweeper.training.program import Program, numbers_of
 from sweeper.training.recurrence import RECURRENCES
-from sweeper.training.task import Task
 from sweeper.training.weights import weight_specs
 
 TASK = Task(8, 6, 10)

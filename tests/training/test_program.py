@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
+from sweeper.datasets.base import Task
 from sweeper.training import runtime
 from sweeper.training.graph import graphs
 from sweeper.training.hparams import RNNParams
 from sweeper.training.layers import KerasNetwork
 from sweeper.training.models import CELLS, build_network
 from sweeper.training.program import Program, State, numbers_of
-from sweeper.training.task import Task
 
 BATCH, STEPS = 16, 3
 NARROW = {"units": 4, "batch_size": BATCH}

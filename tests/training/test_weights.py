@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from sweeper.datasets.base import Task
 from sweeper.training.hparams import RNNParams
 from sweeper.training.initializers import INITIALIZERS
 from sweeper.training.models import CELLS
-from sweeper.training.task import Task
 from sweeper.training.weights import derive_seed, initial_weights, weight_specs
 
 TASK = Task(8, 8, 10)

@@ -21,8 +21,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.core.errors import DatasetError
-from sweeper.training import Dataset, Digits, FashionMnist, Mnist, archives
-from sweeper.training.archives import ARRAYS, FASHION_MNIST, IDX, MNIST, Archive, DatasetMissingError
+from sweeper.datasets import archives
+from sweeper.datasets.archives import ARRAYS, FASHION_MNIST, IDX, MNIST, Archive, DatasetMissingError
+from sweeper.training import Dataset, Digits, FashionMnist, Mnist
 
 REAL = Path(os.environ.get("SWEEPER_DATA_DIR") or Path.home() / ".keras/datasets") / "mnist.npz"
 

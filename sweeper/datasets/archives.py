@@ -25,7 +25,11 @@ from sweeper.core.errors import DatasetError
 from sweeper.core.files import only_one
 
 Array = Any
+
+
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
 IDX = dict(
     zip(
         ARRAYS,
@@ -33,10 +37,17 @@ IDX = dict(
         strict=True,
     )
 )
+
+
 _SHAPES = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
+
+
 _TIMEOUT = 10.0
+
+
 _PAUSES = (0.5, 2.0)
 """Seconds between a first, second and third attempt at a download."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +216,8 @@ MNIST = Archive(
         "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
     },
 )
+
+
 FASHION_MNIST = Archive(
     "fashion_mnist",
     cache="fashion-mnist",

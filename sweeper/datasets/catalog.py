@@ -2,91 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
-from sweeper.training.archives import FASHION_MNIST, MNIST, Archive, Array, DatasetMissingError
-from sweeper.training.task import Task
+from sweeper.datasets.archives import FASHION_MNIST, MNIST, Archive, Array, DatasetMissingError
+from sweeper.datasets.base import Arrays, Task, _Dataset
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """A loaded dataset, `[n, steps, features]` and what belongs to each sample, and where it came from.
-
-    Pixels are uint8 and their labels integers; numbers to be forecast are float32, `[n, steps, 1]`, as are the inputs.
-
-    `digest` is equal when the data, the split and its sizes are equal.
-    """
-
-    name: str
-    digest: str
-    source: str
-    x_train: Array
-    y_train: Array
-    x_val: Array
-    y_val: Array
-    x_test: Array
-    y_test: Array
-
-
-class _Dataset(BaseModel, ABC):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    labels: ClassVar[tuple[str, ...]] = ()
-
-    type: Any
-    train: Any
-    validation: Any
-    test: Any
-
-    @field_validator("train", "validation", "test", "steps", mode="before", check_fields=False)
-    @classmethod
-    def _is_whole(cls, value: object) -> object:
-        """3.0 is the whole number 3."""
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
-    @property
-    @abstractmethod
-    def task(self) -> Task:
-        """What a network has to do with it."""
-
-    def resolve(self) -> Dataset:
-        """The dataset that will be used: itself, or its fallback if its files cannot be had (then of another `type`).
-
-        Raises:
-            DatasetError: the files cannot be had, and there is no fallback.
-        """
-        return self  # type: ignore[return-value]
-
-    @abstractmethod
-    def load(self) -> Arrays:
-        """Read, verify and split the data.
-
-        Raises:
-            DatasetError: it is missing, damaged, or not what was published.
-        """
-
-    def _split(self, source: str, *, train: Pair, validation: Pair, test: Pair) -> Arrays:
-        """Cut each part to the size asked for (its first samples)."""
-        parts: list[Array] = []
-        digest = hashlib.sha256()
-        for (x, y), size in ((train, self.train), (validation, self.validation), (test, self.test)):
-            parts += [self._arrange(x[:size]), y[:size]]
-            digest.update(json.dumps([parts[-2].shape, parts[-1].shape]).encode())
-            digest.update(parts[-2].tobytes())
-            digest.update(parts[-1].tobytes())
-        return Arrays(str(self.type), digest.hexdigest(), source, *parts)
-
-    def _arrange(self, x: Array) -> Array:
-        return x
 
 
 Pair = tuple[Array, Array]

@@ -1,0 +1,1 @@
+"""The data a sweep can learn from: found or downloaded, verified, split."""
