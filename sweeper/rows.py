@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sweeper.core.trials import TrialRow
+from sweeper.search.space import suggest
 from sweeper.spec import Sweep
-from sweeper.spec.space import suggest
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -19,8 +19,8 @@ from sweeper.core.trials import Listener
 from sweeper.durable import explained
 from sweeper.orders import Order
 from sweeper.owned import OwnedStorage
+from sweeper.search.space import Point, check_point, normal
 from sweeper.spec import Sweep
-from sweeper.spec.space import Point, check_point, normal
 from sweeper.storage import Store, open_store
 from sweeper.study import SweepStudy
 

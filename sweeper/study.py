@@ -24,9 +24,9 @@ from sweeper.owned import OwnedStorage
 from sweeper.records import Attempts, Reports, storable
 from sweeper.remote import is_remote
 from sweeper.rows import row_of, utc
+from sweeper.search.samplers import Dice
+from sweeper.search.space import suggest
 from sweeper.spec import Sweep
-from sweeper.spec.samplers import Dice
-from sweeper.spec.space import suggest
 from sweeper.storage import Store
 
 logger = logging.getLogger(__name__)

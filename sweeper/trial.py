@@ -18,7 +18,8 @@ from sweeper.core.trials import Report
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays
     from sweeper.datasets.catalog import Dataset
-    from sweeper.spec import Budget, Share
+    from sweeper.search.budget import Budget
+    from sweeper.spec import Share
 
 logger = logging.getLogger(__name__)
 

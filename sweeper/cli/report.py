@@ -17,8 +17,8 @@ from sweeper.core.secrets import redact
 if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, TrialRow
     from sweeper.result import SweepResult
+    from sweeper.search.budget import Budget
     from sweeper.spec import Sweep
-    from sweeper.spec.budget import Budget
 
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 

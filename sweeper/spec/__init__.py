@@ -1,6 +1,6 @@
 """The language of sweep files: what a sweep is, how it is loaded, and every message about a mistake in it."""
 
-from sweeper.spec.budget import Budget
+from sweeper.search.budget import Budget
 from sweeper.spec.resources import Resources, Share
 from sweeper.spec.sweep import Objective, Sweep, Tracking, load_sweep, sweep_schema
 

@@ -13,8 +13,8 @@ from pydantic_core import ErrorDetails
 
 from sweeper.core.schema import MOST_FAULTS, Fault, whole
 from sweeper.core.text import did_you_mean, listed, shown
+from sweeper.search.space import AnyDomain, Space, draw
 from sweeper.spec.explain import rule
-from sweeper.spec.space import AnyDomain, Space, draw
 
 _DRAWS = 100
 

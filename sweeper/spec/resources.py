@@ -15,8 +15,8 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 
 from sweeper.core.schema import Fault, Key, Model, Number, dotted
 from sweeper.core.text import did_you_mean, shown
+from sweeper.search.space import Point, Space, draw
 from sweeper.spec.explain import explain
-from sweeper.spec.space import Point, Space, draw
 
 _OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,

@@ -11,12 +11,12 @@ from pydantic import Field, ValidationInfo, field_validator
 from sweeper.core.schema import Fault, Model, Scalar, Seed, refuse
 from sweeper.core.urls import expand
 from sweeper.datasets.catalog import Dataset
-from sweeper.spec.budget import Budget
+from sweeper.search.budget import Budget
+from sweeper.search.pruners import Hyperband, Median, Nothing, Pruner
+from sweeper.search.samplers import Grid, Sampler, Tpe
+from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normal, slips
 from sweeper.spec.loading import load, load_file
-from sweeper.spec.pruners import Hyperband, Median, Nothing, Pruner
 from sweeper.spec.resources import Resources
-from sweeper.spec.samplers import Grid, Sampler, Tpe
-from sweeper.spec.space import AnyDomain, Domain, check_point, check_space, grid_size, normal, slips
 from sweeper.spec.text import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
 
 

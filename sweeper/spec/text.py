@@ -6,17 +6,19 @@ import re
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from sweeper.core.schema import Number
 from sweeper.core.text import shown
 from sweeper.core.urls import fault_of_database, fault_of_tracking
 from sweeper.spec.trainables import PATH
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
 _METRIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]{0,99}")
-_DURATION = re.compile(r"(?=.)(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 def _passes(fault_of: Callable[[str], str | None]) -> AfterValidator:
@@ -71,27 +73,25 @@ def _fault_of_trainable(text: str) -> str | None:
     return f"{shown(text)} must be package.module:function; try sweeper.training:train_rnn"
 
 
-def _seconds(declared: object) -> object:
-    if not isinstance(declared, str):
-        return declared
-    match = _DURATION.fullmatch(declared)
-    if match is None:
-        compact = re.sub(r"\s*(d|h|m|s)[a-z]*\s*", r"\1", declared.strip().lower())
-        proposal = compact if _DURATION.fullmatch(compact) else "30m"
-        raise ValueError(f"{shown(declared)} is no duration; write {proposal} (units d, h, m, s, as in 1h30m)")
-    return float(sum(float(n or 0) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True)))
-
-
 Name = Annotated[str, _passes(_fault_of_name), Field(json_schema_extra={"pattern": f"^{_SLUG.pattern}$"})]
+
+
 Metric = Annotated[str, _passes(_fault_of_metric)]
+
+
 Label = Annotated[str, _passes(_fault_of_label)]
+
+
 Description = Annotated[str, _passes(_fault_of_description), Field(max_length=2000)]
+
+
 ModelName = Annotated[str, _passes(_fault_of_model)]
+
+
 Trainable = Annotated[str, _passes(_fault_of_trainable)]
+
+
 Database = Annotated[str, _passes(fault_of_database)]
+
+
 TrackingUri = Annotated[str, _passes(fault_of_tracking)]
-Duration = Annotated[
-    Number,
-    Field(gt=0),
-    BeforeValidator(_seconds, json_schema_input_type=Annotated[str, Field(pattern=_DURATION.pattern)] | float),
-]

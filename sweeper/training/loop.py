@@ -14,7 +14,7 @@ from sweeper.training.schedules import learning_rate
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays
-    from sweeper.spec.budget import Budget
+    from sweeper.search.budget import Budget
 
 Array = Any
 Tensor = Any

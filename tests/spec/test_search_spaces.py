@@ -7,8 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from sweeper.search.space import draw
 from sweeper.spec import load_sweep, sweep_schema
-from sweeper.spec.space import draw
 from sweeper.spec.yaml_file import read_yaml
 from sweeper.training.hparams import RNNParams
 

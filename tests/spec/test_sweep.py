@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import InputError
+from sweeper.search.budget import Budget
+from sweeper.search.space import Constant, Float
 from sweeper.spec import Objective, Sweep, load_sweep, sweep_schema
-from sweeper.spec.budget import Budget
-from sweeper.spec.space import Constant, Float
 from tests.spec.conftest import refusal
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 
 from sweeper.checkpoints import CheckpointStore
 from sweeper.core.trials import Report
+from sweeper.search.budget import Budget
 from sweeper.spec import Share
-from sweeper.spec.budget import Budget
 from sweeper.training import Digits
 from sweeper.trial import Trial
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.spec.budget import Budget
+from sweeper.search.budget import Budget
 from sweeper.training import Digits
 from sweeper.training.loop import Course, DataOrder, device_data
 from sweeper.training.runtime import tensor_in_place

@@ -14,7 +14,7 @@ from pydantic import Field
 from sweeper.core.errors import InputError
 from sweeper.core.schema import Model, Seed, Whole
 from sweeper.core.text import listed
-from sweeper.spec.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
+from sweeper.search.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -63,7 +63,7 @@ class Tpe(_Sampler):
     constant_liar: bool = Field(True, description="Keep away from points that are running.")
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
-        from sweeper.spec.tpe import BoundedTPESampler
+        from sweeper.search.bounded import BoundedTPESampler
 
         return BoundedTPESampler(
             n_startup_trials=_startup(self.n_startup_trials, trials),
@@ -90,7 +90,7 @@ class Grid(_Sampler):
     type: Literal["grid"] = "grid"
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
-        from sweeper.spec.grid import GridSampler
+        from sweeper.search.grid import GridSampler
 
         return GridSampler(grid(space), seed=seed)
 

@@ -269,5 +269,9 @@ def _constant(declared: Any) -> Any:
 
 
 AnyDomain = Float | Int | Categorical | Constant
+
+
 _Tagged = Annotated[AnyDomain, Field(discriminator="type")]
+
+
 Domain = Annotated[_Tagged, BeforeValidator(_constant, json_schema_input_type=_Tagged | Scalar)]

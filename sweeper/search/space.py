@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.schema import Fault, same
 from sweeper.core.text import did_you_mean, listed, shown
-from sweeper.spec.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
+from sweeper.search.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["AnyDomain", "Categorical", "Constant", "Domain", "Float", "Int", "Point", "Space"]
 
+
 Space = Mapping[str, AnyDomain]
+
+
 Point = dict[str, Value]
 
+
 GRID_LIMIT = 10_000
+
+
 _LONGEST_NAME = 64
 
 

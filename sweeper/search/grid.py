@@ -16,7 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from sweeper.core.schema import same
-from sweeper.spec.space import Point
+from sweeper.search.space import Point
 
 _INDEX = "sweeper:grid"
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.core.schema import dotted
-from sweeper.spec.space import (
+from sweeper.search.space import (
     GRID_LIMIT,
     Domain,
     Space,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sweeper.core.schema import Fault, Model, Number, Whole, refuse
-from sweeper.spec.text import Duration
+from sweeper.core.text import shown
 
 MOST_EPOCHS = 1_000_000
 
@@ -84,3 +85,24 @@ class Budget(Model):
         """Reports made in so many epochs (with a budget of steps: gradient steps), at least 1."""
         reports = epochs * self.reports_per_epoch if self.steps is None else epochs / self._step_width
         return max(1, math.ceil(reports - 1e-9))
+
+
+_DURATION = re.compile(r"(?=.)(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def _seconds(declared: object) -> object:
+    if not isinstance(declared, str):
+        return declared
+    match = _DURATION.fullmatch(declared)
+    if match is None:
+        compact = re.sub(r"\s*(d|h|m|s)[a-z]*\s*", r"\1", declared.strip().lower())
+        proposal = compact if _DURATION.fullmatch(compact) else "30m"
+        raise ValueError(f"{shown(declared)} is no duration; write {proposal} (units d, h, m, s, as in 1h30m)")
+    return float(sum(float(n or 0) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True)))
+
+
+Duration = Annotated[
+    Number,
+    Field(gt=0),
+    BeforeValidator(_seconds, json_schema_input_type=Annotated[str, Field(pattern=_DURATION.pattern)] | float),
+]

@@ -9,8 +9,8 @@ from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
 from sweeper.core.errors import InputError
-from sweeper.spec.samplers import Sampler
-from sweeper.spec.space import Domain, Space, grid, suggest
+from sweeper.search.samplers import Sampler
+from sweeper.search.space import Domain, Space, grid, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

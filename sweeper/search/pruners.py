@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from sweeper.core.schema import Fault, Model, Number, Whole, refuse
-from sweeper.spec.budget import MOST_EPOCHS, Budget
+from sweeper.search.budget import MOST_EPOCHS, Budget
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 Epochs = Annotated[Number, Field(gt=0, le=MOST_EPOCHS)]
+
+
 Reports = Annotated[Whole, Field(ge=1)]
 
 
@@ -98,7 +100,7 @@ class Median(_AgainstComplete):
     type: Literal["median"] = "median"
 
     def build(self, budget: Budget) -> BasePruner:
-        from sweeper.spec.percentile import RememberingPercentilePruner
+        from sweeper.search.bounded import RememberingPercentilePruner
 
         return RememberingPercentilePruner(50.0, **self._against(budget))
 
@@ -110,7 +112,7 @@ class Percentile(_AgainstComplete):
     percentile: Annotated[Number, Field(ge=0, le=100)] = Field(25.0, description="Per cent of trials to keep.")
 
     def build(self, budget: Budget) -> BasePruner:
-        from sweeper.spec.percentile import RememberingPercentilePruner
+        from sweeper.search.bounded import RememberingPercentilePruner
 
         return RememberingPercentilePruner(self.percentile, **self._against(budget))
 

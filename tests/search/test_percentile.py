@@ -9,7 +9,7 @@ import pytest
 from optuna.pruners import MedianPruner, PercentilePruner
 from optuna.trial import TrialState
 
-from sweeper.spec.percentile import RememberingPercentilePruner
+from sweeper.search.bounded import RememberingPercentilePruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

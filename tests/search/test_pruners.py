@@ -8,8 +8,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.core.schema import dotted
-from sweeper.spec.budget import Budget
-from sweeper.spec.pruners import Pruner
+from sweeper.search.budget import Budget
+from sweeper.search.pruners import Pruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

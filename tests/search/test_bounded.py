@@ -8,7 +8,7 @@ import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.spec.tpe import BoundedTPESampler
+from sweeper.search.bounded import BoundedTPESampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
