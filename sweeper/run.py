@@ -129,7 +129,7 @@ def _search(
     study: SweepStudy, job: Job, projection: Projection, *, address: str | None, stop: StopRequest
 ) -> dict[str, float] | None:
     """Run what is left of the trials; the metrics of the best one on the test set, if its trainable can test."""
-    from sweeper.spec.trainables import load_trainable
+    from sweeper.core.user_code import load_trainable
     from sweeper.tracking import digest
 
     can_evaluate = hasattr(load_trainable(job.sweep.trainable), "evaluate")

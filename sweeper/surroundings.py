@@ -6,8 +6,8 @@ from typing import Any
 
 from sweeper.core.environment import versions
 from sweeper.core.errors import InputError
+from sweeper.core.user_code import find_trainable
 from sweeper.spec import Sweep
-from sweeper.spec.trainables import find_trainable
 from sweeper.study import SweepStudy
 
 _PACKAGES = ("sweeper", "keras", "tensorflow", "numpy", "optuna", "ray")

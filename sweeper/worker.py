@@ -21,10 +21,10 @@ from sweeper.checkpoints import CheckpointStore
 from sweeper.core.errors import TrialDivergedError, TrialStopped
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, Report
+from sweeper.core.user_code import find_trainable, load_trainable
 from sweeper.failures import kind_of
 from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Share, Sweep
-from sweeper.spec.trainables import find_trainable, load_trainable
 from sweeper.trial import Trial
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 from sweeper.access import is_loopback
 from sweeper.backends import JobStatus, Submission
 from sweeper.core.errors import BackendError, InputError
-from sweeper.shipping import copy_code
+from sweeper.core.user_code import copy_code
 
 _PATIENCE = 30.0
 """Seconds that the cluster has to answer a request."""

@@ -149,7 +149,7 @@ def _there(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) ->
 
 def _in_the_pods(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
     """Where a RayJob keeps things, as far as its manifest does not say it."""
-    from sweeper.shipping import own_code
+    from sweeper.core.user_code import own_code
 
     if (root := own_code(sweep.trainable)) is not None:
         console.print_note(f"the code of {sweep.trainable} in {root} has to be in the image as well")

@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from sweeper.core.errors import InputError, Problem, SpecError
 from sweeper.core.schema import MOST_FAULTS, Fault, Key, dotted
 from sweeper.core.text import shown
+from sweeper.core.user_code import PATH, find_trainable
 from sweeper.search.space import AnyDomain, Domain, check_space
 from sweeper.spec.explain import explain
 from sweeper.spec.hyperparameters import check_hyperparameters, check_points
 from sweeper.spec.overrides import override
-from sweeper.spec.trainables import PATH, find_trainable
 from sweeper.spec.yaml_file import Places, read_yaml
 
 if TYPE_CHECKING:

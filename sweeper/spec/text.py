@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from sweeper.core.text import shown
 from sweeper.core.urls import fault_of_database, fault_of_tracking
-from sweeper.spec.trainables import PATH
+from sweeper.core.user_code import PATH
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

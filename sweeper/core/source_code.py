@@ -1,4 +1,4 @@
-"""Finds the function that trains, `package.module:function`, and reads its hyperparameters without running it."""
+"""Reads the source of a module without importing it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import dataclasses
 import hashlib
 import importlib
 import os
-import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
@@ -19,70 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sweeper.core.errors import InputError
-from sweeper.core.text import did_you_mean, shown
-
-PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-
-
-@dataclass(frozen=True)
-class TrainableInfo:
-    """A trainable that exists: where it is, and the class of its first parameter (None: it takes any parameters).
-
-    The digest is that of the module that defines it, whatever its comments and its layout.
-    """
-
-    module: str
-    function: str
-    params_model: type[Any] | None
-    digest: str
-
-
-def find_trainable(path: str) -> TrainableInfo:
-    """Look a trainable up in its source; of all modules, only the one of its hyperparameters is imported.
-
-    Raises:
-        InputError: there is no such module or function, or its source does not parse.
-    """
-    module, function = _split(path)
-    source = _Source.of(module)
-    where, node = source.definition(function)
-    annotation = _first_annotation(where, node)
-    params_model = None if annotation is None else where.resolve(annotation)
-    return TrainableInfo(module, function, params_model, where.digest)
-
-
-def root_of(path: str) -> Path:
-    """The folder that the trainable's module is imported from.
-
-    Raises:
-        InputError: there is no such module.
-    """
-    module, _ = _split(path)
-    spec = _locate(module.partition(".")[0])
-    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
-        raise InputError(f"there is no module {module!r} in {os.getcwd()} or on Python's path")
-    place = next(iter(spec.submodule_search_locations or ()), spec.origin)
-    return Path(str(place)).resolve().parent
-
-
-def load_trainable(path: str) -> Callable[..., Any]:
-    """Import a trainable.
-
-    Raises:
-        InputError: it cannot be imported, or is not callable.
-    """
-    module, function = _split(path)
-    found = getattr(_import(module), function, None)
-    if not callable(found):
-        raise InputError(f"{path} is not a function" if found is not None else f"{module} has no {function!r}")
-    return found  # type: ignore[no-any-return]
-
-
-def _split(path: str) -> tuple[str, str]:
-    if not PATH.fullmatch(path):
-        raise InputError(f"{shown(path)} is not of the form package.module:function")
-    module, _, function = path.partition(":")
-    return module, function
+from sweeper.core.text import did_you_mean
 
 
 def _import(module: str) -> Any:

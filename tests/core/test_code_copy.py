@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import shipping
+from sweeper.core import user_code
 from sweeper.core.errors import InputError
-from sweeper.shipping import copy_code, own_code
+from sweeper.core.user_code import copy_code, own_code
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_what_is_installed_is_not_shipped(home: Path, tmp_path: Path, trainable:
 def test_a_folder_that_holds_all_sorts_of_things_is_refused(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shipping, "_MOST", 3)
+    monkeypatch.setattr(user_code, "_MOST", 3)
     with pytest.raises(InputError, match="holds more than 3 Python files .* the code of mine:train alone"):
         copy_code("mine:train", tmp_path / "there")
 

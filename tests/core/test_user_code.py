@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from sweeper.core.errors import InputError
-from sweeper.spec.trainables import find_trainable, load_trainable
+from sweeper.core.user_code import find_trainable, load_trainable
 from sweeper.training.hparams import RNNParams
 
 HEAVY = "raise RuntimeError('was imported')\n"

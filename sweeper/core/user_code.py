@@ -1,0 +1,122 @@
+"""The user's trainable: found, loaded, identified by a digest, copied to a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.core.errors import InputError
+from sweeper.core.source_code import _first_annotation, _import, _locate, _Source
+from sweeper.core.text import shown
+
+PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+@dataclass(frozen=True)
+class TrainableInfo:
+    """A trainable that exists: where it is, and the class of its first parameter (None: it takes any parameters).
+
+    The digest is that of the module that defines it, whatever its comments and its layout.
+    """
+
+    module: str
+    function: str
+    params_model: type[Any] | None
+    digest: str
+
+
+def find_trainable(path: str) -> TrainableInfo:
+    """Look a trainable up in its source; of all modules, only the one of its hyperparameters is imported.
+
+    Raises:
+        InputError: there is no such module or function, or its source does not parse.
+    """
+    module, function = _split(path)
+    source = _Source.of(module)
+    where, node = source.definition(function)
+    annotation = _first_annotation(where, node)
+    params_model = None if annotation is None else where.resolve(annotation)
+    return TrainableInfo(module, function, params_model, where.digest)
+
+
+def root_of(path: str) -> Path:
+    """The folder that the trainable's module is imported from.
+
+    Raises:
+        InputError: there is no such module.
+    """
+    module, _ = _split(path)
+    spec = _locate(module.partition(".")[0])
+    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
+        raise InputError(f"there is no module {module!r} in {os.getcwd()} or on Python's path")
+    place = next(iter(spec.submodule_search_locations or ()), spec.origin)
+    return Path(str(place)).resolve().parent
+
+
+def load_trainable(path: str) -> Callable[..., Any]:
+    """Import a trainable.
+
+    Raises:
+        InputError: it cannot be imported, or is not callable.
+    """
+    module, function = _split(path)
+    found = getattr(_import(module), function, None)
+    if not callable(found):
+        raise InputError(f"{path} is not a function" if found is not None else f"{module} has no {function!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def _split(path: str) -> tuple[str, str]:
+    if not PATH.fullmatch(path):
+        raise InputError(f"{shown(path)} is not of the form package.module:function")
+    module, _, function = path.partition(":")
+    return module, function
+
+
+_SWEEPER = Path(__file__).parent
+
+
+_LEFT_OUT = ("__pycache__", "site-packages", "node_modules", "venv", "build", "dist", "sweeps", "mlartifacts")
+
+
+_MOST, _LARGEST = 2000, 10 << 20
+"""Files, and bytes in all: more is not somebody's code, but a folder that holds all sorts of things."""
+
+
+def own_code(trainable: str) -> Path | None:
+    """The folder that a trainable's module is imported from; None if it is installed, as it must be there too."""
+    root = root_of(trainable)
+    installed = {Path(path).resolve() for path in sysconfig.get_paths().values()}
+    is_installed = trainable.partition(".")[0] == "sweeper" or any(root.is_relative_to(path) for path in installed)
+    return None if is_installed else root
+
+
+def copy_code(trainable: str, target: Path) -> None:
+    """Copy the Python files of the folder that the trainable's module is imported from, if it is the user's own.
+
+    Raises:
+        InputError: there are too many.
+    """
+    root = own_code(trainable)
+    if root is None:
+        return
+    copied = size = 0
+    for folder, names, files in os.walk(root):
+        kept = [name for name in names if not name.startswith(".") and name not in _LEFT_OUT]
+        names[:] = [name for name in kept if Path(folder, name) != _SWEEPER]  # which the nodes must have
+        for file in (Path(folder, name) for name in files if name.endswith(".py")):
+            copied, size = copied + 1, size + file.stat().st_size
+            if copied > _MOST or size > _LARGEST:
+                raise InputError(
+                    f"{root} holds more than {_MOST:,} Python files or {_LARGEST >> 20} MB: start from a folder with "
+                    f"the code of {trainable} alone, or install it on the cluster"
+                )
+            place = target / file.relative_to(root)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
