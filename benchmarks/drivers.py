@@ -68,7 +68,7 @@ def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) ->
     from sweeper.studies import open_study
     from sweeper.tracking import Projection
     from sweeper.tuning import tune_trials
-    from sweeper.worker import Job
+    from sweeper.worker.task import Job
 
     sweep = Sweep.from_mapping(
         {

@@ -146,13 +146,13 @@ def syne_tune(count: int) -> dict[str, float]:
 
 def bare(count: int) -> dict[str, float]:
     """No sweep: sweeper's own training, back to back in one warm process, one thread; the time of each trial."""
-    from sweeper.checkpoints import CheckpointStore
     from sweeper.datasets.catalog import Mnist
     from sweeper.search.budget import Budget
     from sweeper.spec import Share
     from sweeper.training.hparams import RNNParams
     from sweeper.training.trainable import train_rnn
-    from sweeper.trial import Trial
+    from sweeper.worker.checkpoints import CheckpointStore
+    from sweeper.worker.trial import Trial
 
     dataset = Mnist(type="mnist", train=TRAIN, validation=VALIDATION)
     budget = Budget(trials=count, epochs=EPOCHS)

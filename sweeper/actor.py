@@ -16,7 +16,9 @@ from sweeper.core.secrets import has_secret, learn, learn_url
 from sweeper.core.urls import expand, references
 from sweeper.remote import local_folder
 from sweeper.spec import Sweep
-from sweeper.worker import Job, TaskRun, task_from
+from sweeper.worker import task_from
+from sweeper.worker.runner import TaskRun
+from sweeper.worker.task import Job
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the shell

@@ -12,8 +12,8 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 
-from sweeper.core.errors import TrialDivergedError
 from sweeper.core.trials import Attempt, Failure, Kind
+from sweeper.worker.runner import kind_of
 
 _FREE: tuple[Kind, ...] = ("driver", "node")
 
@@ -23,16 +23,6 @@ _REPEATED: tuple[Kind, ...] = ("crash", "stall", "io", "memory", "gpu")
 
 _ONCE: tuple[Kind, ...] = ("memory", "gpu")
 """What ran out of memory twice will not need less of it the third time."""
-
-
-_CERTAIN = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""Errors of the operating system that another attempt meets again."""
-
-
-_OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
-
-
-_OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")
 
 
 LONGEST_WAIT = 60.0
@@ -102,17 +92,6 @@ class History:
     def hopeless(self) -> str | None:
         """Why going on is of no use: trials fail one after the other, all for the same reason."""
         return f"{IN_A_ROW} trials in a row failed: {self._alike[-1]}" if len(self._alike) >= IN_A_ROW else None
-
-
-def kind_of(error: BaseException) -> Kind:
-    """The kind of failure that an exception of a trainable is."""
-    if isinstance(error, TrialDivergedError):
-        return "diverged"
-    name, message = type(error).__name__, str(error.args[:1])  # not `str(error)`, which may fail
-    is_exhausted = name in _OUT_OF_MEMORY or (name in _OF_JAX and "RESOURCE_EXHAUSTED" in message)
-    if is_exhausted or isinstance(error, MemoryError):
-        return "memory"
-    return "io" if isinstance(error, OSError) and not isinstance(error, _CERTAIN) else "error"
 
 
 def likeness(reason: str) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.access import refuse_open_cluster
-from sweeper.checkpoints import space_taken
 from sweeper.claim import claim_folder
 from sweeper.core.errors import InputError, LeaseLostError, TrackingError
 from sweeper.core.files import Place, private_files
@@ -25,7 +24,8 @@ from sweeper.remote import RemoteFolder, is_remote, local_folder
 from sweeper.result import SweepResult
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
-from sweeper.worker import Job
+from sweeper.worker.checkpoints import space_taken
+from sweeper.worker.task import Job
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays

@@ -23,7 +23,8 @@ from sweeper.nodes import Nodes, asked_by, demands
 from sweeper.spec import Resources
 from sweeper.study import SweepStudy, Verdict
 from sweeper.watch import Watch
-from sweeper.worker import Job, Task, as_config, task_from
+from sweeper.worker import as_config, task_from
+from sweeper.worker.task import Job, Task
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: not a line of Tune's own

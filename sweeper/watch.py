@@ -15,7 +15,8 @@ from sweeper.bridge import Bridge, guarded
 from sweeper.core.trials import Failure
 from sweeper.failures import LOST, OUT_OF_TOUCH, lost_worker
 from sweeper.nodes import Nodes, actor_in
-from sweeper.worker import Task, task_from
+from sweeper.worker import task_from
+from sweeper.worker.task import Task
 
 _LOOK = 5.0
 """Seconds that one turn of Tune's loop takes at most, unless something holds the driver up."""

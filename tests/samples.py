@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweeper.trial import Trial
+from sweeper.worker.trial import Trial
 
 
 def climb(params: dict[str, Any], trial: Trial) -> None:

@@ -21,7 +21,7 @@ from sweeper.nodes import may_grow, refuse_what_never_starts
 from sweeper.spec import Sweep
 from sweeper.studies import open_study
 from sweeper.tuning import tune_trials
-from sweeper.worker import Job
+from sweeper.worker.task import Job
 
 pytestmark = pytest.mark.long
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from sweeper import remote
-from sweeper.checkpoints import CheckpointStore
 from sweeper.core.errors import InputError, SweeperError
 from sweeper.remote import RemoteFolder, local_folder
 from sweeper.studies import read_study
+from sweeper.worker.checkpoints import CheckpointStore
 from tests.environments import ROOT, beside
 
 SPACE = {

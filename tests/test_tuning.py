@@ -20,7 +20,7 @@ from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study
 from sweeper.study import SweepStudy, Verdict
 from sweeper.tuning import tune_trials
-from sweeper.worker import Job
+from sweeper.worker.task import Job
 
 MakeSweep = Callable[..., Sweep]
 

@@ -13,7 +13,7 @@ from sweeper.training.hparams import RNNParams
 if TYPE_CHECKING:
     from sweeper.datasets.catalog import Dataset
     from sweeper.training.loop import Loop
-    from sweeper.trial import Trial
+    from sweeper.worker.trial import Trial
 
 CHECKPOINT_SECONDS = 2.0
 """A checkpoint costs some 20 ms of waiting for the disk, so reports that follow each other faster share one."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.trial import Trial
+from sweeper.worker.trial import Trial
 
 CANARIES = {
     "STORE_PASSWORD": "canary-of-mlflow",

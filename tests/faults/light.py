@@ -26,7 +26,8 @@ from sweeper import run
 from sweeper.bridge import Bridge
 from sweeper.spec import load_sweep
 from sweeper.study import SweepStudy, Verdict
-from sweeper.worker import Job, TaskRun
+from sweeper.worker.runner import TaskRun
+from sweeper.worker.task import Job
 from tests.faults import driver
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweeper.checkpoints import CheckpointStore
+from sweeper.worker.checkpoints import CheckpointStore
 from tests.faults.harness import KERAS, PAPER, Campaign
 from tests.faults.test_processes import kill_driver, rows_of
 

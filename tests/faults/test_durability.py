@@ -20,14 +20,15 @@ from typing import Any
 
 import pytest
 
-from sweeper.checkpoints import CheckpointStore
 from sweeper.core.errors import InputError
 from sweeper.core.trials import Report
 from sweeper.durable import Outage
 from sweeper.run import run_sweep
 from sweeper.spec import Sweep
 from sweeper.studies import open_study, read_study
-from sweeper.worker import Event, Job, Task, TaskRun
+from sweeper.worker.checkpoints import CheckpointStore
+from sweeper.worker.runner import TaskRun
+from sweeper.worker.task import Event, Job, Task
 
 MakeSweep = Callable[..., Sweep]
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from typing import Any
 
 from sweeper.training.hparams import RNNParams
 from sweeper.training.trainable import evaluate
-from sweeper.trial import Trial
+from sweeper.worker.trial import Trial
 from tests.faults.checker import Line, write_line
 
 

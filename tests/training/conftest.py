@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from sweeper.checkpoints import CheckpointStore
 from sweeper.core.trials import Report
 from sweeper.search.budget import Budget
 from sweeper.spec import Share
 from sweeper.training import Digits
-from sweeper.trial import Trial
+from sweeper.worker.checkpoints import CheckpointStore
+from sweeper.worker.trial import Trial
 
 FEW = Digits(train=96, validation=32, test=32)
 

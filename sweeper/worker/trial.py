@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.checkpoints import CheckpointStore
 from sweeper.core.errors import InputError, TrialDivergedError
 from sweeper.core.files import is_full, no_room
 from sweeper.core.trials import Report
+from sweeper.worker.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays

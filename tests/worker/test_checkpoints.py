@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.checkpoints import CheckpointStore, space_taken
 from sweeper.remote import RemoteFolder
+from sweeper.worker.checkpoints import CheckpointStore, space_taken
 
 
 @pytest.fixture

@@ -18,9 +18,16 @@ from sweeper.remote import RemoteFolder
 
 logger = logging.getLogger(__name__)
 
+
 _MANIFEST = "manifest.json"
+
+
 _BESIDE = ".writing-"
+
+
 _ATTEMPT = "attempt-"
+
+
 _FOREIGN = "foreign-"
 
 

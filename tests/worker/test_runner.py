@@ -7,7 +7,9 @@ import pytest
 
 from sweeper.core.errors import InputError
 from sweeper.spec import Sweep
-from sweeper.worker import Event, Job, Task, TaskRun, as_config, task_from, trial_seed
+from sweeper.worker import as_config, task_from
+from sweeper.worker.runner import TaskRun
+from sweeper.worker.task import Event, Job, Task, trial_seed
 
 MakeSweep = Callable[..., Sweep]
 

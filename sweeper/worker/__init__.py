@@ -1,0 +1,1 @@
+"""What runs in a trial's process. Knows no Ray and no Optuna."""

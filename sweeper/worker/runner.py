@@ -1,0 +1,176 @@
+"""Runs trials on a worker: the trainable in a thread of its own, one event at a time. Knows no Ray."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from sweeper.core.errors import TrialDivergedError, TrialStopped
+from sweeper.core.secrets import redact
+from sweeper.core.trials import Failure, Kind, Report
+from sweeper.core.user_code import find_trainable, load_trainable
+from sweeper.worker.task import Event, Job, Task, trial_seed
+from sweeper.worker.trial import Trial
+
+_KEPT = 50_000
+"""Characters of a traceback that are kept from its beginning, and as many from its end."""
+
+
+class TaskRun:
+    """One task under way in a thread that waits, after each event, for the word to go on.
+
+    A thread, because frameworks call back: `trial.report()` must be able to stand deep inside a training loop.
+    """
+
+    def __init__(self, job: Job, task: Task) -> None:
+        self._job = job
+        self._task = task
+        job.trial_folder(task.number).parent.mkdir(parents=True, exist_ok=True)
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._go: SimpleQueue[bool] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"trial-{task.number}", daemon=True)
+
+    def next_event(self) -> Event:
+        """Let the task go on to its next event."""
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._go.put(True)
+        return self._events.get()
+
+    def stop(self) -> None:
+        """End the task at the report where it waits."""
+        self._go.put(False)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def leave(self) -> None:
+        """Let go of what lies on this node of the trial: it is elsewhere too."""
+        shutil.rmtree(self._job.trial_folder(self._task.number), ignore_errors=True)
+
+    def _run(self) -> None:
+        try:
+            self._events.put(self._evaluate() if self._task.evaluate else self._train())
+        except TrialStopped:
+            pass
+        except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
+            reason = str(error) if isinstance(error, TrialDivergedError) else self._describe(error)
+            failure = Failure(kind_of(error), reason)
+            self._events.put(Event(failure=self._out_of_gpu(error) if failure.kind == "memory" else failure))
+
+    def _train(self) -> Event:
+        train, params, trial = self._prepare()
+        trial.resume(self._task.recorded)
+        if trial.step < trial.reports:  # else its last checkpoint was all that it had still to tell
+            train(params, trial)
+        return Event()
+
+    def _evaluate(self) -> Event:
+        train, params, trial = self._prepare()
+        store = self._job.checkpoints(trial.number, self._task.params)
+        latest = store.latest(self._task.recorded)
+        if latest is None:
+            raise FileNotFoundError(f"trial {trial.number} left no whole checkpoint in {store.folder}")
+        if findings := store.findings():
+            self._notify(f"{findings}; testing the one of report {latest.step}")
+        trial.checkpoint, trial.step = latest.path, latest.step
+        self._job.champion_folder.mkdir(exist_ok=True)
+        evaluation = train.evaluate(params, trial, self._job.champion_folder)
+        if evaluation.model is not None:
+            from sweeper.tracking import package_model
+
+            package_model(self._job.champion_folder)
+        if (remote := self._job.remote_folder) is not None:
+            remote.put(self._job.champion_folder, self._job.champion_folder.name)
+        return Event(evaluation=dict(evaluation.metrics))
+
+    def _prepare(self) -> tuple[Any, Any, Trial]:
+        sweep, task = self._job.sweep, self._task
+        info = find_trainable(sweep.trainable)
+        params: Any = task.params if info.params_model is None else info.params_model(**task.params)
+        trial = Trial(
+            number=task.number,
+            seed=trial_seed(sweep.seed, task.number),
+            budget=sweep.budget,
+            dataset=sweep.dataset,
+            data=self._job.data,
+            resources=task.share(sweep.resources),
+            checkpoints=self._job.checkpoints(task.number, task.params),
+            send=self._send,
+            notify=self._notify,
+            attempt=task.attempt,
+        )
+        return load_trainable(sweep.trainable), params, trial
+
+    def _send(self, report: Report) -> None:
+        last = self._job.sweep.budget.reports
+        if report.step > last:
+            raise TrialStopped
+        self._events.put(Event(report=report))
+        # After the last report the thread runs out by itself while the driver records it.
+        if report.step < last and not self._go.get():
+            raise TrialStopped
+
+    def _notify(self, text: str) -> None:
+        self._events.put(Event(notice=text))
+        if not self._go.get():
+            raise TrialStopped
+
+    def _out_of_gpu(self, error: BaseException) -> Failure:
+        """What ran out of memory: with a GPU the frameworks mean that, and Python itself the machine."""
+        if isinstance(error, MemoryError) or self._task.share(self._job.sweep.resources).gpus == 0:
+            return Failure("memory", self._describe(error))
+        batch = self._task.params.get("batch_size")
+        return Failure("gpu", "GPU out of memory" + (f" (batch_size={batch})" if batch is not None else ""))
+
+    def _describe(self, error: BaseException) -> str:
+        """The error in one line with the place in the user's code, the whole traceback in a file beside the trial."""
+        text = "".join(traceback.format_exception(error))
+        folder = self._job.trial_folder(self._task.number)
+        with suppress(OSError):  # the disk may be full, or the folder gone: that may be what the error is about
+            folder.mkdir(exist_ok=True)
+            (folder / "error.txt").write_text(_shortened(redact(text)), errors="backslashreplace")
+        first = redact((_message(error).strip().splitlines() or [""])[0])[:300]
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        return f"{type(error).__name__}: {first}{place}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # it is the trainable's own class
+        return "its message cannot be read"
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end of a text that is too long to keep."""
+    if len(text) <= 2 * _KEPT:
+        return text
+    return f"{text[:_KEPT]}\n[{len(text) - 2 * _KEPT} characters left out]\n{text[-_KEPT:]}"
+
+
+_CERTAIN = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of the operating system that another attempt meets again."""
+
+
+_OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
+
+
+_OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")
+
+
+def kind_of(error: BaseException) -> Kind:
+    """The kind of failure that an exception of a trainable is."""
+    if isinstance(error, TrialDivergedError):
+        return "diverged"
+    name, message = type(error).__name__, str(error.args[:1])  # not `str(error)`, which may fail
+    is_exhausted = name in _OUT_OF_MEMORY or (name in _OF_JAX and "RESOURCE_EXHAUSTED" in message)
+    if is_exhausted or isinstance(error, MemoryError):
+        return "memory"
+    return "io" if isinstance(error, OSError) and not isinstance(error, _CERTAIN) else "error"
