@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.measure import ROOT, keep, versions
 from sweeper.core.trials import Report
 from sweeper.spec import load_sweep
-from sweeper.studies import read_study
+from sweeper.study.open import read_study
 
 FILES = ROOT / "search_spaces" / "baselines"
 

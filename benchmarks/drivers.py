@@ -65,7 +65,7 @@ def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) ->
     from sweeper.cluster import ray_cluster
     from sweeper.spec import Sweep
     from sweeper.stopping import StopRequest
-    from sweeper.studies import open_study
+    from sweeper.study.open import open_study
     from sweeper.tracking import Projection
     from sweeper.tuning import tune_trials
     from sweeper.worker.task import Job

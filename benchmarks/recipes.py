@@ -21,7 +21,7 @@ def sweeper(count: int, backend: str = "tensorflow") -> dict[str, float]:
     """The real command, and the study it leaves."""
     import subprocess
 
-    from sweeper.studies import read_study
+    from sweeper.study.open import read_study
 
     space = {name: {"type": "categorical", "choices": choices} for name, choices in SPACE.items()}
     sweep = {

@@ -29,7 +29,7 @@ def sweep() -> None:
     """Print when the first report of a sweep was made."""
     import json
 
-    from sweeper.studies import read_study
+    from sweeper.study.open import read_study
 
     Path("startup.yaml").write_text(SPACE)
     command = [sys.executable, "-m", "sweeper", "run", "startup.yaml"]

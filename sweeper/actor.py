@@ -12,9 +12,9 @@ from ray import tune
 
 from sweeper.core.errors import InputError
 from sweeper.core.files import MASK
+from sweeper.core.remote_folder import local_folder
 from sweeper.core.secrets import has_secret, learn, learn_url
 from sweeper.core.urls import expand, references
-from sweeper.remote import local_folder
 from sweeper.spec import Sweep
 from sweeper.worker import task_from
 from sweeper.worker.runner import TaskRun

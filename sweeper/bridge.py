@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sweeper.core.errors import SweeperError
 from sweeper.core.trials import Failure, TrialRow
-from sweeper.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy, Verdict
 from sweeper.worker.task import Event, Task
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.core.files import Place
-from sweeper.orders import Order
 from sweeper.stopping import StopRequest
-from sweeper.study import SweepStudy
+from sweeper.study.commands import Order
+from sweeper.study.study import SweepStudy
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from sweeper.core.errors import InputError
 from sweeper.core.files import check_file, check_folder, temporary_folder
+from sweeper.core.remote_folder import RemoteFolder
 from sweeper.core.urls import fault_of_address
-from sweeper.databases import check_store
-from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Sweep
+from sweeper.study.database_url import check_store
 
 _ROOM = 4_000_000
 """Bytes that Ray's files take at first; where they have no room, Ray says after half a minute that its time is up."""

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.access import refuse_open_cluster
-from sweeper.claim import claim_folder
 from sweeper.core.errors import InputError, LeaseLostError, TrackingError
 from sweeper.core.files import Place, private_files
+from sweeper.core.remote_folder import RemoteFolder, is_remote, local_folder
 from sweeper.core.secrets import has_secret
+from sweeper.core.sweep_folder import claim_folder
 from sweeper.core.trials import Listener, Report, TrialRow
 from sweeper.preflight import preflight
-from sweeper.remote import RemoteFolder, is_remote, local_folder
 from sweeper.result import SweepResult
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
@@ -29,7 +29,7 @@ from sweeper.worker.task import Job
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays
-    from sweeper.study import SweepStudy
+    from sweeper.study.study import SweepStudy
     from sweeper.tracking import Champion, Projection
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ def run_sweep(
     if not insecure:
         refuse_open_cluster(address)
     # Optuna takes half a second to import, which what is refused need not wait for.
-    from sweeper.studies import open_study
-    from sweeper.surroundings import surroundings
+    from sweeper.study.compatibility import surroundings
+    from sweeper.study.open import open_study
 
     with (
         StopRequest(sweep.budget.timeout) as stop,

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.core.environment import versions
 from sweeper.core.errors import InputError
-from sweeper.remote import RemoteFolder
+from sweeper.core.remote_folder import RemoteFolder
 
 _PATIENCE = 60.0
 """Seconds that a node has to answer; it may have to start a process for that."""

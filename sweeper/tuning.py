@@ -21,7 +21,7 @@ from sweeper.bridge import FINISHED, Bridge, guarded
 from sweeper.core.trials import Failure, TrialRow
 from sweeper.nodes import Nodes, asked_by, demands
 from sweeper.spec import Resources
-from sweeper.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy, Verdict
 from sweeper.watch import Watch
 from sweeper.worker import as_config, task_from
 from sweeper.worker.task import Job, Task

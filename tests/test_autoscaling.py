@@ -19,7 +19,7 @@ import pytest
 from sweeper.cluster import ray_cluster
 from sweeper.nodes import may_grow, refuse_what_never_starts
 from sweeper.spec import Sweep
-from sweeper.studies import open_study
+from sweeper.study.open import open_study
 from sweeper.tuning import tune_trials
 from sweeper.worker.task import Job
 

@@ -12,11 +12,11 @@ from sweeper.control import Control
 from sweeper.core.errors import StorageError
 from sweeper.core.files import Place
 from sweeper.core.trials import Failure
-from sweeper.failures import IN_A_ROW
 from sweeper.spec import Sweep
 from sweeper.stopping import StopRequest
-from sweeper.studies import give_order, list_sweeps, open_study
-from sweeper.study import SweepStudy
+from sweeper.study.open import give_order, list_sweeps, open_study
+from sweeper.study.retry import IN_A_ROW
+from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
 

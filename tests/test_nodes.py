@@ -15,8 +15,8 @@ from sweeper.cluster import ray_cluster
 from sweeper.core.errors import CapacityError
 from sweeper.core.trials import Report, TrialRow
 from sweeper.spec import Sweep
-from sweeper.studies import open_study, read_study
-from sweeper.study import SweepStudy
+from sweeper.study.open import open_study, read_study
+from sweeper.study.study import SweepStudy
 from sweeper.tuning import tune_trials
 from sweeper.worker.task import Job
 

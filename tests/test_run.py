@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.studies import read_study
-from sweeper.study import SweepStudy
+from sweeper.study.open import read_study
+from sweeper.study.study import SweepStudy
 from tests.tracking.tools import Server
 
 SPACE = """

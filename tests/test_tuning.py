@@ -17,8 +17,8 @@ from sweeper.core.trials import Report, TrialRow
 from sweeper.datasets.base import Arrays
 from sweeper.nodes import Nodes, demands, refuse_what_never_starts
 from sweeper.spec import Sweep
-from sweeper.studies import open_study, read_study
-from sweeper.study import SweepStudy, Verdict
+from sweeper.study.open import open_study, read_study
+from sweeper.study.study import SweepStudy, Verdict
 from sweeper.tuning import tune_trials
 from sweeper.worker.task import Job
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, TrialRow
     from sweeper.result import SweepResult
     from sweeper.spec import Sweep
-    from sweeper.studies import SweepSummary
+    from sweeper.study.open import SweepSummary
     from sweeper.tracking import Champion
 
 STATE_STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "dim"}

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from sweeper.core.errors import InputError, SpecError
-from sweeper.remote import is_remote
+from sweeper.core.remote_folder import is_remote
 
 DEFAULT_STORAGE = "sqlite:///sweeper.db"
 

@@ -12,9 +12,9 @@ from sweeper.cli.live import LiveProgress
 from sweeper.core.errors import InputError, SweeperError
 
 if TYPE_CHECKING:
-    from sweeper.orders import Order
     from sweeper.result import SweepResult
     from sweeper.spec import Sweep
+    from sweeper.study.commands import Order
 
 
 def run(
@@ -72,7 +72,7 @@ def resume(
 ) -> int:
     """Go on with a sweep that was stopped; needs no file. More --trials extend one that is done."""
     from sweeper.core.urls import expand, fault_of_database
-    from sweeper.studies import read_study
+    from sweeper.study.open import read_study
 
     url = options.sweep_storage(storage) or options.DEFAULT_STORAGE
     if fault := fault_of_database(url):
@@ -124,7 +124,7 @@ def continue_(
 
 
 def _order(name: str, storage: str, order: Order | None, done: str) -> None:
-    from sweeper.studies import give_order
+    from sweeper.study.open import give_order
 
     if not give_order(name, storage, order):
         raise SweeperError(f"sweep {name!r} does not answer; is its process stopped? See: sweeper list")

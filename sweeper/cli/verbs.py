@@ -16,7 +16,7 @@ from sweeper.core.errors import InputError, SpecError, SweeperError
 from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
-    from sweeper.study import SweepStudy
+    from sweeper.study.study import SweepStudy
 
 
 def validate(files: options.Files, json: options.Json = False, debug: options.Debug = False) -> None:
@@ -56,7 +56,7 @@ def list_sweeps(
     storage: options.Storage = options.DEFAULT_STORAGE, json: options.Json = False, debug: options.Debug = False
 ) -> None:
     """List the sweeps of a database, newest first."""
-    from sweeper import studies
+    from sweeper.study import open as studies
 
     summaries = studies.list_sweeps(storage)
     if json:
@@ -74,7 +74,7 @@ def show(
     debug: options.Debug = False,
 ) -> None:
     """Show the leaderboard of a sweep, running or not."""
-    from sweeper.studies import read_study
+    from sweeper.study.open import read_study
 
     study = read_study(name, storage)
     rows = study.leaderboard()
@@ -93,7 +93,7 @@ def best(
     debug: options.Debug = False,
 ) -> None:
     """Print the best parameters as YAML, to paste into the `space` of a sweep."""
-    from sweeper.studies import read_study
+    from sweeper.study.open import read_study
 
     study = read_study(name, storage)
     row = study.best()
@@ -114,8 +114,8 @@ def sync(
 ) -> None:
     """Copy into MLflow what it lacks of a sweep; as often as you like."""
     from sweeper import tracking
-    from sweeper.studies import list_sweeps as summaries
-    from sweeper.studies import read_study
+    from sweeper.study.open import list_sweeps as summaries
+    from sweeper.study.open import read_study
 
     study = read_study(name, storage)
     if any(summary.running for summary in summaries(storage) if summary.name == name):
@@ -138,7 +138,7 @@ def ui(
 ) -> None:
     """Start the MLflow UI, print the links that show a sweep, and serve until Ctrl-C."""
     from sweeper import tracking
-    from sweeper.studies import read_study
+    from sweeper.study.open import read_study
 
     study = read_study(name, storage) if name else None
     uri = _store_of(study, tracking_uri) if study else options.tracking_store(tracking_uri)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sweeper.remote import RemoteFolder
+from sweeper.core.remote_folder import RemoteFolder
 
 logger = logging.getLogger(__name__)
 

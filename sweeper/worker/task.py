@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.remote_folder import RemoteFolder
 from sweeper.core.trials import Failure, Report
-from sweeper.remote import RemoteFolder
 from sweeper.spec import Resources, Share, Sweep
 from sweeper.worker.checkpoints import CheckpointStore
 

@@ -22,7 +22,7 @@ import pytest
 from sweeper.backends import Submission, ray_jobs
 from sweeper.backends.ray_jobs import RayJobs
 from sweeper.core.errors import BackendError, InputError, SweeperError
-from sweeper.studies import read_study
+from sweeper.study.open import read_study
 from tests.faults.network import Network
 
 ROOT = Path(__file__).parents[2]

@@ -24,8 +24,8 @@ from sweeper.cli.running import exit_code
 from sweeper.core.errors import InputError
 from sweeper.core.trials import Failure, Report
 from sweeper.result import SweepResult
-from sweeper.studies import open_study
-from sweeper.study import SweepStudy
+from sweeper.study.open import open_study
+from sweeper.study.study import SweepStudy
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("keras", "mlflow", "numpy", "optuna", "pandas", "ray", "sklearn", "sqlalchemy", "tensorflow")
@@ -155,7 +155,7 @@ def test_unexpected_error_is_one_line_with_a_hint_and_exit_1(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("oh no")
 
-    monkeypatch.setattr("sweeper.studies.list_sweeps", broken)
+    monkeypatch.setattr("sweeper.study.open.list_sweeps", broken)
     assert cli.main(["list"]) == 1
     assert capsys.readouterr().err == "error: ZeroDivisionError: oh no (--debug shows where)\n"
 

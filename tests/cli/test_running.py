@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from sweeper.studies import list_sweeps, read_study
+from sweeper.study.open import list_sweeps, read_study
 
 ROOT = Path(__file__).parents[2]
 SPACE = """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sweeper.spec import Sweep
-from sweeper.studies import open_study
+from sweeper.study.open import open_study
 
 BASE = """\
 name: x

@@ -182,7 +182,7 @@ def read_outcome(folder: Path, name: str, storage: str, tracking_uri: str, *, in
     """What a sweep in a folder came to, read by the public readers of each of the three."""
     import optuna
 
-    from sweeper.studies import read_study
+    from sweeper.study.open import read_study
 
     study = read_study(name, storage)
     metric = study.sweep.objective.metric

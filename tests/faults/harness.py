@@ -166,7 +166,7 @@ class Campaign:
 
     def fingerprint(self) -> list[Any]:
         """What the study holds, without what may differ: times, attempts, processes."""
-        from sweeper.studies import read_study
+        from sweeper.study.open import read_study
 
         study = read_study(self.sweep["name"], self.storage)
         return [

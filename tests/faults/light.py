@@ -25,7 +25,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from sweeper import run
 from sweeper.bridge import Bridge
 from sweeper.spec import load_sweep
-from sweeper.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy, Verdict
 from sweeper.worker.runner import TaskRun
 from sweeper.worker.task import Job
 from tests.faults import driver

@@ -10,7 +10,7 @@ from pathlib import Path
 from sweeper.core.errors import SweeperError
 from sweeper.core.trials import Report, TrialRow
 from sweeper.spec import Sweep
-from sweeper.studies import open_study
+from sweeper.study.open import open_study
 
 
 class Witness:

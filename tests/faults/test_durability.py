@@ -22,10 +22,10 @@ import pytest
 
 from sweeper.core.errors import InputError
 from sweeper.core.trials import Report
-from sweeper.durable import Outage
 from sweeper.run import run_sweep
 from sweeper.spec import Sweep
-from sweeper.studies import open_study, read_study
+from sweeper.study.open import open_study, read_study
+from sweeper.study.outage import Outage
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.runner import TaskRun
 from sweeper.worker.task import Event, Job, Task

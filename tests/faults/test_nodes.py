@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from sweeper.studies import read_study
+from sweeper.study.open import read_study
 from tests.faults.harness import KERAS, PAPER, Campaign
 
 Say = Callable[..., None]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeper.studies import read_study
-from sweeper.study import TrialRow
+from sweeper.study.open import read_study
+from sweeper.study.study import TrialRow
 from tests.faults.harness import KERAS, PAPER, Campaign
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from sweeper.studies import read_study
+from sweeper.study.open import read_study
 from tests.faults.hostile import CANARIES, METRIC, TEXTS, space_file
 
 CONTROL = [chr(code) for code in (*range(0x00, 0x0A), *range(0x0B, 0x20), 0x7F)]

@@ -22,7 +22,7 @@ import yaml
 
 from sweeper.backends import Submission
 from sweeper.backends.rayjob import entrypoint
-from sweeper.studies import read_study
+from sweeper.study.open import read_study
 from tests.k8s.conftest import ROOT
 from tests.k8s.manifests import K8S, Object, environment
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.remote import RemoteFolder
+from sweeper.core.remote_folder import RemoteFolder
 from sweeper.worker.checkpoints import CheckpointStore, space_taken
 
 

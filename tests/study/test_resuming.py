@@ -12,12 +12,12 @@ from sweeper.cli import main
 from sweeper.core.errors import InputError, StorageError
 from sweeper.core.trials import Report, TrialRow
 from sweeper.spec import Sweep
-from sweeper.storage import open_store
-from sweeper.studies import open_study, read_study
-from sweeper.surroundings import surroundings
+from sweeper.study.compatibility import surroundings
+from sweeper.study.database import open_store
+from sweeper.study.open import open_study, read_study
 
 MakeSweep = Callable[..., Sweep]
-WRITTEN = Path(__file__).parent / "assets" / "study-1.sql"
+WRITTEN = Path(__file__).parents[1] / "assets" / "study-1.sql"
 TRAINABLE = "def train(params, trial):\n    while trial.step < trial.reports:\n        trial.report({'score': 0.5})\n"
 
 

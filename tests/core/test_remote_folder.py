@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import remote
+from sweeper.core import remote_folder
 from sweeper.core.errors import InputError, SweeperError
-from sweeper.remote import RemoteFolder, local_folder
-from sweeper.studies import read_study
+from sweeper.core.remote_folder import RemoteFolder, local_folder
+from sweeper.study.open import read_study
 from sweeper.worker.checkpoints import CheckpointStore
 from tests.environments import ROOT, beside
 
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_had_is_refused(url: str) -> None:
 def test_a_transfer_that_the_network_refused_is_tried_again(
     shared: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(remote_folder, "_PAUSES", (0.0, 0.0))
     tries = []
 
     def flaky() -> str:

@@ -15,9 +15,10 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 
 from sweeper.core.errors import StoppedError, StorageError
 from sweeper.core.files import no_room
-from sweeper.storage import Store
+from sweeper.study.database import Store
 
 _ERRORS = (SQLAlchemyError, StorageInternalError)
+
 
 # An I/O error is not among what passes: after a failed fsync nobody knows what is on the disk, and a second fsync
 # would say that all is well (https://wiki.postgresql.org/wiki/Fsync_Errors).
@@ -27,6 +28,8 @@ _SQLITE = {
     sqlite3.SQLITE_FULL: "disk full",
     sqlite3.SQLITE_IOERR_SHMSIZE: "disk full",  # no room for the index of its log
 }
+
+
 _SQLSTATES = {
     "08": "connection lost",
     "40": "transaction rolled back",
@@ -95,7 +98,11 @@ class _Study(Protocol):
 
 
 _S = TypeVar("_S", bound=_Study)
+
+
 _P = ParamSpec("_P")
+
+
 _T = TypeVar("_T")
 
 

@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from sweeper.core.trials import Failure, Report
-from sweeper.owned import OwnedStorage
 from sweeper.spec import Sweep
-from sweeper.storage import Store, open_store
-from sweeper.studies import open_study
-from sweeper.study import SweepStudy
+from sweeper.study.cache import OwnedStorage
+from sweeper.study.database import Store, open_store
+from sweeper.study.open import open_study
+from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
 

@@ -16,6 +16,8 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 
 _Intermediate = models.TrialIntermediateValueModel
+
+
 _Value = models.TrialValueModel
 
 

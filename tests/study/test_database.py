@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from sweeper.core.errors import InputError, StorageError
 from sweeper.core.trials import Report
 from sweeper.spec import Sweep
-from sweeper.storage import open_store
-from sweeper.studies import list_sweeps, open_study, read_study
+from sweeper.study.database import open_store
+from sweeper.study.open import list_sweeps, open_study, read_study
 
 MakeSweep = Callable[..., Sweep]
 

@@ -9,8 +9,8 @@ import pytest
 from sweeper.core.errors import InputError
 from sweeper.core.trials import Failure, Report, TrialRow
 from sweeper.spec import Sweep
-from sweeper.studies import list_sweeps, open_study, read_study
-from sweeper.study import SweepStudy, Verdict
+from sweeper.study.open import list_sweeps, open_study, read_study
+from sweeper.study.study import SweepStudy, Verdict
 
 MakeSweep = Callable[..., Sweep]
 

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.core.errors import LeaseLostError, SweepBusyError
-from sweeper.records import tables
+from sweeper.study.tables import tables
 
 logger = logging.getLogger(__name__)
+
 
 _leases = sa.Table(
     "sweeper_leases",

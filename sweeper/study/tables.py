@@ -17,6 +17,7 @@ from sweeper.core.trials import Attempt, Report
 
 tables = sa.MetaData()
 
+
 _reports = sa.Table(
     "sweeper_reports",
     tables,
@@ -26,6 +27,7 @@ _reports = sa.Table(
     sa.Column("time", sa.Double, nullable=False),
     sa.Column("metrics", sa.Text, nullable=False),
 )
+
 
 _attempts = sa.Table(
     "sweeper_attempts",
@@ -40,11 +42,14 @@ _attempts = sa.Table(
     sa.Column("ended", sa.Double, nullable=False),
 )
 
+
 _schema = sa.Table(
     "sweeper_schema",
     tables,
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
 )
+
+
 _VERSION = 1
 """Of these tables. Each that was ever released can be read; a newer one cannot be known here."""
 

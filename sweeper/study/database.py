@@ -19,19 +19,26 @@ from sqlalchemy.orm import Session
 from sweeper.core.errors import InputError, StorageError
 from sweeper.core.files import Place, file_system_of
 from sweeper.core.text import first_line
-from sweeper.databases import address_of, is_file
-from sweeper.lease import Lease, holder
-from sweeper.orders import Orders
-from sweeper.records import create_tables
+from sweeper.study.commands import Orders
+from sweeper.study.database_url import address_of, is_file
+from sweeper.study.lease import Lease, holder
+from sweeper.study.tables import create_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+
 _LOCK_TIMEOUT = 30
 """Seconds that a write waits for another process's lock on a SQLite file."""
+
+
 _OWNER_LOCK_TIMEOUT = 2
 """The same once a sweep runs: Python obeys no signal while SQLite waits, and `durable` tries again."""
+
+
 _NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "fuse.sshfs", "fuse.s3")
 """How the types of file systems begin on which other machines write too. Not fuse itself: it serves local disks too."""
+
+
 _SERVER_OPTIONS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 """A server that is gone is noticed (seconds to connect, milliseconds for an answer to what was sent)."""
 

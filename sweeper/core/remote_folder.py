@@ -16,6 +16,7 @@ from sweeper.core.files import private_folder
 _PAUSES = (1.0, 2.0, 4.0)
 """Seconds between one attempt at a transfer and the next."""
 
+
 T = TypeVar("T")
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from sweeper.core.errors import TrialDivergedError
 from sweeper.core.trials import Attempt, Failure, Kind
-from sweeper.failures import IN_A_ROW, LONGEST_WAIT, History, lost_worker
+from sweeper.failures import lost_worker
+from sweeper.study.retry import IN_A_ROW, LONGEST_WAIT, History
 from sweeper.worker.runner import kind_of
 
 RAY_ON_A_DEAD_WORKER = """The actor died unexpectedly before finishing this task.

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from sweeper.changes import check_changes
 from sweeper.core.errors import InputError
 from sweeper.spec import Sweep
-from sweeper.studies import open_study
+from sweeper.study.compatibility import check_changes
+from sweeper.study.open import open_study
 
 MakeSweep = Callable[..., Sweep]
 BUDGET = {"trials": 6, "epochs": 9}

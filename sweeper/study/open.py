@@ -13,19 +13,20 @@ from uuid import uuid4
 import optuna
 from optuna.trial import TrialState
 
-from sweeper.changes import check_changes
 from sweeper.core.errors import DatasetError, InputError, StorageError
 from sweeper.core.trials import Listener
-from sweeper.durable import explained
-from sweeper.orders import Order
-from sweeper.owned import OwnedStorage
 from sweeper.search.space import Point, check_point, normal
 from sweeper.spec import Sweep
-from sweeper.storage import Store, open_store
-from sweeper.study import SweepStudy
+from sweeper.study.cache import OwnedStorage
+from sweeper.study.commands import Order
+from sweeper.study.compatibility import check_changes
+from sweeper.study.database import Store, open_store
+from sweeper.study.outage import explained
+from sweeper.study.study import SweepStudy
 
 _FORKED = 3
 """Points of a sweep that one forked from it tries first."""
+
 
 _SWEEP = "sweep"
 """The study's user attribute that holds the sweep that made it."""

@@ -14,11 +14,11 @@ import pytest
 
 from sweeper.core.errors import LeaseLostError, StoppedError, StorageError
 from sweeper.core.trials import Failure, Report, TrialRow
-from sweeper.durable import Outage
-from sweeper.lease import Lease, holder
 from sweeper.spec import Sweep
-from sweeper.studies import open_study
-from sweeper.study import SweepStudy, Verdict
+from sweeper.study.lease import Lease, holder
+from sweeper.study.open import open_study
+from sweeper.study.outage import Outage
+from sweeper.study.study import SweepStudy, Verdict
 
 MakeSweep = Callable[..., Sweep]
 Moment = Literal["before", "after"]

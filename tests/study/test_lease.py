@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sweeper import lease
 from sweeper.core.errors import SweepBusyError
-from sweeper.lease import Lease, holder
-from sweeper.storage import open_store
+from sweeper.study import lease
+from sweeper.study.database import open_store
+from sweeper.study.lease import Lease, holder
 
 spawn = multiprocessing.get_context("spawn")
 

@@ -6,9 +6,10 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from sweeper.records import tables
+from sweeper.study.tables import tables
 
 Order = Literal["stop", "pause"]
+
 
 _orders = sa.Table(
     "sweeper_orders",

@@ -16,20 +16,21 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from sweeper.core.remote_folder import is_remote
 from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRow, ranked
-from sweeper.durable import Outage, durable, explained
-from sweeper.failures import History, unreported
-from sweeper.lease import Lease
-from sweeper.owned import OwnedStorage
-from sweeper.records import Attempts, Reports, storable
-from sweeper.remote import is_remote
-from sweeper.rows import row_of, utc
 from sweeper.search.samplers import Dice
 from sweeper.search.space import suggest
 from sweeper.spec import Sweep
-from sweeper.storage import Store
+from sweeper.study.cache import OwnedStorage
+from sweeper.study.database import Store
+from sweeper.study.lease import Lease
+from sweeper.study.outage import Outage, durable, explained
+from sweeper.study.retry import History, unreported
+from sweeper.study.tables import Attempts, Reports, storable
+from sweeper.study.view import row_of, utc
 
 logger = logging.getLogger(__name__)
+
 
 _FACTS = "facts"
 """The study's user attribute for what was found out about the sweep's surroundings."""

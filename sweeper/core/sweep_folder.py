@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.core.errors import InputError, SweepBusyError
-from sweeper.remote import RemoteFolder
+from sweeper.core.remote_folder import RemoteFolder
 
 MARKER = "study.json"
 """The file in a sweep's folder that says to which study it belongs."""
+
 
 _RESULTS = ("trials", "champion")
 """Subfolders with what a study must not find of another one."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.claim import MARKER, claim_folder
 from sweeper.cli import main
 from sweeper.core.errors import InputError, SweepBusyError
-from sweeper.remote import RemoteFolder
+from sweeper.core.remote_folder import RemoteFolder
+from sweeper.core.sweep_folder import MARKER, claim_folder
 from sweeper.spec import Sweep
-from sweeper.studies import open_study
-from sweeper.study import SweepStudy
+from sweeper.study.open import open_study
+from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
 

@@ -1,4 +1,4 @@
-"""Trials as rows: what the study knows of each, in plain values, and who is told of them."""
+"""A study as anyone may read it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The one durable record of a sweep: an Optuna study, its database, its owner and its readers."""
