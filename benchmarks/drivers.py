@@ -62,12 +62,12 @@ class Clock:
 
 
 def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) -> None:
-    from sweeper.cluster import ray_cluster
+    from sweeper.driver.cluster import ray_cluster
+    from sweeper.driver.stop import StopRequest
+    from sweeper.driver.tune import tune_trials
     from sweeper.spec import Sweep
-    from sweeper.stopping import StopRequest
     from sweeper.study.open import open_study
     from sweeper.tracking import Projection
-    from sweeper.tuning import tune_trials
     from sweeper.worker.task import Job
 
     sweep = Sweep.from_mapping(

@@ -13,17 +13,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.access import refuse_open_cluster
 from sweeper.core.errors import InputError, LeaseLostError, TrackingError
 from sweeper.core.files import Place, private_files
 from sweeper.core.remote_folder import RemoteFolder, is_remote, local_folder
 from sweeper.core.secrets import has_secret
 from sweeper.core.sweep_folder import claim_folder
 from sweeper.core.trials import Listener, Report, TrialRow
-from sweeper.preflight import preflight
+from sweeper.driver.auth import refuse_open_cluster
+from sweeper.driver.preflight import preflight
+from sweeper.driver.stop import StopRequest
 from sweeper.result import SweepResult
 from sweeper.spec import Sweep
-from sweeper.stopping import StopRequest
 from sweeper.worker.checkpoints import space_taken
 from sweeper.worker.task import Job
 
@@ -145,8 +145,8 @@ def _search(
     else:
         study.announce("starting Ray")
         with _prepared(study, job, address=address) as job:
-            from sweeper.control import Control
-            from sweeper.tuning import tune_trials
+            from sweeper.driver.stop import Control
+            from sweeper.driver.tune import tune_trials
 
             place = Place(job.folder, "the folder of the sweep")
             projection.start(study, patience=_PATIENCE)
@@ -173,12 +173,13 @@ def _prepared(study: SweepStudy, job: Job, *, address: str | None) -> Iterator[J
 
     Ray takes seconds to start, nearly all of it in processes of its own: time to load the data, and Ray Tune.
     """
-    from sweeper.cluster import check_nodes, ray_cluster
-    from sweeper.nodes import refuse_what_never_starts
+    from sweeper.driver.capacity import refuse_what_never_starts
+    from sweeper.driver.cluster import ray_cluster
+    from sweeper.driver.node_check import check_nodes
 
     with ThreadPoolExecutor(1, "sweeper-prepare") as helper:
         loading = helper.submit(_load_data, job)
-        importing = helper.submit(import_module, "sweeper.tuning")
+        importing = helper.submit(import_module, "sweeper.driver.tune")
         with ray_cluster(address, job.sweep.trainable) as is_ours:
             refuse_what_never_starts(job.sweep)
             for note in () if is_ours else check_nodes(job.remote or job.folder):

@@ -18,10 +18,10 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from sweeper.access import is_loopback
 from sweeper.backends import JobStatus, Submission
 from sweeper.core.errors import BackendError, InputError
 from sweeper.core.user_code import copy_code
+from sweeper.driver.auth import is_loopback
 
 _PATIENCE = 30.0
 """Seconds that the cluster has to answer a request."""

@@ -29,10 +29,10 @@ def _dashboard(address: str, *, insecure: bool) -> Check:
 
 
 def _nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
-    from sweeper.access import refuse_open_cluster
-    from sweeper.cluster import ray_cluster
-    from sweeper.stopping import StopRequest
-    from sweeper.survey import survey
+    from sweeper.driver.auth import refuse_open_cluster
+    from sweeper.driver.cluster import ray_cluster
+    from sweeper.driver.node_check import survey
+    from sweeper.driver.stop import StopRequest
 
     if not insecure:
         refuse_open_cluster(address)

@@ -23,7 +23,7 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  so that a fork need
 from sqlalchemy.engine.default import DefaultDialect
 
 from sweeper import run
-from sweeper.bridge import Bridge
+from sweeper.driver.bridge import Bridge
 from sweeper.spec import load_sweep
 from sweeper.study.study import SweepStudy, Verdict
 from sweeper.worker.runner import TaskRun
@@ -102,7 +102,7 @@ def _prepared(study: SweepStudy, job: Job, **_: Any) -> Iterator[Job]:
 def run_light(folder: Path, uri: str, point: Point | None) -> None:
     """Run the sweep of a folder to its end, or to the write."""
     os.chdir(folder)
-    sys.modules["sweeper.tuning"] = muscle = ModuleType("sweeper.tuning")
+    sys.modules["sweeper.driver.tune"] = muscle = ModuleType("sweeper.driver.tune")
     muscle.tune_trials = tune_trials  # type: ignore[attr-defined]
     run._prepared = _prepared  # type: ignore[assignment]
     driver.acknowledge()

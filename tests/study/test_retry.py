@@ -7,7 +7,7 @@ import pytest
 
 from sweeper.core.errors import TrialDivergedError
 from sweeper.core.trials import Attempt, Failure, Kind
-from sweeper.failures import lost_worker
+from sweeper.driver.workers import lost_worker
 from sweeper.study.retry import IN_A_ROW, LONGEST_WAIT, History
 from sweeper.worker.runner import kind_of
 

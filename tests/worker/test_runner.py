@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sweeper.core.errors import InputError
+from sweeper.driver.actor import as_config, task_from
 from sweeper.spec import Sweep
-from sweeper.worker import as_config, task_from
 from sweeper.worker.runner import TaskRun
 from sweeper.worker.task import Event, Job, Task, trial_seed
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import control
-from sweeper.control import Control
 from sweeper.core.errors import StorageError
 from sweeper.core.files import Place
 from sweeper.core.trials import Failure
+from sweeper.driver import stop
+from sweeper.driver.stop import Control, StopRequest
 from sweeper.spec import Sweep
-from sweeper.stopping import StopRequest
 from sweeper.study.open import give_order, list_sweeps, open_study
 from sweeper.study.retry import IN_A_ROW
 from sweeper.study.study import SweepStudy
@@ -23,7 +22,7 @@ MakeSweep = Callable[..., Sweep]
 
 @pytest.fixture
 def study(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> Iterator[SweepStudy]:
-    monkeypatch.setattr(control, "_LOOK", 0.05)
+    monkeypatch.setattr(stop, "_LOOK", 0.05)
     with open_study(make_sweep()) as study:
         yield study
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from sweeper.cluster import ray_cluster
 from sweeper.core.errors import ResourceError
-from sweeper.nodes import refuse_what_never_starts
+from sweeper.driver.capacity import refuse_what_never_starts
+from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.tune import tune_trials
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.study import SweepStudy
-from sweeper.tuning import tune_trials
 from sweeper.worker.task import Job
 
 MakeSweep = Callable[..., Sweep]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import InputError, ResourceError
-from sweeper.preflight import preflight
+from sweeper.driver.preflight import preflight
 from sweeper.spec import Sweep
 
 MakeSweep = Callable[..., Sweep]

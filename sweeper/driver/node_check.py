@@ -1,4 +1,4 @@
-"""What the nodes of a cluster have of what a sweep needs there, found out by a task on each of them."""
+"""Ask every node of a cluster for its versions and the shared folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from sweeper.core.remote_folder import RemoteFolder
 
 _PATIENCE = 60.0
 """Seconds that a node has to answer; it may have to start a process for that."""
+
+
 _STRICT = ("python", "ray", "sweeper")
+
+
 _PACKAGES = ("ray", "sweeper", "tensorflow", "keras", "numpy")
 
 
@@ -107,3 +111,20 @@ def _look(probe: Path | str | None) -> tuple[dict[str, str], Path | str | None]:
     except OSError:
         return versions(_PACKAGES), None
     return versions(_PACKAGES), answer
+
+
+_MOST = 20
+"""Findings that are told."""
+
+
+def check_nodes(folder: Path | str) -> list[str]:
+    """What is only worth a word about the nodes of a cluster.
+
+    Raises:
+        InputError: what keeps a sweep from running there.
+    """
+    found = survey(folder)
+    if faults := [f"  node {node.node} {fault}" for node in found for fault in node.faults]:
+        lines = "\n".join(faults[:_MOST])
+        raise InputError(f"the cluster cannot run this sweep:\n{lines}\nSee: sweeper doctor --address")
+    return [f"node {node.node} {note}" for node in found for note in node.notes][:_MOST]

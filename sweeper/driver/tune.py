@@ -16,14 +16,14 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeper.actor import Worker
-from sweeper.bridge import FINISHED, Bridge, guarded
 from sweeper.core.trials import Failure, TrialRow
-from sweeper.nodes import Nodes, asked_by, demands
+from sweeper.driver.actor import Worker, as_config, task_from
+from sweeper.driver.bridge import FINISHED, Bridge, guarded
+from sweeper.driver.capacity import asked_by, demands
+from sweeper.driver.nodes import Nodes
+from sweeper.driver.workers import Watch
 from sweeper.spec import Resources
 from sweeper.study.study import SweepStudy, Verdict
-from sweeper.watch import Watch
-from sweeper.worker import as_config, task_from
 from sweeper.worker.task import Job, Task
 
 _TUNE_ENVIRONMENT = {

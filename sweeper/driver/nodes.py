@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import actors, state
-from ray.experimental.internal_kv import _internal_kv_get
 
-from sweeper.core.errors import CapacityError, ResourceError
+from sweeper.core.errors import CapacityError
 from sweeper.core.trials import Kind
-from sweeper.spec import Share, Sweep
-from sweeper.spec.resources import said
+from sweeper.driver.capacity import Asked, may_grow, slots
 
 IN_A_ROW = 3
 """Attempts that may die on a node one after the other without a word; then it is set aside."""
 
+
 PATIENCE = 600.0
 """Seconds that trials wait for a node that can run one; then the run ends, to be continued."""
+
 
 _SILENCE = 10.0
 """Seconds of waiting that are not worth a word."""
 
+
 _LOOK = 1.0
 """Seconds between two looks at the cluster."""
 
+
 _DEADLY: tuple[Kind, ...] = ("crash", "stall", "memory")
 
-Asked = Mapping[str, float]
-"""What one trial needs of a node, by Ray's names: CPU, GPU, ..."""
 
 Key = tuple[int, int]
 """An attempt: the number of the trial, and its own."""
@@ -166,86 +163,7 @@ class Nodes:
             self._announce(f"no node can run {len(waiting)} waiting trials; waiting")
 
 
-def asked_by(share: Share) -> dict[str, float]:
-    """What a trial needs, by Ray's names."""
-    asked = {"CPU": share.cpus, "GPU": share.gpus, **share.custom}
-    if share.memory is not None:
-        asked["memory"] = share.memory * 1e9
-    if share.accelerator_type is not None:
-        asked[f"accelerator_type:{share.accelerator_type}"] = 0.001
-    return asked
-
-
-def demands(sweep: Sweep) -> list[dict[str, float]]:
-    """What the trials of a sweep may ask for."""
-    return [asked_by(share) for share, _ in sweep.resources.demands(sweep.space)]
-
-
-def slots(asked: Asked, node: Asked) -> int:
-    """How many trials fit on a node that has nothing else to do."""
-    # 0.3 / 0.1 is a little less than 3
-    return min((int(node.get(kind, 0) / n + 1e-6) for kind, n in asked.items() if n > 0), default=0)
-
-
-def refuse_what_never_fits(sweep: Sweep, nodes: Iterable[Asked], where: str) -> None:
-    """Refuse a sweep some of whose trials none of these nodes could ever run.
-
-    Raises:
-        ResourceError: it says what there is.
-    """
-    nodes = list(nodes)
-    for share, point in sweep.resources.demands(sweep.space):
-        asked = asked_by(share)
-        if any(slots(asked, node) for node in nodes):
-            continue
-        largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in asked}
-        who = f"a trial with {said(point)}" if point else "each trial"
-        remedy = "Ask for less in `resources`" if point else "Lower --cpus or --gpus"
-        raise ResourceError(f"{who} needs {_listed(asked)}; {where} has {_listed(largest)}. {remedy}")
-
-
-def _listed(amounts: Asked) -> str:
-    """1 CPU, 2 GPU and 8 GB memory; whether there is an accelerator is a yes or no."""
-    *others, last = [
-        f"{n / 1e9:.3g} GB memory"
-        if kind == "memory"
-        else f"{'no ' * (n == 0)}{kind.partition(':')[2]}"
-        if kind.startswith("accelerator_type:")
-        else f"{n:g} {kind}"
-        for kind, n in amounts.items()
-    ]
-    return f"{', '.join(others)} and {last}" if others else last
-
-
-def refuse_what_never_starts(sweep: Sweep) -> None:
-    """Refuse what the cluster will not be able to run, as it is and as far as it may grow.
-
-    Raises:
-        ResourceError: it says what there is.
-    """
-    if not may_grow():
-        refuse_what_never_fits(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]], "the largest node")
-
-
 def actor_in(text: str) -> str | None:
     """The worker that an error of Ray is about."""
     found = re.search(r"actor_id[:=]\s*([0-9a-f]{32})|The actor ([0-9a-f]{32}) is unavailable", text)
     return (found[1] or found[2]) if found else None
-
-
-def may_grow() -> bool:
-    """Whether an autoscaler brings nodes when trials wait for them.
-
-    Ray runs its autoscaler in nearly every cluster, if only to watch, and says nowhere which it is. The old one invents
-    names for the nodes that it just watches. The new one works where nodes have the names of their groups, as on
-    Kubernetes; there the head of a cluster that grows is started without the one that watches.
-    """
-    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
-    kinds = [*status.get("active_nodes", {}), *(pending[1] for pending in status.get("pending_nodes", []))]
-    if any(not re.fullmatch(r"node_[0-9a-f]+", kind) for kind in kinds):
-        return True
-    is_new = _internal_kv_get("__autoscaler_v2_enabled", namespace=b"__autoscaler")
-    if is_new != b"1" or not any(node["Labels"].get("ray.io/node-group") for node in ray.nodes() if node["Alive"]):
-        return False
-    started = os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
-    return "--head" not in started or "--no-monitor" in started

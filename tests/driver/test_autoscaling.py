@@ -16,11 +16,11 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from sweeper.cluster import ray_cluster
-from sweeper.nodes import may_grow, refuse_what_never_starts
+from sweeper.driver.capacity import may_grow, refuse_what_never_starts
+from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.tune import tune_trials
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
-from sweeper.tuning import tune_trials
 from sweeper.worker.task import Job
 
 pytestmark = pytest.mark.long

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from ray import tune
@@ -16,15 +16,15 @@ from sweeper.core.remote_folder import local_folder
 from sweeper.core.secrets import has_secret, learn, learn_url
 from sweeper.core.urls import expand, references
 from sweeper.spec import Sweep
-from sweeper.worker import task_from
 from sweeper.worker.runner import TaskRun
-from sweeper.worker.task import Job
+from sweeper.worker.task import Job, Task
 
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the shell
     "PL_DISABLE_FORK": "1",  # what Tune gives its own workers
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
+
 
 _PASSWORDS = (
     "MLFLOW_TRACKING_PASSWORD",
@@ -33,7 +33,10 @@ _PASSWORDS = (
     "PGPASSWORD",
     "MYSQL_PWD",
 )
+
+
 _NODE_ID = "ray.io/node-id"
+
 
 _ADDRESSES = ("SWEEPER_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
@@ -97,3 +100,13 @@ def _drivers_own(urls: list[str]) -> Iterator[str]:
     yield from (name for url in urls for name in references(url))
     yield from _PASSWORDS
     yield from (name for name in _ADDRESSES if has_secret(os.environ.get(name, "")))
+
+
+def task_from(config: Mapping[str, Any]) -> Task:
+    """The task in a Ray Tune config, see `as_config`."""
+    return Task(**{field.name: config[field.name] for field in fields(Task)})
+
+
+def as_config(task: Task) -> dict[str, Any]:
+    """A task as a Ray Tune config: plain values, so that Ray's own views can show them."""
+    return asdict(task)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cluster import ray_cluster
-from sweeper.stopping import StopRequest
+from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.stop import StopRequest
 
 
 def test_a_signal_means_the_same_while_ray_runs_and_makes_no_noise(capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,10 @@ from sweeper.worker.task import Event, Task
 
 logger = logging.getLogger(__name__)
 
+
 FINISHED = "FINISHED"
 """What a searcher of Tune says when all is done."""
+
 
 _EVALUATIONS = 3
 """Workers that the evaluation of the best trial may take with it."""

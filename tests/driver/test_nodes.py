@@ -11,13 +11,13 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from sweeper.cluster import ray_cluster
 from sweeper.core.errors import CapacityError
 from sweeper.core.trials import Report, TrialRow
+from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.tune import tune_trials
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.study import SweepStudy
-from sweeper.tuning import tune_trials
 from sweeper.worker.task import Job
 
 MakeSweep = Callable[..., Sweep]
@@ -171,7 +171,7 @@ def test_a_node_that_was_set_aside_is_used_again_when_the_others_are_gone(stage:
 def test_trials_wait_while_no_node_can_run_them(
     stage: Stage, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.nodes._SILENCE", 1.0)
+    monkeypatch.setattr("sweeper.driver.nodes._SILENCE", 1.0)
     only = stage.bring()
 
     def kill(row: TrialRow, count: int) -> None:
@@ -191,7 +191,7 @@ def test_trials_wait_while_no_node_can_run_them(
 def test_a_sweep_ends_when_no_node_can_run_its_trials_for_long(
     stage: Stage, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.nodes.PATIENCE", 3.0)
+    monkeypatch.setattr("sweeper.driver.nodes.PATIENCE", 3.0)
     only = stage.bring()
 
     def kill(row: TrialRow, count: int) -> None:

@@ -13,19 +13,18 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from sweeper.access import ours_alone, show_token
-from sweeper.core.errors import InputError, SweeperError
+from sweeper.core.errors import SweeperError
 from sweeper.core.files import private_folder
-from sweeper.shipping import shipped
-from sweeper.survey import survey
-
-_MOST = 20
-"""Findings that are told."""
+from sweeper.core.user_code import copy_code
+from sweeper.driver.auth import ours_alone, show_token
+from sweeper.driver.capacity import _allowed_cpus
 
 _SESSIONS = 20
 """Runs of which Ray's logs are kept."""
@@ -149,30 +148,11 @@ def _joined(trainable: str | None) -> Iterator[dict[str, Any]]:
         yield options
 
 
-def check_nodes(folder: Path | str) -> list[str]:
-    """What is only worth a word about the nodes of a cluster.
-
-    Raises:
-        InputError: what keeps a sweep from running there.
-    """
-    found = survey(folder)
-    if faults := [f"  node {node.node} {fault}" for node in found for fault in node.faults]:
-        lines = "\n".join(faults[:_MOST])
-        raise InputError(f"the cluster cannot run this sweep:\n{lines}\nSee: sweeper doctor --address")
-    return [f"node {node.node} {note}" for node in found for note in node.notes][:_MOST]
-
-
-def _allowed_cpus() -> int | None:
-    """The CPUs that `taskset` and the like leave us, if not all: Ray knows the limits of containers, but not these."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return allowed if allowed is not None and allowed < (os.cpu_count() or 0) else None
-
-
-def local_resources() -> dict[str, float]:
-    """What a Ray of our own would have on this machine, found out without starting it."""
-    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    spec = ResourceAndLabelSpec(num_cpus=_allowed_cpus())
-    found: dict[str, float] = spec.resolve(is_head=True, node_ip_address="127.0.0.1").to_resource_dict()
-    return found
+@contextmanager
+def shipped(trainable: str | None) -> Iterator[dict[str, Any]]:
+    """The options of `ray.init`, within the block, that bring the user's own code to all nodes of a cluster."""
+    with TemporaryDirectory() as folder:
+        if trainable and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # a job has brought it already
+            copy_code(trainable, Path(folder))
+        modules = sorted(str(path) for path in Path(folder).iterdir())
+        yield {"runtime_env": {"py_modules": modules}} if modules else {}

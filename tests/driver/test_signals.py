@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import psutil
 
-from sweeper.stopping import StopRequest
+from sweeper.driver.stop import StopRequest
 
 
 def test_a_signal_is_a_request_and_the_handlers_before_come_back() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.access import refuse_open_cluster
 from sweeper.cli import main
 from sweeper.core.errors import InputError
+from sweeper.driver.auth import refuse_open_cluster
 
 # 0.0.0.0 is no loopback address, and yet leads to this machine and nowhere else.
 ELSEWHERE = "0.0.0.0"

@@ -18,8 +18,8 @@ import pytest
 import ray
 from ray._private.authentication_test_utils import reset_auth_token_state
 
-from sweeper.access import show_token
-from sweeper.survey import NodeSurvey, survey
+from sweeper.driver.auth import show_token
+from sweeper.driver.node_check import NodeSurvey, survey
 
 pytestmark = [
     pytest.mark.long,

@@ -48,7 +48,6 @@ def preflight(
 def _check_machine(sweep: Sweep) -> None:
     if sweep.resources == Resources():  # every machine has that, and Ray takes half a second to import
         return
-    from sweeper.cluster import local_resources
-    from sweeper.nodes import refuse_what_never_fits
+    from sweeper.driver.capacity import local_resources, refuse_what_never_fits
 
     refuse_what_never_fits(sweep, [local_resources()], "this machine")

@@ -11,15 +11,16 @@ import optuna
 import pytest
 import ray
 
-from sweeper.cluster import ray_cluster
 from sweeper.core.errors import ResourceError
 from sweeper.core.trials import Report, TrialRow
 from sweeper.datasets.base import Arrays
-from sweeper.nodes import Nodes, demands, refuse_what_never_starts
+from sweeper.driver.capacity import demands, refuse_what_never_starts
+from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.nodes import Nodes
+from sweeper.driver.tune import tune_trials
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.study import SweepStudy, Verdict
-from sweeper.tuning import tune_trials
 from sweeper.worker.task import Job
 
 MakeSweep = Callable[..., Sweep]
@@ -313,7 +314,7 @@ def test_no_worker_is_started_in_vain(make_sweep: MakeSweep) -> None:
 
 
 def test_tune_remembers_the_last_trials_only(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeper.tuning._KEPT", 3)
+    monkeypatch.setattr("sweeper.driver.tune._KEPT", 3)
     tune(make_sweep(budget={"trials": 12, "epochs": 1}))
     (snapshot,) = Path("sweep/ray").glob("experiment_state-*.json")
     assert len(json.loads(snapshot.read_text())["trial_data"]) == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import math
+import re
 import threading
 import time
 from typing import Any
@@ -11,18 +13,20 @@ import ray
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from sweeper.bridge import Bridge, guarded
 from sweeper.core.trials import Failure
-from sweeper.failures import LOST, OUT_OF_TOUCH, lost_worker
-from sweeper.nodes import Nodes, actor_in
-from sweeper.worker import task_from
+from sweeper.driver.actor import task_from
+from sweeper.driver.bridge import Bridge, guarded
+from sweeper.driver.nodes import Nodes, actor_in
+from sweeper.worker.runner import kind_of
 from sweeper.worker.task import Task
 
 _LOOK = 5.0
 """Seconds that one turn of Tune's loop takes at most, unless something holds the driver up."""
 
+
 _GRACE = 3.0
 """Seconds that a trial has to come to its next report when the run stops."""
+
 
 _UNSURE = 30.0
 """Seconds in which Ray has found out whether a node is lost, when a worker cannot be reached."""
@@ -135,3 +139,35 @@ class Watch(TrialProgressCallback):
             if now - since > self._stall_timeout and trial not in self._stalled:
                 self._stalled.add(trial)
                 ray.kill(trial.temporary_state.ray_actor)
+
+
+LOST = Failure("node", "its node was lost")
+
+
+OUT_OF_TOUCH = Failure("crash", "its worker could not be reached")
+"""Perhaps its node is lost, which Ray does not know at once."""
+
+
+def lost_worker(text: str) -> Failure:
+    """The failure that Ray describes when a worker is gone: it died, its node did, or it could not even start."""
+    _, started, tail = text.rpartition("in its creation task")
+    if started:
+        return _could_not_start(tail)
+    if re.search(r"node has died|node was (preempted|terminated)|node preemption|by preemption", text):
+        return LOST
+    # Ray guesses at the out-of-memory killer of the system whenever a worker dies; this is its own.
+    if re.search(r"memory pressure|running low on memory", text):
+        return Failure("memory", "its worker was killed: the node ran out of memory")
+    return OUT_OF_TOUCH if "is unavailable:" in text else Failure("crash", "its worker died")
+
+
+def _could_not_start(text: str) -> Failure:
+    """What ended the start of a worker: an exception of the code that it runs, which comes again, or something else."""
+    after = text.rpartition('  File "')[2].splitlines()[1:]
+    said = next((line for line in after if line and not line.startswith(" ")), "")
+    name = said.partition(":")[0]
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", name) or name.startswith("ray."):
+        return Failure("crash", f"its worker died while it started ({said or 'no word why'})")
+    error = getattr(builtins, name, None)
+    kind = kind_of(error()) if isinstance(error, type) and issubclass(error, (OSError, MemoryError)) else "error"
+    return Failure(kind, f"its worker could not start ({said})")
