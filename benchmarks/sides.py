@@ -45,11 +45,12 @@ class Side:
 
 def sweeper(row: Row, backend: str, pipe: Connection) -> None:
     """An epoch of sweeper's own training: the seconds it takes; asked for epochs and a seed, the accuracy."""
-    from sweeper.training import Mnist, RNNParams, runtime
+    from sweeper.training import Mnist, RNNParams
+    from sweeper.training.engine import runtime
 
     runtime.start(row.threads, backend)
-    from sweeper.training.loop import Course, Loop, device_data
-    from sweeper.training.program import Program
+    from sweeper.training.engine.loop import Course, Loop, device_data
+    from sweeper.training.engine.program import Program
 
     params = RNNParams(cell=row.cell, units=row.units, batch_size=row.batch_size, backend=backend)
     data = device_data(Mnist(train=IMAGES, validation=VALIDATION).load())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Sweep", "__version__", "load_sweep", "run_sweep"]
+__all__ = ["Sweep", "load_sweep", "run_sweep"]
 
 if TYPE_CHECKING:
     from sweeper.run import run_sweep

@@ -2,6 +2,6 @@
 
 import sys
 
-from sweeper.cli import main
+from sweeper.cli.main import main
 
 sys.exit(main())

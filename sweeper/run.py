@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from sweeper.core.trials import Listener, Report, TrialRow
 from sweeper.driver.auth import refuse_open_cluster
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import StopRequest
-from sweeper.result import SweepResult
 from sweeper.spec import Sweep
 from sweeper.worker.checkpoints import space_taken
 from sweeper.worker.task import Job
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from sweeper.tracking import Champion, Projection
 
 logger = logging.getLogger(__name__)
+
 
 _PATIENCE = 20.0
 """Seconds that MLflow waits for a first report, while the processor is wanted by the workers that start."""
@@ -282,3 +282,29 @@ def _write_json(path: Path, value: Any) -> None:
     beside = path.with_suffix(".tmp")
     beside.write_text(json.dumps(value, indent=2) + "\n")
     beside.rename(path)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to; nothing more needs to be read from its database, which may be away by now."""
+
+    name: str
+    folder: Path | str
+    sweep: Sweep
+    counts: dict[str, int]
+    leaderboard: tuple[TrialRow, ...]
+    reports_run: int
+    reports_budgeted: int
+    evaluation: dict[str, float] | None
+    champion: Champion | None
+    stopped: str | None
+    seconds: float
+    resumed: int
+    tracking_uri: str
+    notes: tuple[str, ...] = ()
+    checkpoint_bytes: int = 0
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The COMPLETE trial with the best value."""
+        return next((row for row in self.leaderboard if row.state == "COMPLETE"), None)

@@ -93,7 +93,7 @@ def test_training_knows_no_ray_no_mlflow_and_no_optuna() -> None:
 
 
 def test_the_public_names_are_what_they_are_said_to_be() -> None:
-    assert sorted(sweeper.__all__) == ["Sweep", "__version__", "load_sweep", "run_sweep"]
+    assert sorted(sweeper.__all__) == ["Sweep", "load_sweep", "run_sweep"]
     assert all(getattr(sweeper, name) is not None for name in sweeper.__all__)
 
 

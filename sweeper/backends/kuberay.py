@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from sweeper.backends import JobStatus, Submission
-from sweeper.backends.kube_api import IN_TIME, KubeApi, reason_of
+from sweeper.backends.kubernetes_api import IN_TIME, KubeApi, reason_of
 from sweeper.backends.rayjob import SWEEP, Object, Template, job_name
 from sweeper.core.errors import InputError
 

@@ -20,7 +20,7 @@ from sweeper.core.secrets import redact
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check
     from sweeper.core.trials import Attempt, TrialRow
-    from sweeper.result import SweepResult
+    from sweeper.run import SweepResult
     from sweeper.spec import Sweep
     from sweeper.study.open import SweepSummary
     from sweeper.tracking import Champion

@@ -16,7 +16,7 @@ from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, TrialRow
-    from sweeper.result import SweepResult
+    from sweeper.run import SweepResult
     from sweeper.search.budget import Budget
     from sweeper.spec import Sweep
 

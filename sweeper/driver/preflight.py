@@ -26,7 +26,7 @@ def preflight(
         ResourceError: this machine, where it is to run, could never run one of its trials.
         DatasetError: the data is missing.
     """
-    from sweeper.tracking.store import sqlite_path
+    from sweeper.tracking.client import sqlite_path
 
     cluster = address or os.environ.get("RAY_ADDRESS")
     if cluster and (fault := fault_of_address(cluster)):

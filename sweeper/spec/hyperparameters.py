@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from sweeper.core.schema import MOST_FAULTS, Fault, whole
 from sweeper.core.text import did_you_mean, listed, shown
 from sweeper.search.space import AnyDomain, Space, draw
-from sweeper.spec.explain import rule
+from sweeper.spec.validation import rule
 
 _DRAWS = 100
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,17 +17,19 @@ from sweeper.core.schema import MOST_FAULTS, Fault, Key, dotted
 from sweeper.core.text import shown
 from sweeper.core.user_code import PATH, find_trainable
 from sweeper.search.space import AnyDomain, Domain, check_space
-from sweeper.spec.explain import explain
 from sweeper.spec.hyperparameters import check_hyperparameters, check_points
-from sweeper.spec.overrides import override
-from sweeper.spec.yaml_file import Places, read_yaml
+from sweeper.spec.validation import explain
+from sweeper.spec.yaml_file import Places, parse_value, read_yaml
 
 if TYPE_CHECKING:
     from sweeper.spec import Sweep
 
 M = TypeVar("M", bound="Sweep")
 
+
 _OURS = "sweeper.training:train_rnn"
+
+
 _DOMAIN: TypeAdapter[AnyDomain] = TypeAdapter(Domain)
 
 
@@ -139,3 +142,35 @@ def _read_domain(raw: Any) -> AnyDomain | None:
         return _DOMAIN.validate_python(raw)
     except ValidationError:
         return None
+
+
+def override(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """The data with dotted keys set; text is read as YAML, and null removes a key."""
+    changed = copy.deepcopy(dict(data))
+    faults = []
+    for path, value in overrides.items():
+        key: Key = tuple(path.split("."))
+        try:
+            _set(changed, key, parse_value(value) if isinstance(value, str) else value)
+        except ValueError as error:
+            faults.append(Fault(key, str(error)))
+    return changed, faults
+
+
+def _set(data: dict[str, Any], key: Key, value: Any) -> None:
+    if not all(key):
+        raise ValueError("is no key; write it like budget.trials")
+    inner: Any = data
+    for i, part in enumerate(key[:-1]):
+        if inner.get(part) is None:
+            if value is None:
+                return
+            inner[part] = {}
+        inner = inner[part]
+        if not isinstance(inner, dict):
+            above = ".".join(str(part) for part in key[: i + 1])
+            raise ValueError(f"{above} is {shown(inner)}, which has no keys; set {above} as a whole")
+    if value is None:
+        inner.pop(key[-1], None)
+    else:
+        inner[key[-1]] = value

@@ -16,8 +16,8 @@ from sweeper.search.pruners import Hyperband, Median, Nothing, Pruner
 from sweeper.search.samplers import Grid, Sampler, Tpe
 from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normal, slips
 from sweeper.spec.loading import load, load_file
+from sweeper.spec.names import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
 from sweeper.spec.resources import Resources
-from sweeper.spec.text import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
 
 
 class Objective(Model):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from sweeper.tracking.client import tracking_uri
 from sweeper.tracking.links import Link, sweep_links
-from sweeper.tracking.package import digest, package_model
+from sweeper.tracking.packaging import digest, package_model
 from sweeper.tracking.projection import Projection, sync
 from sweeper.tracking.registry import Champion, register_champion
-from sweeper.tracking.store import tracking_uri
 from sweeper.tracking.ui import Ui, start_ui
 
 __all__ = [

@@ -10,12 +10,11 @@ from urllib.parse import quote, urlencode
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.tracking import describe
-from sweeper.tracking.limits import fit_key
-from sweeper.tracking.mirror import identity
+from sweeper.tracking import content
+from sweeper.tracking.client import connect, explain, open_experiment, search_runs
+from sweeper.tracking.content import fit_key
 from sweeper.tracking.registry import ALIAS
-from sweeper.tracking.runs import search_runs
-from sweeper.tracking.store import connect, explain, open_experiment
+from sweeper.tracking.sync import identity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +39,7 @@ class Link:
     url: str
 
 
-def sweep_links(study: describe.Study, uri: str, base: str) -> list[Link]:
+def sweep_links(study: content.Study, uri: str, base: str) -> list[Link]:
     """Where the UI at `base` shows a sweep.
 
     Raises:
@@ -147,7 +146,7 @@ def _save_view(
     return {"viewStateShareKey": f"sweeper-{name}"}
 
 
-def _leaderboard(study: describe.Study) -> list[TrialRow]:
+def _leaderboard(study: content.Study) -> list[TrialRow]:
     """The complete trials by value, then the pruned ones by how far they came."""
     sign = -1 if study.sweep.objective.direction == "maximize" else 1
     valued = [row for row in study.rows() if row.state in ("COMPLETE", "PRUNED") and row.value is not None]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.errors import StorageError, TrackingError
 from sweeper.core.secrets import redact
-from sweeper.tracking.mirror import Mirror
-from sweeper.tracking.store import explain, prepare
+from sweeper.tracking.client import explain, prepare
+from sweeper.tracking.sync import Mirror
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Report, TrialRow
     from sweeper.spec import Sweep
-    from sweeper.tracking.describe import Study
+    from sweeper.tracking.content import Study
 
 logger = logging.getLogger(__name__)
 

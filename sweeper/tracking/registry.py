@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.tracking import describe
-from sweeper.tracking.limits import fit_key, fit_tags
-from sweeper.tracking.mirror import identity
-from sweeper.tracking.package import PACKED
-from sweeper.tracking.runs import log_dataset, search_runs
-from sweeper.tracking.store import as_global, connect, explain, open_experiment
+from sweeper.tracking import content
+from sweeper.tracking.client import as_global, connect, explain, log_dataset, open_experiment, search_runs
+from sweeper.tracking.content import fit_key, fit_tags
+from sweeper.tracking.packaging import PACKED
+from sweeper.tracking.sync import identity
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -50,7 +49,7 @@ class Champion:
 
 
 def register_champion(
-    study: describe.Study, best: TrialRow, evaluation: Mapping[str, float], folder: Path, uri: str
+    study: content.Study, best: TrialRow, evaluation: Mapping[str, float], folder: Path, uri: str
 ) -> Champion | None:
     """Log the packed model with its test metrics, register it, and make it the champion if it beats the present one.
 
@@ -70,7 +69,7 @@ def register_champion(
 class _Registration:
     """The steps from a packed model to a version in the registry; each looks first whether it was done before."""
 
-    def __init__(self, study: describe.Study, best: TrialRow, uri: str) -> None:
+    def __init__(self, study: content.Study, best: TrialRow, uri: str) -> None:
         self._sweep, self._facts, self._best, self._id = study.sweep, study.facts, best, identity(study)
         self._uri, self._client = uri, connect(uri)
         self._experiment = open_experiment(self._client, uri, self._sweep.tracking.experiment)
@@ -131,9 +130,9 @@ class _Registration:
         """Log what the test set said on the trial's run, and through it on the model."""
         from mlflow.entities import Metric
 
-        data = describe.dataset_facts(self._facts)
+        data = content.dataset_facts(self._facts)
         name, digest = data.get("name"), str(data.get("digest", ""))[:36] or None
-        when = describe.milliseconds(self._best.ended) or 0
+        when = content.milliseconds(self._best.ended) or 0
         metrics = [
             Metric(
                 fit_key(key), value, when, self._best.step, model_id=model_id, dataset_name=name, dataset_digest=digest
@@ -178,7 +177,7 @@ class _Registration:
 
     def _tags(self) -> dict[str, str]:
         """What a version is worth, and on which ground: validation chooses the champion, the test set only reports."""
-        sweep, data = self._sweep, describe.dataset_facts(self._facts)
+        sweep, data = self._sweep, content.dataset_facts(self._facts)
         sizes = [str(data.get(part, "?")) for part in ("train", "validation", "test")]
         return {
             "sweeper.sweep": sweep.name,

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.tracking.store import is_http, sqlite_path
+from sweeper.tracking.client import is_http, sqlite_path
 
 
 @dataclass(frozen=True)

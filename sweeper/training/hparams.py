@@ -10,11 +10,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import CoreSchema, core_schema
 
-from sweeper.training.activations import ACTIVATIONS
-from sweeper.training.initializers import INITIALIZERS
-from sweeper.training.models import CELLS
-from sweeper.training.optimizers import OPTIMIZERS
-from sweeper.training.schedules import SCHEDULES
+from sweeper.training.engine.initializers import INITIALIZERS
+from sweeper.training.engine.keras_model import CELLS
+from sweeper.training.engine.ops import ACTIVATIONS
+from sweeper.training.engine.optimizers import OPTIMIZERS, SCHEDULES
 
 BACKENDS = ("tensorflow", "jax")
 HEADS = ("keras", "normal")

@@ -12,7 +12,7 @@ from sweeper.training.hparams import RNNParams
 
 if TYPE_CHECKING:
     from sweeper.datasets.catalog import Dataset
-    from sweeper.training.loop import Loop
+    from sweeper.training.engine.loop import Loop
     from sweeper.worker.trial import Trial
 
 CHECKPOINT_SECONDS = 2.0
@@ -48,7 +48,7 @@ def evaluate(params: RNNParams, trial: Trial, folder: Path) -> Evaluation:
     """
     import numpy as np
 
-    from sweeper.training.models import build_network, save_model
+    from sweeper.training.engine.keras_model import build_network, save_model
 
     if trial.checkpoint is None:
         raise ValueError(f"trial {trial.number} has no checkpoint to evaluate")
@@ -69,11 +69,11 @@ train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
 
 def _start(params: RNNParams, trial: Trial) -> Loop:
     """The loop of a trial, at its beginning or where its checkpoint left it."""
-    from sweeper.training import runtime
+    from sweeper.training.engine import runtime
 
     runtime.start(trial.resources.cpus, params.backend, trial.resources.gpus)
-    from sweeper.training.loop import Course, Loop, device_data
-    from sweeper.training.program import Program
+    from sweeper.training.engine.loop import Course, Loop, device_data
+    from sweeper.training.engine.program import Program
 
     dataset = _dataset_of(trial)
     data = device_data(trial.data)

@@ -11,7 +11,7 @@ import pytest
 from sweeper.cli import console
 from sweeper.cli.report import Board
 from sweeper.core.trials import Attempt, TrialRow
-from sweeper.result import SweepResult
+from sweeper.run import SweepResult
 from sweeper.tracking import Champion
 
 MakeSweep = Callable[..., Any]

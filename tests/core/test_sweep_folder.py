@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import main
+from sweeper.cli.main import main
 from sweeper.core.errors import InputError, SweepBusyError
 from sweeper.core.remote_folder import RemoteFolder
 from sweeper.core.sweep_folder import MARKER, claim_folder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import main
+from sweeper.cli.main import main
 from sweeper.core.errors import InputError
 from sweeper.driver.auth import refuse_open_cluster
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper import run
-from sweeper.cli import main
+from sweeper.cli.main import main
 from sweeper.core.trials import Report, TrialRow
-from sweeper.result import SweepResult
+from sweeper.run import SweepResult
 from sweeper.spec import Sweep
 from tests.faults.checker import Line, write_line
 

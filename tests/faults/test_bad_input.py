@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import main
+from sweeper.cli.main import main
 from tests.faults.bad_input import BASE, Case
 from tests.faults.bad_input_files import FILES
 from tests.faults.bad_input_sweeps import SWEEPS

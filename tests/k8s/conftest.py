@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.backends.crd import Crd
+from tests.k8s.crd import Crd
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from sweeper.backends.crd import Crd
+from tests.k8s.crd import Crd
 from tests.k8s.manifests import K8S, Object, clusters, containers, environment, templates
 
 Faults = Iterator[str]

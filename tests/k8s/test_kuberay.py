@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from sweeper.backends import Backend, Submission
-from sweeper.backends.crd import Crd
-from sweeper.backends.fake_kubernetes import FakeKubernetes
 from sweeper.backends.kuberay import KubeRay
 from sweeper.backends.rayjob import Template, job_name
 from sweeper.core.errors import BackendError, InputError
 from tests.k8s.conftest import ROOT
+from tests.k8s.crd import Crd
+from tests.k8s.fake_kubernetes import FakeKubernetes
 
 pytest.importorskip("kubernetes", reason="the package kubernetes is not installed: pip install 'sweeper[k8s]'")
 

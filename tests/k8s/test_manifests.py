@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from sweeper.backends import Submission
-from sweeper.backends.crd import Crd
 from sweeper.backends.rayjob import Template
 from sweeper.spec import load_sweep
 from tests.k8s import rules
 from tests.k8s.conftest import ROOT
+from tests.k8s.crd import Crd
 from tests.k8s.manifests import K8S, OVERLAYS, Object, built, containers, described, one
 
 pytest.importorskip("kubernetes", reason="the package kubernetes is not installed: pip install 'sweeper[k8s]'")

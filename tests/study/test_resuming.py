@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from sweeper.cli import main
+from sweeper.cli.main import main
 from sweeper.core.errors import InputError, StorageError
 from sweeper.core.trials import Report, TrialRow
 from sweeper.spec import Sweep

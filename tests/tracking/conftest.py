@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.spec import Sweep
-from sweeper.tracking.store import connect
+from sweeper.tracking.client import connect
 from tests.tracking.tools import (
     RecordedStudy,
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.tracking import Projection
-from sweeper.tracking.store import connect
+from sweeper.tracking.client import connect
 from tests.tracking.tools import (
     RecordedStudy,
     assert_equal,

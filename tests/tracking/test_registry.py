@@ -14,7 +14,7 @@ import pytest
 from sweeper.core.errors import TrackingError
 from sweeper.spec import Sweep
 from sweeper.tracking import Champion, register_champion, start_ui, sync
-from sweeper.tracking.store import connect
+from sweeper.tracking.client import connect
 from tests.tracking.tools import DATASET, RecordedStudy, assert_equal, history, sweep_run, trial_runs
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 from sweeper.core.errors import TrackingError
 from sweeper.spec import Sweep
 from sweeper.tracking import Link, start_ui, sweep_links, sync
-from sweeper.tracking.store import connect
+from sweeper.tracking.client import connect
 from tests.tracking.tools import RecordedStudy, sweep_run, trial_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy

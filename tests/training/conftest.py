@@ -49,7 +49,7 @@ def make_trial(tmp_path: Path) -> Callable[..., RecordedTrial]:
 
 @pytest.fixture
 def tensorflow() -> Any:
-    from sweeper.training import runtime
+    from sweeper.training.engine import runtime
 
     runtime.start(1)
     import tensorflow

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sweeper.training.activations import ACTIVATIONS
+from sweeper.training.engine.initializers import INITIALIZERS
+from sweeper.training.engine.keras_model import CELLS
+from sweeper.training.engine.ops import ACTIVATIONS
+from sweeper.training.engine.optimizers import OPTIMIZERS, SCHEDULES
 from sweeper.training.hparams import RNNParams
-from sweeper.training.initializers import INITIALIZERS
-from sweeper.training.models import CELLS
-from sweeper.training.optimizers import OPTIMIZERS
-from sweeper.training.schedules import SCHEDULES
 
 TABLES: dict[str, Mapping[str, Any]] = {
     "cell": CELLS,

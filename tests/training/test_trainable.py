@@ -17,8 +17,8 @@ import pytest
 
 from sweeper.core.errors import InputError, TrialDivergedError
 from sweeper.training import Digits, Evaluation, RNNParams, train_rnn, trainable
-from sweeper.training.models import CELLS
-from sweeper.training.optimizers import OPTIMIZERS
+from sweeper.training.engine.keras_model import CELLS
+from sweeper.training.engine.optimizers import OPTIMIZERS
 from tests.training.conftest import RecordedTrial
 
 MakeTrial = Callable[..., RecordedTrial]

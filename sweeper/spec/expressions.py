@@ -1,0 +1,91 @@
+"""Expressions of parameters, such as `1 if units > 512 else 0.25`: parsed and evaluated safely."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sweeper.core.text import shown
+
+_OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.USub: operator.neg,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "ceil": math.ceil}
+
+
+_RULE = "numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
+
+
+@functools.cache
+def _parsed(text: str) -> ast.expr:
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"{shown(text)} is neither a number nor an expression; it may have {_RULE}") from None
+    if (strange := next(filter(_is_strange, ast.walk(tree)), None)) is not None:
+        raise ValueError(f"{shown(ast.unparse(strange))} has no place in an expression; it may have {_RULE}")
+    if not _names(tree):
+        raise ValueError(f"{shown(text)} must be a number, or an expression of parameters; write a number unquoted")
+    return tree
+
+
+def _is_strange(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return type(node.value) not in (int, float, str)
+    if isinstance(node, ast.Call):
+        return not (isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS) or bool(node.keywords)
+    if isinstance(node, ast.Compare):
+        return len(node.ops) > 1 or type(node.ops[0]) not in _OPERATIONS
+    if isinstance(node, ast.BinOp | ast.UnaryOp):
+        return type(node.op) not in _OPERATIONS
+    return not isinstance(node, ast.Name | ast.IfExp | ast.expr_context | ast.operator | ast.unaryop | ast.cmpop)
+
+
+def _names(tree: ast.expr) -> list[str]:
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
+
+
+def _value(node: ast.expr, point: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value):
+            return value
+        case ast.Name(name):
+            return point[name]
+        case ast.IfExp(test, body, orelse):
+            return _value(body if _value(test, point) else orelse, point)
+        case ast.Compare(left, [operation], [right]):
+            return _OPERATIONS[type(operation)](_value(left, point), _value(right, point))
+        case ast.UnaryOp(operation, operand):
+            return _OPERATIONS[type(operation)](_number(operand, point))
+        case ast.BinOp(left, operation, right):
+            return _OPERATIONS[type(operation)](_number(left, point), _number(right, point))
+        case ast.Call(ast.Name(name), arguments):
+            return _FUNCTIONS[name](*(_number(argument, point) for argument in arguments))
+    raise AssertionError(ast.dump(node))
+
+
+def _number(node: ast.expr, point: Mapping[str, Any]) -> float:
+    """The value of a part that is computed with; text repeated a billion times is one as well."""
+    value = _value(node, point)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{ast.unparse(node)} is {shown(value)}, and no number")
+    return value

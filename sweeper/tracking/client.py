@@ -1,0 +1,225 @@
+"""Connections to MLflow: which store, its experiments and runs; with short timeouts and quiet logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.core.errors import InputError, TrackingError
+from sweeper.core.files import only_one
+from sweeper.core.secrets import redact
+from sweeper.core.urls import expand, fault_of_tracking
+from sweeper.tracking import content
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+    from sweeper.spec import Sweep
+
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # MLflow would repeat a `runs/create` whose answer was lost, and make a second run; we repeat after a look.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+_SQLITE = "sqlite:///"
+
+
+def tracking_uri(sweep: Sweep, override: str | None = None) -> str:
+    """The MLflow store of a sweep: the override, else the sweep's, else MLFLOW_TRACKING_URI, else a file here.
+
+    Raises:
+        InputError: it is no address, or a folder, which MLflow keeps no runs in any more, or refers to a variable that
+            is not set.
+    """
+    asked = override or sweep.tracking.resolved_uri() or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = expand(asked or f"{_SQLITE}mlflow.db")
+    if fault := fault_of_tracking(uri, secrets=True):
+        raise InputError(f"the address of MLflow {fault}")
+    if ("://" not in uri or uri.startswith("file:")) and uri != "databricks" and not _takes_folders():
+        raise InputError(
+            f"MLflow keeps no runs in a folder ({uri}) any more; use {_SQLITE}{uri}/mlflow.db, or a server"
+        )
+    path = sqlite_path(uri)
+    return uri if path is None else f"{_SQLITE}{path}"
+
+
+def _takes_folders() -> bool:
+    return os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The absolute path of a SQLite store, None for any other store."""
+    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+
+
+def is_http(uri: str) -> bool:
+    """Whether a server answers there."""
+    return uri.startswith(("http://", "https://"))
+
+
+def prepare() -> None:
+    """Make MLflow quiet and impatient in this process; what the environment says already stands."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # MLflow reads its level when it is imported, which somebody else may have done before.
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store at `uri`; a SQLite store that does not exist is created, readable by its owner only."""
+    prepare()
+    from mlflow import MlflowClient
+
+    path = sqlite_path(uri)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with only_one(path.parent):
+            if not path.exists() or not path.stat().st_size:
+                _create(path)
+    return MlflowClient(uri)
+
+
+def _create(path: Path) -> None:
+    """Make a SQLite store beside, and give it its name when it is whole.
+
+    MLflow makes its tables in some fifty migrations. Of a process that is killed between two of them remains a file
+    with which no MLflow can do anything, "table _alembic_tmp_metrics already exists".
+    """
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
+
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.touch(mode=0o600)
+    engine = create_sqlalchemy_engine_with_retry(f"{_SQLITE}{beside}")
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+    beside.rename(path)
+
+
+@contextmanager
+def as_global(uri: str) -> Iterator[None]:
+    """Make `uri` the store of the whole process for a moment; MLflow's registry looks for models there only."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """The id of the experiment called `name`, created if there is none.
+
+    Raises:
+        TrackingError: it was deleted, and MLflow keeps its name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        path = sqlite_path(uri)
+        # MLflow would take a folder relative to the working directory of whoever reads the artifacts.
+        artifacts = None if path is None else (path.parent / "mlartifacts").as_uri()
+        try:
+            # The tag keeps the UI from asking what kind of experiment this is.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was first
+    if found is None or found.lifecycle_stage != "active":
+        raise TrackingError(f"the experiment {name!r} was deleted; restore it, or choose another tracking.experiment")
+    return str(found.experiment_id)
+
+
+def explain(error: Exception) -> str:
+    """What went wrong in the store, in one short line."""
+    cause: BaseException = error
+    while not isinstance(error, TrackingError) and (cause.__cause__ or cause.__context__) is not None:
+        cause = cause.__cause__ or cause.__context__ or cause
+    for kind, words in (("ConnectionRefused", "connection refused"), ("Timeout", "no answer in time")):
+        if kind in type(cause).__name__:
+            return words
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return redact(first)[:300]
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """What MLflow is known to hold of one run; `steps` is None until its history was looked at."""
+
+    id: str
+    status: str
+    params: set[str] = field(default_factory=set)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    steps: set[int] | None = field(default_factory=set)
+
+
+def search_runs(client: MlflowClient, experiment: str, filter_string: str) -> Iterator[MlflowRun]:
+    """All runs of an experiment that a filter finds, page after page."""
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment], filter_string, max_results=500, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def log_dataset(client: MlflowClient, run_id: str, facts: Mapping[str, Any]) -> None:
+    """Note on a run what data it was trained on; MLflow keeps one of equals."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    found = content.dataset_facts(facts)
+    if {"name", "digest"} <= found.keys():
+        source = json.dumps({"uri": str(found.get("source", found["name"]))})
+        sizes = {name: value for name, value in found.items() if isinstance(value, int)}
+        # MLflow takes 36 characters of a digest; the whole of it is in the tags.
+        dataset = Dataset(str(found["name"]), str(found["digest"])[:36], "local", source, profile=json.dumps(sizes))
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def attach(client: MlflowClient, run_id: str, text: str, name: str) -> None:
+    """Keep a small file with a run; a store that takes no files does not hold up the rest."""
+    try:
+        client.log_text(run_id, text, name)
+    except Exception as error:
+        logger.warning("MLflow does not keep %s: %s", name, explain(error))
+
+
+def known(run: MlflowRun) -> Run:
+    """A run as MLflow has just described it; its history is not part of that."""
+    return Run(
+        id=run.info.run_id,
+        status=run.info.status,
+        params=set(run.data.params),
+        tags=dict(run.data.tags),
+        metrics=dict(run.data.metrics),
+        steps=None,
+    )

@@ -1,0 +1,211 @@
+"""What MLflow is to hold of a sweep and of each trial, within MLflow's limits."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import subprocess
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from io import StringIO
+from posixpath import normpath
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+    from sweeper.core.trials import Report, TrialRow
+    from sweeper.spec import Sweep
+
+
+STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+"""Optuna's states in MLflow's words, as MLflow's own Optuna storage puts them."""
+
+
+class Study(Protocol):
+    """The record of a sweep, as far as it is copied into MLflow."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sweep(self) -> Sweep: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...
+    def record_facts(self, facts: Mapping[str, Any]) -> None: ...
+    def rows(self) -> list[TrialRow]: ...
+    def reports(self, number: int) -> list[Report]: ...
+
+
+def trial_name(number: int) -> str:
+    return f"trial-{number:04d}"
+
+
+def trial_tags(sweep: Sweep, row: TrialRow) -> dict[str, str]:
+    """The tags of a trial's run; one without a value is empty, as it may have had one before."""
+    reason = row.reason or ""
+    return {
+        "sweeper.trial": str(row.number),
+        "sweeper.state": row.state,
+        "sweeper.reason": reason,
+        "sweeper.attempt": str(row.attempt),
+        "sweeper.node": row.node or "",
+        "mlflow.note.content": f"Trial {row.number} of sweep {sweep.name}: {row.state}{reason and f', {reason}'}",
+    }
+
+
+def sweep_params(sweep: Sweep) -> dict[str, Any]:
+    """What a sweep was asked to do, flat: `metric`, `trials`, `sampler`, `sampler.n_startup_trials` and so on."""
+    spec = sweep.model_dump(mode="json")
+    sections = {"trainable": spec["trainable"], "seed": spec["seed"], **spec["objective"], **spec["budget"]}
+    sections |= {name: spec[name] for name in ("dataset", "sampler", "pruner", "resources")}
+    params = dict(pair for name, value in sections.items() for pair in _flat(name, value))
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def sweep_tags(sweep: Sweep, rows: Sequence[TrialRow], facts: Mapping[str, Any], *, is_live: bool) -> dict[str, str]:
+    """The tags of the sweep's own run: where it stands, its best trial, its data."""
+    leader = best_of(sweep, rows)
+    tags = {"sweeper.state": sweep_state(sweep, rows, is_live=is_live), "sweeper.trials": str(sweep.budget.trials)}
+    for state in STATUS:
+        tags[f"sweeper.{state.lower()}"] = str(sum(row.state == state for row in rows))
+    if leader is not None:
+        tags |= {"sweeper.best_trial": str(leader.number), "sweeper.best_value": repr(leader.value)}
+    for name, value in dataset_facts(facts).items():
+        tags[f"sweeper.dataset.{name}"] = str(value)
+    tags["mlflow.note.content"] = _note(sweep, leader)
+    return tags
+
+
+def sweep_state(sweep: Sweep, rows: Sequence[TrialRow], *, is_live: bool) -> str:
+    """RUNNING; STOPPED if trials are left; else COMPLETE, or FAIL if none completed."""
+    if is_live:
+        return "RUNNING"
+    ended = [row for row in rows if row.state != "RUNNING"]
+    if len(ended) < max(sweep.trial_limit, len(rows)):
+        return "STOPPED"
+    return "COMPLETE" if any(row.state == "COMPLETE" for row in ended) else "FAIL"
+
+
+def best_of(sweep: Sweep, rows: Iterable[TrialRow]) -> TrialRow | None:
+    """The COMPLETE trial with the best value; the lowest number of equals."""
+    complete = sorted((row for row in rows if row.state == "COMPLETE"), key=lambda row: row.number)
+    sign = -1 if sweep.objective.direction == "maximize" else 1
+    return min(complete, key=lambda row: sign * (row.value or 0.0), default=None)
+
+
+def best_so_far(sweep: Sweep, rows: Iterable[TrialRow]) -> Iterator[tuple[TrialRow, float]]:
+    """Each COMPLETE trial with the best value among it and those of lower number.
+
+    It goes as far as all lower numbers have ended: then the curve depends on the trials only, not on who was faster,
+    and a replay draws it again.
+    """
+    better = max if sweep.objective.direction == "maximize" else min
+    best: float | None = None
+    for expected, row in enumerate(sorted(rows, key=lambda row: row.number)):
+        if row.number != expected or row.state == "RUNNING":
+            return
+        if row.state == "COMPLETE" and row.value is not None:
+            best = row.value if best is None else better(best, row.value)
+            yield row, best
+
+
+def sweep_yaml(sweep: Sweep) -> str:
+    """The sweep as a YAML file that can be run again; what is secret in it are references to the environment."""
+    from ruamel.yaml import YAML
+
+    text, yaml = StringIO(), YAML()
+    yaml.width = 4096
+    yaml.dump(sweep.model_dump(mode="json"), text)
+    return text.getvalue()
+
+
+def dataset_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, digest, source and split sizes of the data, as far as they were recorded."""
+    found = facts.get("dataset")
+    return {} if not isinstance(found, Mapping) else {str(name): value for name, value in found.items()}
+
+
+@cache
+def surroundings() -> dict[str, str]:
+    """Who runs this and from which commit: tags of every run."""
+    tags = {"mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL"}
+    try:
+        tags["mlflow.user"] = getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        pass
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=2)
+    except (OSError, subprocess.TimeoutExpired):
+        return tags
+    return tags | ({"mlflow.source.git.commit": found.stdout.strip()} if found.returncode == 0 else {})
+
+
+def milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp() * 1000)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield name, int(value) if isinstance(value, float) and value.is_integer() else value
+        return
+    for key, inner in value.items():
+        yield from _flat(name if key == "type" else f"{name}.{key}", inner)
+
+
+def _note(sweep: Sweep, leader: TrialRow | None) -> str:
+    metric = sweep.objective.metric
+    best = f"Best {metric}: {leader.value:g} (trial {leader.number})." if leader and leader.value is not None else ""
+    return "\n\n".join(part for part in (sweep.description, best) if part)
+
+
+KEY, PARAM, TAG, BATCH = 250, 6000, 8000, 1000
+"""The longest name, the longest value of a parameter and of a tag, and the most metrics in one batch."""
+
+
+_FORBIDDEN = re.compile(r"[^/\w.\- :]")
+
+
+def fit_key(key: str) -> str:
+    """A name MLflow takes for a parameter or a metric; a changed one ends in a checksum, so that none meet."""
+    clean = normpath(_FORBIDDEN.sub("_", key)) if key else "_"
+    if clean.startswith((".", "/")):
+        clean = "_" + clean.lstrip("./")
+    return key if clean == key and len(key) <= KEY else f"{clean[: KEY - 9]}-{zlib.crc32(key.encode()):08x}"
+
+
+def fit_params(params: Mapping[str, Any]) -> dict[str, str]:
+    return {fit_key(key): fit_text(value)[:PARAM] for key, value in params.items()}
+
+
+def fit_tags(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {key: fit_text(value)[:TAG] for key, value in tags.items()}
+
+
+def fit_text(value: object) -> str:
+    """Text that a database can hold: an error of a trial may have anything in it, also halves of characters."""
+    return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def changed(params: Mapping[str, Any], metrics: Iterable[str] = ()) -> str:
+    """The names of what does not arrive as it is, for the tag `sweeper.truncated`."""
+    names = [name for name, value in params.items() if fit_key(name) != name or len(str(value)) > PARAM]
+    names += [name for name in metrics if fit_key(name) != name]
+    return ", ".join(name[:60] for name in names)
+
+
+def batches(reports: Iterable[Report]) -> Iterator[list[Metric]]:
+    """The metrics of reports in batches MLflow takes; a report is never divided, so that a step is there or not."""
+    from mlflow.entities import Metric
+
+    batch: list[Metric] = []
+    for report in reports:
+        when = int(report.time * 1000)
+        metrics = [Metric(fit_key(name), value, when, report.step) for name, value in report.metrics.items()][:BATCH]
+        if len(batch) + len(metrics) > BATCH:
+            yield batch
+            batch = []
+        batch += metrics
+    if batch:
+        yield batch

@@ -1,0 +1,199 @@
+"""Copies a study into MLflow: one run for the sweep, one for each trial, only what is missing, as often as you like."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from sweeper.core.trials import Report
+from sweeper.tracking import content
+from sweeper.tracking.client import Run, attach, connect, explain, known, log_dataset, open_experiment, search_runs
+from sweeper.tracking.content import batches, changed, fit_key, fit_params, fit_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+    from sweeper.core.trials import TrialRow
+
+logger = logging.getLogger(__name__)
+
+
+_SWEEP = -1
+"""Stands for the sweep's own run among the runs by trial number."""
+
+
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
+"""MLflow's answers to what it will never take; anything else may go better the next time."""
+
+
+def identity(study: content.Study) -> str:
+    """What tells this sweep from another one of the same name in another database."""
+    if "id" not in study.facts:  # made by sweeper 0.1, and opened by no owner since
+        study.record_facts({"id": uuid4().hex})
+    return str(study.facts["id"])
+
+
+class Mirror:
+    """MLflow's picture of one study.
+
+    It believes to know what MLflow holds, and writes the difference. After any error it believes nothing and reads
+    again: an answer that was lost may have been a yes.
+    """
+
+    def __init__(self, study: content.Study, uri: str) -> None:
+        self.written = 0
+        self._study = study
+        self._sweep = study.sweep
+        self._id = identity(study)
+        self._uri = uri
+        self._client: MlflowClient | None = None
+        self._rows = {row.number: row for row in study.rows()}
+        self._runs: dict[int, Run] | None = None
+        self._experiment = ""
+        self._doubtful = False
+        self._refused: dict[int, int] = {}
+
+    def write(self, rows: Iterable[TrialRow], *, is_live: bool) -> None:
+        """Bring the runs of these trials, and that of the sweep, to what the study holds.
+
+        Raises:
+            Exception: MLflow could not be reached or would not; nothing is lost, call again.
+        """
+        self._client = client = self._client or connect(self._uri)
+        rows = sorted(rows, key=lambda row: row.number)
+        self._rows.update({row.number: row for row in rows})
+        try:
+            runs = self._runs if self._runs is not None else self._load(client)
+            parent = runs.get(_SWEEP) or self._create_parent(client, runs)
+            for row in rows:
+                self._try_trial(client, runs, parent, row)
+            self._write_sweep(client, parent, is_live=is_live)
+            if self._doubtful:
+                self._load(client)
+                self._doubtful = False
+        except Exception:
+            self._runs, self._doubtful = None, True
+            raise
+
+    def _load(self, client: MlflowClient) -> dict[int, Run]:
+        """Read which runs there are, and delete the younger of two of one trial: it came from a lost answer."""
+        self._experiment = open_experiment(client, self._uri, self._sweep.tracking.experiment)
+        found: dict[int, MlflowRun] = {}
+        for run in search_runs(client, self._experiment, f"tags.`sweeper.id` = '{self._id}'"):
+            number = int(run.data.tags.get("sweeper.trial", _SWEEP))
+            other = found.setdefault(number, run)
+            if other is not run:
+                found[number], surplus = sorted((other, run), key=lambda run: (-len(run.data.metrics), run.info.run_id))
+                client.delete_run(surplus.info.run_id)
+        self._runs = {number: known(run) for number, run in found.items()}
+        return self._runs
+
+    def _create_parent(self, client: MlflowClient, runs: dict[int, Run]) -> Run:
+        started = min((row.started for row in self._rows.values() if row.started), default=None)
+        params = content.sweep_params(self._sweep)
+        run = self._create(client, self._sweep.name, started, {"sweeper.truncated": changed(params)})
+        runs[_SWEEP] = run
+        return run
+
+    def _create(self, client: MlflowClient, name: str, started: Any, tags: Mapping[str, str]) -> Run:
+        tags = {"sweeper.id": self._id, "sweeper.sweep": self._sweep.name, **content.surroundings(), **tags}
+        tags = fit_tags({key: value for key, value in tags.items() if value})
+        when = content.milliseconds(started)
+        run = client.create_run(self._experiment, start_time=when, tags=tags, run_name=name)
+        return Run(run.info.run_id, run.info.status, tags=tags)
+
+    def _try_trial(self, client: MlflowClient, runs: dict[int, Run], parent: Run, row: TrialRow) -> None:
+        """Write one trial; one that MLflow refuses twice is left out, so that it does not hold up the others."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._write_trial(client, runs, parent, row)
+            self._refused.pop(row.number, None)
+        except MlflowException as error:
+            self._refused[row.number] = self._refused.get(row.number, 0) + 1
+            if error.error_code not in _REFUSALS or self._refused[row.number] < 2:
+                raise
+            if self._refused[row.number] == 2:
+                logger.warning("MLflow does not take trial %d: %s", row.number, explain(error))
+
+    def _write_trial(self, client: MlflowClient, runs: dict[int, Run], parent: Run, row: TrialRow) -> None:
+        tags = {**content.trial_tags(self._sweep, row), "mlflow.parentRunId": parent.id}
+        run = runs.get(row.number)
+        if run is None:
+            running = {**tags, "sweeper.state": "RUNNING", "sweeper.reason": "", "mlflow.note.content": ""}
+            run = self._create(client, content.trial_name(row.number), row.started, running)
+            runs[row.number] = run
+        metric = fit_key(self._sweep.objective.metric)
+        status = content.STATUS[row.state]
+        if run.status == status != "RUNNING" and run.steps is None and run.metrics.get(metric) == row.value:
+            run.steps = set(range(1, row.step + 1))
+        reports = self._missing(client, run, row, metric)
+        if cut := changed(row.params, reports[0].metrics if reports else ()):
+            tags["sweeper.truncated"] = max(cut, run.tags.get("sweeper.truncated", ""), key=len)
+        self._log(client, run, row.params, reports)
+        # The state comes last: where it stands, all that it speaks of is there.
+        self._set_tags(client, run, tags)
+        self._set_status(client, run, status, row.ended)
+
+    def _missing(self, client: MlflowClient, run: Run, row: TrialRow, metric: str) -> list[Report]:
+        """The reports of a trial that its run lacks; those the study itself has not judged yet are left for later."""
+        if run.steps is None:
+            run.steps = {point.step for point in client.get_metric_history(run.id, metric)}
+        lacking = set(range(1, row.step + 1)) - run.steps
+        return [report for report in self._study.reports(row.number) if report.step in lacking] if lacking else []
+
+    def _log(self, client: MlflowClient, run: Run, params: Mapping[str, Any], reports: list[Report]) -> None:
+        from mlflow.entities import Param
+
+        missing = {key: value for key, value in fit_params(params).items() if key not in run.params}
+        if missing:
+            client.log_batch(run.id, params=[Param(key, value) for key, value in missing.items()])
+            run.params |= missing.keys()
+        for batch in batches(reports):
+            client.log_batch(run.id, metrics=batch)
+            self.written += len(batch)
+        assert run.steps is not None
+        run.steps |= {report.step for report in reports}
+
+    def _set_tags(self, client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        missing = {key: value for key, value in fit_tags(tags).items() if run.tags.get(key, "") != value}
+        if missing:
+            client.log_batch(run.id, tags=[RunTag(key, value) for key, value in missing.items()])
+            run.tags |= missing
+
+    def _set_status(self, client: MlflowClient, run: Run, status: str, ended: Any) -> None:
+        if run.status == status:
+            return
+        if status == "RUNNING":
+            client.update_run(run.id, status=status)
+        else:
+            client.set_terminated(run.id, status, content.milliseconds(ended))
+        run.status = status
+        self.written += 1
+
+    def _write_sweep(self, client: MlflowClient, run: Run, *, is_live: bool) -> None:
+        sweep, rows, facts = self._sweep, list(self._rows.values()), self._study.facts
+        tags = content.sweep_tags(sweep, rows, facts, is_live=is_live)
+        if run.steps is None or not run.params:
+            attach(client, run.id, content.sweep_yaml(sweep), "sweep.yaml")
+        if run.tags.get("sweeper.dataset.digest") != tags.get("sweeper.dataset.digest"):
+            log_dataset(client, run.id, facts)
+        name = fit_key(f"best_{sweep.objective.metric}")
+        if run.steps is None:
+            run.steps = {point.step for point in client.get_metric_history(run.id, name)}
+        curve = [
+            Report(row.number, row.ended.timestamp() if row.ended else 0.0, {name: best})
+            for row, best in content.best_so_far(sweep, rows)
+            if row.number not in run.steps
+        ]
+        self._log(client, run, content.sweep_params(sweep), curve)
+        if self._runs is not None and (leader := self._runs.get(int(tags.get("sweeper.best_trial", _SWEEP)))):
+            tags["sweeper.best_run"] = leader.id
+        self._set_tags(client, run, tags)
+        ended = max((row.ended for row in rows if row.ended), default=None)
+        self._set_status(client, run, content.STATUS.get(tags["sweeper.state"], "KILLED"), ended)

@@ -1,0 +1,211 @@
+"""The compiled part of training: many gradient steps in one call, over one flat vector of weights.
+
+In TensorFlow a graph belongs to a cell, the number of layers and the like, and an optimizer. All else, from the
+learning rate to the width and the batch size, is a tensor that goes in or the size of one, so that nearly every trial
+of a sweep finds its graph traced. XLA (JAX) and Keras layers need every size: there, each width has its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from sweeper.datasets.base import Task
+from sweeper.training.engine import runtime
+from sweeper.training.engine.optimizers import OPTIMIZERS
+
+Tensor = Any
+
+
+Tensors = tuple[Tensor, ...]
+
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+NUMBERS = (
+    "momentum",
+    "nesterov",
+    "epsilon",
+    "weight_decay",
+    "clip_norm",
+    "dropout",
+    "recurrent_dropout",
+    "output_dropout",
+)
+
+
+class Trainable(Protocol):
+    """What a graph is made of, see `network.Network`."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def generators(self) -> int: ...
+
+    @property
+    def ranks(self) -> tuple[int, ...]: ...
+
+    def outputs(
+        self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]: ...
+
+
+class Graph:
+    """A training step and an evaluation, compiled when first called.
+
+    `shapes`, those of the weights in the flat vector, are given here if the graph is to be for them alone, else with
+    each call; `decayed` is 1 where weight decay applies.
+    """
+
+    def __init__(self, network: Trainable, optimizer: str, shapes: Shapes | None = None) -> None:
+        self.network = network
+        self._optimizer = OPTIMIZERS[optimizer]
+        self.shapes = shapes
+        spec = runtime.spec
+        vector, number, seed, count = spec((None,)), spec(()), spec((2,), "int32"), spec((), "int32")
+        self.task = task = network.task
+        x = spec((None, task.steps, None), task.input_type)
+        y = spec((None, *(task.steps, None) * task.forecasts), task.target_type)
+        given = () if shapes else tuple(spec((rank,), "int32") for rank in network.ranks)
+        state = (vector, (vector,) * self._optimizer.slots, (seed,) * network.generators)
+        numbers = {name: number for name in NUMBERS}
+        indices = spec((None, None), "int32")
+        # Without signatures, every other count of steps in a call and every other size of the data is traced anew.
+        self.steps = runtime.compiled(
+            self._steps, (x, y, given, vector, state, number, count, indices, vector, numbers)
+        )
+        self.judge = runtime.compiled(self._judge, (x, y, given, vector))
+
+    def gradient(
+        self, weights: Tensors, seeds: Tensors, x: Tensor, y: Tensor, rates: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensors]:
+        """The gradient of the mean loss as a flat vector, that loss, the hits, and the next states of the generators.
+
+        `rates` are those of dropout.
+        """
+        from keras import ops
+
+        outputs, seeds, way_back = self.network.outputs(weights, seeds, ops.cast(x, "float32"), rates)
+        losses, hits, change = self._compare(outputs, y)
+        gradient = ops.concatenate([ops.reshape(part, (-1,)) for part in way_back(change)], axis=0)
+        return gradient, ops.mean(losses), hits, seeds
+
+    def _compare(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each sample, the count of hits, and the gradient of the mean loss."""
+        from keras import ops
+
+        if self.task.forecasts:
+            errors = outputs - y
+            count = ops.cast(ops.size(errors), "float32")
+            return ops.mean(ops.square(errors), axis=(1, 2)), ops.zeros((), "int32"), 2.0 * errors / count
+        hits = ops.count_nonzero(ops.equal(ops.cast(ops.argmax(outputs, axis=-1), "int32"), y))
+        losses = ops.sparse_categorical_crossentropy(y, outputs, from_logits=True)
+        # Of the softmax's cross-entropy: the probabilities, less one where the label is.
+        change = ops.softmax(outputs) - ops.one_hot(y, ops.shape(outputs)[-1])
+        return losses, ops.cast(hits, "int32"), change / ops.cast(ops.shape(y)[0], "float32")
+
+    def update(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        slots: Tensors,
+        decayed: Tensor,
+        step: Tensor,
+        numbers: Mapping[str, Any],
+    ) -> tuple[Tensor, Tensors]:
+        """The weights and slots after a step of the optimizer."""
+        from keras import ops
+
+        gradient = gradient * ops.minimum(1.0, numbers["clip_norm"] / ops.norm(gradient))
+        change, slots = self._optimizer.rule(gradient, slots, step, numbers)
+        decay = numbers["learning_rate"] * numbers["weight_decay"] * decayed * weights
+        return weights - decay - change, slots
+
+    def unpack(self, weights: Tensor, shapes: Any) -> Tensors:
+        """The network's weights, cut from the flat vector."""
+        return unpack(weights, self.shapes or shapes)
+
+    def _judge(self, x: Tensor, y: Tensor, shapes: Tensors, weights: Tensor) -> tuple[Tensor, Tensor]:
+        from keras import ops
+
+        seeds = (ops.zeros((2,), "int32"),) * self.network.generators
+        outputs, _, _ = self.network.outputs(self.unpack(weights, shapes), seeds, ops.cast(x, "float32"), None)
+        losses, hits, _ = self._compare(outputs, y)
+        return ops.sum(losses), hits
+
+    def _steps(
+        self,
+        x: Tensor,
+        y: Tensor,
+        shapes: Tensors,
+        decayed: Tensor,
+        state: Any,
+        first: Tensor,
+        count: Tensor,
+        indices: Tensor,
+        rates: Tensor,
+        numbers: Any,
+    ) -> Tensors:
+        from keras import ops
+
+        def body(i: Tensor, weights: Tensor, slots: Any, seeds: Any, loss: Tensor, hits: Tensor) -> tuple[Any, ...]:
+            batch_x, batch_y = ops.take(x, indices[i], axis=0), ops.take(y, indices[i], axis=0)
+            parts = self.unpack(weights, shapes)
+            gradient, batch_loss, batch_hits, seeds = self.gradient(parts, seeds, batch_x, batch_y, numbers)
+            step = first + ops.cast(i + 1, "float32")
+            rated = {**numbers, "learning_rate": rates[i]}
+            weights, slots = self.update(weights, gradient, slots, decayed, step, rated)
+            return i + 1, weights, slots, seeds, loss + batch_loss, hits + batch_hits
+
+        def goes_on(i: Tensor, *rest: Any) -> Tensor:
+            return ops.logical_and(i < count, ops.isfinite(rest[-2]))  # a diverged trial need not go on
+
+        start = (ops.zeros((), "int32"), *state, ops.zeros(()), ops.zeros((), "int32"))
+        return tuple(ops.while_loop(goes_on, body, start)[1:])
+
+
+def unpack(weights: Tensor, shapes: Any) -> Tensors:
+    """The parts of a flat vector; `shapes` are tuples, or in TensorFlow tensors."""
+    from keras import ops
+
+    if isinstance(shapes[0], tuple):
+        parts, start = [], 0
+        for shape in shapes:
+            size = 1
+            for side in shape:
+                size *= side
+            parts.append(ops.reshape(weights[start : start + size], shape))
+            start += size
+        return tuple(parts)
+    import tensorflow as tf
+
+    split = tf.split(weights, tf.stack([tf.reduce_prod(shape) for shape in shapes]), num=len(shapes))
+    return tuple(tf.reshape(part, shape) for part, shape in zip(split, shapes, strict=True))
+
+
+class _Graphs:
+    """The graphs used last. A bound is needed, for graphs are large."""
+
+    KEEP = 16
+
+    def __init__(self) -> None:
+        self._graphs: OrderedDict[object, Graph] = OrderedDict()
+
+    def get(self, key: object, make: Callable[[], Graph]) -> Graph:
+        if key not in self._graphs:
+            while len(self._graphs) >= self.KEEP:
+                self._graphs.popitem(last=False)
+                gc.collect()  # graphs are full of cycles
+            self._graphs[key] = make()
+        self._graphs.move_to_end(key)
+        return self._graphs[key]
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+
+graphs = _Graphs()

@@ -1,0 +1,126 @@
+"""The networks as Keras models: to be saved, and to be trained with Keras's own layers on GPUs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from sweeper.training.engine.weights import HEAD
+
+if TYPE_CHECKING:
+    from sweeper.datasets.base import Task
+    from sweeper.training.hparams import RNNParams
+
+Array = Any
+
+
+Model = Any
+
+
+# The names of classes in keras.layers.
+CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
+
+
+def build_network(params: RNNParams, task: Task, *, precision: str = "float32") -> Model:
+    """A Keras model from sequences `[n, steps, features]` to logits or forecasts; its weights mean nothing yet.
+
+    Layers bear fixed names, so that nothing depends on what was built in the process before.
+    """
+    import keras
+
+    layers = keras.layers
+    sequences = keras.Input((task.steps, task.features), name="pixels" if task.scale != 1 else "sequences")
+    x = layers.Rescaling(task.scale, name="rescale")(sequences) if task.scale != 1 else sequences
+    if params.masking:
+        x = layers.Masking(0.0, name="mask")(x)
+    for number in range(params.layers):
+        gives_all = number < params.layers - 1 or task.forecasts
+        layer = getattr(layers, CELLS[params.cell])(
+            params.units,
+            activation=params.activation,
+            dropout=params.dropout,
+            recurrent_dropout=params.recurrent_dropout,
+            return_sequences=gives_all,
+            zero_output_for_mask=gives_all,  # else the last output would be zero, and not that of the last step
+            seed=number,
+            dtype=precision,
+            name=f"rnn_{number}",
+        )
+        x = (layers.Bidirectional(layer, name=f"both_{number}") if params.bidirectional else layer)(x)
+        if params.layer_norm:
+            x = layers.LayerNormalization(dtype=precision, name=f"norm_{number}")(x)
+        if params.output_dropout:
+            x = layers.Dropout(params.output_dropout, seed=number, name=f"drop_{number}")(x)
+    if params.dense:
+        x = layers.Dense(params.dense, activation=params.dense_activation, dtype=precision, name="dense")(x)
+        if params.output_dropout:
+            x = layers.Dropout(params.output_dropout, seed=params.layers, name="drop_dense")(x)
+    return keras.Model(sequences, layers.Dense(task.outputs, name=HEAD)(x), name=params.cell)
+
+
+def save_model(model: Model, path: Path, *, classifies: bool) -> None:
+    """Write the model, a classifier's logits turned into probabilities, as one `.keras` file in one rename.
+
+    It holds built-in layers only: anyone loads it with `keras.saving.load_model(path, safe_mode=True)`.
+    """
+    import keras
+
+    if classifies:
+        model = keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
+    beside = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.keras")  # Keras insists on the ending
+    try:
+        with warnings.catch_warnings():  # Keras reads TensorFlow's variables in a way NumPy 2 will no longer know
+            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
+            model.save(beside)
+        beside.rename(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+Tensor = Any
+
+
+Tensors = tuple[Tensor, ...]
+
+
+class KerasNetwork:
+    """A Keras model as `network.Network` is one; its sizes and its rates of dropout are fixed."""
+
+    def __init__(self, params: RNNParams, task: Task) -> None:
+        self.task = task
+        self._model = build_network(params, task, precision=params.precision)
+
+    @property
+    def generators(self) -> int:
+        return len(self._model.non_trainable_variables)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(len(variable.shape) for variable in self._model.trainable_variables)
+
+    def outputs(
+        self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]:
+        import keras
+
+        variables = self._model.non_trainable_variables
+        states = [keras.ops.cast(seed, variable.dtype) for seed, variable in zip(seeds, variables, strict=True)]
+
+        def call(*parts: Tensor) -> tuple[Tensor, Tensors]:
+            outputs, after = self._model.stateless_call(list(parts), states, x, training=rates is not None)
+            return outputs, tuple(keras.ops.cast(state, "int32") for state in after)
+
+        if keras.backend.backend() == "jax":
+            import jax
+
+            outputs, pull, after = jax.vjp(call, *weights, has_aux=True)
+            return outputs, after, lambda d: list(pull(d))
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            outputs, after = call(*weights)
+        return outputs, after, lambda d: tape.gradient(outputs, list(weights), output_gradients=d)

@@ -1,0 +1,203 @@
+"""One trial's way through the data: which samples when, at which learning rate, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.training.engine import runtime
+from sweeper.training.engine.optimizers import SCHEDULES
+from sweeper.training.engine.program import STEPS_PER_CALL, Program, State
+from sweeper.training.hparams import RNNParams
+
+if TYPE_CHECKING:
+    from sweeper.datasets.base import Arrays
+    from sweeper.search.budget import Budget
+    from sweeper.training.hparams import RNNParams
+
+Array = Any
+
+
+Tensor = Any
+
+
+_FILE = "state.npz"
+
+
+_EVALUATION_BATCH = 250  # with more, XLA is half as fast on a CPU, and TensorFlow no faster
+
+
+FIRST = 128
+"""Of the test set's images, the number that E1 and E3 of `search_spaces/baselines` were judged by."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceData:
+    """A dataset as tensors, uint8 still: pixels become floats batch by batch. What is evaluated is in batches."""
+
+    x_train: Tensor
+    y_train: Tensor
+    validation: tuple[tuple[Tensor, Tensor], ...]
+    test: tuple[tuple[Tensor, Tensor], ...]
+    first_of_test: tuple[tuple[Tensor, Tensor], ...]
+
+
+@functools.lru_cache(maxsize=2)
+def device_data(arrays: Arrays) -> DeviceData:
+    """The tensors of a dataset, made once per process; on a CPU, what is trained on stays where it lies."""
+
+    def batches(x: Array, y: Array) -> tuple[tuple[Tensor, Tensor], ...]:
+        parts = [slice(start, start + _EVALUATION_BATCH) for start in range(0, len(y), _EVALUATION_BATCH)]
+        return tuple((runtime.tensor(x[part], x.dtype), runtime.tensor(y[part], y.dtype)) for part in parts)
+
+    train = runtime.tensor_in_place(arrays.x_train), runtime.tensor_in_place(arrays.y_train)
+    first = batches(arrays.x_test[:FIRST], arrays.y_test[:FIRST])
+    return DeviceData(*train, batches(arrays.x_val, arrays.y_val), batches(arrays.x_test, arrays.y_test), first)
+
+
+@dataclass(frozen=True)
+class Course:
+    """The gradient steps of a full trial and where its reports lie among them."""
+
+    total: int
+    reports: int
+    width: float
+
+    @classmethod
+    def of(cls, budget: Budget, samples: int, batch_size: int) -> Course:
+        """With epochs, the reports divide the steps as evenly as whole steps can; each is at least one step long."""
+        if budget.steps is not None:
+            return cls(budget.steps, budget.reports, budget.epoch_of(1))
+        assert budget.epochs is not None
+        total = max(round(budget.epochs * samples / batch_size), budget.reports)
+        return cls(total, budget.reports, total / budget.reports)
+
+    def step_at(self, report: int) -> int:
+        """The gradient steps made when report number `report` is due."""
+        return min(self.total, round(report * self.width))
+
+
+@dataclass(frozen=True)
+class DataOrder:
+    """The samples of every batch: a fresh permutation per epoch, and batches cut from their unbroken sequence.
+
+    Batches are all of one size, so one may hold the end of an epoch and the start of the next. The order is a function
+    of the seed and the position, so a checkpoint need not hold it.
+    """
+
+    seed: int
+    samples: int
+    batch_size: int
+
+    def batches(self, first: int, count: int) -> Array:
+        """Indices of the samples of `count` batches from batch `first` on, `[count, batch_size]`."""
+        import numpy as np
+
+        start, stop = first * self.batch_size, (first + count) * self.batch_size
+        epochs = range(start // self.samples, (stop - 1) // self.samples + 1)
+        sequence = np.concatenate([_permutation(self.seed, epoch, self.samples) for epoch in epochs])
+        offset = epochs[0] * self.samples
+        return sequence[start - offset : stop - offset].reshape(count, self.batch_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, samples: int) -> Array:
+    import numpy as np
+
+    return np.random.default_rng([seed, epoch]).permutation(samples).astype(np.int32)
+
+
+class Loop:
+    """The state of one trial's training and what moves it on."""
+
+    def __init__(self, params: RNNParams, program: Program, data: DeviceData, course: Course, seed: int) -> None:
+        self.step = 0
+        self.state = program.initial_state(seed)
+        self._params = params
+        self._program = program
+        self._data = data
+        self.course = course
+        self.order = DataOrder(seed, len(data.y_train), params.batch_size)
+
+    def advance(self, stop: int) -> dict[str, float]:
+        """Train up to gradient step `stop` and validate: the metrics since the last report."""
+        import numpy as np
+
+        first, loss, hits = self.step, 0.0, 0
+        while self.step < stop and np.isfinite(loss):
+            steps = range(self.step, min(stop, self.step + STEPS_PER_CALL))
+            self.state, part_loss, part_hits = self._program.train(
+                self.state,
+                self._data.x_train,
+                self._data.y_train,
+                first=self.step,
+                indices=self.order.batches(self.step, len(steps)),
+                rates=[learning_rate(self._params, step, self.course.total) for step in steps],
+            )
+            loss, hits, self.step = loss + part_loss, hits + part_hits, steps[-1] + 1
+        count = self.step - first
+        return {
+            **self._named("", loss / count, hits / (count * self._params.batch_size)),
+            **self._named("val_", *self._program.evaluate(self.state.weights, self._data.validation)),
+            **(self.test() if self._params.watch_test else {}),
+            "learning_rate": learning_rate(self._params, self.step - 1, self.course.total),
+            "epoch": self.step * self._params.batch_size / self.order.samples,
+        }
+
+    def test(self) -> dict[str, float]:
+        """Loss and accuracy on the test set, and the accuracy on its first images, as some publish it."""
+        weights, task = self.state.weights, self._program.task
+        metrics = self._named("test_", *self._program.evaluate(weights, self._data.test))
+        if self._params.watch_test and not task.forecasts:
+            metrics[f"test_accuracy_{FIRST}"] = self._program.evaluate(weights, self._data.first_of_test)[1]
+        return metrics
+
+    def _named(self, prefix: str, loss: float, accuracy: float) -> dict[str, float]:
+        metrics = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
+        return {f"{prefix}loss": loss} if self._program.task.forecasts else metrics
+
+    def weights(self) -> list[Array]:
+        """The weights in the order of the Keras model."""
+        import numpy as np
+
+        return [np.asarray(part) for part in self._program.unpack(self.state.weights)]
+
+    def example(self, count: int) -> Array:
+        """Some samples as the saved model takes them."""
+        import numpy as np
+
+        return np.asarray(self._data.test[0][0])[:count].astype("float32")
+
+    def save(self, folder: Path) -> None:
+        """Write what `restore` needs: the rest follows from the hyperparameters and the seed."""
+        import numpy as np
+
+        state = self.state
+        slots: dict[str, Any] = {f"slot_{number}": np.asarray(slot) for number, slot in enumerate(state.slots)}
+        seeds: dict[str, Any] = {f"seed_{number}": np.asarray(seed) for number, seed in enumerate(state.seeds)}
+        np.savez(folder / _FILE, step=self.step, weights=np.asarray(state.weights), **slots, **seeds)
+
+    def restore(self, folder: Path) -> None:
+        """Continue from a checkpoint, bit for bit."""
+        import numpy as np
+
+        with np.load(folder / _FILE, allow_pickle=False) as saved:
+            if saved["weights"].shape != self.state.weights.shape:
+                raise ValueError(f"the checkpoint in {folder} belongs to another network")
+            self.step = int(saved["step"])
+            self.state = State(
+                runtime.tensor(saved["weights"]),
+                tuple(runtime.tensor(saved[f"slot_{number}"]) for number in range(len(self.state.slots))),
+                tuple(runtime.tensor(saved[f"seed_{number}"], "int32") for number in range(len(self.state.seeds))),
+            )
+
+
+def learning_rate(params: RNNParams, step: int, total: int) -> float:
+    """The learning rate of gradient step `step` (0 is the first) of `total`: a linear warm-up, then the schedule."""
+    warm = round(params.warmup * total)
+    if step < warm:
+        return params.learning_rate * (step + 1) / (warm + 1)
+    progress = (step - warm) / max(total - warm, 1)
+    return params.learning_rate * SCHEDULES[params.schedule](progress, params)

@@ -1,0 +1,109 @@
+"""Update rules of the optimizers over one flat vector of weights; their numbers are tensors, so none is compiled in.
+
+Each rule does what the Keras optimizer of its name does, with Keras's defaults (a test holds them to it). Keras's own
+objects keep momentum, epsilon and the like as Python constants of the graph, so that every sampled value would cost a
+new trace; and they update a network of ten variables in ten small operations where one vector takes one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeper.training.hparams import RNNParams
+
+Tensor = Any
+
+
+Slots = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One optimizer: `rule(gradient, slots, step, numbers) -> (change, slots)`, then `weights - change`.
+
+    `numbers` holds the tensors learning_rate, momentum, nesterov (0 or 1) and epsilon; `step` is a float that counts
+    from 1. Slots are vectors like the weights and start at zero.
+    """
+
+    rule: Callable[[Tensor, Slots, Tensor, Mapping[str, Tensor]], tuple[Tensor, Slots]]
+    slots: int
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+
+
+def sgd(gradient: Tensor, slots: Slots, step: Tensor, numbers: Mapping[str, Tensor]) -> tuple[Tensor, Slots]:
+    move = numbers["learning_rate"] * gradient
+    velocity = numbers["momentum"] * slots[0] + move
+    ahead = numbers["momentum"] * velocity + move
+    return velocity + numbers["nesterov"] * (ahead - velocity), (velocity,)
+
+
+def rmsprop(gradient: Tensor, slots: Slots, step: Tensor, numbers: Mapping[str, Tensor]) -> tuple[Tensor, Slots]:
+    from keras import ops
+
+    square = 0.9 * slots[0] + 0.1 * gradient * gradient
+    move = numbers["learning_rate"] * gradient / ops.sqrt(square + numbers["epsilon"])
+    velocity = numbers["momentum"] * slots[1] + move
+    return velocity, (square, velocity)
+
+
+def adam(gradient: Tensor, slots: Slots, step: Tensor, numbers: Mapping[str, Tensor]) -> tuple[Tensor, Slots]:
+    from keras import ops
+
+    mean = slots[0] + (gradient - slots[0]) * 0.1
+    square = slots[1] + (gradient * gradient - slots[1]) * 0.001
+    rate = numbers["learning_rate"] * ops.sqrt(1.0 - ops.power(0.999, step)) / (1.0 - ops.power(0.9, step))
+    return rate * mean / (ops.sqrt(square) + numbers["epsilon"]), (mean, square)
+
+
+def nadam(gradient: Tensor, slots: Slots, step: Tensor, numbers: Mapping[str, Tensor]) -> tuple[Tensor, Slots]:
+    from keras import ops
+
+    now = 0.9 * (1.0 - 0.5 * ops.power(0.96, step))
+    ahead = 0.9 * (1.0 - 0.5 * ops.power(0.96, step + 1.0))
+    product = (1.0 - slots[2]) * now  # kept as 1 - product, so that every slot starts at zero
+    mean = slots[0] + (gradient - slots[0]) * 0.1
+    square = slots[1] + (gradient * gradient - slots[1]) * 0.001
+    estimate = ahead * mean / (1.0 - product * ahead) + (1.0 - now) * gradient / (1.0 - product)
+    corrected = ops.sqrt(square / (1.0 - ops.power(0.999, step)))
+    return numbers["learning_rate"] * estimate / (corrected + numbers["epsilon"]), (mean, square, 1.0 - product)
+
+
+def lion(gradient: Tensor, slots: Slots, step: Tensor, numbers: Mapping[str, Tensor]) -> tuple[Tensor, Slots]:
+    from keras import ops
+
+    direction = ops.sign(0.9 * slots[0] + 0.1 * gradient)
+    return numbers["learning_rate"] * direction, (0.99 * slots[0] + 0.01 * gradient,)
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer(sgd, slots=1),
+    "rmsprop": Optimizer(rmsprop, slots=2),
+    "adam": Optimizer(adam, slots=2),
+    "adamw": Optimizer(adam, slots=2, weight_decay=0.004),
+    "nadam": Optimizer(nadam, slots=3),
+    "lion": Optimizer(lion, slots=1),
+}
+
+
+def _constant(progress: float, params: RNNParams) -> float:
+    return 1.0
+
+
+def _linear(progress: float, params: RNNParams) -> float:
+    return 1.0 - progress
+
+
+def _cosine(progress: float, params: RNNParams) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _step(progress: float, params: RNNParams) -> float:
+    return params.decay ** int(progress * (params.drops + 1))
+
+
+SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "step": _step}

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeper.core.errors import InputError, TrackingError
+from sweeper.core.secrets import redact
+from sweeper.spec import Sweep
+from sweeper.tracking import sync, tracking_uri
+from sweeper.tracking.client import connect
+from tests.tracking.tools import (
+    RecordedStudy,
+    four_trials,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
+
+
+def test_tracking_uri_prefers_the_option_then_the_sweep_then_the_environment(
+    make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain, own = make_sweep(), make_sweep(tracking={"uri": "http://own:5000"})
+    assert tracking_uri(plain) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert tracking_uri(plain) == f"sqlite:///{tmp_path}/other.db"
+    assert tracking_uri(own) == "http://own:5000"
+    assert tracking_uri(own, "http://asked:5000") == "http://asked:5000"
+
+
+def test_importing_tracking_loads_nothing_heavy() -> None:
+    heavy = "{'mlflow', 'optuna', 'ray', 'keras', 'tensorflow', 'numpy', 'pandas'}"
+    code = f"import sys, sweeper.tracking; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_new_store_is_readable_by_its_owner_only(empty_store: Path) -> None:
+    assert stat.S_IMODE(empty_store.stat().st_mode) == 0o600
+
+
+def test_passwords_do_not_reach_mlflow(
+    uri: str, make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "canary")
+    tracking = {"uri": "https://me:${env:SECRET}@host/"}
+    study = RecordedStudy(make_sweep(storage="postgresql+psycopg://me:${env:SECRET}@host/db", tracking=tracking))
+    assert tracking_uri(study.sweep) == "https://me:canary@host/"
+    four_trials(study)
+    sync(study, uri)
+    path = Path(uri.removeprefix("sqlite:///"))
+    assert b"canary" not in path.read_bytes()
+    files = [file for file in (path.parent / "mlartifacts").rglob("*") if file.is_file()]
+    assert files and not any(b"canary" in file.read_bytes() for file in files)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["https://me:canary@host/x", "https://canary@host", "http://u:can@ary@h", "http://h/?a=1&token=canary&b=2"],
+)
+def test_addresses_are_shown_without_secrets(secret: str) -> None:
+    text = redact(f"API request to {secret} failed")
+    assert "canary" not in text and "ary@" not in text
+    assert text.startswith("API request to http") and text.endswith(" failed")
+
+
+def test_a_folder_is_refused_as_a_store(make_sweep: Callable[..., Sweep]) -> None:
+    with pytest.raises(InputError, match="MLflow keeps no runs in a folder"):
+        tracking_uri(make_sweep(), "./mlruns")
+
+
+def test_a_deleted_experiment_is_named(uri: str, study: RecordedStudy) -> None:
+    four_trials(study)
+    sync(study, uri)
+    client = connect(uri)
+    client.delete_experiment(client.get_experiment_by_name(study.sweep.tracking.experiment).experiment_id)
+    with pytest.raises(TrackingError, match="was deleted; restore it"):
+        sync(study, uri)
+
+
+def test_sync_explains_an_unreachable_server(study: RecordedStudy) -> None:
+    with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9: connection refused"):
+        sync(study, "http://127.0.0.1:9")
+
+
+KILLED = """
+import os, sys
+import sqlalchemy as sa
+from sweeper.tracking import store
+
+writes = []
+
+
+def leave_in_the_middle(connection: object) -> None:
+    writes.append(1)
+    if len(writes) == 20:
+        os.kill(os.getpid(), 9)
+
+
+sa.event.listen(sa.Engine, "commit", leave_in_the_middle)
+store.connect(f"sqlite:///{sys.argv[1]}")
+"""
+
+
+def test_a_store_whose_maker_was_killed_is_made_by_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    assert not path.exists() and list(tmp_path.iterdir())
+    assert connect(f"sqlite:///{path}").search_experiments()
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("mlflow.db")] == ["mlflow.db"]
+    assert path.stat().st_mode & 0o777 == 0o600
