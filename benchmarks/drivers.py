@@ -62,20 +62,22 @@ class Clock:
 
 
 def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) -> None:
+    from sweeper.core.files import PinnedPath
+    from sweeper.core.sweep_folder import SweepFolder
     from sweeper.driver.cluster import ray_cluster
-    from sweeper.driver.stop import StopRequest
+    from sweeper.driver.stop import RunControl, StopSignal
     from sweeper.driver.tune import tune_trials
     from sweeper.spec import Sweep
     from sweeper.study.open import open_study
     from sweeper.tracking import Projection
-    from sweeper.worker.task import Job
+    from sweeper.worker.task import WorkerContext
 
     sweep = Sweep.from_mapping(
         {
             "name": "overhead",
             "trainable": "benchmarks.drivers:nothing",
             "objective": {"metric": "score"},
-            "budget": {"trials": trials, "epochs": reports},
+            "budget": {"trials": trials, "epochs": reports, "parallel": PARALLEL},
             "sampler": {"type": "tpe"},
             "pruner": {"type": "median"},
             "space": SPACE,
@@ -91,10 +93,11 @@ def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) ->
         if mlflow:
             projection.start(study)
             stack.callback(projection.close)
-        stack.enter_context(StopRequest(None))
+        stop = stack.enter_context(StopSignal(None))
         stack.enter_context(ray_cluster(None))
-        job = Job(sweep, Path("overhead").absolute())
-        tune_trials(study, job, parallel=PARALLEL, must_evaluate=lambda best: False, should_stop=lambda: False)
+        context = WorkerContext(sweep, SweepFolder.of("overhead", sweep.name))
+        control = RunControl(study, stop, PinnedPath(Path(), "the working folder"))
+        tune_trials(study, context, control=control, must_evaluate=lambda best: False)
 
 
 def ray_tune(clock: Clock, trials: int, reports: int) -> None:

@@ -148,7 +148,7 @@ def bare(count: int) -> dict[str, float]:
     """No sweep: sweeper's own training, back to back in one warm process, one thread; the time of each trial."""
     from sweeper.datasets.catalog import Mnist
     from sweeper.search.budget import Budget
-    from sweeper.spec import Share
+    from sweeper.spec import TrialResources
     from sweeper.training.hparams import RNNParams
     from sweeper.training.trainable import train_rnn
     from sweeper.worker.checkpoints import CheckpointStore
@@ -161,7 +161,7 @@ def bare(count: int) -> dict[str, float]:
         started = time.perf_counter()
         store = CheckpointStore(Path(f"trials/{number}"))
         trial = Trial(
-            number=number, seed=number, budget=budget, dataset=dataset, resources=Share(), checkpoints=store,
+            number=number, seed=number, budget=budget, dataset=dataset, resources=TrialResources(), checkpoints=store,
             send=lambda report: None,
         )  # fmt: skip
         train_rnn(RNNParams(**config), trial)

@@ -45,18 +45,19 @@ class Side:
 
 def sweeper(row: Row, backend: str, pipe: Connection) -> None:
     """An epoch of sweeper's own training: the seconds it takes; asked for epochs and a seed, the accuracy."""
-    from sweeper.training import Mnist, RNNParams
+    from sweeper.datasets.catalog import Mnist
+    from sweeper.training import RNNParams
     from sweeper.training.engine import runtime
 
-    runtime.start(row.threads, backend)
-    from sweeper.training.engine.loop import Course, Loop, device_data
+    runtime.start_backend(row.threads, backend)
+    from sweeper.training.engine.loop import Loop, StepPlan, device_data
     from sweeper.training.engine.program import Program
 
     params = RNNParams(cell=row.cell, units=row.units, batch_size=row.batch_size, backend=backend)
     data = device_data(Mnist(train=IMAGES, validation=VALIDATION).load())
     program = Program(params, Mnist().task)
     steps = IMAGES // row.batch_size
-    loop = Loop(params, program, data, Course(10**6, 1, 1), 0)
+    loop = Loop(params, program, data, StepPlan(10**6, 1, 1), 0)
 
     def advance(loop: Loop, count: int) -> None:
         indices = loop.order.batches(loop.step, count)
@@ -67,7 +68,7 @@ def sweeper(row: Row, backend: str, pipe: Connection) -> None:
         loop.step += count
 
     def learn(epochs: int, seed: int) -> float:
-        loop = Loop(params, program, data, Course(10**6, 1, 1), seed)
+        loop = Loop(params, program, data, StepPlan(10**6, 1, 1), seed)
         for _ in range(epochs):
             advance(loop, steps)
         return program.evaluate(loop.state.weights, data.validation)[1]
@@ -80,7 +81,7 @@ def keras_fit(row: Row, backend: str, pipe: Connection) -> None:
     _limit(backend, row.threads)
     import keras
 
-    from sweeper.training import Mnist
+    from sweeper.datasets.catalog import Mnist
 
     data = Mnist(train=IMAGES, validation=VALIDATION).load()
     x, x_val = (pixels.astype("float32") / 255 for pixels in (data.x_train, data.x_val))

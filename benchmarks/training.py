@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.measure import keep, versions
 from benchmarks.sides import IMAGES, Row, Side, keras_fit, peak, products, sweeper
-from sweeper.training import Mnist
+from sweeper.datasets.catalog import Mnist
 
 STEPS, FEATURES = Mnist().task.steps, Mnist().task.features
 _GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}

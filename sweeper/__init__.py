@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Sweep", "load_sweep", "run_sweep"]
+__all__ = ["Sweep", "SweepResult", "Trial", "load_sweep", "read_study", "run_sweep"]
 
 if TYPE_CHECKING:
-    from sweeper.run import run_sweep
+    from sweeper.run import SweepResult, run_sweep
     from sweeper.spec import Sweep, load_sweep
+    from sweeper.study.open import read_study
+    from sweeper.worker.trial import Trial
 
-_HOMES = {"Sweep": "sweeper.spec", "load_sweep": "sweeper.spec", "run_sweep": "sweeper.run"}
+_MODULES = {
+    "Sweep": "sweeper.spec",
+    "SweepResult": "sweeper.run",
+    "Trial": "sweeper.worker.trial",
+    "load_sweep": "sweeper.spec",
+    "read_study": "sweeper.study.open",
+    "run_sweep": "sweeper.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are used: `sweeper --help` must not wait for Optuna."""
-    if name not in _HOMES:
+    """Import a public name when it is used: `sweeper --help` must not wait for Optuna."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,9 +1,7 @@
-"""One sweep from its file to its champion: the whole story on one page."""
+"""One sweep from its file to its champion, on one page. Start reading here."""
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,29 +11,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.core.errors import InputError, LeaseLostError, TrackingError
-from sweeper.core.files import Place, private_files
-from sweeper.core.remote_folder import RemoteFolder, is_remote, local_folder
+from sweeper.core.errors import LeaseLostError, StopReason, TrackingError
+from sweeper.core.files import PinnedPath, private_files, write_json
 from sweeper.core.secrets import has_secret
-from sweeper.core.sweep_folder import claim_folder
-from sweeper.core.trials import Listener, Report, TrialRow
+from sweeper.core.sweep_folder import SweepFolder, claim_folder
+from sweeper.core.trials import Direction, Listener, Report, TrialRecord, best_trial
 from sweeper.driver.auth import refuse_open_cluster
 from sweeper.driver.preflight import preflight
-from sweeper.driver.stop import StopRequest
+from sweeper.driver.stop import StopSignal
 from sweeper.spec import Sweep
-from sweeper.worker.checkpoints import space_taken
-from sweeper.worker.task import Job
+from sweeper.worker.task import WorkerContext
 
 if TYPE_CHECKING:
-    from sweeper.datasets.base import Arrays
     from sweeper.study.study import SweepStudy
     from sweeper.tracking import Champion, Projection
 
-logger = logging.getLogger(__name__)
-
-
-_PATIENCE = 20.0
-"""Seconds that MLflow waits for a first report, while the processor is wanted by the workers that start."""
+FIRST_REPORT_WAIT_S = 20.0
+"""Longest wait for a first report before MLflow is opened: until then the starting workers need the processor."""
 
 
 @private_files()
@@ -50,261 +42,280 @@ def run_sweep(
     allow_code_change: bool = False,
     listeners: Sequence[Listener] = (),
 ) -> SweepResult:
-    """Run a sweep to its end, or take it up where it stands; the same call does both.
+    """Run a sweep to its end, or resume it if it was interrupted.
 
     Args:
-        folder: where everything goes that is not in a database; `sweeps/NAME` by default. Where the nodes of a cluster
-            share no disk, a URL that all of them reach, as s3://bucket/sweeps/NAME.
-        address: a Ray cluster to run on; by default the one in RAY_ADDRESS, else this machine.
+        folder: the folder for everything that is not in a database; `sweeps/NAME` by default. If the nodes of a cluster
+            share no disk, a URL that all of them reach, such as s3://bucket/sweeps/NAME.
+        address: the Ray cluster to run on; by default the one in RAY_ADDRESS, else a Ray of its own on this machine.
         tracking_uri: the MLflow store or server; by default that of the sweep, of MLFLOW_TRACKING_URI, or a local file.
-        forked: the name of another sweep in the same storage, whose best points a new sweep tries first.
-        insecure: join a Ray cluster elsewhere even if it obeys anyone who reaches it.
-        allow_code_change: go on even if the trainable is not what it was when the trials on record ran.
-        listeners: told of every change while the sweep runs.
+        forked: the name of another sweep in the same storage; a new sweep tries its best points first.
+        insecure: join a Ray cluster on another machine even if it asks for no token.
+        allow_code_change: resume even if the code of the trainable has changed since the sweep began.
+        listeners: notified of every change while the sweep runs.
+
+    Returns:
+        What the sweep came to. Values are in the objective's unit, durations in seconds, sizes in bytes.
 
     Raises:
         InputError: the sweep cannot be run as it is; nothing was started.
-        SweeperError: something sweeper needs is missing or broken.
+        SweeperError: something that sweeper needs is missing or broken; the sweep can be resumed.
+
+    Example:
+        >>> from sweeper import load_sweep, run_sweep
+        >>> result = run_sweep(load_sweep("search_spaces/quick.yaml"))  # doctest: +SKIP
+        >>> result.best.value  # doctest: +SKIP
+        0.8754
     """
     from sweeper import tracking
 
     started = time.monotonic()
-    remote = str(folder) if folder is not None and is_remote(folder) else None
-    folder = local_folder(remote) if remote else Path(folder or Path("sweeps") / sweep.name).absolute()
+    place = SweepFolder.of(folder, sweep.name)
     uri = tracking.tracking_uri(sweep, tracking_uri)
-    projection = tracking.Projection(sweep, uri)
-    everyone = [*listeners, projection, _Housekeeper(Job(sweep, folder, remote=remote))]
-    settled = preflight(sweep, folder=folder, remote=remote, address=address, tracking_uri=uri)
+    context = WorkerContext(preflight(sweep, folder=place, address=address, tracking_uri=uri), place)
     if not insecure:
         refuse_open_cluster(address)
-    # Optuna takes half a second to import, which what is refused need not wait for.
-    from sweeper.study.compatibility import surroundings
+    projection = tracking.Projection(sweep, uri)
+    everyone = [*listeners, projection, CheckpointCleaner(context, sweep.objective.direction)]
+    # Optuna takes half a second to import, and a refusal need not wait for it.
     from sweeper.study.open import open_study
 
     with (
-        StopRequest(sweep.budget.timeout) as stop,
+        StopSignal(sweep.budget.timeout) as stop,
         open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
-        claim_folder(folder, study, remote=RemoteFolder(remote) if remote else None),
+        claim_folder(place, study),
     ):
-        facts = surroundings(study, allow_code_change=allow_code_change)
-        _write_json(folder / "sweep.json", sweep.model_dump(mode="json"))
-        # A URI with a password in it is nobody's to write down.
-        store = {} if has_secret(uri) else {"tracking_uri": uri}
-        origin = {"forked": forked} if forked else {}
-        study.record_facts({"folder": remote or str(folder), **facts, **store, **origin})
-        notes = _announce_dataset(study, sweep, settled)
+        context = replace(context, study=study.id)
+        notes = record_start(study, context, uri, forked=forked, allow_code_change=allow_code_change)
         try:
-            job = Job(settled, folder, remote=remote, study=study.id)
-            evaluation = _search(study, job, projection, address=address, stop=stop)
-            champion, refusals = _register(study, evaluation, folder, projection)
+            evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
+            champion, problems = register(study, evaluation, place, projection)
         except LeaseLostError:
-            projection.abandon()
+            projection.stop_writing()
             raise
         finally:
             is_delivered = projection.close(timeout=5 if stop.reason else 30)
         if not is_delivered:
-            refusals += ("MLflow does not have everything yet; the study has, and the same command delivers it",)
-        rows = study.rows()
-        states = [row.state for row in rows]
-        return SweepResult(
-            name=sweep.name,
-            folder=remote or folder,
-            sweep=sweep,
-            counts={state: states.count(state) for state in sorted(set(states))},
-            leaderboard=tuple(study.leaderboard()),
-            reports_run=sum(row.step for row in rows),
-            reports_budgeted=len(rows) * sweep.budget.reports,
+            problems += ("MLflow does not have everything yet; the study has, and the same command delivers it",)
+        return SweepResult.of(
+            study,
+            place,
             evaluation=evaluation,
             champion=champion,
             stopped=None if study.is_done() else stop.reason,
+            stop_detail=stop.detail,
             seconds=time.monotonic() - started,
-            resumed=study.resumed,
             tracking_uri=uri,
-            notes=notes + refusals,
-            checkpoint_bytes=space_taken(folder),
+            notes=notes + problems,
         )
 
 
-def _search(
-    study: SweepStudy, job: Job, projection: Projection, *, address: str | None, stop: StopRequest
+def record_start(
+    study: SweepStudy, context: WorkerContext, uri: str, *, forked: str | None, allow_code_change: bool
+) -> tuple[str, ...]:
+    """Record what the sweep runs with, and check that it may be resumed with it; return notes for the user.
+
+    Raises:
+        InputError: the trainable's code has changed.
+    """
+    from sweeper.study.compatibility import announce_fallback, check_environment
+
+    facts = check_environment(study, allow_code_change=allow_code_change)
+    write_json(context.folder.path / "sweep.json", study.sweep.model_dump(mode="json"))
+    # Never store a URI that contains a password.
+    store = {} if has_secret(uri) else {"tracking_uri": uri}
+    origin = {"forked": forked} if forked else {}
+    study.record_facts({"folder": str(context.folder.location), **facts, **store, **origin})
+    return announce_fallback(study, context.sweep)
+
+
+def search_and_evaluate(
+    study: SweepStudy, context: WorkerContext, projection: Projection, *, address: str | None, stop: StopSignal
 ) -> dict[str, float] | None:
-    """Run what is left of the trials; the metrics of the best one on the test set, if its trainable can test."""
+    """Run the trials that are left, then evaluate the best one on the test set.
+
+    Returns:
+        The metrics of the evaluation; None if there is no COMPLETE trial, or its trainable cannot evaluate.
+    """
     from sweeper.core.user_code import load_trainable
-    from sweeper.tracking import digest
+    from sweeper.study.compatibility import record_dataset
+    from sweeper.tracking import read_evaluation, store_evaluation
 
-    can_evaluate = hasattr(load_trainable(job.sweep.trainable), "evaluate")
-    known = _read_evaluation(study, job)
+    can_evaluate = hasattr(load_trainable(context.sweep.trainable), "evaluate")
+    known = read_evaluation(context.folder.champion, study.facts.get("champion", ""))
 
-    def must_evaluate(best: TrialRow) -> bool:
-        return can_evaluate and known.get("trial") != best.number
+    def must_evaluate(best: TrialRecord) -> bool:
+        return can_evaluate and (known is None or known[0] != best.number)
 
     best = study.best()
     if study.is_done() and (best is None or not must_evaluate(best)):
-        _recorded(study, _load_data(job))
+        data = context.load_data()
+        record_dataset(study, data.facts() if data else None)
         projection.start(study)
     else:
-        study.announce("starting Ray")
-        with _prepared(study, job, address=address) as job:
-            from sweeper.driver.stop import Control
-            from sweeper.driver.tune import tune_trials
-
-            place = Place(job.folder, "the folder of the sweep")
-            projection.start(study, patience=_PATIENCE)
-            wanted = job.sweep.budget.parallel
-            parallel = None if wanted == "auto" else int(wanted)
-            options: dict[str, Any] = {"parallel": parallel, "must_evaluate": must_evaluate}
-            found = tune_trials(study, job, should_stop=Control(study, stop, place).is_over, **options)
-            if stop.reason == "timeout":  # the time was for the search; what it found is worth a few seconds more
-                found = tune_trials(study, job, should_stop=lambda: stop.reason != "timeout", search=False, **options)
+        found = _train(study, context, projection, must_evaluate=must_evaluate, address=address, stop=stop)
         best = study.best()
         if found is not None and best is not None:
-            known = {"trial": best.number, "metrics": found}
-            if (shared := job.remote_folder) is not None:  # the worker that tested it may be on another node
-                shared.get(job.champion_folder.name, job.champion_folder)
-            _write_json(job.champion_folder / "evaluation.json", known)
-            study.record_facts({"champion": digest(job.champion_folder)})
-    is_known = best is not None and known.get("trial") == best.number
-    return dict(known["metrics"]) if is_known else None
+            known = best.number, found
+            if (remote := context.folder.remote) is not None:  # the worker that tested it may be on another node
+                remote.get(context.folder.champion.name, context.folder.champion)
+            study.record_facts({"champion": store_evaluation(context.folder.champion, *known)})
+    return known[1] if known is not None and best is not None and known[0] == best.number else None
+
+
+def _train(
+    study: SweepStudy,
+    context: WorkerContext,
+    projection: Projection,
+    *,
+    must_evaluate: Any,
+    address: str | None,
+    stop: StopSignal,
+) -> dict[str, float] | None:
+    """Run the trials on Ray; return the metrics of the best one on the test set, if it was evaluated."""
+    study.announce("starting Ray")
+    with _ray_with_data(study, context, address=address) as context:
+        from sweeper.driver.stop import RunControl
+        from sweeper.driver.tune import tune_trials
+
+        projection.start(study, first_report_wait_s=FIRST_REPORT_WAIT_S)
+        control = RunControl(study, stop, PinnedPath(context.folder.path, "the folder of the sweep"))
+        found = tune_trials(study, context, control=control, must_evaluate=must_evaluate)
+        if stop.reason is StopReason.TIMEOUT:
+            # The timeout limits the search only; evaluating the best trial takes seconds.
+            found = tune_trials(
+                study, context, control=control.past_timeout(), must_evaluate=must_evaluate, search=False
+            )
+        return found
 
 
 @contextmanager
-def _prepared(study: SweepStudy, job: Job, *, address: str | None) -> Iterator[Job]:
-    """Ray, for the time of the block; the job with its data.
+def _ray_with_data(study: SweepStudy, context: WorkerContext, *, address: str | None) -> Iterator[WorkerContext]:
+    """Start or join Ray for the block, and load the data meanwhile; yield the context with its data.
 
-    Ray takes seconds to start, nearly all of it in processes of its own: time to load the data, and Ray Tune.
+    Ray takes seconds to start, most of it in processes of its own: enough time to load the data and import Ray Tune.
     """
-    from sweeper.driver.capacity import refuse_what_never_starts
+    from sweeper.driver.capacity import refuse_infeasible_on_cluster
     from sweeper.driver.cluster import ray_cluster
     from sweeper.driver.node_check import check_nodes
+    from sweeper.study.compatibility import record_dataset
 
     with ThreadPoolExecutor(1, "sweeper-prepare") as helper:
-        loading = helper.submit(_load_data, job)
+        loading = helper.submit(context.load_data)
         importing = helper.submit(import_module, "sweeper.driver.tune")
-        with ray_cluster(address, job.sweep.trainable) as is_ours:
-            refuse_what_never_starts(job.sweep)
-            for note in () if is_ours else check_nodes(job.remote or job.folder):
+        with ray_cluster(address, context.sweep.trainable) as is_ours:
+            refuse_infeasible_on_cluster(context.sweep)
+            for note in () if is_ours else check_nodes(context.folder.location):
                 study.announce(note)
-            job = replace(job, data=_recorded(study, loading.result()))
+            data = loading.result()
+            record_dataset(study, data.facts() if data else None)
             importing.result()
-            yield job
+            yield replace(context, data=data)
 
 
-def _register(
-    study: SweepStudy, evaluation: dict[str, float] | None, folder: Path, projection: Projection
+def register(
+    study: SweepStudy, evaluation: dict[str, float] | None, place: SweepFolder, projection: Projection
 ) -> tuple[Champion | None, tuple[str, ...]]:
-    """Put the best model into the registry; what stands against it, if anything: the model is safe all the same."""
+    """Register the best model in MLflow; return it, and what prevented it. The model stays in the folder either way."""
     from sweeper import tracking
 
     best = study.best()
     if best is None or evaluation is None:
         return None, ()
-    champion_folder = Job(study.sweep, folder).champion_folder
     if not projection.flush():
-        return None, (f"the best model is in {champion_folder}; the same command registers it when MLflow keeps up",)
+        return None, (f"the best model is in {place.champion}; the same command registers it when MLflow keeps up",)
     study.announce("registering the best model")
     try:
-        return tracking.register_champion(study, best, evaluation, champion_folder, projection.uri), ()
+        return tracking.register_champion(study, best, evaluation, place.champion, projection.uri), ()
     except TrackingError as error:
         return None, (str(error),)
 
 
-class _Housekeeper:
-    """Keeps the checkpoints of running trials and of the best one, and removes those of the others."""
+class CheckpointCleaner:
+    """Keeps the checkpoints of running trials and of the best one, and deletes those of the others."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        # Another machine takes its time, which the trials that run do not have.
-        self._elsewhere = None if job.remote is None else ThreadPoolExecutor(1, "sweeper-housekeeping")
-        self._best: TrialRow | None = None
+    def __init__(self, context: WorkerContext, direction: Direction) -> None:
+        self._context = context
+        self._direction: Direction = direction
+        # Deleting on another machine takes time that the running trials do not have.
+        self._helper = None if context.folder.url is None else ThreadPoolExecutor(1, "sweeper-cleaner")
+        self._best: TrialRecord | None = None
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         if row.state == "RUNNING":
             return
-        beaten: TrialRow | None = row
-        best = self._best.value if self._best else None
-        if row.state == "COMPLETE" and self._job.sweep.objective.is_better(row.value, best):
-            beaten, self._best = self._best, row
-        if beaten is not None:
-            clear = self._job.checkpoints(beaten.number).clear
-            clear() if self._elsewhere is None else self._elsewhere.submit(clear)
+        candidates = [row] if self._best is None else [self._best, row]
+        best = best_trial(candidates, self._direction)
+        for loser in candidates:
+            if loser is not best:
+                clear = self._context.checkpoints(loser.number).clear
+                clear() if self._helper is None else self._helper.submit(clear)
+        self._best = best
 
     def on_phase(self, message: str) -> None:
-        """Nothing to keep or remove."""
-
-
-def _announce_dataset(study: SweepStudy, sweep: Sweep, settled: Sweep) -> tuple[str, ...]:
-    """Say that other data is used than was asked for, if so."""
-    if sweep.dataset is None or settled.dataset is None or settled.dataset == sweep.dataset:
-        return ()
-    note = f"{sweep.dataset.type} is not to be had here: using {settled.dataset.type} instead. See `sweeper doctor`"
-    study.announce(note)
-    return (note,)
-
-
-def _load_data(job: Job) -> Arrays | None:
-    return None if job.sweep.dataset is None else job.sweep.dataset.load()
-
-
-def _recorded(study: SweepStudy, arrays: Arrays | None) -> Arrays | None:
-    """Keep in the study which data it is about.
-
-    Raises:
-        InputError: the sweep began with other data.
-    """
-    if arrays is None:
-        return None
-    facts = {"name": arrays.name, "digest": arrays.digest, "source": arrays.source}
-    before = study.facts.get("dataset", facts)
-    if before["digest"] != arrays.digest:
-        raise InputError(
-            f"sweep {study.name!r} began with {before['name']} from {before['source']}; the data is another now "
-            f"({arrays.name} from {arrays.source}). Bring the first back, or choose another name with --name"
-        )
-    sizes = {"train": len(arrays.x_train), "validation": len(arrays.x_val), "test": len(arrays.x_test)}
-    study.record_facts({"dataset": {**facts, **sizes}})
-    return arrays
-
-
-def _read_evaluation(study: SweepStudy, job: Job) -> dict[str, Any]:
-    """What was evaluated before; nothing, if the files are not those that the study remembers, or nonsense."""
-    from sweeper.tracking import digest
-
-    try:
-        found = json.loads((job.champion_folder / "evaluation.json").read_text())
-        metrics = {str(name): float(value) for name, value in found["metrics"].items()}
-        known = {"trial": int(found["trial"]), "metrics": metrics}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return {}
-    return known if study.facts.get("champion", "") == digest(job.champion_folder) else {}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=2) + "\n")
-    beside.rename(path)
+        """Do nothing: phases have no checkpoints."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to; nothing more needs to be read from its database, which may be away by now."""
+    """What a sweep came to. It needs no database, which may be unavailable by now.
+
+    Attributes:
+        counts: trials by state.
+        leaderboard: COMPLETE trials by value, then the others by how far they came.
+        reports_run, reports_budgeted: reports that were made, and that all trials in full would have made.
+        evaluation: metrics of the best trial on the test set.
+        champion: the registered model.
+        stopped: why the sweep ended before its trials did, None if it is done.
+        seconds: duration of this run of it.
+        resumed: trials that this run resumed.
+
+    Example:
+        >>> result.best.params["units"]  # doctest: +SKIP
+        144
+    """
 
     name: str
     folder: Path | str
     sweep: Sweep
     counts: dict[str, int]
-    leaderboard: tuple[TrialRow, ...]
+    leaderboard: tuple[TrialRecord, ...]
     reports_run: int
     reports_budgeted: int
     evaluation: dict[str, float] | None
     champion: Champion | None
-    stopped: str | None
+    stopped: StopReason | None
     seconds: float
     resumed: int
     tracking_uri: str
     notes: tuple[str, ...] = ()
     checkpoint_bytes: int = 0
+    stop_detail: str = ""
+
+    @classmethod
+    def of(cls, study: SweepStudy, place: SweepFolder, **others: Any) -> SweepResult:
+        """Collect what the study holds, while it is open."""
+        rows = study.rows()
+        states = [row.state for row in rows]
+        return cls(
+            name=study.name,
+            folder=place.location,
+            sweep=study.sweep,
+            counts={state: states.count(state) for state in sorted(set(states))},
+            leaderboard=tuple(study.leaderboard()),
+            reports_run=sum(row.step for row in rows),
+            reports_budgeted=len(rows) * study.sweep.budget.reports,
+            resumed=study.resumed,
+            checkpoint_bytes=place.checkpoint_bytes(),
+            **others,
+        )
 
     @property
-    def best(self) -> TrialRow | None:
+    def best(self) -> TrialRecord | None:
         """The COMPLETE trial with the best value."""
         return next((row for row in self.leaderboard if row.state == "COMPLETE"), None)
+
+    @property
+    def stop_message(self) -> str | None:
+        """Why the sweep ended before its trials did, in words; None if it is done."""
+        return None if self.stopped is None else self.stop_detail or self.stopped.value

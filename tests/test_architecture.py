@@ -1,102 +1,155 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import sweeper
 
 ROOT = Path(sweeper.__file__).parent
 
-# From the top down: a room may import from those below it, never from one above.
-ROOMS = [
-    {"cli", "__main__"},
-    {"backends"},
-    {"run"},
-    {"control", "preflight", "claim"},
-    {"tuning", "cluster"},
-    {"access", "shipping", "survey"},
-    {"watch"},
-    {"nodes"},
-    {"bridge", "actor"},
-    {"worker", "stopping"},
-    {"tracking"},
-    {"studies", "surroundings"},
-    {"study", "changes"},
-    {"durable"},
-    {"storage", "owned"},
-    {"orders", "lease"},
-    {"result"},
-    {"records", "rows", "databases"},
-    {"spec", "trial"},  # a trial is typed by the spec, a budget by nothing
-    {"training"},
-    {"checkpoints", "failures"},
-    {"remote"},
-    {"paths", "places"},
-    {"errors"},
-    {"redaction", "private", "versions"},
-]
-ONLY_IN = {
-    "ray.tune": {"tuning", "watch", "actor"},
-    "mlflow": {"tracking", "cli"},
-    "ray": {"tuning", "watch", "actor", "cluster", "nodes", "access", "cli", "backends", "survey", "shipping"},
+MAY_IMPORT = {
+    "core": set(),
+    "datasets": {"core"},
+    "search": {"core"},
+    "backends": {"core"},
+    "spec": {"core", "search", "datasets"},
+    "study": {"core", "search", "spec"},
+    "tracking": {"core", "spec"},
+    "worker": {"core", "spec", "datasets", "tracking"},
+    "training": {"core", "datasets", "worker"},
+    "driver": {"core", "spec", "study", "worker"},
+    "run": {"core", "spec", "study", "tracking", "worker", "driver"},
+    "cli": {"core", "datasets", "backends", "spec", "study", "tracking", "driver", "run"},
+    "__init__": {"spec", "run", "study", "worker"},
+    "__main__": {"cli"},
+}
+"""Each room, and the rooms that it may import, also lazily and for types only."""
+
+HEAVY = {
+    "ray": {"driver", "backends"},
+    "ray.tune": {"driver"},
+    "mlflow": {"tracking"},
+    "optuna": {"study", "search"},
+    "sqlalchemy": {"study", "driver"},
+    "tensorflow": {"training"},
+    "keras": {"training", "tracking"},
+    "jax": {"training"},
+    "sklearn": {"datasets"},
     "kubernetes": {"backends"},
+    "pyarrow": {"core"},
+    "fsspec": {"core"},
+    "ruamel": {"spec", "core"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+}
+"""Packages that take long to import or that one room is to know, and the rooms that may."""
+
+CORE = {
+    "environment", "errors", "files", "remote_folder", "schema", "secrets", "source_code", "sweep_folder", "text",
+    "trials", "urls", "user_code",
+}  # fmt: skip
+"""What all rooms may use is kept small: a file that only one room needs belongs there."""
+
+MAX_ENTRIES, MAX_FILES, MAX_LINES, MAX_BODY_LINES, MAX_METHODS = 14, 13, 280, 45, 20
+
+MODULES = {
+    ".".join(["sweeper", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
 }
 
 
 def imports_of(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    found = set()
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
+    """Every import of a file, within functions and `if TYPE_CHECKING:` too; a name of a package that is a module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}:{node.lineno} imports relatively"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & MODULES.keys()) or {node.module}
     return found
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def room_of(module: str) -> str:
+    return (module.split(".") + ["__init__"])[1]
 
 
-def test_imports_go_downward_only() -> None:
-    level = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
-    for path in ROOT.rglob("*.py"):
-        room = room_of(path)
-        if room == "__init__":
-            continue
+def in_package(path: Path) -> set[str]:
+    return {name for name in imports_of(path) if name in MODULES}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    for module, path in MODULES.items():
+        if room_of(module) == room:
+            strangers = {room_of(name) for name in in_package(path)} - {room} - MAY_IMPORT[room]
+            assert not strangers, f"{path} imports {strangers}"
+
+
+def test_the_table_has_every_room() -> None:
+    assert {room_of(module) for module in MODULES} == MAY_IMPORT.keys()
+
+
+def test_the_table_has_no_circle() -> None:
+    left = {room: set(below) for room, below in MAY_IMPORT.items()}
+    while ground := [room for room, below in left.items() if not below & left.keys()]:
+        for room in ground:
+            del left[room]
+    assert not left
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {module: in_package(path) - {module} for module, path in MODULES.items()}
+    while ground := [module for module, below in graph.items() if not below & graph.keys()]:
+        for module in ground:
+            del graph[module]
+    assert not graph, f"a circle among {sorted(graph)}"
+
+
+@pytest.mark.parametrize("package", HEAVY)
+def test_a_heavy_package_is_imported_in_its_rooms_only(package: str) -> None:
+    for module, path in MODULES.items():
         for name in imports_of(path):
-            parts = name.split(".")
-            if parts[0] == "sweeper" and parts[1] in level and parts[1] != room:
-                assert level[parts[1]] >= level[room], f"{path} imports {name}"
+            if f"{name}.".startswith(f"{package}."):
+                assert room_of(module) in HEAVY[package], f"{path} imports {name}"
 
 
-def test_each_engine_is_imported_in_one_room() -> None:
-    for path in ROOT.rglob("*.py"):
-        for name in imports_of(path):
-            for engine, rooms in ONLY_IN.items():
-                if name == engine or name.startswith(f"{engine}."):
-                    assert room_of(path) in rooms, f"{path} imports {name}"
+def test_core_attracts_no_strays() -> None:
+    assert {path.stem for path in (ROOT / "core").glob("*.py")} == CORE | {"__init__"}
 
 
-def test_training_knows_no_ray_no_mlflow_and_no_optuna() -> None:
-    for path in (ROOT / "training").rglob("*.py"):
-        engines = {name.split(".")[0] for name in imports_of(path)}
-        assert not engines & {"ray", "mlflow", "optuna"}, path
+def folders() -> Iterator[Path]:
+    yield from (path for path in ROOT.rglob("*") if path.is_dir() and path.name != "__pycache__")
+
+
+def test_rooms_and_files_stay_few() -> None:
+    assert len([path for path in ROOT.iterdir() if path.name != "__pycache__"]) <= MAX_ENTRIES + 1  # py.typed
+    for folder in folders():
+        assert len([path for path in folder.iterdir() if path.is_file()]) <= MAX_FILES, folder
+
+
+def test_modules_classes_and_functions_stay_small_enough_to_read() -> None:
+    for path in MODULES.values():
+        assert len(path.read_text().splitlines()) <= MAX_LINES, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                assert length <= MAX_BODY_LINES, f"{path}:{node.lineno} {node.name} has {length} lines"
+            elif isinstance(node, ast.ClassDef):
+                methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+                assert len(methods) <= MAX_METHODS, f"{path}:{node.lineno} {node.name} has {len(methods)} methods"
 
 
 def test_the_public_names_are_what_they_are_said_to_be() -> None:
-    assert sorted(sweeper.__all__) == ["Sweep", "load_sweep", "run_sweep"]
-    assert all(getattr(sweeper, name) is not None for name in sweeper.__all__)
+    assert sorted(sweeper.__all__) == ["Sweep", "SweepResult", "Trial", "load_sweep", "read_study", "run_sweep"]
 
 
-def test_modules_and_functions_stay_small_enough_to_read() -> None:
-    for path in ROOT.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 315, path
+@pytest.mark.parametrize("name", sweeper.__all__)
+def test_each_public_name_has_a_docstring_with_an_example(name: str) -> None:
+    assert "Example" in (inspect.getdoc(getattr(sweeper, name)) or "")

@@ -32,7 +32,7 @@ class JobStatus:
     details: dict[str, str] = field(default_factory=dict)
 
     @property
-    def is_over(self) -> bool:
+    def wait_or_stop(self) -> bool:
         return self.state not in ("waiting", "running")
 
 

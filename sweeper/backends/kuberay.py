@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from sweeper.backends import JobStatus, Submission
-from sweeper.backends.kubernetes_api import IN_TIME, KubeApi, reason_of
+from sweeper.backends.kubernetes_api import REQUEST_TIMEOUT_S, KubernetesApi, reason_of
 from sweeper.backends.rayjob import SWEEP, Object, Template, job_name
 from sweeper.core.errors import InputError
 
@@ -41,8 +41,8 @@ class KubeRay:
     """Seconds between two looks."""
 
     @cached_property
-    def _api(self) -> KubeApi:
-        return KubeApi(self.context, patience=self.patience, look=self.look)
+    def _api(self) -> KubernetesApi:
+        return KubernetesApi(self.context, patience=self.patience, look=self.look)
 
     def render(self, submission: Submission) -> list[Object]:
         """The objects that `submit` makes."""
@@ -61,7 +61,7 @@ class KubeRay:
         with self._api.explained():
             before = self._find(name)
             if before is not None:
-                if not _status(before).is_over and not before["metadata"].get("deletionTimestamp"):
+                if not _status(before).wait_or_stop and not before["metadata"].get("deletionTimestamp"):
                     self._own_config(before)  # whoever made it may have been cut off before that
                     return f"{submission.name} is running already: {place}"
                 self._remove(name)
@@ -88,7 +88,7 @@ class KubeRay:
         finished: set[str] = set()
         while True:
             # Asked before the logs are read: what was written until it ended is read then.
-            is_over = self._api.ask(lambda: _status(self._job(name))).is_over
+            is_over = self._api.ask(lambda: _status(self._job(name))).wait_or_stop
             for pod, has_finished in self._api.ask(lambda: self._submitters(name)):
                 if pod not in finished:
                     yield from self._log(pod, told, follow=follow and not is_over)
@@ -108,12 +108,12 @@ class KubeRay:
             BackendError: it has not stopped in time.
         """
         with self._api.explained():
-            if (status := _status(self._job(name))).is_over:
+            if (status := _status(self._job(name))).wait_or_stop:
                 raise InputError(f"sweep {name!r} is not running: it has {status.state}")
             where = {**self._where, "name": job_name(name)}
             patch = {"spec": {"suspend": True}}
             self._api.jobs.patch_namespaced_custom_object(**where, body=patch, _content_type=_MERGE)
-            self._api.wait(lambda: _status(self._job(name)).is_over, f"sweep {name!r} is still stopping")
+            self._api.wait(lambda: _status(self._job(name)).wait_or_stop, f"sweep {name!r} is still stopping")
 
     def _find(self, name: str) -> Object | None:
         try:
@@ -146,7 +146,7 @@ class KubeRay:
             field_manager="sweeper",
             force=True,
             _content_type=_APPLY,
-            **IN_TIME,
+            **REQUEST_TIMEOUT_S,
         )
 
     def _own_config(self, job: Object) -> None:
@@ -155,12 +155,14 @@ class KubeRay:
         owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": meta["name"], "uid": meta["uid"]}
         patch = {"metadata": {"ownerReferences": [{**owner, "blockOwnerDeletion": True}]}}
         names = (meta["name"], self.template.namespace)
-        self._api.core.patch_namespaced_config_map(*names, patch, _content_type=_MERGE, **IN_TIME)
+        self._api.core.patch_namespaced_config_map(*names, patch, _content_type=_MERGE, **REQUEST_TIMEOUT_S)
 
     def _submitters(self, sweep: str) -> list[tuple[str, bool]]:
         """The pods that submitted a sweep, the first one first, and whether each has finished."""
         label = f"batch.kubernetes.io/job-name={job_name(sweep)}"
-        pods = self._api.core.list_namespaced_pod(self.template.namespace, label_selector=label, **IN_TIME).items
+        pods = self._api.core.list_namespaced_pod(
+            self.template.namespace, label_selector=label, **REQUEST_TIMEOUT_S
+        ).items
         pods.sort(key=lambda pod: pod.metadata.creation_timestamp)
         return [(pod.metadata.name, pod.status.phase in ("Succeeded", "Failed")) for pod in pods]
 
@@ -184,7 +186,7 @@ class KubeRay:
 
     def _open_log(self, pod: str, *, follow: bool) -> Iterator[bytes]:
         """The lines of a pod, each after its time; none, if its container is not there yet, or no more."""
-        options = {"follow": follow, "timestamps": True, "_preload_content": False, **IN_TIME}
+        options = {"follow": follow, "timestamps": True, "_preload_content": False, **REQUEST_TIMEOUT_S}
         try:
             lines: Iterator[bytes] = self._api.core.read_namespaced_pod_log(pod, self.template.namespace, **options)
         except (self._api.errors.BadRequestException, self._api.errors.NotFoundException):
@@ -193,7 +195,7 @@ class KubeRay:
 
     @property
     def _where(self) -> dict[str, Any]:
-        return {**_RAYJOBS, "namespace": self.template.namespace, **IN_TIME}
+        return {**_RAYJOBS, "namespace": self.template.namespace, **REQUEST_TIMEOUT_S}
 
 
 def _status(job: Object) -> JobStatus:

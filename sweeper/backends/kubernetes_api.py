@@ -16,11 +16,11 @@ from sweeper.core.errors import BackendError, InputError, SweeperError
 T = TypeVar("T")
 
 
-IN_TIME = {"_request_timeout": (10.0, 60.0)}
+REQUEST_TIMEOUT_S = {"_request_timeout": (10.0, 60.0)}
 """Of every request: seconds to connect, and from one piece of an answer to the next. By default there is no limit."""
 
 
-class KubeApi:
+class KubernetesApi:
     """The cluster of a kubeconfig (KUBECONFIG, ~/.kube/config), or the one that this process runs in.
 
     Args:

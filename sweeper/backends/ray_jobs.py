@@ -19,9 +19,9 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from sweeper.backends import JobStatus, Submission
-from sweeper.core.errors import BackendError, InputError
-from sweeper.core.user_code import copy_code
-from sweeper.driver.auth import is_loopback
+from sweeper.core.errors import BackendError, InputError, OpenClusterError
+from sweeper.core.urls import is_loopback
+from sweeper.core.user_code import copy_user_code
 
 _PATIENCE = 30.0
 """Seconds that the cluster has to answer a request."""
@@ -62,11 +62,7 @@ class RayJobs:
             mode = requests.get(f"{self._address}/api/authentication_mode", timeout=_PATIENCE)
             is_open = mode.status_code != 200 or mode.json().get("authentication_mode") == "disabled"
             if is_open and not insecure and not is_loopback(urlsplit(address).netloc):
-                raise InputError(
-                    f"the Ray cluster at {address} runs what anyone who reaches it sends: it asks for no token. Start "
-                    "it with RAY_AUTH_MODE=token (https://docs.ray.io/en/latest/ray-security/token-auth.html), or say "
-                    "--insecure"
-                )
+                raise OpenClusterError(address)
             if not is_open and token is None:
                 raise BackendError(
                     f"the Ray cluster at {address} asks for a token; put it into RAY_AUTH_TOKEN, or its file's path "
@@ -84,11 +80,11 @@ class RayJobs:
             job = f"sweeper-{submission.name}-{attempt}"
             with tempfile.TemporaryDirectory() as folder:
                 declared = json.loads(submission.text)
-                copy_code(declared.get("trainable"), Path(folder))
+                copy_user_code(declared.get("trainable"), Path(folder))
                 Path(folder, "sweep.yaml").write_text(submission.text)
                 self._start(job, submission, attempt, folder)
-        goes_on = "" if attempt == 1 else f"; it goes on where attempt {attempt - 1} ended"
-        return f"{submission.name} was submitted as job {job}{goes_on}"
+        should_continue = "" if attempt == 1 else f"; it goes on where attempt {attempt - 1} ended"
+        return f"{submission.name} was submitted as job {job}{should_continue}"
 
     def _start(self, job: str, submission: Submission, attempt: int, folder: str) -> None:
         try:

@@ -19,7 +19,7 @@ from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check
-    from sweeper.core.trials import Attempt, TrialRow
+    from sweeper.core.trials import Attempt, TrialRecord
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
     from sweeper.study.open import SweepSummary
@@ -113,7 +113,7 @@ def leaderboard(cells: Board, width: int) -> tuple[Table, tuple[str, ...]]:
 
 
 def print_leaderboard(
-    sweep: Sweep, rows: Sequence[TrialRow], failed: Mapping[int, Sequence[Attempt]], *, limit: int | None
+    sweep: Sweep, rows: Sequence[TrialRecord], failed: Mapping[int, Sequence[Attempt]], *, limit: int | None
 ) -> None:
     """The first `limit` trials as a table, why trials failed or were tried again, and what was left out."""
     shown = rows[:limit]
@@ -167,7 +167,7 @@ def print_check(check: Check) -> None:
 
 def print_result(result: SweepResult) -> None:
     """What a sweep came to: the ten best trials, what pruning saved, the champion, and what to do next."""
-    ended = f", {result.stopped}" if result.stopped else ""
+    ended = f", {result.stop_message}" if result.stop_message else ""
     out.print(Text(f"{result.name}: {tally(result.counts)}; {duration(result.seconds)}{ended}", "bold"))
     made, _ = leaderboard(board(result.sweep, result.leaderboard[:10]), out.width)
     out.print()

@@ -19,8 +19,9 @@ from typing import Literal
 
 from sweeper.cli.options import tracking_store
 from sweeper.core.errors import DatasetError
-from sweeper.core.files import MASK, temporary_folder
+from sweeper.core.files import PRIVATE_UMASK, temporary_folder
 from sweeper.core.secrets import redact
+from sweeper.core.urls import sqlite_path
 
 _PATIENCE = 3.0
 """Seconds to wait for a store."""
@@ -150,20 +151,20 @@ def check_token() -> Iterator[Check]:
     """The token of Ray clusters on disk, if there is one: who reads it may run code there."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if path.exists():
-        is_open = bool(path.stat().st_mode & MASK)
+        is_open = bool(path.stat().st_mode & PRIVATE_UMASK)
         advice = f"chmod 600 {shlex.quote(str(path))}"
         yield _enough("ray token", not is_open, True, f"{path}{' can be read by others' * is_open}", advice)
 
 
 def check_storage(url: str) -> Iterator[Check]:
     """The database of studies: there, whole, and writable."""
-    path = _sqlite_path(url)
+    path = sqlite_path(url)
     yield _sqlite("studies", path) if path else _server("studies", url)
 
 
 def check_tracking(uri: str) -> Iterator[Check]:
     """The MLflow store or server."""
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if path is not None:
         yield _sqlite("mlflow", path)
     elif uri.startswith(("http://", "https://")):
@@ -174,10 +175,6 @@ def check_tracking(uri: str) -> Iterator[Check]:
 
 def _enough(name: str, has: int, wants: int, found: str, advice: str) -> Check:
     return Check(name, "ok", found) if has >= wants else Check(name, "warn", found, advice)
-
-
-def _sqlite_path(url: str) -> Path | None:
-    return Path(url.removeprefix("sqlite:///")).absolute() if url.startswith("sqlite:///") else None
 
 
 def _sqlite(name: str, path: Path) -> Check:

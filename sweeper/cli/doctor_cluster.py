@@ -31,13 +31,13 @@ def _dashboard(address: str, *, insecure: bool) -> Check:
 def _nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
     from sweeper.driver.auth import refuse_open_cluster
     from sweeper.driver.cluster import ray_cluster
-    from sweeper.driver.node_check import survey
-    from sweeper.driver.stop import StopRequest
+    from sweeper.driver.node_check import inspect_nodes
+    from sweeper.driver.stop import StopSignal
 
     if not insecure:
         refuse_open_cluster(address)
-    with StopRequest(None), ray_cluster(address):
-        for node in survey(folder):
+    with StopSignal(None), ray_cluster(address):
+        for node in inspect_nodes(folder):
             gpus = f"{node.gpus:g} GPUs" if node.gpus else "no GPU"
             found = "; ".join([*node.faults, *node.notes]) or f"{gpus}, the same versions as here"
             shared = f", sees {folder}" if folder and not node.faults else ""

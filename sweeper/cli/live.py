@@ -20,7 +20,7 @@ from sweeper.cli.progress import Progress
 from sweeper.cli.report import clean, duration, metric, scalar, tally, unit, varying
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import Report, TrialRow
+    from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Sweep
 
 _BAR = 40
@@ -65,7 +65,7 @@ class LiveProgress:
             self._live.stop()  # the last frame stays, without workers: a summary
             self._console.print()
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         known = self.progress.rows.get(row.number)
         with self._lock:
             self.progress.see(row, report)
@@ -108,7 +108,7 @@ class LiveProgress:
                     line = f"{tally(self.progress.counts())}; {self._how_far()}{self._best_so_far()}"
                 self._say(line)
 
-    def _ending(self, row: TrialRow) -> str:
+    def _ending(self, row: TrialRecord) -> str:
         word = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(row.state, row.state)
         if row.state == "FAIL":
             return f"trial {row.number} failed: {clean(row.reason or 'no reason known')}"
@@ -120,7 +120,7 @@ class LiveProgress:
         best = self.progress.best
         return f"; best {metric(best.value)} (trial {best.number})" if best else ""
 
-    def _reached(self, row: TrialRow) -> str:
+    def _reached(self, row: TrialRecord) -> str:
         budget = self._sweep.budget
         return f"{unit(budget).removesuffix('s')} {budget.epoch_of(row.step):g}/{budget.epoch_of(budget.reports):g}"
 
@@ -154,11 +154,11 @@ class LiveProgress:
         joined = [piece for part in parts for piece in ((", ", ""), part)]
         return _line(*joined[1:])
 
-    def _best(self, best: TrialRow) -> Text:
+    def _best(self, best: TrialRecord) -> Text:
         params = "  ".join(f"{clean(name)}={scalar(best.params[name])}" for name in self._params if name in best.params)
         return _line("best ", (metric(best.value), "bold green"), f" in trial {best.number}  ", (params, "dim"))
 
-    def _workers(self, running: list[TrialRow]) -> list[RenderableType]:
+    def _workers(self, running: list[TrialRecord]) -> list[RenderableType]:
         """A table of the running trials, no wider and no longer than the terminal has room for."""
         limit = max(1, min(_MOST_WORKERS, self._console.height - 9))
         nodes = len({row.node for row in self.progress.rows.values() if row.node}) > 1
@@ -172,7 +172,7 @@ class LiveProgress:
         more = len(running) - len(rows)
         return [made, *([_line((f"and {more} more", "dim"))] if more else [])]
 
-    def _worker(self, row: TrialRow, nodes: bool) -> list[str]:
+    def _worker(self, row: TrialRecord, nodes: bool) -> list[str]:
         number = f"{row.number}" if row.attempt == 1 else f"{row.number} (attempt {row.attempt})"
         node = [clean(row.node or "")] if nodes else []
         params = [scalar(row.params[name]) if name in row.params else "" for name in self._params]

@@ -21,7 +21,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "resume": run.resume,
     "stop": run.stop,
     "pause": run.pause,
-    "continue": run.continue_,
+    "continue": run.unpause,
     "submit": submit.submit,
     "status": submit.status,
     "logs": submit.logs,
@@ -95,15 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see {context.command_path} --help" if context else ""
-        return _explain(error, f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug=debug)
+        return _print_failure(error, f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug=debug)
     except SweeperError as error:
-        return _explain(error, str(error), error.exit_code, debug=debug)
+        return _print_failure(error, str(error), error.exit_code, debug=debug)
     except BrokenPipeError:  # as in `sweeper show NAME | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:
         hint = "" if debug else " (--debug shows where)"
-        return _explain(error, f"{type(error).__name__}: {error}{hint}", 1, debug=debug)
+        return _print_failure(error, f"{type(error).__name__}: {error}{hint}", 1, debug=debug)
 
 
 class _Log(logging.Handler):
@@ -124,7 +124,7 @@ def _log_shown() -> Iterator[None]:
         root.removeHandler(log)
 
 
-def _explain(error: Exception, message: str, code: int, *, debug: bool) -> int:
+def _print_failure(error: Exception, message: str, code: int, *, debug: bool) -> int:
     from sweeper.cli.console import print_error, print_traceback
 
     if debug:

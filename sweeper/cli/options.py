@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from sweeper.core.errors import InputError, SpecError
-from sweeper.core.remote_folder import is_remote
+from sweeper.core.sweep_folder import is_remote
 
 DEFAULT_STORAGE = "sqlite:///sweeper.db"
 
@@ -41,17 +41,17 @@ def _folder(path: str) -> Path | str:
 
 
 def _address(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
-    from sweeper.core.urls import fault_of_address
+    from sweeper.core.urls import problem_of_address
 
-    if address is not None and (fault := fault_of_address(address)):
+    if address is not None and (fault := problem_of_address(address)):
         raise InputError(f"--address: {fault}")
     return address
 
 
-def _head(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
-    from sweeper.core.urls import fault_of_url
+def _dashboard_url(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
+    from sweeper.core.urls import problem_of_url
 
-    if address is not None and (fault := fault_of_url(address, ("http", "https"))):
+    if address is not None and (fault := problem_of_url(address, ("http", "https"))):
         raise InputError(f"--address: {fault}")
     return address
 
@@ -105,17 +105,17 @@ Address = Annotated[
         "--address", metavar="HOST:PORT", callback=_address, help="A Ray cluster; else RAY_ADDRESS, else this machine."
     ),
 ]
-Head = Annotated[
+Dashboard = Annotated[
     str | None,
     typer.Option(
         "--address",
         envvar="RAY_API_SERVER_ADDRESS",
         metavar="URL",
-        callback=_head,
+        callback=_dashboard_url,
         help="The dashboard of a Ray cluster, http://HEAD:8265.",
     ),
 ]
-FolderThere = Annotated[
+RemoteFolder = Annotated[
     Path | None,
     typer.Option(
         "--dir",
@@ -125,7 +125,7 @@ FolderThere = Annotated[
         show_default=False,
     ),
 ]
-AnyAddress = Annotated[
+Cluster = Annotated[
     str | None,
     typer.Option("--address", metavar="ADDRESS", help="A Ray cluster: HOST:PORT, auto, or http://HEAD:8265."),
 ]
@@ -155,7 +155,7 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", metavar="", help="Print what would be submitted, as YAML.", show_default=False)
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Stay until it ends.", show_default=False)]
-TrackingThere = Annotated[
+RemoteTrackingUri = Annotated[
     str | None,
     typer.Option("--tracking-uri", metavar="URI", help="MLflow's server; else the cluster's MLFLOW_TRACKING_URI."),
 ]
@@ -196,7 +196,7 @@ def flags(**given: str | None) -> dict[str, str | None]:
 
 
 @contextmanager
-def naming(flags: Mapping[str, str | None], **others: str) -> Iterator[None]:
+def blame_options(flags: Mapping[str, str | None], **others: str) -> Iterator[None]:
     """Tells the faults of a sweep under the names of the options that were given."""
     try:
         yield

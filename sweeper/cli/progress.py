@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from sweeper.core.trials import best_trial
+
 if TYPE_CHECKING:
-    from sweeper.core.trials import Report, TrialRow
+    from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Sweep
 
 
@@ -43,8 +45,8 @@ class Progress:
         self.sweep = sweep
         self.full = sweep.budget.reports
         self.trials = sweep.trial_limit
-        self.rows: dict[int, TrialRow] = {}
-        self.best: TrialRow | None = None
+        self.rows: dict[int, TrialRecord] = {}
+        self.best: TrialRecord | None = None
         self._clock = clock
         self._began = clock()
         self._first_report: float | None = None
@@ -52,7 +54,7 @@ class Progress:
         self._workers = 0
         self._share = 0.0
 
-    def see(self, row: TrialRow, report: Report | None) -> None:
+    def see(self, row: TrialRecord, report: Report | None) -> None:
         """Take in what a listener is told."""
         self.rows[row.number] = row
         self._workers = max(self._workers, len(self.running()))
@@ -60,10 +62,10 @@ class Progress:
             self._reports_seen += 1
             if self._first_report is None:
                 self._first_report = self._clock()
-        if row.state == "COMPLETE" and self._is_better(row):
-            self.best = row
+        if row.state == "COMPLETE":
+            self.best = best_trial([row] if self.best is None else [self.best, row], self.sweep.objective.direction)
 
-    def running(self) -> list[TrialRow]:
+    def running(self) -> list[TrialRecord]:
         return [row for row in self.rows.values() if row.state == "RUNNING"]
 
     def counts(self) -> Counter[str]:
@@ -105,10 +107,3 @@ class Progress:
         each = [remaining[min(step, self.full)] for step in running]
         to_come = max(0, self.trials - len(self.rows))
         return sum(each) + to_come * remaining[0], max([*each, remaining[0] if to_come else 0.0], default=0.0)
-
-    def _is_better(self, row: TrialRow) -> bool:
-        if row.value is None or self.best is None or self.best.value is None:
-            return row.value is not None
-        if self.sweep.objective.direction == "maximize":
-            return row.value > self.best.value
-        return row.value < self.best.value

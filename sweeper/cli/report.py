@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import Attempt, TrialRow
+    from sweeper.core.trials import Attempt, TrialRecord
     from sweeper.run import SweepResult
-    from sweeper.search.budget import Budget
-    from sweeper.spec import Sweep
+    from sweeper.spec import Budget, Sweep
 
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
@@ -84,7 +83,7 @@ def tally(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)) or "no trials"
 
 
-def seconds_of(row: TrialRow) -> float | None:
+def seconds_of(row: TrialRecord) -> float | None:
     """How long a trial took, waiting between attempts included."""
     if row.started is None or row.ended is None:
         return None
@@ -100,12 +99,12 @@ class Board:
     rows: tuple[tuple[str, ...], ...]
 
 
-def board(sweep: Sweep, rows: Sequence[TrialRow]) -> Board:
+def board(sweep: Sweep, rows: Sequence[TrialRecord]) -> Board:
     """The cells of a leaderboard in the order of `rows`."""
     params = varying(sweep)
     fixed = ("trial", "state", sweep.objective.metric, unit(sweep.budget), "time")
 
-    def cells(row: TrialRow) -> tuple[str, ...]:
+    def cells(row: TrialRecord) -> tuple[str, ...]:
         reached = f"{sweep.budget.epoch_of(row.step):g}"
         values = (scalar(row.params[name]) if name in row.params else "" for name in params)
         return (str(row.number), row.state, metric(row.value), reached, duration(seconds_of(row)), *values)
@@ -113,17 +112,19 @@ def board(sweep: Sweep, rows: Sequence[TrialRow]) -> Board:
     return Board(tuple(map(clean, fixed)), tuple(map(clean, params)), tuple(map(cells, rows)))
 
 
-def trial_document(sweep: Sweep, row: TrialRow) -> dict[str, Any]:
+def trial_document(sweep: Sweep, row: TrialRecord) -> dict[str, Any]:
     """One trial for JSON and CSV."""
     reached = {unit(sweep.budget): sweep.budget.epoch_of(row.step)}
     facts = {key: value for key, value in asdict(row).items() if key != "params"}
     return facts | reached | {"seconds": seconds_of(row), "params": dict(row.params)}
 
 
-def study_document(sweep: Sweep, rows: Sequence[TrialRow], failed: Mapping[int, Sequence[Attempt]]) -> dict[str, Any]:
+def study_document(
+    sweep: Sweep, rows: Sequence[TrialRecord], failed: Mapping[int, Sequence[Attempt]]
+) -> dict[str, Any]:
     """What `show --json` prints; `failed` are the attempts that came to nothing, by the number of their trial."""
 
-    def document(row: TrialRow) -> dict[str, Any]:
+    def document(row: TrialRecord) -> dict[str, Any]:
         attempts = [asdict(attempt) for attempt in failed.get(row.number, ())]
         return trial_document(sweep, row) | {"failed_attempts": attempts}
 
@@ -149,7 +150,7 @@ def result_document(result: SweepResult) -> dict[str, Any]:
         "reports_run": result.reports_run,
         "reports_budgeted": result.reports_budgeted,
         "saved": saved(result),
-        "stopped": result.stopped,
+        "stopped": result.stop_message,
         "seconds": round(result.seconds, 3),
         "resumed": result.resumed,
         "folder": str(result.folder),
@@ -170,7 +171,7 @@ def to_json(value: object) -> str:
     return json.dumps(_jsonable(value), indent=2, allow_nan=False)
 
 
-def to_csv(sweep: Sweep, rows: Sequence[TrialRow]) -> str:
+def to_csv(sweep: Sweep, rows: Sequence[TrialRecord]) -> str:
     """All trials as CSV, one column per parameter; text that a spreadsheet would run as a formula is quoted."""
     names = list(sweep.space) or sorted({name for row in rows for name in row.params})
     facts = ("number", "state", "value", unit(sweep.budget), "seconds", "attempt", "node", "reason", "started", "ended")
@@ -195,7 +196,7 @@ def sweep_line(sweep: Sweep) -> str:
     return clean(f"{sweep.name}: {sweep.trial_limit} trials of {length}, {parameters}, {decides}, {goal}")
 
 
-def best_yaml(sweep: Sweep, row: TrialRow) -> str:
+def best_yaml(sweep: Sweep, row: TrialRecord) -> str:
     """The best trial as YAML, for `best`."""
     return to_yaml(row.params, [f"{sweep.name}, trial {row.number}: {sweep.objective.metric} {metric(row.value)}"])
 

@@ -14,7 +14,7 @@ from sweeper.core.errors import InputError, SweeperError
 if TYPE_CHECKING:
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
-    from sweeper.study.commands import Order
+    from sweeper.study.commands import Command
 
 
 def run(
@@ -43,11 +43,11 @@ def run(
 
     budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
     flags = options.flags(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
-    with options.naming(flags):
+    with options.blame_options(flags):
         sweep = load_sweep(space, options.overrides(settings, flags))
     forked = sweep.name if fork is not None else None
     if fork is not None:
-        with options.naming({"name": fork}, name="--fork"):
+        with options.blame_options({"name": fork}, name="--fork"):
             sweep = load_sweep(space, options.overrides(settings, {**flags, "name": fork}))
     where = {"folder": folder, "address": address, "insecure": insecure, "tracking_uri": tracking_uri}
     where |= {"allow_code_change": allow_code_change}
@@ -71,15 +71,15 @@ def resume(
     debug: options.Debug = False,
 ) -> int:
     """Go on with a sweep that was stopped; needs no file. More --trials extend one that is done."""
-    from sweeper.core.urls import expand, fault_of_database
+    from sweeper.core.urls import expand, problem_of_database_url
     from sweeper.study.open import read_study
 
     url = options.sweep_storage(storage) or options.DEFAULT_STORAGE
-    if fault := fault_of_database(url):
+    if fault := problem_of_database_url(url):
         raise InputError(f"--storage: {fault}")
     study = read_study(name, expand(url))
     flags = options.flags(trials=trials, parallel=parallel, timeout=timeout, cpus=cpus, gpus=gpus)
-    with options.naming(flags):
+    with options.blame_options(flags):
         sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": options.quoted(url)})
     uri = tracking_uri or study.facts.get("tracking_uri")
     where = {"folder": study.folder, "address": address, "insecure": insecure, "tracking_uri": uri}
@@ -91,7 +91,7 @@ def stop(
     name: options.Name,
     storage: options.Storage = options.DEFAULT_STORAGE,
     backend: options.BackendName = "ray",
-    address: options.Head = None,
+    address: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
@@ -99,10 +99,10 @@ def stop(
 ) -> None:
     """Stop a running sweep in good order, from another terminal; with --address or --backend, one submitted."""
     if address is not None or backend != "ray":
-        submit.elsewhere(backend, address, insecure, namespace, context).stop(name)
+        submit.open_backend(backend, address, insecure, namespace, context).stop(name)
         console.print_note(f"{name} has stopped; submit it again to go on")
         return
-    _order(name, storage, "stop", f"{name} has stopped; go on with: {_command('resume', name)}")
+    _send(name, storage, "stop", f"{name} has stopped; go on with: {_command('resume', name)}")
 
 
 def pause(
@@ -111,22 +111,22 @@ def pause(
     debug: options.Debug = False,
 ) -> None:
     """Have a running sweep wait; its trials keep their places and compute nothing after their next report."""
-    _order(name, storage, "pause", f"{name} is paused; go on with: {_command('continue', name)}")
+    _send(name, storage, "pause", f"{name} is paused; go on with: {_command('continue', name)}")
 
 
-def continue_(
+def unpause(
     name: options.Name,
     storage: options.Storage = options.DEFAULT_STORAGE,
     debug: options.Debug = False,
 ) -> None:
     """Have a paused sweep go on."""
-    _order(name, storage, None, f"{name} goes on")
+    _send(name, storage, None, f"{name} goes on")
 
 
-def _order(name: str, storage: str, order: Order | None, done: str) -> None:
-    from sweeper.study.open import give_order
+def _send(name: str, storage: str, order: Command | None, done: str) -> None:
+    from sweeper.study.open import send_command
 
-    if not give_order(name, storage, order):
+    if not send_command(name, storage, order):
         raise SweeperError(f"sweep {name!r} does not answer; is its process stopped? See: sweeper list")
     console.print_note(done)
 
@@ -162,8 +162,8 @@ def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
 
 def exit_code(result: SweepResult) -> int:
     """What `run` exits with when it comes to its end."""
-    if result.stopped:
-        return {"interrupted": 130, "terminated": 143, "timeout": 0, "stopped": 0}.get(result.stopped, 1)
+    if result.stopped is not None:
+        return result.stopped.exit_code
     if not result.counts.get("COMPLETE"):
         return 1
     return 3 if result.counts.get("FAIL") else 0

@@ -12,11 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import console, options, report
-from sweeper.core.errors import InputError, SpecError, SweeperError
+from sweeper.core.errors import InputError, SpecError, SweepBusyError, SweeperError
 from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
-    from sweeper.study.study import SweepStudy
+    from sweeper.study.view import StudyView
 
 
 def validate(files: options.Files, json: options.Json = False, debug: options.Debug = False) -> None:
@@ -79,11 +79,11 @@ def show(
     study = read_study(name, storage)
     rows = study.leaderboard()
     if json:
-        console.emit(report.to_json(report.study_document(study.sweep, rows, study.history.all())))
+        console.emit(report.to_json(report.study_document(study.sweep, rows, study.attempts())))
     elif csv:
         console.emit(report.to_csv(study.sweep, rows))
     else:
-        console.print_leaderboard(study.sweep, rows, study.history.all(), limit=None if everything else 20)
+        console.print_leaderboard(study.sweep, rows, study.attempts(), limit=None if everything else 20)
 
 
 def best(
@@ -114,14 +114,16 @@ def sync(
 ) -> None:
     """Copy into MLflow what it lacks of a sweep; as often as you like."""
     from sweeper import tracking
-    from sweeper.study.open import list_sweeps as summaries
-    from sweeper.study.open import read_study
+    from sweeper.study.open import lock_study
 
-    study = read_study(name, storage)
-    if any(summary.running for summary in summaries(storage) if summary.name == name):
-        raise InputError(f"sweep {name!r} is running, and copies itself into MLflow; sync it when it has ended")
-    uri = _store_of(study, tracking_uri)
-    written = tracking.sync(study, uri)
+    try:
+        with lock_study(name, storage) as study:
+            uri = _store_of(study, tracking_uri)
+            written = tracking.sync(study, uri)
+    except SweepBusyError as error:
+        raise SweepBusyError(
+            f"{error}. A running sweep copies itself into MLflow; sync it when it has ended"
+        ) from error
     if json:
         console.emit(report.to_json({"name": name, "tracking_uri": redact(uri), "written": written}))
     else:
@@ -161,7 +163,7 @@ def ui(
 def doctor(
     storage: options.Storage = options.DEFAULT_STORAGE,
     tracking_uri: options.TrackingUri = None,
-    address: options.AnyAddress = None,
+    address: options.Cluster = None,
     folder: options.SharedFolder = None,
     insecure: options.Insecure = False,
     json: options.Json = False,
@@ -182,7 +184,7 @@ def doctor(
     return int(any(check.state == "fail" for check in checks))
 
 
-def _store_of(study: SweepStudy, tracking_uri: str | None) -> str:
+def _store_of(study: StudyView, tracking_uri: str | None) -> str:
     """The MLflow store that the sweep ran with, unless another is named."""
     from sweeper import tracking
 

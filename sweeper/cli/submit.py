@@ -30,10 +30,10 @@ def submit(
     gpus: options.Gpus = None,
     seed: options.Seed = None,
     storage: options.SweepStorage = None,
-    tracking_uri: options.TrackingThere = None,
-    folder: options.FolderThere = None,
+    tracking_uri: options.RemoteTrackingUri = None,
+    folder: options.RemoteFolder = None,
     backend: options.BackendName = "ray",
-    address: options.Head = None,
+    address: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
@@ -47,16 +47,20 @@ def submit(
     """Have a sweep run on a cluster, and leave; again, and it goes on where it was stopped."""
     from sweeper.backends import Submission
     from sweeper.backends.rayjob import Template
-    from sweeper.core.urls import fault_of_tracking
+    from sweeper.core.urls import problem_of_tracking_uri
     from sweeper.spec import load_sweep
 
     budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
     flags = options.flags(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
-    with options.naming(flags):
+    with options.blame_options(flags):
         sweep = load_sweep(space, options.overrides(settings, flags))
-    if tracking_uri is not None and (fault := fault_of_tracking(tracking_uri)):
+    if tracking_uri is not None and (fault := problem_of_tracking_uri(tracking_uri)):
         raise InputError(f"--tracking-uri: {fault}")
-    there = _there(sweep, folder, tracking_uri) if backend == "ray" else _in_the_pods(sweep, folder, tracking_uri)
+    there = (
+        _ray_job_options(sweep, folder, tracking_uri)
+        if backend == "ray"
+        else _kuberay_options(sweep, folder, tracking_uri)
+    )
     where = (*there, *(["--insecure"] if insecure else []))
     submission = Submission(sweep.name, json_.dumps(sweep.model_dump(mode="json"), indent=2), where)
     template = Template(namespace=namespace, image=image, gpus=worker_gpus, workers=workers)
@@ -71,7 +75,7 @@ def submit(
 def status(
     name: options.Name,
     backend: options.BackendName = "ray",
-    address: options.Head = None,
+    address: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
@@ -79,8 +83,8 @@ def status(
     debug: options.Debug = False,
 ) -> int:
     """Show how a submitted sweep stands."""
-    found = elsewhere(backend, address, insecure, namespace, context).status(name)
-    console.emit(json_.dumps(found.__dict__, indent=2) if json else _line(found))
+    found = open_backend(backend, address, insecure, namespace, context).status(name)
+    console.emit(json_.dumps(found.__dict__, indent=2) if json else _status_line(found))
     return 0
 
 
@@ -88,14 +92,14 @@ def logs(
     name: options.Name,
     follow: options.Follow = False,
     backend: options.BackendName = "ray",
-    address: options.Head = None,
+    address: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
     debug: options.Debug = False,
 ) -> int:
     """Show what a submitted sweep prints; with --follow until it ends."""
-    chosen = elsewhere(backend, address, insecure, namespace, context)
+    chosen = open_backend(backend, address, insecure, namespace, context)
     if follow:
         return _follow(chosen, name)
     for text in chosen.logs(name, follow=False):
@@ -103,7 +107,7 @@ def logs(
     return 0
 
 
-def elsewhere(backend: str, address: str | None, insecure: bool, namespace: str, context: str | None) -> Backend:
+def open_backend(backend: str, address: str | None, insecure: bool, namespace: str, context: str | None) -> Backend:
     """The cluster that a sweep was submitted to."""
     from sweeper.backends.rayjob import Template
 
@@ -125,7 +129,7 @@ def _backend(backend: str, address: str | None, insecure: bool, template: Templa
     return RayJobs(address, insecure=insecure)
 
 
-def _there(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
+def _ray_job_options(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
     """Where a job of a Ray cluster keeps things.
 
     Raises:
@@ -147,11 +151,11 @@ def _there(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) ->
     return ["--dir", str(folder), "--tracking-uri", tracking]
 
 
-def _in_the_pods(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
+def _kuberay_options(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
     """Where a RayJob keeps things, as far as its manifest does not say it."""
-    from sweeper.core.user_code import own_code
+    from sweeper.core.user_code import user_code_root
 
-    if (root := own_code(sweep.trainable)) is not None:
+    if (root := user_code_root(sweep.trainable)) is not None:
         console.print_note(f"the code of {sweep.trainable} in {root} has to be in the image as well")
     options_there = ["--dir", str(folder)] if folder else []
     return options_there + (["--tracking-uri", tracking_uri] if tracking_uri else [])
@@ -176,12 +180,12 @@ def _follow(chosen: Backend, name: str) -> int:
         console.print_note(f"{name} goes on without an eye on it; look again with: sweeper logs {name} --follow")
         return 130
     found = chosen.status(name)
-    console.print_note(_line(found))
+    console.print_note(_status_line(found))
     code = found.details.get("exit code")
     return int(code) if code is not None and found.state == "failed" else _EXIT_CODES[found.state]
 
 
-def _line(found: JobStatus) -> str:
+def _status_line(found: JobStatus) -> str:
     details = ", ".join(f"{key} {value}" for key, value in found.details.items())
     message = f": {found.message}" if found.message else ""
     return f"{found.name} {found.state} (attempt {found.attempt}, {details}){message}"

@@ -3,12 +3,13 @@
 SweeperError                 1   anything sweeper explains in one message
 ├── InputError               2   what the user wrote is wrong; nothing was started
 │   ├── SpecError            2   a sweep file: every fault at once, each with its place
+│   ├── OpenClusterError     2   a Ray cluster elsewhere takes commands from anyone who can reach it
 │   ├── SweepBusyError       2   the sweep is owned by another running process
 │   └── ResourceError        2   no machine can ever run one trial of this sweep
 ├── DatasetError             1   data is damaged or not what its checksum says (2 if it is missing)
 ├── StorageError            74   the study's database or the sweep's folder cannot be read or written
 ├── LeaseLostError           1   another process has taken the sweep over
-├── StoppedError           130   a signal came while the sweep waited for its database (143: SIGTERM)
+├── StoppedError                 the sweep was stopped while it waited for its database (130, 143, or 0: StopReason)
 ├── BackendError            69   where a sweep is to run, or runs, cannot be reached or refuses
 ├── CapacityError           75   for a long time no node of the cluster could run the trials that are left
 └── TrackingError           69   MLflow cannot be reached or refuses
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 
 class SweeperError(Exception):
@@ -37,7 +39,7 @@ class InputError(SweeperError):
 
 
 @dataclass(frozen=True)
-class Problem:
+class LocatedProblem:
     """One fault of a sweep file: where it is, what was seen, the rule, and a proposal."""
 
     key: str
@@ -55,7 +57,7 @@ class SpecError(InputError):
 
     LIMIT = 20
 
-    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+    def __init__(self, source: str, problems: Sequence[LocatedProblem]) -> None:
         self.source = source
         self.problems = tuple(problems)
         lines = [problem.render(source) for problem in self.problems[: self.LIMIT]]
@@ -63,6 +65,17 @@ class SpecError(InputError):
             more = len(self.problems) - self.LIMIT
             lines.append(f"{source}  and {more if len(self.problems) < 100 else 'many'} more problems")
         super().__init__("\n".join(lines))
+
+
+class OpenClusterError(InputError):
+    """A Ray cluster on another machine takes commands from anyone who can reach it."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"the Ray cluster at {address} accepts requests without a token, so anyone who can reach it can run code "
+            "there. Start it with RAY_AUTH_MODE=token "
+            "(https://docs.ray.io/en/latest/ray-security/token-auth.html), or pass --insecure"
+        )
 
 
 class SweepBusyError(InputError):
@@ -87,12 +100,36 @@ class LeaseLostError(SweeperError):
     """Another process has become the owner of the sweep; this one writes nothing any more."""
 
 
-class StoppedError(SweeperError):
-    """The sweep was asked to end while it waited for its database."""
+class StopReason(Enum):
+    """Why a sweep ends before its trials do. The value is the word for people and documents."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(f"{reason} while {message}")
-        self.exit_code = 143 if reason == "terminated" else 130
+    INTERRUPTED = "interrupted"
+    TERMINATED = "terminated"
+    TIMEOUT = "timeout"
+    COMMAND = "stopped"
+    REPEATED_FAILURE = "repeated failure"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a sweep that ends for this reason; 0 where the user asked for it beforehand."""
+        return _STOP_EXIT_CODES[self]
+
+
+_STOP_EXIT_CODES = {
+    StopReason.INTERRUPTED: 130,
+    StopReason.TERMINATED: 143,
+    StopReason.TIMEOUT: 0,
+    StopReason.COMMAND: 0,
+    StopReason.REPEATED_FAILURE: 1,
+}
+
+
+class StoppedError(SweeperError):
+    """The sweep was stopped while it waited for its database; the exit code is that of the reason."""
+
+    def __init__(self, reason: StopReason, message: str) -> None:
+        super().__init__(f"{reason.value} while {message}")
+        self.exit_code = reason.exit_code
 
 
 class CapacityError(SweeperError):

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import psutil
 
 from sweeper.core.errors import InputError, StorageError
 
-MASK = 0o077
+PRIVATE_UMASK = 0o077
 """Files 0600, folders 0700."""
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
     """Let the process, and those it starts, make files for their user only."""
-    before = os.umask(MASK)
+    before = os.umask(PRIVATE_UMASK)
     try:
         yield
     finally:
@@ -47,17 +50,17 @@ def private_folder() -> Path:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        if not _is_ours(folder):  # the name is known to everyone: somebody was there first
+        if not _is_private(folder):  # the name is known to everyone: somebody was there first
             return Path(tempfile.mkdtemp(prefix="sweeper-", dir=base))
     return folder
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_private(folder: Path) -> bool:
     found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & MASK
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & PRIVATE_UMASK
 
 
-def check_folder(folder: Path, remedy: str, *, room: int = 0) -> None:
+def check_writable_folder(folder: Path, remedy: str, *, room: int = 0) -> None:
     """See whether a folder, which need not exist yet, could be made and so many bytes written into it.
 
     Raises:
@@ -76,7 +79,7 @@ def check_folder(folder: Path, remedy: str, *, room: int = 0) -> None:
         raise InputError(f"cannot write to {folder} (its disk is full, {free / 1e6:.1f} MB free); {remedy}")
 
 
-def check_file(path: Path, remedy: str) -> None:
+def check_writable_file(path: Path, remedy: str) -> None:
     """See whether a file could be written, be it there or not.
 
     Raises:
@@ -84,18 +87,18 @@ def check_file(path: Path, remedy: str) -> None:
     """
     if path.is_dir():
         raise InputError(f"cannot write to {path} (it is a folder); {remedy}")
-    check_folder(path.parent, remedy)
+    check_writable_folder(path.parent, remedy)
     if path.exists() and not os.access(path, os.W_OK):
         raise InputError(f"cannot write to {path} (Permission denied); {remedy}")
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
-_TOO_LITTLE = 64 * 1024
+MIN_FREE_BYTES = 64 * 1024
 
 
-class Place:
+class PinnedPath:
     """A file or folder that must remain what it is while a sweep runs.
 
     Who removes or replaces it does not stop a process from writing: into a file that nobody can find any more, or into
@@ -107,7 +110,7 @@ class Place:
         self._what = what
         self._identity = _identity(path)
 
-    def require(self) -> None:
+    def check_unchanged(self) -> None:
         """Raise StorageError if the place is not the one it was."""
         if _identity(self.path) != self._identity:
             raise StorageError(
@@ -124,7 +127,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """The time of the block belongs to one process; the lock is the folder's own, and leaves nothing behind."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -141,12 +144,39 @@ def file_system_of(path: Path) -> str:
     return next((mounts[parent] for parent in (place, *place.parents) if parent in mounts), "")
 
 
-def is_full(error: OSError, folder: Path) -> bool:
+def is_disk_full(error: OSError, folder: Path) -> bool:
     """Whether an error means that a disk is full; libraries do not always pass on the number that says so."""
-    return error.errno in _FULL or (folder.exists() and shutil.disk_usage(folder).free < _TOO_LITTLE)
+    return error.errno in _DISK_FULL_ERRNOS or (folder.exists() and shutil.disk_usage(folder).free < MIN_FREE_BYTES)
 
 
-def no_room(folder: Path) -> str:
+def disk_full_message(folder: Path) -> str:
     """That a disk is full, and how much is left."""
     left = f", {shutil.disk_usage(folder).free / 1e6:.1f} MB free" if folder.exists() else ""
     return f"disk full on {folder}{left}"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to, and rename it to `path` when the block ends.
+
+    Another process sees the whole file (or folder) or the one before, never a part. If the block raises, what was
+    written is deleted.
+    """
+    beside = path.with_name(f".writing-{uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield beside
+        if path.is_dir():
+            shutil.rmtree(path)
+        beside.rename(path)
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON document, whole or not at all."""
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(value, indent=2) + "\n")

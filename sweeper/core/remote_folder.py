@@ -1,9 +1,7 @@
-"""A sweep's folder where its nodes share no disk: in S3, or wherever pyarrow and fsspec reach."""
+"""A folder at a URL: in S3, or wherever pyarrow and fsspec reach."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,24 +9,13 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from sweeper.core.errors import InputError
-from sweeper.core.files import private_folder
+from sweeper.core.files import written_whole
 
-_PAUSES = (1.0, 2.0, 4.0)
+RETRY_DELAYS_S = (1.0, 2.0, 4.0)
 """Seconds between one attempt at a transfer and the next."""
 
 
 T = TypeVar("T")
-
-
-def is_remote(folder: str | Path) -> bool:
-    """Whether a folder is given by a URL."""
-    return "://" in str(folder)
-
-
-def local_folder(url: str) -> Path:
-    """Where this node keeps what it needs of a remote folder."""
-    name = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return private_folder() / "sweeps" / name
 
 
 class RemoteFolder:
@@ -42,37 +29,32 @@ class RemoteFolder:
         from pyarrow import fs
 
         self.url = url.rstrip("/")
-        self._here = fs.LocalFileSystem()
+        self._local_fs = fs.LocalFileSystem()
         try:
-            self._there, self._root = fs.FileSystem.from_uri(self.url)
+            self._remote_fs, self._root = fs.FileSystem.from_uri(self.url)
         except (ValueError, OSError):
-            self._there, self._root = _by_fsspec(self.url)
+            self._remote_fs, self._root = _by_fsspec(self.url)
 
     def put(self, folder: Path, name: str) -> None:
         """Copy a folder of this machine there, under a name."""
-        self._insist(lambda: self._copy(str(folder), f"{self._root}/{name}", self._here, self._there))
+        self._with_retries(lambda: self._copy(str(folder), f"{self._root}/{name}", self._local_fs, self._remote_fs))
 
     def get(self, name: str, folder: Path) -> None:
         """Copy a folder to this machine, in the place of what is there; all of it or nothing."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = folder.with_name(f".writing-{uuid4().hex[:8]}")
-        try:
-            self._insist(lambda: self._copy(f"{self._root}/{name}", str(beside), self._there, self._here))
-            shutil.rmtree(folder, ignore_errors=True)
-            beside.rename(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        with written_whole(folder) as beside:
+            self._with_retries(lambda: self._copy(f"{self._root}/{name}", str(beside), self._remote_fs, self._local_fs))
 
     def read(self, name: str) -> bytes | None:
         """Return what a file holds; None if it is not there."""
         path = f"{self._root}/{name}"
 
         def transfer() -> bytes:
-            with self._there.open_input_stream(path) as file:
+            with self._remote_fs.open_input_stream(path) as file:
                 return bytes(file.read())
 
         try:
-            return self._insist(transfer)
+            return self._with_retries(transfer)
         except FileNotFoundError:
             return None
 
@@ -81,18 +63,18 @@ class RemoteFolder:
         path = f"{self._root}/{name}"
 
         def transfer() -> None:
-            self._there.create_dir(self._root, recursive=True)
-            with self._there.open_output_stream(path) as file:
+            self._remote_fs.create_dir(self._root, recursive=True)
+            with self._remote_fs.open_output_stream(path) as file:
                 file.write(content)
 
-        self._insist(transfer)
+        self._with_retries(transfer)
 
-    def names(self, name: str = "") -> list[str]:
+    def list_folders(self, name: str = "") -> list[str]:
         """The folders within one."""
         from pyarrow import fs
 
         selector = fs.FileSelector(f"{self._root}/{name}".rstrip("/"), allow_not_found=True)
-        found = self._insist(lambda: self._there.get_file_info(selector))
+        found = self._with_retries(lambda: self._remote_fs.get_file_info(selector))
         return [info.base_name for info in found if info.type == fs.FileType.Directory]
 
     def remove(self, name: str) -> None:
@@ -100,8 +82,8 @@ class RemoteFolder:
         from pyarrow import fs
 
         path = f"{self._root}/{name}"
-        if self._insist(lambda: self._there.get_file_info(path)).type == fs.FileType.Directory:
-            self._insist(lambda: self._there.delete_dir(path))
+        if self._with_retries(lambda: self._remote_fs.get_file_info(path)).type == fs.FileType.Directory:
+            self._with_retries(lambda: self._remote_fs.delete_dir(path))
 
     def check(self) -> None:
         """Write, read and remove a file.
@@ -111,12 +93,12 @@ class RemoteFolder:
         """
         path = f"{self._root}/.probe-{uuid4().hex}"
         try:
-            self._there.create_dir(self._root, recursive=True)
-            with self._there.open_output_stream(path) as file:
+            self._remote_fs.create_dir(self._root, recursive=True)
+            with self._remote_fs.open_output_stream(path) as file:
                 file.write(b"here")
-            with self._there.open_input_stream(path) as file:
+            with self._remote_fs.open_input_stream(path) as file:
                 file.read()
-            self._there.delete_file(path)
+            self._remote_fs.delete_file(path)
         except OSError as error:
             raise InputError(
                 f"cannot write to {self.url} ({str(error).splitlines()[0]}); choose another with --dir"
@@ -128,9 +110,9 @@ class RemoteFolder:
         target_filesystem.create_dir(target, recursive=True)
         fs.copy_files(source, target, source_filesystem=source_filesystem, destination_filesystem=target_filesystem)
 
-    def _insist(self, transfer: Callable[[], T]) -> T:
+    def _with_retries(self, transfer: Callable[[], T]) -> T:
         """Try again what a network refused."""
-        for pause in _PAUSES:
+        for pause in RETRY_DELAYS_S:
             try:
                 return transfer()
             except FileNotFoundError:

@@ -10,69 +10,73 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from sweeper.core.text import shown
+from sweeper.core.text import format_value
 
 Key = tuple[str | int, ...]
 """A place in a sweep: `("space", "units", "low")`."""
 
 
-class Model(BaseModel):
+class StrictModel(BaseModel):
     """Frozen and strict: a quoted number is no number, True is no 1, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-def whole(value: object) -> object:
+def integral(value: object) -> object:
     """3.0 is the whole number 3; anything else is what it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_LARGEST = 2**53
+MAX_INTEGER = 2**53
 """Whole numbers beyond it do not survive in JSON, nor in the databases that hold a study."""
 
 
-Whole = Annotated[int, BeforeValidator(whole, json_schema_input_type=int), Field(ge=-_LARGEST, le=_LARGEST)]
+Integer = Annotated[int, BeforeValidator(integral, json_schema_input_type=int), Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
 
 
-Scalar = str | bool | Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)] | Number | None
+Scalar = str | bool | Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | Number | None
 
 
 @dataclass(frozen=True)
-class Fault:
+class Problem:
     """What is wrong at a key: the value, the rule, and a proposal, in one sentence."""
 
     key: Key
     message: str
 
 
-MOST_FAULTS = 100
+MAX_PROBLEMS = 100
 """Faults that one check looks for: more than anybody reads, few enough to be found at once."""
 
 
-def refuse(found: Iterable[Fault]) -> None:
+def raise_problems(found: Iterable[Problem]) -> None:
     """Raise what a pydantic validator may raise, if there is any fault; keys count from the validated object."""
-    if faults := list(islice(found, MOST_FAULTS)):
-        text = "; ".join(f"{dotted(fault.key)}: {fault.message}" if fault.key else fault.message for fault in faults)
+    if faults := list(islice(found, MAX_PROBLEMS)):
+        text = "; ".join(
+            f"{dotted_key(fault.key)}: {fault.message}" if fault.key else fault.message for fault in faults
+        )
         raise PydanticCustomError("faults", "{text}", {"text": text, "faults": tuple(faults)})
 
 
-def dotted(key: Key) -> str:
+def dotted_key(key: Key) -> str:
     """A key as it is written: `space.units.low`, `enqueue[0].units`."""
     # Keys of a file may hold what a terminal obeys; repr() of text does not.
-    names = [part if isinstance(part, int) or part.isprintable() and len(part) <= 80 else shown(part) for part in key]
+    names = [
+        part if isinstance(part, int) or part.isprintable() and len(part) <= 80 else format_value(part) for part in key
+    ]
     return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
 
 
-def identity(value: object) -> object:
+def scalar_key(value: object) -> object:
     """What makes a scalar that scalar, to compare and to hash; to Python, True is 1."""
     return isinstance(value, bool), value
 
 
-def same(one: object, other: object) -> bool:
-    return identity(one) == identity(other)
+def scalars_equal(one: object, other: object) -> bool:
+    return scalar_key(one) == scalar_key(other)

@@ -29,11 +29,11 @@ _SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|_PWD|PASSPHRASE|TOKEN|_KEY|A
 _PASSWORD = re.compile(r"://[^:/@\s]*:([^@\s]*)@")
 
 
-_ANYWHERE = 8
+MIN_CHARS_ANYWHERE = 8
 """A secret of so many characters is taken out wherever it stands; a shorter one could be part of any word."""
 
 
-_SHORTEST = 4
+MIN_CHARS = 4
 
 
 _known: set[str] = set()
@@ -48,12 +48,12 @@ def redact(text: object) -> str:
     return found
 
 
-def learn(secret: str) -> None:
+def register_secret(secret: str) -> None:
     """Take this value out of every text from now on."""
-    _known.update(form for form in (secret, unquote(secret), quote(secret, safe="")) if len(form) >= _SHORTEST)
+    _known.update(form for form in (secret, unquote(secret), quote(secret, safe="")) if len(form) >= MIN_CHARS)
 
 
-def learn_url(url: str) -> None:
+def register_url_secrets(url: str) -> None:
     """Take what is secret in this URL out of every text, wherever it turns up."""
     try:
         parts = urlsplit(url)
@@ -62,7 +62,7 @@ def learn_url(url: str) -> None:
     lone_user = parts.username if parts.scheme.startswith("http") and not parts.password else None
     in_query = [value for key, value in parse_qsl(parts.query) if _SECRET_KEY.fullmatch(key)]
     for secret in (parts.password, lone_user, *_PASSWORD.findall(url), *in_query):
-        learn(secret or "")
+        register_secret(secret or "")
 
 
 def has_secret(url: str) -> bool:
@@ -79,10 +79,12 @@ def _without_password(match: re.Match[str]) -> str:
 
 def _secrets() -> Iterable[str]:
     """What is known to be secret, and what the environment calls so: AWS_SECRET_ACCESS_KEY, PGPASSWORD, HF_TOKEN."""
-    named = (value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _ANYWHERE)
+    named = (
+        value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= MIN_CHARS_ANYWHERE
+    )
     return {*_known, *named}
 
 
 def _pattern(secret: str) -> str:
     escaped = re.escape(secret)
-    return escaped if len(secret) >= _ANYWHERE else rf"(?<!\w){escaped}(?!\w)"
+    return escaped if len(secret) >= MIN_CHARS_ANYWHERE else rf"(?<!\w){escaped}(?!\w)"

@@ -19,7 +19,7 @@ from sweeper.core.errors import InputError
 from sweeper.core.text import did_you_mean
 
 
-def _import(module: str) -> Any:
+def import_user_module(module: str) -> Any:
     if (here := os.getcwd()) not in sys.path:  # as `python -m` has it
         sys.path.insert(0, here)
     try:
@@ -28,7 +28,7 @@ def _import(module: str) -> Any:
         raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def _locate(module: str) -> ModuleSpec | None:
+def locate_module(module: str) -> ModuleSpec | None:
     """Find a module without importing the packages it lies in."""
     names = module.split(".")
     top = sys.modules.get(names[0])
@@ -41,7 +41,7 @@ def _locate(module: str) -> ModuleSpec | None:
     return spec
 
 
-class _Source:
+class SourceModule:
     """The syntax tree of a module, and what its names stand for."""
 
     def __init__(self, module: str, tree: ast.Module, *, is_package: bool) -> None:
@@ -62,9 +62,9 @@ class _Source:
                 self._imports |= {alias.asname: (alias.name, "") for alias in node.names if alias.asname}
 
     @classmethod
-    def of(cls, module: str) -> _Source:
+    def of(cls, module: str) -> SourceModule:
         try:
-            spec = _locate(module)
+            spec = locate_module(module)
         except (ImportError, ValueError, AttributeError):
             spec = None
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
@@ -82,13 +82,13 @@ class _Source:
     def digest(self) -> str:
         return hashlib.sha256(ast.unparse(self._tree).encode()).hexdigest()
 
-    def definition(self, name: str, *, hops: int = 10) -> tuple[_Source, ast.stmt]:
+    def definition(self, name: str, *, hops: int = 10) -> tuple[SourceModule, ast.stmt]:
         """The statement that defines a name, and the module it is in; imports are followed."""
         if name in self._nodes:
             return self, self._nodes[name]
         if name in self._imports and hops:
             module, original = self._imports[name]
-            return _Source.of(module).definition(original, hops=hops - 1)
+            return SourceModule.of(module).definition(original, hops=hops - 1)
         functions = [name for name, node in self._nodes.items() if isinstance(node, ast.FunctionDef)]
         known = [name for name in [*functions, *self._imports] if not name.startswith("_")]
         raise InputError(f"module {self.module!r} has no function {name!r}. {did_you_mean(name, known)}")
@@ -101,13 +101,13 @@ class _Source:
             except SyntaxError:
                 return None
         if isinstance(annotation, ast.Name) and isinstance(self._nodes.get(annotation.id), ast.ClassDef):
-            found = getattr(_import(self.module), annotation.id, None)
+            found = getattr(import_user_module(self.module), annotation.id, None)
         elif isinstance(annotation, ast.Name) and annotation.id in self._imports:
             module, name = self._imports[annotation.id]
-            found = getattr(_import(module), name, None)
+            found = getattr(import_user_module(module), name, None)
         elif isinstance(annotation, ast.Attribute) and isinstance(annotation.value, ast.Name):
             module, name = self._imports.get(annotation.value.id, (annotation.value.id, ""))
-            found = getattr(_import(f"{module}.{name}" if name else module), annotation.attr, None)
+            found = getattr(import_user_module(f"{module}.{name}" if name else module), annotation.attr, None)
         else:
             return None
         declares = isinstance(found, type) and (issubclass(found, BaseModel) or dataclasses.is_dataclass(found))
@@ -132,7 +132,7 @@ def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
     return found
 
 
-def _first_annotation(source: _Source, node: ast.stmt) -> ast.expr | None:
+def first_annotation(source: SourceModule, node: ast.stmt) -> ast.expr | None:
     called = source.call_of(node) if isinstance(node, ast.Assign) else node
     if isinstance(node, ast.ClassDef | ast.AsyncFunctionDef) or (
         isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.List | ast.Dict | ast.Tuple)

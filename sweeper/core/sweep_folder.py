@@ -1,16 +1,19 @@
-"""Ties a sweep's folder to one study, by the study's id, and to one process at a time."""
+"""The folder of a sweep: its parts, where they are, and to which study it belongs."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.core.errors import InputError, SweepBusyError
+from sweeper.core.files import private_folder
 from sweeper.core.remote_folder import RemoteFolder
 
 MARKER = "study.json"
@@ -19,6 +22,61 @@ MARKER = "study.json"
 
 _RESULTS = ("trials", "champion")
 """Subfolders with what a study must not find of another one."""
+
+
+def is_remote(folder: str | Path) -> bool:
+    """Return whether a folder is given by a URL."""
+    return "://" in str(folder)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Where a sweep keeps what is not in a database.
+
+    Nodes that share a disk all use `path`. Where they share none, `url` names the folder, and `path` holds what one
+    node needs of it.
+    """
+
+    path: Path
+    url: str | None = None
+
+    @classmethod
+    def of(cls, folder: Path | str | None, name: str) -> SweepFolder:
+        """Return the folder a user named, `sweeps/NAME` by default."""
+        if folder is not None and is_remote(folder):
+            return cls(_local_copy(str(folder)), str(folder))
+        return cls(Path(folder or Path("sweeps") / name).absolute())
+
+    def on_this_node(self) -> SweepFolder:
+        """Return the folder as another node has to see it, which may have another place for its copies."""
+        return self if self.url is None else SweepFolder(_local_copy(self.url), self.url)
+
+    @property
+    def location(self) -> Path | str:
+        """The path or URL that the user knows."""
+        return self.url or self.path
+
+    @property
+    def remote(self) -> RemoteFolder | None:
+        """The folder at the URL, None if there is none."""
+        return None if self.url is None else RemoteFolder(self.url)
+
+    @property
+    def champion(self) -> Path:
+        """The subfolder with the best model and its evaluation."""
+        return self.path / "champion"
+
+    def trial(self, number: int) -> Path:
+        """Return the subfolder of a trial: its checkpoints and tracebacks."""
+        return self.path / "trials" / f"{number:04d}"
+
+    def checkpoint_bytes(self) -> int:
+        """Return the bytes that all checkpoints on this node take."""
+        return sum(file.stat().st_size for file in self.path.glob("trials/*/attempt-*/*"))
+
+
+def _local_copy(url: str) -> Path:
+    return private_folder() / "sweeps" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class Claimant(Protocol):
@@ -37,7 +95,7 @@ class Claimant(Protocol):
 
 
 @contextmanager
-def claim_folder(folder: Path, study: Claimant, *, remote: RemoteFolder | None = None) -> Iterator[None]:
+def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
     """Make a folder the study's own, and work in it alone while the block lasts.
 
     A folder without results belongs to nobody and can be claimed again. One with results but without a marker was
@@ -47,6 +105,7 @@ def claim_folder(folder: Path, study: Claimant, *, remote: RemoteFolder | None =
         InputError: the folder holds results of another study, or cannot be written to.
         SweepBusyError: another process works in it, for a copy of the study's database.
     """
+    folder = place.path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -55,8 +114,8 @@ def claim_folder(folder: Path, study: Claimant, *, remote: RemoteFolder | None =
     try:
         _lock(handle, folder, study)
         _claim(handle, folder, study)
-        if remote is not None:
-            _claim_remote(remote, study)
+        if place.remote is not None:
+            _claim_remote(place.remote, study)
         yield
     finally:
         if not os.fstat(handle).st_size:  # refused
@@ -93,7 +152,7 @@ def _claim_remote(remote: RemoteFolder, study: Claimant) -> None:
     owner = _owner_of(remote.read(MARKER) or b"")
     if owner.get("study") == study.id:
         return
-    if set(_RESULTS) & set(remote.names()) and not _is_known(owner, remote.url, study):
+    if set(_RESULTS) & set(remote.list_folders()) and not _is_known(owner, remote.url, study):
         raise _foreign(remote.url, owner, study)
     remote.write(MARKER, _marker(study))
 

@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value for a message: as YAML has it, cut to 60 characters, safe to print on a terminal."""
     text = {"None": "null", "True": "true", "False": "false"}.get(repr(value)) or repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def listed(texts: Sequence[str]) -> str:
+def format_list(texts: Sequence[str]) -> str:
     """Texts for a message, the first 20 of them."""
     more = f" and {len(texts) - 20:,} more" if len(texts) > 20 else ""
     return f"{', '.join(texts[:20])}{more}" or "nothing"
@@ -24,7 +24,7 @@ def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "Known"
     near = [known for known in names if len(text) > 1 and known.startswith(text)]
     if not near and len(names) <= 200 and len(text) <= 100:  # more would take longer than anybody waits
         near = difflib.get_close_matches(text, names)
-    return f"Did you mean {shown(near[0])}?" if near else f"{otherwise}: {listed(names)}."
+    return f"Did you mean {format_value(near[0])}?" if near else f"{otherwise}: {format_list(names)}."
 
 
 def first_line(error: BaseException) -> str:

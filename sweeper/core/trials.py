@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from sweeper.spec import Sweep
-
 
 @dataclass(frozen=True)
 class Report:
@@ -20,7 +18,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class TrialRow:
+class TrialRecord:
     """One trial as the study knows it; `step` is its last report, times are UTC."""
 
     number: int
@@ -38,33 +36,45 @@ class TrialRow:
 class Listener(Protocol):
     """Is told of each change while a sweep runs. Called by the driver between trials: return at once."""
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         """A trial started (no report yet), reported, was taken up again, or ended."""
 
     def on_phase(self, message: str) -> None:
         """The sweep as a whole goes on to something else."""
 
 
-def ranked(rows: Iterable[TrialRow], sweep: Sweep) -> list[TrialRow]:
-    """COMPLETE trials by value, the first of equals first, then the others by how far they came."""
-    order = {"COMPLETE": 0, "RUNNING": 1, "PRUNED": 2, "FAIL": 3}
-    sign = -1 if sweep.objective.direction == "maximize" else 1
+Direction = Literal["maximize", "minimize"]
 
-    def rank(row: TrialRow) -> tuple[float, ...]:
+_STATES = {"COMPLETE": 0, "RUNNING": 1, "PRUNED": 2, "FAIL": 3}
+
+
+def leaderboard(rows: Iterable[TrialRecord], direction: Direction) -> list[TrialRecord]:
+    """Sort trials: COMPLETE ones by value, the lower number first of equals; then the others by how far they came.
+
+    This is the only order of trials in the package.
+    """
+    sign = -1 if direction == "maximize" else 1
+
+    def rank(row: TrialRecord) -> tuple[float, ...]:
         reached = 0 if row.state == "COMPLETE" else -row.step
-        return (order[row.state], reached, float("inf") if row.value is None else sign * row.value, row.number)
+        return (_STATES[row.state], reached, float("inf") if row.value is None else sign * row.value, row.number)
 
     return sorted(rows, key=rank)
 
 
-Kind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu", "error", "diverged"]
+def best_trial(rows: Iterable[TrialRecord], direction: Direction) -> TrialRecord | None:
+    """Return the COMPLETE trial that leads the leaderboard, None if no trial is COMPLETE."""
+    return next(iter(leaderboard((row for row in rows if row.state == "COMPLETE"), direction)), None)
+
+
+FailureKind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu", "error", "diverged"]
 
 
 @dataclass(frozen=True)
 class Failure:
     """What went wrong with one attempt, with a line for the user."""
 
-    kind: Kind
+    kind: FailureKind
     reason: str
 
 
@@ -73,7 +83,7 @@ class Attempt:
     """An attempt that failed; `step` is the last report that is on record by then."""
 
     attempt: int
-    kind: Kind
+    kind: FailureKind
     reason: str
     step: int
     node: str | None

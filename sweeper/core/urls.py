@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import socket
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from sweeper.core.errors import InputError
-from sweeper.core.secrets import learn_url
-from sweeper.core.text import did_you_mean, shown
+from sweeper.core.secrets import register_url_secrets
+from sweeper.core.text import did_you_mean, format_value
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -17,7 +20,10 @@ _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"pass(word|wd)?|pwd|secret|token|(api)?_?key", re.IGNORECASE)
 
 
-def fault_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) -> str | None:
+SQLITE = "sqlite:///"
+
+
+def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) -> str | None:
     """What is wrong with a URL, without repeating what may be a secret in it; `secrets`: it may hold one."""
     if _REFERENCE.fullmatch(text):
         return None
@@ -32,7 +38,7 @@ def fault_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) ->
         return "is no URL; is the port a number from 1 to 65535?"
     known = sorted(schemes)
     if parts.scheme.partition("+")[0] not in known:
-        return f"has an unknown scheme {shown(parts.scheme)}. {did_you_mean(parts.scheme, known)}"
+        return f"has an unknown scheme {format_value(parts.scheme)}. {did_you_mean(parts.scheme, known)}"
     if port == 0:
         return "has port 0; use 1 to 65535"
     if " " in parts.netloc:
@@ -49,9 +55,9 @@ def _has_secret(text: str) -> bool:
     return bool(parts.password) or any(_SECRET.fullmatch(key) for key, value in parse_qsl(parts.query) if value)
 
 
-def fault_of_database(text: str, *, secrets: bool = False) -> str | None:
+def problem_of_database_url(text: str, *, secrets: bool = False) -> str | None:
     """What is wrong with the URL of a database that is to hold a study."""
-    if fault := fault_of_url(text, ("sqlite", "postgresql", "mysql"), secrets=secrets):
+    if fault := problem_of_url(text, ("sqlite", "postgresql", "mysql"), secrets=secrets):
         return fault
     if re.fullmatch(r"sqlite(\+\w+)?:/{0,3}(:memory:)?", text):
         return "names no file, so that nothing would be kept; try sqlite:///sweeper.db"
@@ -60,20 +66,20 @@ def fault_of_database(text: str, *, secrets: bool = False) -> str | None:
     return None
 
 
-def fault_of_tracking(text: str, *, secrets: bool = False) -> str | None:
+def problem_of_tracking_uri(text: str, *, secrets: bool = False) -> str | None:
     """What is wrong with the address of an MLflow server or store; a plain path is one too."""
     if "://" not in text and not text.startswith("${") and text.isprintable() and text.strip():
         return None
     schemes = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
-    return fault_of_url(text, schemes, secrets=secrets)
+    return problem_of_url(text, schemes, secrets=secrets)
 
 
-def fault_of_address(text: str) -> str | None:
+def problem_of_address(text: str) -> str | None:
     """What is wrong with the address of a Ray cluster."""
     if text in ("auto", "local"):
         return None
     url = text if "://" in text else f"ray://{text}"
-    if fault := fault_of_url(url, ("ray",)):
+    if fault := problem_of_url(url, ("ray",)):
         return fault
     if urlsplit(url).port is None:
         return "names no port; write host:6379 or ray://host:10001, or leave it out for this machine"
@@ -96,10 +102,25 @@ def expand(text: str) -> str:
         return found if match[0] == text else quote(found, safe="")
 
     url = _REFERENCE.sub(value, text)
-    learn_url(url)
+    register_url_secrets(url)
     return url
 
 
 def references(text: str) -> list[str]:
     """The environment variables that a URL refers to."""
     return _REFERENCE.findall(text)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the absolute path of a SQLite database, None for any other."""
+    return Path(url.removeprefix(SQLITE)).absolute() if url.startswith(SQLITE) else None
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether every address of `HOST:PORT` is of this machine only; so is one that cannot be resolved."""
+    host = address.rpartition(":")[0].strip("[]") or address
+    try:
+        found = {ipaddress.ip_address(place[4][0]) for place in socket.getaddrinfo(host, None)}
+    except OSError:  # it cannot be reached, which Ray will say
+        return True
+    return all(place.is_loopback for place in found)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.core.errors import InputError
-from sweeper.core.source_code import _first_annotation, _import, _locate, _Source
-from sweeper.core.text import shown
+from sweeper.core.source_code import SourceModule, first_annotation, import_user_module, locate_module
+from sweeper.core.text import format_value
 
-PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+TRAINABLE_PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def find_trainable(path: str) -> TrainableInfo:
         InputError: there is no such module or function, or its source does not parse.
     """
     module, function = _split(path)
-    source = _Source.of(module)
+    source = SourceModule.of(module)
     where, node = source.definition(function)
-    annotation = _first_annotation(where, node)
+    annotation = first_annotation(where, node)
     params_model = None if annotation is None else where.resolve(annotation)
     return TrainableInfo(module, function, params_model, where.digest)
 
@@ -52,7 +52,7 @@ def root_of(path: str) -> Path:
         InputError: there is no such module.
     """
     module, _ = _split(path)
-    spec = _locate(module.partition(".")[0])
+    spec = locate_module(module.partition(".")[0])
     if spec is None or (spec.origin is None and not spec.submodule_search_locations):
         raise InputError(f"there is no module {module!r} in {os.getcwd()} or on Python's path")
     place = next(iter(spec.submodule_search_locations or ()), spec.origin)
@@ -66,15 +66,15 @@ def load_trainable(path: str) -> Callable[..., Any]:
         InputError: it cannot be imported, or is not callable.
     """
     module, function = _split(path)
-    found = getattr(_import(module), function, None)
+    found = getattr(import_user_module(module), function, None)
     if not callable(found):
         raise InputError(f"{path} is not a function" if found is not None else f"{module} has no {function!r}")
     return found  # type: ignore[no-any-return]
 
 
 def _split(path: str) -> tuple[str, str]:
-    if not PATH.fullmatch(path):
-        raise InputError(f"{shown(path)} is not of the form package.module:function")
+    if not TRAINABLE_PATTERN.fullmatch(path):
+        raise InputError(f"{format_value(path)} is not of the form package.module:function")
     module, _, function = path.partition(":")
     return module, function
 
@@ -82,14 +82,14 @@ def _split(path: str) -> tuple[str, str]:
 _SWEEPER = Path(__file__).parent
 
 
-_LEFT_OUT = ("__pycache__", "site-packages", "node_modules", "venv", "build", "dist", "sweeps", "mlartifacts")
+_SKIPPED_FOLDERS = ("__pycache__", "site-packages", "node_modules", "venv", "build", "dist", "sweeps", "mlartifacts")
 
 
-_MOST, _LARGEST = 2000, 10 << 20
+MAX_FILES, MAX_BYTES = 2000, 10 << 20
 """Files, and bytes in all: more is not somebody's code, but a folder that holds all sorts of things."""
 
 
-def own_code(trainable: str) -> Path | None:
+def user_code_root(trainable: str) -> Path | None:
     """The folder that a trainable's module is imported from; None if it is installed, as it must be there too."""
     root = root_of(trainable)
     installed = {Path(path).resolve() for path in sysconfig.get_paths().values()}
@@ -97,24 +97,24 @@ def own_code(trainable: str) -> Path | None:
     return None if is_installed else root
 
 
-def copy_code(trainable: str, target: Path) -> None:
+def copy_user_code(trainable: str, target: Path) -> None:
     """Copy the Python files of the folder that the trainable's module is imported from, if it is the user's own.
 
     Raises:
         InputError: there are too many.
     """
-    root = own_code(trainable)
+    root = user_code_root(trainable)
     if root is None:
         return
     copied = size = 0
     for folder, names, files in os.walk(root):
-        kept = [name for name in names if not name.startswith(".") and name not in _LEFT_OUT]
+        kept = [name for name in names if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
         names[:] = [name for name in kept if Path(folder, name) != _SWEEPER]  # which the nodes must have
         for file in (Path(folder, name) for name in files if name.endswith(".py")):
             copied, size = copied + 1, size + file.stat().st_size
-            if copied > _MOST or size > _LARGEST:
+            if copied > MAX_FILES or size > MAX_BYTES:
                 raise InputError(
-                    f"{root} holds more than {_MOST:,} Python files or {_LARGEST >> 20} MB: start from a folder with "
+                    f"{root} holds more than {MAX_FILES:,} Python files or {MAX_BYTES >> 20} MB: start from a folder with "
                     f"the code of {trainable} alone, or install it on the cluster"
                 )
             place = target / file.relative_to(root)

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 from sweeper.core.errors import DatasetError
-from sweeper.core.files import only_one
+from sweeper.core.files import exclusive_lock
 
 Array = Any
 
@@ -140,7 +140,7 @@ class Archive:
                 f"{self.name} is not here, and cannot be kept in {cache} ({error.strerror}); set KERAS_HOME to another "
                 "folder, or SWEEPER_DATA_DIR to one with its files"
             ) from error
-        with only_one(cache), tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as beside:
+        with exclusive_lock(cache), tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as beside:
             if found := self._files_in(cache):  # another process fetched them meanwhile
                 return found
             for name in self.remote:

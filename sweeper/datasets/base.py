@@ -8,14 +8,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, field_validator
-
+from sweeper.core.schema import StrictModel
 from sweeper.datasets.archives import Array
-from sweeper.datasets.catalog import Dataset, Pair
+
+Pair = tuple[Array, Array]
+"""Inputs, and what belongs to each."""
 
 
 @dataclass(frozen=True)
-class Task:
+class LearningTask:
     """Sequences `[steps, features]` go in; out come the logits of `outputs` classes, or `outputs` numbers per step.
 
     What is classified are images: their pixels are bytes. What is forecast are floats, and so are the targets.
@@ -33,11 +34,6 @@ class Task:
     @property
     def target_type(self) -> str:
         return "float32" if self.forecasts else "int32"
-
-    @property
-    def target_shape(self) -> tuple[int, ...]:
-        """Of one sample."""
-        return (self.steps, self.outputs) if self.forecasts else ()
 
     @property
     def scale(self) -> float:
@@ -64,9 +60,14 @@ class Arrays:
     x_test: Array
     y_test: Array
 
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies the data: name, digest, source, and the number of samples of each part."""
+        sizes = {"train": len(self.x_train), "validation": len(self.x_val), "test": len(self.x_test)}
+        return {"name": self.name, "digest": self.digest, "source": self.source, **sizes}
 
-class _Dataset(BaseModel, ABC):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+class Dataset(StrictModel, ABC):
+    """A dataset as a sweep declares it."""
 
     labels: ClassVar[tuple[str, ...]] = ()
 
@@ -75,15 +76,9 @@ class _Dataset(BaseModel, ABC):
     validation: Any
     test: Any
 
-    @field_validator("train", "validation", "test", "steps", mode="before", check_fields=False)
-    @classmethod
-    def _is_whole(cls, value: object) -> object:
-        """3.0 is the whole number 3."""
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     @property
     @abstractmethod
-    def task(self) -> Task:
+    def task(self) -> LearningTask:
         """What a network has to do with it."""
 
     def resolve(self) -> Dataset:
@@ -92,7 +87,7 @@ class _Dataset(BaseModel, ABC):
         Raises:
             DatasetError: the files cannot be had, and there is no fallback.
         """
-        return self  # type: ignore[return-value]
+        return self
 
     @abstractmethod
     def load(self) -> Arrays:

@@ -7,16 +7,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from sweeper.core.schema import Integer
 from sweeper.datasets.archives import FASHION_MNIST, MNIST, Archive, Array, DatasetMissingError
-from sweeper.datasets.base import Arrays, Task, _Dataset
+from sweeper.datasets.base import Arrays, Dataset, LearningTask
 
 logger = logging.getLogger(__name__)
 
 
-Pair = tuple[Array, Array]
-
-
-class _Pictures(_Dataset):
+class _Pictures(Dataset):
     """Square pictures of things of several kinds, read as sequences."""
 
     side: ClassVar[int]
@@ -27,9 +25,9 @@ class _Pictures(_Dataset):
     )
 
     @property
-    def task(self) -> Task:
+    def task(self) -> LearningTask:
         by_pixel = self.layout in ("pixels", "permuted")
-        return Task(*((self.side**2, 1) if by_pixel else (self.side, self.side)), len(self.labels))
+        return LearningTask(*((self.side**2, 1) if by_pixel else (self.side, self.side)), len(self.labels))
 
     def _arrange(self, x: Array) -> Array:
         import numpy as np
@@ -52,9 +50,9 @@ class _Images(_Pictures):
     side: ClassVar[int] = 28
 
     fallback: Literal["digits"] | None = Field(None, description="Dataset to use if this one cannot be had.")
-    train: int | None = Field(None, ge=1, le=55_000, description="Samples to train on (default: all 55,000).")
-    validation: int | None = Field(None, ge=1, le=5_000, description="Samples to validate on (default: all 5,000).")
-    test: int | None = Field(None, ge=1, le=10_000, description="Samples to test on (default: all 10,000).")
+    train: Integer | None = Field(None, ge=1, le=55_000, description="Samples to train on (default: all 55,000).")
+    validation: Integer | None = Field(None, ge=1, le=5_000, description="Samples to validate on (default: all 5,000).")
+    test: Integer | None = Field(None, ge=1, le=10_000, description="Samples to test on (default: all 10,000).")
 
     def resolve(self) -> Dataset:
         try:
@@ -66,7 +64,7 @@ class _Images(_Pictures):
             sizes = {"train": self.train, "validation": self.validation, "test": self.test}
             few = {part: min(size, _DIGITS[part]) for part, size in sizes.items() if size is not None}
             return Digits.model_validate({"layout": self.layout, **few})
-        return self  # type: ignore[return-value]
+        return self
 
     def load(self) -> Arrays:
         files = self.archive.locate()
@@ -117,11 +115,13 @@ class Digits(_Pictures):
     side: ClassVar[int] = 8
 
     type: Literal["digits"] = "digits"
-    train: int | None = Field(None, ge=1, le=_DIGITS["train"], description="Samples to train on (default: all 1,200).")
-    validation: int | None = Field(
+    train: Integer | None = Field(
+        None, ge=1, le=_DIGITS["train"], description="Samples to train on (default: all 1,200)."
+    )
+    validation: Integer | None = Field(
         None, ge=1, le=_DIGITS["validation"], description="Samples to validate on (default: all 297)."
     )
-    test: int | None = Field(None, ge=1, le=_DIGITS["test"], description="Samples to test on (default: all 300).")
+    test: Integer | None = Field(None, ge=1, le=_DIGITS["test"], description="Samples to test on (default: all 300).")
 
     def load(self) -> Arrays:
         import numpy as np
@@ -141,21 +141,21 @@ class Digits(_Pictures):
         )
 
 
-class TimeSeries(_Dataset):
+class TimeSeries(Dataset):
     """Windows of t sin(t) / 3 + 2 sin(5 t); at each time step, the next value is to be forecast.
 
     Source: A. Géron, Hands-On Machine Learning with Scikit-Learn and TensorFlow, chapter 14.
     """
 
     type: Literal["time_series"] = "time_series"
-    train: int = Field(10_000, ge=1, le=1_000_000, description="Windows to train on.")
-    validation: int = Field(1_000, ge=1, le=1_000_000, description="Windows to validate on.")
-    test: int = Field(1_000, ge=1, le=1_000_000, description="Windows to test on.")
-    steps: int = Field(20, ge=2, le=250, description="Time steps of a window, each of 0.1.")
+    train: Integer = Field(10_000, ge=1, le=1_000_000, description="Windows to train on.")
+    validation: Integer = Field(1_000, ge=1, le=1_000_000, description="Windows to validate on.")
+    test: Integer = Field(1_000, ge=1, le=1_000_000, description="Windows to test on.")
+    steps: Integer = Field(20, ge=2, le=250, description="Time steps of a window, each of 0.1.")
 
     @property
-    def task(self) -> Task:
-        return Task(self.steps, 1, 1, forecasts=True)
+    def task(self) -> LearningTask:
+        return LearningTask(self.steps, 1, 1, forecasts=True)
 
     def load(self) -> Arrays:
         import numpy as np
@@ -170,4 +170,4 @@ class TimeSeries(_Dataset):
         return self._split("generated", **pairs)
 
 
-Dataset = Annotated[Mnist | FashionMnist | Digits | TimeSeries, Field(discriminator="type")]
+AnyDataset = Annotated[Mnist | FashionMnist | Digits | TimeSeries, Field(discriminator="type")]

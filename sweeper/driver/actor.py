@@ -11,22 +11,21 @@ from typing import Any
 from ray import tune
 
 from sweeper.core.errors import InputError
-from sweeper.core.files import MASK
-from sweeper.core.remote_folder import local_folder
-from sweeper.core.secrets import has_secret, learn, learn_url
+from sweeper.core.files import PRIVATE_UMASK
+from sweeper.core.secrets import has_secret, register_secret, register_url_secrets
 from sweeper.core.urls import expand, references
 from sweeper.spec import Sweep
-from sweeper.worker.runner import TaskRun
-from sweeper.worker.task import Job, Task
+from sweeper.worker.runner import TaskRunner
+from sweeper.worker.task import Task, WorkerContext
 
-_ENVIRONMENT = {
+_WORKER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the shell
     "PL_DISABLE_FORK": "1",  # what Tune gives its own workers
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 
 
-_PASSWORDS = (
+_PASSWORD_VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
     "DATABRICKS_TOKEN",
@@ -38,36 +37,35 @@ _PASSWORDS = (
 _NODE_ID = "ray.io/node-id"
 
 
-_ADDRESSES = ("SWEEPER_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+_ADDRESS_VARIABLES = ("SWEEPER_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
-class Worker(tune.Trainable):  # type: ignore[misc]
+class TrialActor(tune.Trainable):  # type: ignore[misc]
     """A warm worker: one process that runs task after task, so that imports and compiled models are paid once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        os.umask(MASK)
-        for name, value in _ENVIRONMENT.items():
+        os.umask(PRIVATE_UMASK)
+        for name, value in _WORKER_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         super().__init__(*args, **kwargs)
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """What a trial needs of a node, and which nodes it is not to have; warm workers are reused among equals."""
-        avoided = {_NODE_ID: f"!in({', '.join(config['avoided'])})"} if config["avoided"] else {}
-        return tune.PlacementGroupFactory([config["asked"]], bundle_label_selector=[avoided])
+        excluded = {_NODE_ID: f"!in({', '.join(config['excluded'])})"} if config["excluded"] else {}
+        return tune.PlacementGroupFactory([config["request"]], bundle_label_selector=[excluded])
 
-    def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
-        assert job is not None
-        _withhold(job.sweep)
-        # Each node has a folder of its own then.
-        self._job = job if job.remote is None else replace(job, folder=local_folder(job.remote))
-        self._run = TaskRun(self._job, task_from(config))
+    def setup(self, config: dict[str, Any], context: WorkerContext | None = None) -> None:
+        assert context is not None
+        _drop_driver_secrets(context.sweep)
+        self._context = replace(context, folder=context.folder.on_this_node())
+        self._run = TaskRunner(self._context, task_from(config))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run.stop()
-        if self._job.remote is not None:
-            self._run.leave()
-        self._run = TaskRun(self._job, task_from(new_config))
+        if self._context.folder.url is not None:
+            self._run.delete_local_files()
+        self._run = TaskRunner(self._context, task_from(new_config))
         return True
 
     def step(self) -> dict[str, Any]:
@@ -77,7 +75,7 @@ class Worker(tune.Trainable):  # type: ignore[misc]
         self._run.stop()
 
 
-def _withhold(sweep: Sweep) -> None:
+def _drop_driver_secrets(sweep: Sweep) -> None:
     """Take out of the environment of trials what only the driver needs, before any code of theirs runs.
 
     Trials talk neither to the study's database nor to MLflow: what proves who may, they need not hold. Whatever else
@@ -87,19 +85,19 @@ def _withhold(sweep: Sweep) -> None:
     for url in urls:
         with suppress(InputError):  # a node elsewhere has no such variables
             expand(url)
-    for name in _drivers_own(urls):
+    for name in _driver_only_variables(urls):
         value = os.environ.pop(name, "")
         if "://" in value:
-            learn_url(value)
-        elif name in _PASSWORDS:
-            learn(value)
+            register_url_secrets(value)
+        elif name in _PASSWORD_VARIABLES:
+            register_secret(value)
 
 
-def _drivers_own(urls: list[str]) -> Iterator[str]:
+def _driver_only_variables(urls: list[str]) -> Iterator[str]:
     """The variables that the sweep's own addresses refer to, passwords by their usual names, addresses with one."""
     yield from (name for url in urls for name in references(url))
-    yield from _PASSWORDS
-    yield from (name for name in _ADDRESSES if has_secret(os.environ.get(name, "")))
+    yield from _PASSWORD_VARIABLES
+    yield from (name for name in _ADDRESS_VARIABLES if has_secret(os.environ.get(name, "")))
 
 
 def task_from(config: Mapping[str, Any]) -> Task:

@@ -13,52 +13,52 @@ from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.experimental.internal_kv import _internal_kv_get
 
 from sweeper.core.errors import ResourceError
-from sweeper.spec import Share, Sweep
-from sweeper.spec.resources import said
+from sweeper.spec import Sweep, TrialResources
+from sweeper.spec.resources import format_params
 
-Asked = Mapping[str, float]
+ResourceRequest = Mapping[str, float]
 """What one trial needs of a node, by Ray's names: CPU, GPU, ..."""
 
 
-def asked_by(share: Share) -> dict[str, float]:
+def request_for(share: TrialResources) -> dict[str, float]:
     """What a trial needs, by Ray's names."""
-    asked = {"CPU": share.cpus, "GPU": share.gpus, **share.custom}
+    request = {"CPU": share.cpus, "GPU": share.gpus, **share.custom}
     if share.memory is not None:
-        asked["memory"] = share.memory * 1e9
+        request["memory"] = share.memory * 1e9
     if share.accelerator_type is not None:
-        asked[f"accelerator_type:{share.accelerator_type}"] = 0.001
-    return asked
+        request[f"accelerator_type:{share.accelerator_type}"] = 0.001
+    return request
 
 
-def demands(sweep: Sweep) -> list[dict[str, float]]:
+def possible_requests(sweep: Sweep) -> list[dict[str, float]]:
     """What the trials of a sweep may ask for."""
-    return [asked_by(share) for share, _ in sweep.resources.demands(sweep.space)]
+    return [request_for(share) for share, _ in sweep.resources.corner_requests(sweep.space)]
 
 
-def slots(asked: Asked, node: Asked) -> int:
+def trials_that_fit(request: ResourceRequest, node: ResourceRequest) -> int:
     """How many trials fit on a node that has nothing else to do."""
     # 0.3 / 0.1 is a little less than 3
-    return min((int(node.get(kind, 0) / n + 1e-6) for kind, n in asked.items() if n > 0), default=0)
+    return min((int(node.get(kind, 0) / n + 1e-6) for kind, n in request.items() if n > 0), default=0)
 
 
-def refuse_what_never_fits(sweep: Sweep, nodes: Iterable[Asked], where: str) -> None:
+def refuse_infeasible(sweep: Sweep, nodes: Iterable[ResourceRequest], where: str) -> None:
     """Refuse a sweep some of whose trials none of these nodes could ever run.
 
     Raises:
         ResourceError: it says what there is.
     """
     nodes = list(nodes)
-    for share, point in sweep.resources.demands(sweep.space):
-        asked = asked_by(share)
-        if any(slots(asked, node) for node in nodes):
+    for share, point in sweep.resources.corner_requests(sweep.space):
+        request = request_for(share)
+        if any(trials_that_fit(request, node) for node in nodes):
             continue
-        largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in asked}
-        who = f"a trial with {said(point)}" if point else "each trial"
+        largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in request}
+        who = f"a trial with {format_params(point)}" if point else "each trial"
         remedy = "Ask for less in `resources`" if point else "Lower --cpus or --gpus"
-        raise ResourceError(f"{who} needs {_listed(asked)}; {where} has {_listed(largest)}. {remedy}")
+        raise ResourceError(f"{who} needs {_format_amounts(request)}; {where} has {_format_amounts(largest)}. {remedy}")
 
 
-def _listed(amounts: Asked) -> str:
+def _format_amounts(amounts: ResourceRequest) -> str:
     """1 CPU, 2 GPU and 8 GB memory; whether there is an accelerator is a yes or no."""
     *others, last = [
         f"{n / 1e9:.3g} GB memory"
@@ -71,17 +71,17 @@ def _listed(amounts: Asked) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def refuse_what_never_starts(sweep: Sweep) -> None:
+def refuse_infeasible_on_cluster(sweep: Sweep) -> None:
     """Refuse what the cluster will not be able to run, as it is and as far as it may grow.
 
     Raises:
         ResourceError: it says what there is.
     """
-    if not may_grow():
-        refuse_what_never_fits(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]], "the largest node")
+    if not can_autoscale():
+        refuse_infeasible(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]], "the largest node")
 
 
-def may_grow() -> bool:
+def can_autoscale() -> bool:
     """Whether an autoscaler brings nodes when trials wait for them.
 
     Ray runs its autoscaler in nearly every cluster, if only to watch, and says nowhere which it is. The old one invents

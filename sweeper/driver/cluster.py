@@ -22,11 +22,11 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import private_folder
-from sweeper.core.user_code import copy_code
-from sweeper.driver.auth import ours_alone, show_token
+from sweeper.core.user_code import copy_user_code
+from sweeper.driver.auth import enable_token_auth, private_ray_auth
 from sweeper.driver.capacity import _allowed_cpus
 
-_SESSIONS = 20
+KEPT_SESSIONS = 20
 """Runs of which Ray's logs are kept."""
 
 
@@ -45,14 +45,14 @@ def ray_cluster(address: str | None, trainable: str | None = None) -> Iterator[b
     os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
     is_ours = address == "local"
     try:
-        with _signals_kept(), _ours() if is_ours else _joined(trainable) as options:
+        with own_signal_handlers(), _local_options() if is_ours else _join_options(trainable) as options:
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SweeperError(f"Ray at {address or os.environ['RAY_ADDRESS']} cannot be reached: {error}") from error
-    _hush()
+    silence_worker_logs()
     ended = threading.Event()
     if is_ours:
-        threading.Thread(target=_die_with_ray, args=(ended,), name="sweeper-ray", daemon=True).start()
+        threading.Thread(target=_exit_when_ray_dies, args=(ended,), name="sweeper-ray", daemon=True).start()
     try:
         yield is_ours
     except BaseException as error:
@@ -64,13 +64,13 @@ def ray_cluster(address: str | None, trainable: str | None = None) -> Iterator[b
         gc.collect()
         ray.shutdown()
         if is_ours:
-            _tidy(Path(options["_temp_dir"]))
+            _delete_old_sessions(Path(options["_temp_dir"]))
 
 
-def _tidy(folder: Path) -> None:
+def _delete_old_sessions(folder: Path) -> None:
     """Remove what Ray left of all but the last runs: it never does, and each is half a megabyte of logs."""
     sessions = sorted(folder.glob("session_2*"), reverse=True)
-    for session in sessions[_SESSIONS:]:
+    for session in sessions[KEPT_SESSIONS:]:
         if not _is_alive(session / "sockets" / "raylet"):
             shutil.rmtree(session, ignore_errors=True)
 
@@ -86,7 +86,7 @@ def _is_alive(path: Path) -> bool:
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
+def own_signal_handlers() -> Iterator[None]:
     """Keep Ray from putting handlers of its own in the place of ours.
 
     That of Python would end the process with code 15, and would stand there for seconds while Ray starts; those of its
@@ -105,7 +105,7 @@ def _signals_kept() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _hush() -> None:
+def silence_worker_logs() -> None:
     """Have Ray keep to itself which of its processes died: it tells a page of it on stdout, whatever is asked of it.
 
     The study says what it means for the sweep; stdout is for results.
@@ -115,7 +115,7 @@ def _hush() -> None:
     worker.print_to_stdstream = lambda *message, **how: None
 
 
-def _die_with_ray(ended: threading.Event) -> None:
+def _exit_when_ray_dies(ended: threading.Event) -> None:
     """End this process when one of those that Ray consists of dies: Ray would wait a minute, and end it then.
 
     At once, and not in good order: whatever waits for Ray waits for ever. The study has all that was reported.
@@ -133,26 +133,26 @@ def _die_with_ray(ended: threading.Event) -> None:
 
 
 @contextmanager
-def _ours() -> Iterator[dict[str, Any]]:
+def _local_options() -> Iterator[dict[str, Any]]:
     """The options of a Ray of our own. No dashboard: it is a port that runs what it is sent."""
     options: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(private_folder() / "ray")}
-    with ours_alone():
+    with private_ray_auth():
         yield options if (allowed := _allowed_cpus()) is None else options | {"num_cpus": allowed}
 
 
 @contextmanager
-def _joined(trainable: str | None) -> Iterator[dict[str, Any]]:
+def _join_options(trainable: str | None) -> Iterator[dict[str, Any]]:
     """The options to join a Ray that is there already."""
-    show_token()
-    with shipped(trainable) as options:
+    enable_token_auth()
+    with upload_options(trainable) as options:
         yield options
 
 
 @contextmanager
-def shipped(trainable: str | None) -> Iterator[dict[str, Any]]:
+def upload_options(trainable: str | None) -> Iterator[dict[str, Any]]:
     """The options of `ray.init`, within the block, that bring the user's own code to all nodes of a cluster."""
     with TemporaryDirectory() as folder:
         if trainable and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # a job has brought it already
-            copy_code(trainable, Path(folder))
+            copy_user_code(trainable, Path(folder))
         modules = sorted(str(path) for path in Path(folder).iterdir())
         yield {"runtime_env": {"py_modules": modules}} if modules else {}

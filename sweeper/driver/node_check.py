@@ -17,18 +17,18 @@ from sweeper.core.environment import versions
 from sweeper.core.errors import InputError
 from sweeper.core.remote_folder import RemoteFolder
 
-_PATIENCE = 60.0
+NODE_TIMEOUT_S = 60.0
 """Seconds that a node has to answer; it may have to start a process for that."""
 
 
-_STRICT = ("python", "ray", "sweeper")
+_SAME_VERSION = ("python", "ray", "sweeper")
 
 
 _PACKAGES = ("ray", "sweeper", "tensorflow", "keras", "numpy")
 
 
 @dataclass(frozen=True)
-class NodeSurvey:
+class NodeReport:
     """What was found on one node: its GPUs, what keeps a sweep from running there, what is only worth a word."""
 
     node: str
@@ -37,7 +37,7 @@ class NodeSurvey:
     notes: tuple[str, ...] = ()
 
 
-def survey(folder: Path | str | None) -> list[NodeSurvey]:
+def inspect_nodes(folder: Path | str | None) -> list[NodeReport]:
     """Ask every node that is alive; to be called where Ray is connected.
 
     Args:
@@ -45,39 +45,39 @@ def survey(folder: Path | str | None) -> list[NodeSurvey]:
             asked.
     """
     if folder is None or isinstance(folder, str):
-        return list(_answers(folder))
+        return list(_collect(folder))
     probe = folder / f".probe-{uuid4().hex}"
     probe.write_text("here")
     try:
-        return list(_answers(probe))
+        return list(_collect(probe))
     finally:
         for left in folder.glob(f"{probe.name}*"):
             left.unlink(missing_ok=True)
 
 
-def _answers(probe: Path | str | None) -> Iterator[NodeSurvey]:
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(_look)
+def _collect(probe: Path | str | None) -> Iterator[NodeReport]:
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_inspect_this_node)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(probe)
         for node in nodes
     ]
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + NODE_TIMEOUT_S
     for node, answer in zip(nodes, asked, strict=True):
         name, gpus = node["NodeManagerAddress"], node["Resources"].get("GPU", 0.0)
         try:
             found, written = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
         except GetTimeoutError:
-            yield NodeSurvey(name, gpus, ("does not answer",))
+            yield NodeReport(name, gpus, ("does not answer",))
         except RayError as error:  # as where sweeper is not installed
-            yield NodeSurvey(name, gpus, (f"cannot be asked ({str(error).strip().splitlines()[-1]})",))
+            yield NodeReport(name, gpus, (f"cannot be asked ({str(error).strip().splitlines()[-1]})",))
         else:
             faults, notes = _differences(found)
             if isinstance(probe, str) and written is not None:
                 faults.append(str(written))
             elif isinstance(probe, Path) and (written is None or not written.exists()):
                 faults.append(f"does not share {probe.parent}")
-            yield NodeSurvey(name, gpus, tuple(faults), tuple(notes))
+            yield NodeReport(name, gpus, tuple(faults), tuple(notes))
 
 
 def _differences(there: dict[str, str]) -> tuple[list[str], list[str]]:
@@ -87,11 +87,11 @@ def _differences(there: dict[str, str]) -> tuple[list[str], list[str]]:
     for package, number in versions(_PACKAGES).items():
         if there.get(package) != number:
             text = f"has {package} {there.get(package, 'not at all')}, and here it is {number}"
-            (faults if package in _STRICT else notes).append(text)
+            (faults if package in _SAME_VERSION else notes).append(text)
     return faults, notes
 
 
-def _look(probe: Path | str | None) -> tuple[dict[str, str], Path | str | None]:
+def _inspect_this_node(probe: Path | str | None) -> tuple[dict[str, str], Path | str | None]:
     """What a node has: its versions, and the file it wrote beside the one that the driver did; None if it sees none.
 
     Of a folder that is given by a URL, what is wrong with it.
@@ -113,7 +113,7 @@ def _look(probe: Path | str | None) -> tuple[dict[str, str], Path | str | None]:
     return versions(_PACKAGES), answer
 
 
-_MOST = 20
+MAX_FINDINGS = 20
 """Findings that are told."""
 
 
@@ -123,8 +123,8 @@ def check_nodes(folder: Path | str) -> list[str]:
     Raises:
         InputError: what keeps a sweep from running there.
     """
-    found = survey(folder)
+    found = inspect_nodes(folder)
     if faults := [f"  node {node.node} {fault}" for node in found for fault in node.faults]:
-        lines = "\n".join(faults[:_MOST])
+        lines = "\n".join(faults[:MAX_FINDINGS])
         raise InputError(f"the cluster cannot run this sweep:\n{lines}\nSee: sweeper doctor --address")
-    return [f"node {node.node} {note}" for node in found for note in node.notes][:_MOST]
+    return [f"node {node.node} {note}" for node in found for note in node.notes][:MAX_FINDINGS]

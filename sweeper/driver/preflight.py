@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from sweeper.core.errors import InputError
-from sweeper.core.files import check_file, check_folder, temporary_folder
-from sweeper.core.remote_folder import RemoteFolder
-from sweeper.core.urls import fault_of_address
+from sweeper.core.files import check_writable_file, check_writable_folder, temporary_folder
+from sweeper.core.sweep_folder import SweepFolder
+from sweeper.core.urls import problem_of_address, sqlite_path
 from sweeper.spec import Resources, Sweep
-from sweeper.study.database_url import check_store
+from sweeper.study.database_url import check_database_url
 
-_ROOM = 4_000_000
+MIN_RAY_BYTES = 4_000_000
 """Bytes that Ray's files take at first; where they have no room, Ray says after half a minute that its time is up."""
 
 
-def preflight(
-    sweep: Sweep, *, folder: Path, remote: str | None = None, address: str | None, tracking_uri: str
-) -> Sweep:
+def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, tracking_uri: str) -> Sweep:
     """The sweep with the dataset it will really use, once nothing is seen that would stop it.
 
     Raises:
@@ -26,20 +23,20 @@ def preflight(
         ResourceError: this machine, where it is to run, could never run one of its trials.
         DatasetError: the data is missing.
     """
-    from sweeper.tracking.client import sqlite_path
-
     cluster = address or os.environ.get("RAY_ADDRESS")
-    if cluster and (fault := fault_of_address(cluster)):
+    if cluster and (fault := problem_of_address(cluster)):
         raise InputError(f"the address of the Ray cluster {fault}")
     if cluster in (None, "", "local"):
         _check_machine(sweep)
-        check_folder(temporary_folder(), "Ray keeps its files there: set RAY_TMPDIR to another folder", room=_ROOM)
-    check_store(sweep.storage_url())
+        check_writable_folder(
+            temporary_folder(), "Ray keeps its files there: set RAY_TMPDIR to another folder", room=MIN_RAY_BYTES
+        )
+    check_database_url(sweep.storage_url())
     if (file := sqlite_path(tracking_uri)) is not None:
-        check_file(file, "choose another MLflow store with --tracking-uri")
-    check_folder(folder, "choose another with --dir")
-    if remote is not None:
-        RemoteFolder(remote).check()
+        check_writable_file(file, "choose another MLflow store with --tracking-uri")
+    check_writable_folder(folder.path, "choose another with --dir")
+    if folder.remote is not None:
+        folder.remote.check()
     if sweep.dataset is None:
         return sweep
     return sweep.model_copy(update={"dataset": sweep.dataset.resolve()})
@@ -48,6 +45,6 @@ def preflight(
 def _check_machine(sweep: Sweep) -> None:
     if sweep.resources == Resources():  # every machine has that, and Ray takes half a second to import
         return
-    from sweeper.driver.capacity import local_resources, refuse_what_never_fits
+    from sweeper.driver.capacity import local_resources, refuse_infeasible
 
-    refuse_what_never_fits(sweep, [local_resources()], "this machine")
+    refuse_infeasible(sweep, [local_resources()], "this machine")

@@ -10,30 +10,37 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.core.files import Place
-from sweeper.study.commands import Order
+from sweeper.core.errors import StopReason
+from sweeper.core.files import PinnedPath
+from sweeper.study.commands import Command
 from sweeper.study.study import SweepStudy
 
 
-class StopRequest:
+class StopSignal:
     """Why a sweep is to end early, if it is: a signal, or its timeout. A second Ctrl-C leaves at once."""
 
-    _REASONS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated"}
+    _REASONS = {
+        signal.SIGINT: StopReason.INTERRUPTED,
+        signal.SIGTERM: StopReason.TERMINATED,
+        signal.SIGHUP: StopReason.TERMINATED,
+    }
 
     def __init__(self, timeout: float | None) -> None:
-        self.reason: str | None = None
+        self.reason: StopReason | None = None
+        self.detail = ""
+        """A sentence about the reason, where its name does not say all."""
         self.is_announced = False
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._before: dict[signal.Signals, Any] = {}
         self._wakeup_before = -1
         self._pipe: tuple[int, int] | None = None
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
             self._before = {number: signal.getsignal(number) for number in self._REASONS}
             if self._before[signal.SIGHUP] is signal.SIG_IGN:  # `nohup`: the sweep is to outlive its terminal
@@ -41,7 +48,9 @@ class StopRequest:
             reader, writer = self._pipe = os.pipe()
             os.set_blocking(writer, False)
             self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-            threading.Thread(target=_leave_at_the_second, args=(reader,), name="sweeper-signals", daemon=True).start()
+            threading.Thread(
+                target=_exit_at_second_interrupt, args=(reader,), name="sweeper-signals", daemon=True
+            ).start()
         for number in self._before:
             signal.signal(number, self._on_signal)
         return self
@@ -53,9 +62,9 @@ class StopRequest:
             signal.set_wakeup_fd(self._wakeup_before)
             os.close(self._pipe[1])  # which ends the thread, and that closes the other end
 
-    def is_requested(self) -> bool:
+    def is_set(self) -> bool:
         if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
-            self.reason = "timeout"
+            self.reason = StopReason.TIMEOUT
         return self.reason is not None
 
     def extend(self, seconds: float) -> None:
@@ -63,15 +72,15 @@ class StopRequest:
         if self._deadline is not None:
             self._deadline += seconds
 
-    def requested(self) -> str | None:
+    def requested(self) -> StopReason | None:
         """Why the sweep is to end; None if it is not."""
-        return self.reason if self.is_requested() else None
+        return self.reason if self.is_set() else None
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.reason = self._REASONS[signal.Signals(number)]
 
 
-def _leave_at_the_second(reader: int) -> None:
+def _exit_at_second_interrupt(reader: int) -> None:
     """End the process at the second Ctrl-C, from a thread.
 
     Python's handlers run in the main thread, and only when it comes back from what it waits for: Ray's shutdown, say.
@@ -110,67 +119,96 @@ def _kill_children() -> None:
 logger = logging.getLogger(__name__)
 
 
-_LOOK = 1.0
+POLL_INTERVAL_S = 1.0
 """Seconds between two looks at what another terminal wants."""
 
 
-class Control:
-    """Asked between events whether a sweep is to end; while it is paused, the answer is a long time coming.
+class Control(Protocol):
+    """What may end or pause a run of trials."""
 
-    A driver that does not answer holds up all: a worker waits at its report for the word to go on, and computes
-    nothing.
+    def wait_or_stop(self) -> bool:
+        """Return whether the run has to stop. Blocks while the sweep is paused."""
+
+    def is_stopping(self) -> bool:
+        """Return at once whether the run has to stop."""
+
+
+class RunControl:
+    """Decides, between two events, whether a sweep stops, and pauses it.
+
+    A driver that does not answer holds up everything: a worker waits at its report, and computes nothing.
     """
 
-    def __init__(self, study: SweepStudy, stop: StopRequest, folder: Place) -> None:
+    def __init__(self, study: SweepStudy, stop: StopSignal, folder: PinnedPath) -> None:
         self._study = study
         self._stop = stop
         self._folder = folder
-        self._looked = 0.0
-        self._order: Order | None = None
+        self._polled = 0.0
+        self._command: Command | None = None
 
-    def is_over(self) -> bool:
-        """Whether the run is to end before its trials do; says so the first time.
+    def wait_or_stop(self) -> bool:
+        """Return whether the run has to stop before its trials end. Blocks while the sweep is paused.
 
         Raises:
-            LeaseLostError: another process goes on with the sweep.
+            LeaseLostError: another process owns the sweep now.
             StorageError: its folder is gone.
         """
         self._study.require_lease()
-        self._folder.require()
-        self._obey()
-        if self._stop.reason is None:
-            self._stop.reason = self._reason()
-        if not self._stop.is_requested():
-            return False
-        if not self._stop.is_announced:
+        self._folder.check_unchanged()
+        self._pause_while_asked()
+        if self._stop.reason is None and self._command == "stop":
+            self._stop.reason = StopReason.COMMAND
+        if self._stop.reason is None and (failures := self._study.retries.repeated_failure()):
+            self._stop.reason, self._stop.detail = StopReason.REPEATED_FAILURE, failures
+        if self._stop.is_set() and not self._stop.is_announced:
             self._stop.is_announced = True
-            self._study.announce("stopping; the state is safe, and Ctrl-C again leaves at once")
-        return True
+            self._study.announce("Stopping. Progress is saved; press Ctrl-C again to exit immediately.")
+        return self._stop.is_set()
 
-    def _reason(self) -> str | None:
-        return "stopped" if self._order == "stop" else self._study.history.hopeless()
+    def is_stopping(self) -> bool:
+        """Return at once whether the run has to stop."""
+        return self._stop.is_set()
 
-    def _obey(self) -> None:
-        if time.monotonic() - self._looked < _LOOK:
+    def past_timeout(self) -> Control:
+        """Return a control that stops for any other reason than the timeout, which limits the search only."""
+        return _PastTimeout(self._stop)
+
+    def _pause_while_asked(self) -> None:
+        if time.monotonic() - self._polled < POLL_INTERVAL_S:
             return
-        self._look()
-        if self._order != "pause":
+        self._poll()
+        if self._command != "pause":
             return
         since = time.monotonic()
-        self._study.announce(f"paused; go on with: sweeper continue {self._study.name}")
-        while self._order == "pause" and not self._stop.is_requested():
+        self._study.announce(f"paused; go on with: sweeper unpause {self._study.name}")
+        while self._command == "pause" and not self._stop.is_set():
             self._study.require_lease()
-            time.sleep(_LOOK / 4)
-            self._look()
+            time.sleep(POLL_INTERVAL_S / 4)
+            self._poll()
             self._stop.extend(time.monotonic() - since)
             since = time.monotonic()
-        if not self._stop.is_requested() and self._order is None:
+        if not self._stop.is_set() and self._command is None:
             self._study.announce("going on")
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """See what is wanted; a database that is away for the moment wants nothing new."""
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
         try:
-            self._order = self._study.orders.obey()
+            self._command = self._study.commands.acknowledge()
         except SQLAlchemyError:
             logger.debug("the orders for sweep %r cannot be read", self._study.name, exc_info=True)
+
+
+class _PastTimeout:
+    """Lets the evaluation of the best trial run after the timeout."""
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+
+    def wait_or_stop(self) -> bool:
+        """Return whether something else than the timeout ended the run."""
+        return self.is_stopping()
+
+    def is_stopping(self) -> bool:
+        """Return whether something else than the timeout ended the run."""
+        return self._stop.reason is not StopReason.TIMEOUT

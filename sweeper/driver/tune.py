@@ -16,15 +16,16 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeper.core.trials import Failure, TrialRow
-from sweeper.driver.actor import Worker, as_config, task_from
-from sweeper.driver.bridge import FINISHED, Bridge, guarded
-from sweeper.driver.capacity import asked_by, demands
+from sweeper.core.trials import Failure, TrialRecord
+from sweeper.driver.actor import TrialActor, as_config, task_from
+from sweeper.driver.bridge import FINISHED, TuneBridge, capture_errors
+from sweeper.driver.capacity import possible_requests, request_for
 from sweeper.driver.nodes import Nodes
-from sweeper.driver.workers import Watch
+from sweeper.driver.stop import Control
+from sweeper.driver.workers import WorkerMonitor
 from sweeper.spec import Resources
 from sweeper.study.study import SweepStudy, Verdict
-from sweeper.worker.task import Job, Task
+from sweeper.worker.task import Task, WorkerContext
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: not a line of Tune's own
@@ -37,53 +38,52 @@ _TUNE_ENVIRONMENT = {
 }
 
 
-_KEPT = 100
+MAX_ENDED_TRIALS = 100
 """Ended trials that Tune may remember, for whoever looks into Ray."""
 
 
 def tune_trials(
     study: SweepStudy,
-    job: Job,
+    context: WorkerContext,
     *,
-    parallel: int | None,
-    must_evaluate: Callable[[TrialRow], bool],
-    should_stop: Callable[[], bool],
+    control: Control,
+    must_evaluate: Callable[[TrialRecord], bool],
     search: bool = True,
 ) -> dict[str, float] | None:
     """Run the study's trials to their end on Ray, then evaluate the best one on the test set.
 
     Args:
-        parallel: how many trials run at once; None: as many as there is room for, however the cluster changes.
         must_evaluate: whether the best trial is to be evaluated at the end, on a worker that is warm already.
-        should_stop: asked about ten times a second; True ends the run with unfinished trials left as they are, for a
-            later run to take up.
+        control: asked about ten times a second whether to stop; unfinished trials are left for a later run to resume.
         search: whether trials are run at all; if not, the best of those there are is evaluated.
 
     Returns:
         The metrics of the evaluation, None where there was none.
     """
     os.environ.update(_TUNE_ENVIRONMENT)
-    nodes = Nodes(demands(job.sweep), study.announce)
-    asked = partial(_asked, job.sweep.resources)
+    nodes = Nodes(possible_requests(context.sweep), study.announce)
+    request_of = partial(_request, context.sweep.resources)
+    wanted = context.sweep.budget.parallel
+    parallel = None if wanted == "auto" else int(wanted)
 
     def has_room(handed_out: list[Task]) -> bool:
-        return nodes.has_room([asked(task) for task in handed_out], parallel)
+        return nodes.has_room([request_of(task) for task in handed_out], parallel)
 
     if search:
         room = nodes.room()
         study.announce(f"running {room if parallel is None else min(parallel, room)} trials at a time")
-    bridge = Bridge(study, has_room=has_room, must_evaluate=must_evaluate, should_stop=should_stop, search=search)
-    watch = Watch(bridge, nodes, job.sweep.budget.stall_timeout)
-    with _quick_start(), _errors_told(watch), closing(watch):
+    bridge = TuneBridge(study, has_room=has_room, must_evaluate=must_evaluate, control=control, search=search)
+    watch = WorkerMonitor(bridge, nodes, context.sweep.budget.stall_timeout)
+    with skip_runtime_env_and_telemetry(), report_errors_to(watch), closing(watch):
         tune.run(
-            tune.with_parameters(Worker, job=job),
+            tune.with_parameters(TrialActor, context=context),
             name="ray",
-            storage_path=str(job.folder.absolute()),
+            storage_path=str(context.folder.path),
             num_samples=-1,  # the searcher says when it is over
-            search_alg=_Search(bridge, nodes, watch, asked),
-            scheduler=_Schedule(bridge, nodes),
+            search_alg=_StudySearcher(bridge, nodes, watch, request_of),
+            scheduler=_StudyScheduler(bridge, nodes),
             callbacks=[watch],
-            stop=_Stop(watch),
+            stop=_RunStopper(watch),
             reuse_actors=True,
             max_failures=0,  # the study says what is tried again, and when: it comes back as another of Tune's trials
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -97,11 +97,11 @@ def tune_trials(
 
 
 @contextmanager
-def _quick_start() -> Iterator[None]:
+def skip_runtime_env_and_telemetry() -> Iterator[None]:
     """Spare Tune two things that would cost the start seconds.
 
-    It gives its workers an environment, which `Worker` does itself. Ray starts a worker without one along with itself,
-    to be ready when it is. One with an environment it starts when it is asked for, and twice: the first process is
+    It gives its workers an environment, which `TrialActor` does itself. Ray starts a worker without one along with itself,
+    to be ready when it is. One with an environment it starts when it is request_of for, and twice: the first process is
     replaced by another, and both import Ray.
 
     And it counts callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
@@ -117,7 +117,7 @@ def _quick_start() -> Iterator[None]:
 
 
 @contextmanager
-def _errors_told(watch: Watch) -> Iterator[None]:
+def report_errors_to(watch: WorkerMonitor) -> Iterator[None]:
     """Have Tune tell the watch why a trial lost its worker, and leave it at that.
 
     It would write that into files for the watch to read, and where their disk is full the sweep would end with it. And
@@ -127,7 +127,7 @@ def _errors_told(watch: Watch) -> Iterator[None]:
 
     def tell(trial: TuneTrial, error: Exception | None = None) -> None:
         trial.run_metadata.num_failures += 1  # more than `max_failures`
-        watch.note(trial, str(error))
+        watch.record_error(trial, str(error))
 
     TuneTrial.handle_error = tell
     try:
@@ -136,27 +136,29 @@ def _errors_told(watch: Watch) -> Iterator[None]:
         TuneTrial.handle_error = before
 
 
-class _Search(Searcher):
+class _StudySearcher(Searcher):
     """Tune's searcher: asks the study for the next trial."""
 
-    def __init__(self, bridge: Bridge, nodes: Nodes, watch: Watch, asked: Callable[[Task], dict[str, float]]) -> None:
+    def __init__(
+        self, bridge: TuneBridge, nodes: Nodes, watch: WorkerMonitor, request_of: Callable[[Task], dict[str, float]]
+    ) -> None:
         super().__init__()
         self.bridge = bridge
         self._nodes = nodes
         self._watch = watch
-        self._asked = asked
+        self._request = request_of
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
-    @guarded(FINISHED)
+    @capture_errors(FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        self._watch.settle()  # without a trial Tune does nothing but ask for one
+        self._watch.resolve_unreachable()  # without a trial Tune does nothing but ask for one
         task = self.bridge.next_task()
         if not isinstance(task, Task):
             return task
-        asked = self._asked(task)
-        return as_config(task) | {"asked": asked, "avoided": self._nodes.avoided(asked)}
+        request_of = self._request(task)
+        return as_config(task) | {"request": request_of, "excluded": self._nodes.excluded_for(request_of)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the schedule has told the study, with the state that Tune does not know."""
@@ -165,28 +167,28 @@ class _Search(Searcher):
         """Nothing: the study is the record."""
 
 
-class _Schedule(FIFOScheduler):
+class _StudyScheduler(FIFOScheduler):
     """Tune's scheduler: hands each event to the study and obeys its verdict.
 
     It is here and not in the searcher that reports are taken, because Tune does not show a searcher the result at
     which a scheduler stops a trial.
     """
 
-    def __init__(self, bridge: Bridge, nodes: Nodes) -> None:
+    def __init__(self, bridge: TuneBridge, nodes: Nodes) -> None:
         super().__init__()
         self.bridge = bridge
         self._nodes = nodes
         self._ended: deque[TuneTrial] = deque()
 
-    @guarded(TrialScheduler.STOP)
+    @capture_errors(TrialScheduler.STOP)
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         task = task_from(trial.config)
-        verdict = self.bridge.take(task, result["event"])
+        verdict = self.bridge.handle_event(task, result["event"])
         if self.bridge.has_failed(task):
             self.bridge.failed.append(trial)
         return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
 
-    @guarded(None)
+    @capture_errors(None)
     def choose_trial_to_run(self, controller: Any) -> TuneTrial | None:
         """The newest trial that waits for a worker.
 
@@ -195,13 +197,13 @@ class _Schedule(FIFOScheduler):
         """
         waiting = []
         for trial in [trial for trial in controller.get_live_trials() if trial.status == TuneTrial.PENDING]:
-            if trial.config["avoided"] == self._nodes.avoided(trial.config["asked"]):
+            if trial.config["excluded"] == self._nodes.excluded_for(trial.config["request"]):
                 waiting.append(trial)
             else:
                 controller.stop_trial(trial)
         return max(waiting, key=lambda trial: trial.config["number"], default=None)
 
-    @guarded(None)
+    @capture_errors(None)
     def on_trial_remove(self, controller: Any, trial: TuneTrial) -> None:
         """A trial that waits for a worker is stopped, to be handed out again: it may not go where it was to go.
 
@@ -209,32 +211,34 @@ class _Schedule(FIFOScheduler):
         """
         if trial in getattr(controller, "_staged_trials", ()):
             controller._unstage_trial_with_resources(trial)
-        self.bridge.lose(task_from(trial.config), Failure("node", "the nodes that trials may go to changed"))
+        self.bridge.handle_lost_worker(
+            task_from(trial.config), Failure("node", "the nodes that trials may go to changed")
+        )
 
-    @guarded(None)
+    @capture_errors(None)
     def on_trial_complete(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         self._ended.append(trial)
-        if len(self._ended) > _KEPT:
-            _forget(controller, self._ended.popleft())
+        if len(self._ended) > MAX_ENDED_TRIALS:
+            forget_trial(controller, self._ended.popleft())
 
 
-class _Stop(tune.Stopper):
+class _RunStopper(tune.Stopper):
     """Ends the run from outside: signals, timeouts, a lost lease, an error of ours."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: WorkerMonitor) -> None:
         self._watch = watch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if not self._watch.bridge.should_stop():
+        if not self._watch.bridge.wait_or_stop():
             return False
-        self._watch.end_soon()
+        self._watch.kill_after_grace()
         return True
 
 
-def _forget(controller: Any, trial: TuneTrial) -> None:
+def forget_trial(controller: Any, trial: TuneTrial) -> None:
     """Let go of a trial that ended: Tune holds each for ever, and writes them all down when it ends.
 
     There is no public way. Where these attributes are not what they are now, trials stay, and cost memory only.
@@ -246,5 +250,5 @@ def _forget(controller: Any, trial: TuneTrial) -> None:
     getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
 
 
-def _asked(resources: Resources, task: Task) -> dict[str, float]:
-    return asked_by(task.share(resources))
+def _request(resources: Resources, task: Task) -> dict[str, float]:
+    return request_for(task.trial_resources(resources))

@@ -16,11 +16,11 @@ from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-MODELLED = 500
+MAX_MODELLED_TRIALS = 500
 """Trials that are modelled besides the best ones."""
 
 
-_BEST = 25
+MAX_GOOD_TRIALS = 25
 """The most that Optuna counts among the good ones, however many trials there are."""
 
 
@@ -34,9 +34,9 @@ class BoundedTPESampler(TPESampler):
     others, to which Optuna gives the less weight the older they are, the oldest are left out.
     """
 
-    def __init__(self, *, n_startup_trials: int, modelled: int = MODELLED, **options: Any) -> None:
+    def __init__(self, *, n_startup_trials: int, modelled: int = MAX_MODELLED_TRIALS, **options: Any) -> None:
         super().__init__(n_startup_trials=n_startup_trials, **options)
-        self._memory = _Memory(max(modelled, n_startup_trials))
+        self._memory = _ModelledTrials(max(modelled, n_startup_trials))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -49,10 +49,10 @@ class BoundedTPESampler(TPESampler):
         return super().sample_independent(self._excerpt(study), trial, param_name, param_distribution)
 
     def _excerpt(self, study: Study) -> Study:
-        return cast(Study, _Excerpt(study, self._memory.look_at(study)))
+        return cast(Study, _PartialStudy(study, self._memory.update(study)))
 
 
-class _Memory:
+class _ModelledTrials:
     """The trials to model, kept up to date trial by trial."""
 
     def __init__(self, modelled: int) -> None:
@@ -61,9 +61,9 @@ class _Memory:
         self._best: list[tuple[_Rank, FrozenTrial]] = []
         self._others: list[FrozenTrial] = []
 
-    def look_at(self, study: Study) -> list[FrozenTrial]:
+    def update(self, study: Study) -> list[FrozenTrial]:
         """The trials to model and those that run, by number."""
-        ended, running = self._ended.look_at(study)
+        ended, running = self._ended.update(study)
         for trial in ended:
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 self._settle(trial, study.direction)
@@ -72,7 +72,7 @@ class _Memory:
 
     def _settle(self, trial: FrozenTrial, direction: StudyDirection) -> None:
         insort(self._best, (_rank(trial, direction), trial), key=lambda pair: pair[0])
-        if len(self._best) > _BEST:
+        if len(self._best) > MAX_GOOD_TRIALS:
             insort(self._others, self._best.pop()[1], key=lambda other: other.number)
         del self._others[: -self._modelled]
 
@@ -89,7 +89,7 @@ def _rank(trial: FrozenTrial, direction: StudyDirection) -> _Rank:
     return 1, -step, math.inf if math.isnan(value) else value, trial.number
 
 
-class _Excerpt:
+class _PartialStudy:
     """A study of which only some trials can be seen."""
 
     def __init__(self, study: Study, trials: list[FrozenTrial]) -> None:
@@ -105,7 +105,7 @@ class _Excerpt:
         return [trial for trial in self._trials if states is None or trial.state in states]
 
 
-class RememberingPercentilePruner(PercentilePruner):
+class IncrementalPercentilePruner(PercentilePruner):
     """Gives Optuna's verdicts; keeps the values of the complete trials by step, which Optuna collects each time."""
 
     def __init__(self, percentile: float, **options: Any) -> None:
@@ -133,7 +133,7 @@ class RememberingPercentilePruner(PercentilePruner):
         return bool(best < bar if is_maximized else best > bar)  # False where the bar is NaN, as in Optuna
 
     def _look_at(self, study: Study) -> None:
-        for trial in self._ended.look_at(study)[0]:
+        for trial in self._ended.update(study)[0]:
             if trial.state == TrialState.COMPLETE:
                 self._complete += 1
                 for step, value in trial.intermediate_values.items():
@@ -147,7 +147,7 @@ class EndedTrials:
         self._open: list[int] = []
         self._seen = 0
 
-    def look_at(self, study: Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+    def update(self, study: Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         """The trials that have ended since the last look, and those that have not ended, each by number."""
         trials = study._get_trials(deepcopy=False)
         unsettled = [trials[number] for number in (*self._open, *range(self._seen, len(trials)))]

@@ -8,36 +8,36 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sweeper.core.schema import Fault, Model, Number, Whole, refuse
-from sweeper.core.text import shown
+from sweeper.core.schema import Integer, Number, Problem, StrictModel, raise_problems
+from sweeper.core.text import format_value
 
-MOST_EPOCHS = 1_000_000
+MAX_EPOCHS = 1_000_000
 
 
-class Budget(Model):
+class Budget(StrictModel):
     """How much is spent: on one trial, and on all of them."""
 
-    trials: Annotated[Whole, Field(ge=1, le=1_000_000)] = Field(description="Trials to run in all.")
-    epochs: Annotated[Number, Field(gt=0, le=MOST_EPOCHS)] | None = Field(
+    trials: Annotated[Integer, Field(ge=1, le=1_000_000)] = Field(description="Trials to run in all.")
+    epochs: Annotated[Number, Field(gt=0, le=MAX_EPOCHS)] | None = Field(
         None, description="Length of a full trial in epochs."
     )
-    steps: Annotated[Whole, Field(ge=1, le=10**12)] | None = Field(
+    steps: Annotated[Integer, Field(ge=1, le=10**12)] | None = Field(
         None, description="Length of a full trial in gradient steps, instead of epochs."
     )
-    reports_per_epoch: Annotated[Whole, Field(ge=1, le=10_000)] = Field(
+    reports_per_epoch: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
         1, description="Reports (and so chances to stop a trial) in one epoch."
     )
-    report_every: Annotated[Whole, Field(ge=1)] | None = Field(
+    report_every: Annotated[Integer, Field(ge=1)] | None = Field(
         None, description="Gradient steps from one report to the next; a twentieth of steps by default."
     )
-    parallel: Annotated[Whole, Field(ge=1)] | Literal["auto"] = Field(
+    parallel: Annotated[Integer, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Trials at a time; auto: as many as fit."
     )
     timeout: Duration | None = Field(None, description="Stop the sweep after this long: 30m, 1h30m, 90s.")
     stall_timeout: Duration | None = Field(
         3600.0, description="A trial that reports nothing for this long hangs, and is ended and tried again: 10m, 1h."
     )
-    max_failures: Annotated[Whole, Field(ge=0)] = Field(
+    max_failures: Annotated[Integer, Field(ge=0)] = Field(
         3, description="Crashes of its worker that a trial may survive before it counts as failed."
     )
 
@@ -45,24 +45,24 @@ class Budget(Model):
     def _has_one_length(self) -> Self:
         faults = []
         if self.epochs is None and self.steps is None:
-            faults.append(Fault((), "says no length of a trial; give epochs, or steps"))
+            faults.append(Problem((), "says no length of a trial; give epochs, or steps"))
         if self.epochs is not None:
             if self.steps is not None:
-                faults.append(Fault(("steps",), "and epochs are two lengths; leave one of the two out"))
+                faults.append(Problem(("steps",), "and epochs are two lengths; leave one of the two out"))
             elif self.report_every is not None:
-                faults.append(Fault(("report_every",), "goes with steps; with epochs, use reports_per_epoch"))
+                faults.append(Problem(("report_every",), "goes with steps; with epochs, use reports_per_epoch"))
             if not math.isclose(self.epochs * self.reports_per_epoch, self._whole_reports(), abs_tol=1e-6):
                 message = f"{self.epochs} ends between two reports at {self.reports_per_epoch} per epoch"
-                faults.append(Fault(("epochs",), f"{message}; change reports_per_epoch, or the epochs"))
+                faults.append(Problem(("epochs",), f"{message}; change reports_per_epoch, or the epochs"))
         elif self.steps is not None:
             if "reports_per_epoch" in self.model_fields_set and self.reports_per_epoch != 1:
-                faults.append(Fault(("reports_per_epoch",), "goes with epochs; with steps, use report_every"))
+                faults.append(Problem(("reports_per_epoch",), "goes with epochs; with steps, use report_every"))
             if self.report_every is not None and self.report_every > self.steps:
-                faults.append(Fault(("report_every",), f"{self.report_every} is more than all {self.steps} steps"))
+                faults.append(Problem(("report_every",), f"{self.report_every} is more than all {self.steps} steps"))
         if self.parallel != "auto" and self.parallel > self.trials:
             message = f"{self.parallel} is more than the {self.trials} trials there are; use {self.trials}, or auto"
-            faults.append(Fault(("parallel",), message))
-        refuse(faults)
+            faults.append(Problem(("parallel",), message))
+        raise_problems(faults)
         return self
 
     def _whole_reports(self) -> int:
@@ -97,7 +97,7 @@ def _seconds(declared: object) -> object:
     if match is None:
         compact = re.sub(r"\s*(d|h|m|s)[a-z]*\s*", r"\1", declared.strip().lower())
         proposal = compact if _DURATION.fullmatch(compact) else "30m"
-        raise ValueError(f"{shown(declared)} is no duration; write {proposal} (units d, h, m, s, as in 1h30m)")
+        raise ValueError(f"{format_value(declared)} is no duration; write {proposal} (units d, h, m, s, as in 1h30m)")
     return float(sum(float(n or 0) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True)))
 
 

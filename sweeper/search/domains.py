@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sweeper.core.schema import Fault, Key, Model, Number, Scalar, Whole, identity, refuse
-from sweeper.core.text import shown
+from sweeper.core.schema import Integer, Key, Number, Problem, Scalar, StrictModel, raise_problems, scalar_key
+from sweeper.core.text import format_value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -34,7 +34,7 @@ Conditions = Annotated[
 ]
 
 
-class _Domain(Model):
+class _Domain(StrictModel):
     """What every domain answers:
 
     is_active(point)    whether the parameter plays a part in a point
@@ -52,10 +52,10 @@ class _Domain(Model):
 
     @cached_property
     def _conditions(self) -> dict[str, set[object]]:
-        return {parent: {identity(value) for value in values} for parent, values in self.when.items()}
+        return {parent: {scalar_key(value) for value in values} for parent, values in self.when.items()}
 
     def is_active(self, point: Mapping[str, Value]) -> bool:
-        return all(name in point and identity(point[name]) in wanted for name, wanted in self._conditions.items())
+        return all(name in point and scalar_key(point[name]) in wanted for name, wanted in self._conditions.items())
 
 
 class _Range(_Domain):
@@ -68,27 +68,27 @@ class _Range(_Domain):
     def _is_a_range(self) -> Self:
         faults = []
         if self.low > self.high:
-            faults.append(Fault(("low",), f"{self.low} is above high: {self.high}; swap them"))
+            faults.append(Problem(("low",), f"{self.low} is above high: {self.high}; swap them"))
         if not math.isfinite(self.high - self.low):
-            faults.append(Fault(("low",), f"{self.low} to {self.high} is too wide for floating-point numbers"))
+            faults.append(Problem(("low",), f"{self.low} to {self.high} is too wide for floating-point numbers"))
         if self.log and self.low <= 0:
             proposal = 1 if isinstance(self.low, int) else "1e-5"
-            faults.append(Fault(("low",), f"{self.low} is not allowed with log: true, must be > 0; try {proposal}"))
+            faults.append(Problem(("low",), f"{self.low} is not allowed with log: true, must be > 0; try {proposal}"))
         if not faults and self.step is not None:
             faults += self._faults_of_step(self.step)
-        refuse(faults)
+        raise_problems(faults)
         return self
 
-    def _faults_of_step(self, step: float) -> list[Fault]:
+    def _faults_of_step(self, step: float) -> list[Problem]:
         if self.log:
             wrong = isinstance(self.step, float) or step != 1
-            return [Fault(("step",), f"{step} is not allowed with log: true; leave one of the two out")] * wrong
-        low, high, width = _exactly(self.low, self.high, step)
-        if isinstance(self.step, float) and (high - low) / width > _MOST_STEPS:
-            return [Fault(("step",), f"{step} is too small for steps from {self.low} to {self.high}; leave it out")]
+            return [Problem(("step",), f"{step} is not allowed with log: true; leave one of the two out")] * wrong
+        low, high, width = _as_fractions(self.low, self.high, step)
+        if isinstance(self.step, float) and (high - low) / width > MAX_STEPS:
+            return [Problem(("step",), f"{step} is too small for steps from {self.low} to {self.high}; leave it out")]
         if (high - low) % width:
             last = type(self.high)(low + (high - low) // width * width)
-            return [Fault(("step",), f"{step} does not lead from {self.low} to {self.high}; it does to high: {last}")]
+            return [Problem(("step",), f"{step} does not lead from {self.low} to {self.high}; it does to high: {last}")]
         return []
 
     def contains(self, value: object) -> bool:
@@ -104,14 +104,14 @@ class _Range(_Domain):
             return 1
         if self.step is None:
             return None
-        low, high, width = _exactly(self.low, self.high, self.step)
+        low, high, width = _as_fractions(self.low, self.high, self.step)
         return int((high - low) / width) + 1
 
     def values(self) -> Iterator[Value]:
         return map(self._value, range(self.count() or 0))
 
     def _value(self, index: int) -> Value:
-        low, width = _exactly(self.low, self.step or 0)
+        low, width = _as_fractions(self.low, self.step or 0)
         return type(self.low)(low + index * width)
 
     def normal(self, value: Value) -> Value:
@@ -122,11 +122,11 @@ class _Range(_Domain):
         return [(("low",), self.low), (("high",), self.high)]
 
 
-_MOST_STEPS = 10**15
+MAX_STEPS = 10**15
 """Of more, a floating-point number and Optuna's decimals would lose count."""
 
 
-def _exactly(*numbers: float) -> list[Fraction]:
+def _as_fractions(*numbers: float) -> list[Fraction]:
     """What was written, as decimals: 0.3 is three steps of 0.1 only there."""
     return [Fraction(str(number)) for number in numbers]
 
@@ -160,9 +160,9 @@ class Int(_Range):
     """Whole numbers from low to high, both included."""
 
     type: Literal["int"] = "int"
-    low: Whole = Field(description="The least value.")
-    high: Whole = Field(description="The greatest value.")
-    step: Annotated[Whole, Field(gt=0)] = Field(1, description="Only low, low + step, low + 2 step, ...")
+    low: Integer = Field(description="The least value.")
+    high: Integer = Field(description="The greatest value.")
+    step: Annotated[Integer, Field(gt=0)] = Field(1, description="Only low, low + step, low + 2 step, ...")
 
     def draw(self, rng: random.Random) -> Value:
         return self._value(rng.randrange(self.count() or 1))
@@ -183,10 +183,10 @@ class _Choice(_Domain):
 
     @cached_property
     def _by_identity(self) -> dict[object, Value]:
-        return {identity(value): value for value in self._values}
+        return {scalar_key(value): value for value in self._values}
 
     def contains(self, value: object) -> bool:
-        return isinstance(value, Value) and identity(value) in self._by_identity
+        return isinstance(value, Value) and scalar_key(value) in self._by_identity
 
     def count(self) -> int:
         return len(self._values)
@@ -195,7 +195,7 @@ class _Choice(_Domain):
         return iter(self._values)
 
     def normal(self, value: Value) -> Value:
-        return self._by_identity[identity(value)]
+        return self._by_identity[scalar_key(value)]
 
     def draw(self, rng: random.Random) -> Value:
         return rng.choice(self._values)
@@ -218,13 +218,13 @@ class Categorical(_Choice):
         faults = []
         seen: set[object] = set()
         for i, choice in enumerate(self.choices):
-            if identity(choice) in seen:
-                faults.append(Fault(("choices", i), f"{shown(choice)} is there already; give each value once"))
-            seen.add(identity(choice))
+            if scalar_key(choice) in seen:
+                faults.append(Problem(("choices", i), f"{format_value(choice)} is there already; give each value once"))
+            seen.add(scalar_key(choice))
         kinds = " and ".join(sorted({_kind(choice) for choice in self.choices if choice is not None}))
         if " and " in kinds:
-            faults.append(Fault(("choices",), f"mixes {kinds}; use one kind (quoted, all is text)"))
-        refuse(faults)
+            faults.append(Problem(("choices",), f"mixes {kinds}; use one kind (quoted, all is text)"))
+        raise_problems(faults)
         return self
 
     def bounds(self) -> list[tuple[Key, Value]]:

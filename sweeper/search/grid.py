@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from sweeper.core.schema import same
+from sweeper.core.schema import scalars_equal
 from sweeper.search.space import Point
 
 _INDEX = "sweeper:grid"
@@ -42,7 +42,7 @@ class GridSampler(BaseSampler):
         fitting = [
             i
             for i, point in enumerate(self._points)
-            if all(name in point and same(point[name], value) for name, value in fixed.items())
+            if all(name in point and scalars_equal(point[name], value) for name, value in fixed.items())
         ]
         return fitting or list(range(len(self._points)))
 

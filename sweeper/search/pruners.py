@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sweeper.core.schema import Fault, Model, Number, Whole, refuse
-from sweeper.search.budget import MOST_EPOCHS, Budget
+from sweeper.core.schema import Integer, Number, Problem, StrictModel, raise_problems
+from sweeper.search.budget import MAX_EPOCHS, Budget
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
-Epochs = Annotated[Number, Field(gt=0, le=MOST_EPOCHS)]
+Epochs = Annotated[Number, Field(gt=0, le=MAX_EPOCHS)]
 
 
-Reports = Annotated[Whole, Field(ge=1)]
+Reports = Annotated[Integer, Field(ge=1)]
 
 
-class _Pruner(Model):
+class _Pruner(StrictModel):
     @abstractmethod
     def build(self, budget: Budget) -> BasePruner: ...
 
@@ -34,24 +34,26 @@ class _Pruner(Model):
         """The first report at which a trial can be stopped."""
         return 1
 
-    def faults(self, budget: Budget) -> list[Fault]:
+    def problems(self, budget: Budget) -> list[Problem]:
         """What does not go together with the budget."""
         faults = [
-            Fault((name,), f"counts epochs, but the budget counts steps; use {_in_reports(name)}")
+            Problem((name,), f"counts epochs, but the budget counts steps; use {_in_reports(name)}")
             for name in type(self).model_fields
             if name.endswith("_epochs") and getattr(self, name) is not None and budget.epochs is None
         ]
         if not faults and self.first(budget) >= budget.reports > 1:
             given = [name for name in self.model_fields_set if re.fullmatch("(min|patience)_(epochs|reports)", name)]
             message = f"would judge from report {self.first(budget)} on, but a trial has {budget.reports}"
-            faults.append(Fault((*given, "type")[:1], f"{message}, of which the last is not judged; give less"))
+            faults.append(Problem((*given, "type")[:1], f"{message}, of which the last is not judged; give less"))
         return faults
 
     @model_validator(mode="after")
     def _counts_once(self) -> Self:
         pairs = ((name, _in_reports(name)) for name in type(self).model_fields if name.endswith("_epochs"))
         twice = [pair for pair in pairs if None not in (getattr(self, pair[0]), getattr(self, pair[1]))]
-        refuse([Fault((reports,), f"and {epochs} say the same; leave one of the two out") for epochs, reports in twice])
+        raise_problems(
+            [Problem((reports,), f"and {epochs} say the same; leave one of the two out") for epochs, reports in twice]
+        )
         return self
 
     def _reports(self, name: str, budget: Budget, *, otherwise: int) -> int:
@@ -66,12 +68,12 @@ def _in_reports(name: str) -> str:
     return name.removesuffix("epochs") + "reports"
 
 
-class _FromReport(_Pruner):
+class _WithWarmup(_Pruner):
     min_epochs: Epochs | None = Field(None, description="No trial is stopped before; a share of all by default.")
     min_reports: Reports | None = Field(None, description="The same in reports.")
 
 
-class _AtIntervals(_FromReport):
+class _AtIntervals(_WithWarmup):
     interval_epochs: Epochs | None = Field(None, description="Epochs from one judgement to the next.")
     interval_reports: Reports | None = Field(None, description="Reports from one judgement to the next; 1 by default.")
 
@@ -80,8 +82,8 @@ class _AtIntervals(_FromReport):
         return {"n_warmup_steps": self.first(budget), "interval_steps": self._reports("interval", budget, otherwise=1)}
 
 
-class _AgainstComplete(_AtIntervals):
-    n_startup_trials: Annotated[Whole, Field(ge=0)] | None = Field(
+class _ComparedWithComplete(_AtIntervals):
+    n_startup_trials: Annotated[Integer, Field(ge=0)] | None = Field(
         None, description="Trials that complete before any is stopped; a quarter of all by default, 1 to 5."
     )
     n_min_trials: Reports = Field(1, description="Complete trials needed at a report to judge there.")
@@ -94,43 +96,45 @@ class _AgainstComplete(_AtIntervals):
         return self._pace(budget) | {"n_startup_trials": startup, "n_min_trials": self.n_min_trials}
 
 
-class Median(_AgainstComplete):
+class Median(_ComparedWithComplete):
     """Stops a trial whose best is below the median of the complete trials at the same report."""
 
     type: Literal["median"] = "median"
 
     def build(self, budget: Budget) -> BasePruner:
-        from sweeper.search.bounded import RememberingPercentilePruner
+        from sweeper.search.bounded import IncrementalPercentilePruner
 
-        return RememberingPercentilePruner(50.0, **self._against(budget))
+        return IncrementalPercentilePruner(50.0, **self._against(budget))
 
 
-class Percentile(_AgainstComplete):
+class Percentile(_ComparedWithComplete):
     """Like median, with another share of the complete trials to beat."""
 
     type: Literal["percentile"] = "percentile"
     percentile: Annotated[Number, Field(ge=0, le=100)] = Field(25.0, description="Per cent of trials to keep.")
 
     def build(self, budget: Budget) -> BasePruner:
-        from sweeper.search.bounded import RememberingPercentilePruner
+        from sweeper.search.bounded import IncrementalPercentilePruner
 
-        return RememberingPercentilePruner(self.percentile, **self._against(budget))
+        return IncrementalPercentilePruner(self.percentile, **self._against(budget))
 
 
-class _Halving(_FromReport):
-    reduction_factor: Annotated[Whole, Field(ge=2, le=1000)] = Field(4, description="One in so many passes each rung.")
-    bootstrap_count: Annotated[Whole, Field(ge=0)] = Field(
+class _Halving(_WithWarmup):
+    reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
+        4, description="One in so many passes each rung."
+    )
+    bootstrap_count: Annotated[Integer, Field(ge=0)] = Field(
         0, description="Trials that end at a rung before any passes."
     )
 
     def _rung(self, budget: Budget) -> int:
         return self._reports("min", budget, otherwise=budget.reports // self.reduction_factor**2)
 
-    def faults(self, budget: Budget) -> list[Fault]:
-        faults = super().faults(budget)
+    def problems(self, budget: Budget) -> list[Problem]:
+        faults = super().problems(budget)
         if self.bootstrap_count >= budget.trials:
             message = f"{self.bootstrap_count} would stop all {budget.trials} trials at the first rung"
-            faults.append(Fault(("bootstrap_count",), message))
+            faults.append(Problem(("bootstrap_count",), message))
         return faults
 
 
@@ -138,7 +142,7 @@ class SuccessiveHalving(_Halving):
     """At each rung (min_epochs, then times reduction_factor), only the best of those that came so far go on."""
 
     type: Literal["successive_halving"] = "successive_halving"
-    min_early_stopping_rate: Annotated[Whole, Field(ge=0, le=50)] = Field(
+    min_early_stopping_rate: Annotated[Integer, Field(ge=0, le=50)] = Field(
         0, description="Rungs left out at the beginning."
     )
 
@@ -160,7 +164,9 @@ class Hyperband(_Halving):
     """Successive halving in several brackets, each with a later first rung; for 40 trials and more."""
 
     type: Literal["hyperband"] = "hyperband"
-    reduction_factor: Annotated[Whole, Field(ge=2, le=1000)] = Field(3, description="One in so many passes each rung.")
+    reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
+        3, description="One in so many passes each rung."
+    )
 
     def first(self, budget: Budget) -> int:
         return self._rung(budget)
@@ -191,9 +197,9 @@ class Threshold(_AtIntervals):
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
         if self.lower is None and self.upper is None:
-            refuse([Fault((), "a threshold needs lower, or upper, or both")])
+            raise_problems([Problem((), "a threshold needs lower, or upper, or both")])
         if self.lower is not None and self.upper is not None and self.lower >= self.upper:
-            refuse([Fault(("lower",), f"{self.lower} must be below upper: {self.upper}")])
+            raise_problems([Problem(("lower",), f"{self.lower} must be below upper: {self.upper}")])
         return self
 
     def first(self, budget: Budget) -> int:
@@ -205,7 +211,7 @@ class Threshold(_AtIntervals):
         return ThresholdPruner(self.lower, self.upper, **self._pace(budget))
 
 
-class Nothing(_Pruner):
+class NoPruner(_Pruner):
     """Stops no trial."""
 
     type: Literal["none"] = "none"
@@ -216,14 +222,18 @@ class Nothing(_Pruner):
         return NopPruner()
 
 
-Judge = Annotated[Median | Percentile | SuccessiveHalving | Hyperband | Threshold, Field(discriminator="type")]
+WrappablePruner = Annotated[
+    Median | Percentile | SuccessiveHalving | Hyperband | Threshold, Field(discriminator="type")
+]
 
 
 class Patient(_Pruner):
     """Lets another pruner judge a trial only once it has stopped improving; without another, stops it there."""
 
     type: Literal["patient"] = "patient"
-    wrapped: Judge | None = Field(None, description="The pruner that judges then; without one, the trial is stopped.")
+    wrapped: WrappablePruner | None = Field(
+        None, description="The pruner that judges then; without one, the trial is stopped."
+    )
     patience_epochs: Epochs | None = Field(None, description="Epochs that must be worse than the best before them.")
     patience_reports: Reports | None = Field(None, description="The same in reports; a quarter of them by default.")
     min_delta: Annotated[Number, Field(ge=0)] = Field(0.0, description="Worse by less than this counts as no worse.")
@@ -234,9 +244,9 @@ class Patient(_Pruner):
     def first(self, budget: Budget) -> int:
         return max(self._patience(budget) + 1, self.wrapped.first(budget) if self.wrapped else 1)
 
-    def faults(self, budget: Budget) -> list[Fault]:
-        inner = self.wrapped.faults(budget) if self.wrapped else []
-        return super().faults(budget) + [Fault(("wrapped", *fault.key), fault.message) for fault in inner]
+    def problems(self, budget: Budget) -> list[Problem]:
+        inner = self.wrapped.problems(budget) if self.wrapped else []
+        return super().problems(budget) + [Problem(("wrapped", *fault.key), fault.message) for fault in inner]
 
     def build(self, budget: Budget) -> BasePruner:
         from optuna.exceptions import ExperimentalWarning
@@ -250,5 +260,5 @@ class Patient(_Pruner):
 
 
 Pruner = Annotated[
-    Median | Percentile | SuccessiveHalving | Hyperband | Threshold | Patient | Nothing, Field(discriminator="type")
+    Median | Percentile | SuccessiveHalving | Hyperband | Threshold | Patient | NoPruner, Field(discriminator="type")
 ]

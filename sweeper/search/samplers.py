@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from sweeper.core.errors import InputError
-from sweeper.core.schema import Model, Seed, Whole
-from sweeper.core.text import listed
+from sweeper.core.schema import Integer, Seed, StrictModel
+from sweeper.core.text import format_list
 from sweeper.search.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-class _Sampler(Model):
+class _Sampler(StrictModel):
     seed: Seed | None = Field(None, description="Seed of the proposals; that of the sweep by default.")
 
-    needs: ClassVar[tuple[str, str] | None] = None
+    REQUIRES: ClassVar[tuple[str, str] | None] = None
     """A module that is not always installed, and the extra that brings it."""
 
     def build(self, space: Space, *, seed: int, first: int, trials: int | None = None) -> BaseSampler:
@@ -32,20 +32,20 @@ class _Sampler(Model):
         Raises:
             InputError: the sampler needs a package that is not installed.
         """
-        if message := self.missing():
+        if message := self.missing_package():
             raise InputError(message)
         return self._build(space, seed=seed, first=first, trials=trials)
 
     @abstractmethod
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler: ...
 
-    def missing(self) -> str | None:
+    def missing_package(self) -> str | None:
         """How to install what the sampler needs, if it is not there."""
-        if self.needs is None or find_spec(self.needs[0]) is not None:
+        if self.REQUIRES is None or find_spec(self.REQUIRES[0]) is not None:
             return None
-        return f"this sampler needs: pip install 'sweeper[{self.needs[1]}]'"
+        return f"this sampler needs: pip install 'sweeper[{self.REQUIRES[1]}]'"
 
-    def objection(self, space: Space) -> str | None:
+    def unsupported_reason(self, space: Space) -> str | None:
         """Why the sampler cannot search this space, if it cannot."""
         return None
 
@@ -54,10 +54,10 @@ class Tpe(_Sampler):
     """Models where good and bad trials lie: Optuna's default, good from some ten trials on."""
 
     type: Literal["tpe"] = "tpe"
-    n_startup_trials: Annotated[Whole, Field(ge=0)] | None = Field(
+    n_startup_trials: Annotated[Integer, Field(ge=0)] | None = Field(
         None, description="Random trials before the model is used; a third of the trials by default, 4 to 10."
     )
-    n_ei_candidates: Annotated[Whole, Field(ge=1, le=10_000)] = Field(
+    n_ei_candidates: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
         24, description="Candidates compared for each proposal."
     )
     constant_liar: bool = Field(True, description="Keep away from points that are running.")
@@ -94,10 +94,10 @@ class Grid(_Sampler):
 
         return GridSampler(grid(space), seed=seed)
 
-    def objection(self, space: Space) -> str | None:
+    def unsupported_reason(self, space: Space) -> str | None:
         endless = [name for name, domain in space.items() if domain.count() is None]
         if endless:
-            return f"a grid needs a step for {listed(endless)}; add step:, or choose type: qmc"
+            return f"a grid needs a step for {format_list(endless)}; add step:, or choose type: qmc"
         size = grid_size(space)
         if size is None or size > GRID_LIMIT:
             count = f"{size:,}" if size and size < 10**18 else "too many"
@@ -129,10 +129,12 @@ class Qmc(_Sampler):
 class CmaEs(_Sampler):
     """Covariance matrix adaptation: for several numeric parameters and more than a hundred trials."""
 
-    needs = ("cmaes", "cmaes")
+    REQUIRES: ClassVar[tuple[str, str] | None] = ("cmaes", "cmaes")
     type: Literal["cmaes"] = "cmaes"
-    n_startup_trials: Annotated[Whole, Field(ge=0)] = Field(1, description="Random trials before the first generation.")
-    popsize: Annotated[Whole, Field(ge=2, le=10_000)] | None = Field(
+    n_startup_trials: Annotated[Integer, Field(ge=0)] = Field(
+        1, description="Random trials before the first generation."
+    )
+    popsize: Annotated[Integer, Field(ge=2, le=10_000)] | None = Field(
         None, description="Trials per generation; 4 + 3 ln(parameters) by default."
     )
     with_margin: bool = Field(False, description="Keep a chance for every value of a parameter with steps.")
@@ -155,7 +157,7 @@ class CmaEs(_Sampler):
                 seed=reseeded,
             )
 
-    def objection(self, space: Space) -> str | None:
+    def unsupported_reason(self, space: Space) -> str | None:
         numeric = [d for d in space.values() if isinstance(d, Float | Int) and d.low < d.high and not d.when]
         if len(numeric) < 2:
             return "cmaes searches float and int parameters without when, and needs two of them; choose type: tpe"
@@ -165,9 +167,9 @@ class CmaEs(_Sampler):
 class Gp(_Sampler):
     """Gaussian process: for few and costly trials."""
 
-    needs = ("torch", "gp")
+    REQUIRES: ClassVar[tuple[str, str] | None] = ("torch", "gp")
     type: Literal["gp"] = "gp"
-    n_startup_trials: Annotated[Whole, Field(ge=0)] | None = Field(
+    n_startup_trials: Annotated[Integer, Field(ge=0)] | None = Field(
         None, description="Random trials before the model is used; a third of the trials by default, 4 to 10."
     )
     deterministic_objective: bool = Field(False, description="The same point always gives the same value.")
@@ -186,18 +188,18 @@ class Gp(_Sampler):
             )
 
 
-class Dice:
+class SamplerRandomState:
     """The random numbers of a sampler: where their sequence stood before a proposal that came to nothing."""
 
     def __init__(self, sampler: BaseSampler) -> None:
         self._generators = list(_generators(sampler))
         self._before: tuple[int, list[Any]] = (-1, [])
 
-    def note(self, number: int) -> None:
+    def save(self, number: int) -> None:
         """A trial of this number is about to be proposed."""
         self._before = (number, [generator.get_state() for generator in self._generators])
 
-    def put_back(self, number: int) -> None:
+    def restore(self, number: int) -> None:
         """Unless there was another proposal since: what is proposed next, is what was proposed for this trial."""
         if self._before[0] == number:
             for generator, state in zip(self._generators, self._before[1], strict=True):

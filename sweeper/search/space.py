@@ -10,8 +10,8 @@ from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
 
-from sweeper.core.schema import Fault, same
-from sweeper.core.text import did_you_mean, listed, shown
+from sweeper.core.schema import Problem, scalars_equal
+from sweeper.core.text import did_you_mean, format_list, format_value
 from sweeper.search.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
 
 if TYPE_CHECKING:
@@ -99,29 +99,31 @@ def grid(space: Space) -> list[Point]:
     return [_in_order(point, space) for point in points]
 
 
-def check_space(space: Mapping[str, AnyDomain | None]) -> Iterator[Fault]:
+def check_space(space: Mapping[str, AnyDomain | None]) -> Iterator[Problem]:
     """What is wrong between parameters; None stands for one whose domain could not be read."""
-    yield from (Fault((name,), message) for name in space if (message := _fault_of_name(name)))
+    yield from (Problem((name,), message) for name in space if (message := _fault_of_name(name)))
     for name, domain in space.items():
         for parent, values in domain.when.items() if domain else ():
-            yield from (Fault((name, "when", parent), text) for text in _faults_of_parent(parent, values, space))
+            yield from (Problem((name, "when", parent), text) for text in _faults_of_parent(parent, values, space))
     yield from _fault_of_circle(space)
 
 
 def _fault_of_name(name: str) -> str | None:
     if not name.isidentifier() or unicodedata.normalize("NFC", name) != name:
-        return f"{shown(name)} is no name of a parameter; use letters, digits and _"
+        return f"{format_value(name)} is no name of a parameter; use letters, digits and _"
     return f"is longer than {_LONGEST_NAME} characters" if len(name) > _LONGEST_NAME else None
 
 
 def _faults_of_parent(parent: str, values: Iterable[Value], space: Mapping[str, AnyDomain | None]) -> list[str]:
     if parent not in space:
-        return [f"there is no parameter {shown(parent)} in this space. {did_you_mean(parent, space)}"]
+        return [f"there is no parameter {format_value(parent)} in this space. {did_you_mean(parent, space)}"]
     domain = space[parent]
     if domain is None:
         return []
     allowed = _allowed(domain)
-    return [f"{parent} is never {shown(value)}, only {allowed}" for value in values if not domain.contains(value)]
+    return [
+        f"{parent} is never {format_value(value)}, only {allowed}" for value in values if not domain.contains(value)
+    ]
 
 
 def _allowed(domain: AnyDomain) -> str:
@@ -129,16 +131,18 @@ def _allowed(domain: AnyDomain) -> str:
         return f"{domain.low} to {domain.high}" + (
             f" in steps of {domain.step}" if domain.step not in (None, 1) else ""
         )
-    return listed([shown(value) for _, value in domain.bounds()])
+    return format_list([format_value(value) for _, value in domain.bounds()])
 
 
-def _fault_of_circle(space: Mapping[str, AnyDomain | None]) -> list[Fault]:
+def _fault_of_circle(space: Mapping[str, AnyDomain | None]) -> list[Problem]:
     try:
         TopologicalSorter({name: domain.when if domain else () for name, domain in space.items()}).prepare()
     except CycleError as error:
         circle = error.args[1]
         return [
-            Fault((circle[0], "when"), f"goes round in a circle: {' <- '.join(_shortened(circle))}; drop one condition")
+            Problem(
+                (circle[0], "when"), f"goes round in a circle: {' <- '.join(_shortened(circle))}; drop one condition"
+            )
         ]
     return []
 
@@ -147,39 +151,39 @@ def _shortened(circle: list[str]) -> list[str]:
     return circle if len(circle) <= 10 else [*circle[:8], "...", circle[-1]]
 
 
-def check_point(point: Mapping[str, object], space: Space) -> Iterator[Fault]:
+def check_point(point: Mapping[str, object], space: Space) -> Iterator[Problem]:
     """What is wrong with a start point, which may leave parameters open."""
     for name, value in point.items():
         if name not in space:
-            yield Fault((name,), f"there is no such parameter in the space. {did_you_mean(name, space)}")
+            yield Problem((name,), f"there is no such parameter in the space. {did_you_mean(name, space)}")
         elif not space[name].contains(value):
-            yield Fault((name,), f"{shown(value)} is not in the space, which has {_allowed(space[name])}")
+            yield Problem((name,), f"{format_value(value)} is not in the space, which has {_allowed(space[name])}")
         else:
             for parent, values in space[name].when.items():
-                if not _gives(point, space, parent, values):
-                    needed = " or ".join(shown(value) for value in values)
+                if not _parent_matches(point, space, parent, values):
+                    needed = " or ".join(format_value(value) for value in values)
                     message = f"plays a part only when {parent} is {needed}; give {parent}, or leave this out"
-                    yield Fault((name,), message)
+                    yield Problem((name,), message)
 
 
-def _gives(point: Mapping[str, object], space: Space, parent: str, values: Iterable[Value]) -> bool:
+def _parent_matches(point: Mapping[str, object], space: Space, parent: str, values: Iterable[Value]) -> bool:
     domain = space[parent]
     given = point.get(parent, domain.value if isinstance(domain, Constant) else _NOTHING)
-    return any(same(given, value) for value in values)
+    return any(scalars_equal(given, value) for value in values)
 
 
 _NOTHING = object()
 
 
-def normal(point: Mapping[str, Value], space: Space) -> Point:
+def normalized(point: Mapping[str, Value], space: Space) -> Point:
     """A checked start point as the study keeps it: values in the types of their domains, constants left out."""
     return {name: space[name].normal(v) for name, v in point.items() if not isinstance(space[name], Constant)}
 
 
-def slips(space: Space) -> list[str]:
+def suspicious_settings(space: Space) -> list[str]:
     """What is allowed and still looks like a slip."""
     return [
-        f"space.{name} has one value only; write {name}: {shown(next(domain.values()))}"
+        f"space.{name} has one value only; write {name}: {format_value(next(domain.values()))}"
         for name, domain in space.items()
         if not isinstance(domain, Constant) and domain.count() == 1
     ]

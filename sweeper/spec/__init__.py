@@ -1,7 +1,7 @@
 """The language of sweep files: what a sweep is, how it is loaded, and every message about a mistake in it."""
 
 from sweeper.search.budget import Budget
-from sweeper.spec.resources import Resources, Share
+from sweeper.spec.resources import Resources, TrialResources
 from sweeper.spec.sweep import Objective, Sweep, Tracking, load_sweep, sweep_schema
 
-__all__ = ["Budget", "Objective", "Resources", "Share", "Sweep", "Tracking", "load_sweep", "sweep_schema"]
+__all__ = ["Budget", "Objective", "Resources", "Sweep", "Tracking", "TrialResources", "load_sweep", "sweep_schema"]

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sweeper.core.text import shown
+from sweeper.core.text import format_value
 
 _OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -35,19 +35,21 @@ _RULE = "numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, m
 
 
 @functools.cache
-def _parsed(text: str) -> ast.expr:
+def parsed(text: str) -> ast.expr:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError(f"{shown(text)} is neither a number nor an expression; it may have {_RULE}") from None
-    if (strange := next(filter(_is_strange, ast.walk(tree)), None)) is not None:
-        raise ValueError(f"{shown(ast.unparse(strange))} has no place in an expression; it may have {_RULE}")
-    if not _names(tree):
-        raise ValueError(f"{shown(text)} must be a number, or an expression of parameters; write a number unquoted")
+        raise ValueError(f"{format_value(text)} is neither a number nor an expression; it may have {_RULE}") from None
+    if (strange := next(filter(_is_forbidden, ast.walk(tree)), None)) is not None:
+        raise ValueError(f"{format_value(ast.unparse(strange))} has no place in an expression; it may have {_RULE}")
+    if not names_in(tree):
+        raise ValueError(
+            f"{format_value(text)} must be a number, or an expression of parameters; write a number unquoted"
+        )
     return tree
 
 
-def _is_strange(node: ast.AST) -> bool:
+def _is_forbidden(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
         return type(node.value) not in (int, float, str)
     if isinstance(node, ast.Call):
@@ -59,21 +61,21 @@ def _is_strange(node: ast.AST) -> bool:
     return not isinstance(node, ast.Name | ast.IfExp | ast.expr_context | ast.operator | ast.unaryop | ast.cmpop)
 
 
-def _names(tree: ast.expr) -> list[str]:
+def names_in(tree: ast.expr) -> list[str]:
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
 
 
-def _value(node: ast.expr, point: Mapping[str, Any]) -> Any:
+def value_of(node: ast.expr, point: Mapping[str, Any]) -> Any:
     match node:
         case ast.Constant(value):
             return value
         case ast.Name(name):
             return point[name]
         case ast.IfExp(test, body, orelse):
-            return _value(body if _value(test, point) else orelse, point)
+            return value_of(body if value_of(test, point) else orelse, point)
         case ast.Compare(left, [operation], [right]):
-            return _OPERATIONS[type(operation)](_value(left, point), _value(right, point))
+            return _OPERATIONS[type(operation)](value_of(left, point), value_of(right, point))
         case ast.UnaryOp(operation, operand):
             return _OPERATIONS[type(operation)](_number(operand, point))
         case ast.BinOp(left, operation, right):
@@ -85,7 +87,7 @@ def _value(node: ast.expr, point: Mapping[str, Any]) -> Any:
 
 def _number(node: ast.expr, point: Mapping[str, Any]) -> float:
     """The value of a part that is computed with; text repeated a billion times is one as well."""
-    value = _value(node, point)
+    value = value_of(node, point)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{ast.unparse(node)} is {shown(value)}, and no number")
+        raise TypeError(f"{ast.unparse(node)} is {format_value(value)}, and no number")
     return value

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from sweeper.core.text import shown
-from sweeper.core.urls import fault_of_database, fault_of_tracking
-from sweeper.core.user_code import PATH
+from sweeper.core.text import format_value
+from sweeper.core.urls import problem_of_database_url, problem_of_tracking_uri
+from sweeper.core.user_code import TRAINABLE_PATTERN
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -39,19 +39,21 @@ def _fault_of_name(text: str) -> str | None:
     if not _SLUG.fullmatch(text):
         proposal = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
         hint = f"; try {proposal}" if proposal else ""
-        return f"{shown(text)} must be letters a-z, digits, '.', '_' and '-', and begin with a letter or digit{hint}"
-    return f"{shown(text)} is reserved on some systems; choose another" if _RESERVED.fullmatch(text) else None
+        return f"{format_value(text)} must be letters a-z, digits, '.', '_' and '-', and begin with a letter or digit{hint}"
+    return f"{format_value(text)} is reserved on some systems; choose another" if _RESERVED.fullmatch(text) else None
 
 
 def _fault_of_metric(text: str) -> str | None:
     if _METRIC.fullmatch(text):
         return None
-    return f"{shown(text)} is no name of a metric; use letters, digits, '_', '.', '/', '-' and spaces, 100 at most"
+    return (
+        f"{format_value(text)} is no name of a metric; use letters, digits, '_', '.', '/', '-' and spaces, 100 at most"
+    )
 
 
 def _fault_of_label(text: str) -> str | None:
     if not text.strip() or not text.isprintable() or len(text) > 250:
-        return f"{shown(text)} must be 1 to 250 characters without control characters"
+        return f"{format_value(text)} must be 1 to 250 characters without control characters"
     return None
 
 
@@ -64,13 +66,13 @@ def _fault_of_description(text: str) -> str | None:
 def _fault_of_model(text: str) -> str | None:
     if _SLUG.fullmatch(text):
         return None
-    return f"{shown(text)} must be letters a-z, digits, '.', '_' and '-', 64 at most"
+    return f"{format_value(text)} must be letters a-z, digits, '.', '_' and '-', 64 at most"
 
 
 def _fault_of_trainable(text: str) -> str | None:
-    if PATH.fullmatch(text):
+    if TRAINABLE_PATTERN.fullmatch(text):
         return None
-    return f"{shown(text)} must be package.module:function; try sweeper.training:train_rnn"
+    return f"{format_value(text)} must be package.module:function; try sweeper.training:train_rnn"
 
 
 Name = Annotated[str, _passes(_fault_of_name), Field(json_schema_extra={"pattern": f"^{_SLUG.pattern}$"})]
@@ -91,7 +93,7 @@ ModelName = Annotated[str, _passes(_fault_of_model)]
 Trainable = Annotated[str, _passes(_fault_of_trainable)]
 
 
-Database = Annotated[str, _passes(fault_of_database)]
+Database = Annotated[str, _passes(problem_of_database_url)]
 
 
-TrackingUri = Annotated[str, _passes(fault_of_tracking)]
+TrackingUri = Annotated[str, _passes(problem_of_tracking_uri)]

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, ValidationError
 
-from sweeper.core.schema import Fault, Key, Model, Number, dotted
-from sweeper.core.text import did_you_mean, shown
+from sweeper.core.schema import Key, Number, Problem, StrictModel, dotted_key
+from sweeper.core.text import did_you_mean, format_value
 from sweeper.search.space import Point, Space, draw
-from sweeper.spec.expressions import _names, _parsed, _value
-from sweeper.spec.validation import explain
+from sweeper.spec.expressions import names_in, parsed, value_of
+from sweeper.spec.validation import problems_of
 
 _CORNERS = 1000
 """Corners of a space at which expressions are tried, at most."""
@@ -25,7 +25,7 @@ _WITHIN = 100
 
 
 def _expression(text: str) -> str:
-    _parsed(text)
+    parsed(text)
     return text
 
 
@@ -56,7 +56,7 @@ _Either = Discriminator(lambda value: "expression" if isinstance(value, str) els
 _Kind = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 
-class Share(Model):
+class TrialResources(StrictModel):
     """What one trial has to itself, in numbers."""
 
     cpus: _Cpus = 1.0
@@ -66,7 +66,7 @@ class Share(Model):
     custom: dict[str, _Units] = Field(default_factory=dict)
 
 
-class Resources(Model):
+class Resources(StrictModel):
     """What one trial has to itself; each number may be an expression of its parameters."""
 
     cpus: Annotated[Annotated[_Cpus, Tag("number")] | _Text, _Either] = Field(
@@ -83,7 +83,7 @@ class Resources(Model):
         default_factory=dict, description="What else a node must have, by the names that it was started with."
     )
 
-    def of(self, point: Mapping[str, Any]) -> Share:
+    def for_trial(self, point: Mapping[str, Any]) -> TrialResources:
         """What the trial with these parameters has.
 
         Raises:
@@ -91,16 +91,18 @@ class Resources(Model):
         """
         given = self._given(point)
         try:
-            return Share.model_validate(given)
+            return TrialResources.model_validate(given)
         except ValidationError as error:
-            fault = explain(error, Share, given)[0]
-            raise ValueError(f"resources.{dotted(fault.key)} with {said(point)}: {fault.message}") from error
+            fault = problems_of(error, TrialResources, given)[0]
+            raise ValueError(
+                f"resources.{dotted_key(fault.key)} with {format_params(point)}: {fault.message}"
+            ) from error
 
     def _given(self, point: Mapping[str, Any]) -> dict[str, Any]:
         given: dict[str, Any] = {**dict(self), "custom": dict(self.custom)}
         for key, text in self._expressions():
             holder = given["custom"] if key[0] == "custom" else given
-            holder[str(key[-1])] = _worked_out(text, point)
+            holder[str(key[-1])] = _evaluate(text, point)
         return given
 
     def _expressions(self) -> list[tuple[Key, str]]:
@@ -108,54 +110,56 @@ class Resources(Model):
         found |= {("custom", name): amount for name, amount in self.custom.items()}
         return [(key, text) for key, text in found.items() if isinstance(text, str)]
 
-    def faults(self, space: Space) -> Iterator[Fault]:
+    def problems(self, space: Space) -> Iterator[Problem]:
         """What is wrong with the expressions, in this space."""
         is_sound = True
         for key, text in self._expressions():
-            for name in dict.fromkeys(_names(_parsed(text))):
+            for name in dict.fromkeys(names_in(parsed(text))):
                 if name not in space:
                     is_sound = False
-                    yield Fault(key, f"there is no parameter {shown(name)} in the space. {did_you_mean(name, space)}")
+                    yield Problem(
+                        key, f"there is no parameter {format_value(name)} in the space. {did_you_mean(name, space)}"
+                    )
                 elif space[name].when:
                     is_sound = False
-                    yield Fault(key, f"{name} plays no part in some trials; use parameters that every trial has")
+                    yield Problem(key, f"{name} plays no part in some trials; use parameters that every trial has")
         for point in self._points(space) if is_sound else ():
             try:
-                Share.model_validate(self._given(point))
+                TrialResources.model_validate(self._given(point))
             except ValidationError as error:
-                for fault in explain(error, Share, self._given(point)):
-                    yield Fault(fault.key, f"with {said(point)}: {fault.message}")
+                for fault in problems_of(error, TrialResources, self._given(point)):
+                    yield Problem(fault.key, f"with {format_params(point)}: {fault.message}")
                 return
             except ValueError as error:
-                yield Fault(self._expressions()[0][0], str(error))
+                yield Problem(self._expressions()[0][0], str(error))
                 return
 
-    def demands(self, space: Space) -> Iterator[tuple[Share, Point]]:
+    def corner_requests(self, space: Space) -> Iterator[tuple[TrialResources, Point]]:
         """What trials have at the corners of the space, each with the parameters that it follows from."""
-        seen: list[Share] = []
+        seen: list[TrialResources] = []
         for point in self._points(space):
-            if (share := self.of(point)) not in seen:
+            if (share := self.for_trial(point)) not in seen:
                 seen.append(share)
                 yield share, point
 
     def _points(self, space: Space) -> Iterator[Point]:
         """The corners of the space, as far as expressions look at it, and some points within."""
-        names = list(dict.fromkeys(name for _, text in self._expressions() for name in _names(_parsed(text))))
+        names = list(dict.fromkeys(name for _, text in self._expressions() for name in names_in(parsed(text))))
         values = [[value for _, value in space[name].bounds()] for name in names]
         yield from (dict(zip(names, corner, strict=True)) for corner in islice(product(*values), _CORNERS))
-        dice = random.Random(0)
+        random_state = random.Random(0)
         for _ in range(_WITHIN if names else 0):
-            point = draw(space, dice)
+            point = draw(space, random_state)
             yield {name: point[name] for name in names}
 
 
-def said(point: Mapping[str, Any]) -> str:
+def format_params(point: Mapping[str, Any]) -> str:
     """Parameters as a sentence has them: units=64, cell=lstm."""
     return ", ".join(f"{name}={value}" for name, value in point.items())
 
 
-def _worked_out(text: str, point: Mapping[str, Any]) -> Any:
+def _evaluate(text: str, point: Mapping[str, Any]) -> Any:
     try:
-        return _value(_parsed(text), point)
+        return value_of(parsed(text), point)
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{shown(text)} cannot be computed with {said(point)}: {error}") from error
+        raise ValueError(f"{format_value(text)} cannot be computed with {format_params(point)}: {error}") from error

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from sweeper.core.schema import Fault, Model, Scalar, Seed, refuse
+from sweeper.core.schema import Problem, Scalar, Seed, StrictModel, raise_problems
+from sweeper.core.trials import Direction
 from sweeper.core.urls import expand
-from sweeper.datasets.catalog import Dataset
+from sweeper.datasets.catalog import AnyDataset
 from sweeper.search.budget import Budget
-from sweeper.search.pruners import Hyperband, Median, Nothing, Pruner
+from sweeper.search.pruners import Hyperband, Median, NoPruner, Pruner
 from sweeper.search.samplers import Grid, Sampler, Tpe
-from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normal, slips
+from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normalized, suspicious_settings
 from sweeper.spec.loading import load, load_file
 from sweeper.spec.names import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
 from sweeper.spec.resources import Resources
 
 
-class Objective(Model):
+class Objective(StrictModel):
     """What makes one trial better than another."""
 
     metric: Metric = Field("val_accuracy", description="The metric that trials report and the sweep optimises.")
-    direction: Literal["maximize", "minimize"] = Field("maximize", description="Which way is better.")
-
-    def is_better(self, value: float | None, than: float | None) -> bool:
-        """Whether a value beats another one; None is no value, and beaten by any."""
-        if value is None or than is None:
-            return value is not None
-        return value > than if self.direction == "maximize" else value < than
+    direction: Direction = Field("maximize", description="Which way is better.")
 
 
-class Tracking(Model):
+class Tracking(StrictModel):
     """Where MLflow shows the sweep."""
 
     experiment: Label = Field("sweeper", description="MLflow experiment that the sweep appears in.")
@@ -47,7 +42,7 @@ class Tracking(Model):
         return None if self.uri is None else expand(self.uri)
 
 
-class Sweep(Model):
+class Sweep(StrictModel):
     """A sweep as declared. Frozen: what happens to it is in its study."""
 
     name: Name = Field(description="Name of the sweep; the same name and storage continue it.")
@@ -56,7 +51,7 @@ class Sweep(Model):
         "sweeper.training:train_rnn", description="The function that trains, package.module:function."
     )
     seed: Seed = Field(0, description="Everything random derives from it and the number of the trial.")
-    dataset: Dataset | None = Field(None, description="What the trainable is given to learn from.")
+    dataset: AnyDataset | None = Field(None, description="What the trainable is given to learn from.")
     objective: Objective = Field(default_factory=Objective, description="What makes one trial better than another.")
     budget: Budget = Field(description="How much is spent: on one trial, and on all of them.")
     resources: Resources = Field(default_factory=Resources, description="What one trial has to itself.")
@@ -76,7 +71,7 @@ class Sweep(Model):
     @field_validator("space")
     @classmethod
     def _is_consistent(cls, space: dict[str, AnyDomain]) -> dict[str, AnyDomain]:
-        refuse(check_space(space))
+        raise_problems(check_space(space))
         return space
 
     # Each of these looks at fields validated before it, and says nothing when one of those is at fault itself.
@@ -84,15 +79,15 @@ class Sweep(Model):
     @field_validator("sampler")
     @classmethod
     def _can_search(cls, sampler: Sampler, info: ValidationInfo) -> Sampler:
-        if "space" in info.data and (objection := sampler.objection(info.data["space"])):
-            refuse([Fault(("type",), objection)])
+        if "space" in info.data and (objection := sampler.unsupported_reason(info.data["space"])):
+            raise_problems([Problem(("type",), objection)])
         return sampler
 
     @field_validator("pruner")
     @classmethod
     def _fits_the_budget(cls, pruner: Pruner, info: ValidationInfo) -> Pruner:
         if "budget" in info.data:
-            refuse(pruner.faults(info.data["budget"]))
+            raise_problems(pruner.problems(info.data["budget"]))
         return pruner
 
     @field_validator("enqueue")
@@ -101,8 +96,8 @@ class Sweep(Model):
         if (space := info.data.get("space")) is None:
             return points
         faults = ((i, fault) for i, point in enumerate(points) for fault in check_point(point, space))
-        refuse(Fault((i, *fault.key), fault.message) for i, fault in faults)
-        return tuple(normal(point, space) for point in points)
+        raise_problems(Problem((i, *fault.key), fault.message) for i, fault in faults)
+        return tuple(normalized(point, space) for point in points)
 
     @classmethod
     def from_mapping(cls, declared: Mapping[str, Any]) -> Sweep:
@@ -141,10 +136,10 @@ class Sweep(Model):
 
     def warnings(self) -> list[str]:
         """What is allowed and still looks like a slip."""
-        found = slips(self.space)
+        found = suspicious_settings(self.space)
         if (limit := self.trial_limit) < self.budget.trials:
             found.append(f"the grid has {limit} points: the sweep ends after them, not {self.budget.trials}")
-        if self.budget.reports == 1 and not isinstance(self.pruner, Nothing):
+        if self.budget.reports == 1 and not isinstance(self.pruner, NoPruner):
             found.append("a trial reports once, at its end: nothing can be pruned; raise budget.reports_per_epoch")
         if isinstance(self.pruner, Hyperband) and self.budget.trials < 40:
             found.append("hyperband divides the trials among brackets and needs 40 or more; try successive_halving")

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.core.schema import MOST_FAULTS, Fault, Key
-from sweeper.core.text import did_you_mean, shown
+from sweeper.core.schema import MAX_PROBLEMS, Key, Problem
+from sweeper.core.text import did_you_mean, format_value
 
 _KINDS = {
     "int_type": "a whole number",
@@ -39,21 +39,21 @@ _BOUNDS = {
 _TRUE, _FALSE = ("yes", "on", "y"), ("no", "off", "n")
 
 
-def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[Fault]:
+def problems_of(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
     """The faults of `data`, one per key, which was to become a `model`."""
     found: dict[Key, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         found.setdefault(_key(details, data), []).append(details)
     faults = []
-    for key, group in islice(found.items(), MOST_FAULTS):
+    for key, group in islice(found.items(), MAX_PROBLEMS):
         first = group[0]
         if first["type"] == "faults":
-            faults += [Fault((*key, *fault.key), fault.message) for fault in first["ctx"]["faults"]]
+            faults += [Problem((*key, *fault.key), fault.message) for fault in first["ctx"]["faults"]]
         elif first["type"] == "extra_forbidden":
             message = f"unknown key. {did_you_mean(key[-1], _fields(model, first['loc'][:-1]))}"
-            faults.append(Fault(key, message))
+            faults.append(Problem(key, message))
         else:
-            faults.append(Fault(key, rule(group, hint=_hint(key, first["input"]))))
+            faults.append(Problem(key, rule(group, hint=_hint(key, first["input"]))))
     return faults
 
 
@@ -62,7 +62,7 @@ def rule(group: list[ErrorDetails], *, hint: str = "") -> str:
     first = group[0]
     kind, value, context = first["type"], first["input"], first.get("ctx", {})
     if any(details["type"] == "finite_number" for details in group):
-        return f"{shown(value)} must be a finite number"
+        return f"{format_value(value)} must be a finite number"
     if kind == "missing":
         return "is missing"
     if kind in ("value_error", "assertion_error"):
@@ -76,13 +76,13 @@ def rule(group: list[ErrorDetails], *, hint: str = "") -> str:
     if kind in ("union_tag_invalid", "literal_error"):
         names = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
         tag = context.get("tag", value)
-        return f"{shown(tag)} is unknown here. {did_you_mean(tag, names, otherwise='One of')}"
+        return f"{format_value(tag)} is unknown here. {did_you_mean(tag, names, otherwise='One of')}"
     if kind == "union_tag_not_found":
         return "needs a type, to say what it is"
     wanted = [_wanted(details) for details in group]
     if None in wanted:
-        return f"{shown(value)}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    return f"{shown(value)} must be {' or '.join(dict.fromkeys(str(kind) for kind in wanted))}{hint}"
+        return f"{format_value(value)}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{format_value(value)} must be {' or '.join(dict.fromkeys(str(kind) for kind in wanted))}{hint}"
 
 
 def _wanted(details: ErrorDetails) -> str | None:
@@ -104,9 +104,9 @@ def _hint(key: Key, value: object) -> str:
         if key and key[-1] in ("sampler", "pruner", "dataset", "wrapped") and value.isidentifier():
             return f"; try {{type: {value[:30]}}}"
     if isinstance(value, bool | int | float) and key and key[-1] in ("name", "description", "metric"):
-        return f'; write "{shown(value)}"'
+        return f'; write "{format_value(value)}"'
     if isinstance(value, list) and key and key[0] == "space":
-        return f"; try {{type: categorical, choices: {shown(value)}}}"
+        return f"; try {{type: categorical, choices: {format_value(value)}}}"
     return ""
 
 

@@ -12,12 +12,12 @@ from ruamel.yaml import YAML, events
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from sweeper.core.errors import Problem, SpecError
+from sweeper.core.errors import LocatedProblem, SpecError
 from sweeper.core.schema import Key
-from sweeper.core.text import shown
+from sweeper.core.text import format_value
 
-Place = tuple[int, int]
-Places = dict[Key, Place]
+Position = tuple[int, int]
+Positions = dict[Key, Position]
 
 MAX_BYTES = 500_000
 MAX_DEPTH = 50
@@ -34,12 +34,12 @@ _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 class _Refused(Exception):
-    def __init__(self, message: str, place: Place | None = None) -> None:
+    def __init__(self, message: str, place: Position | None = None) -> None:
         self.message = message
         self.place = place
 
 
-def read_yaml(path: str | Path) -> tuple[Any, Places]:
+def read_yaml(path: str | Path) -> tuple[Any, Positions]:
     """The data of a YAML file, and the line and column (from 1) of each key and list item.
 
     Raises:
@@ -49,7 +49,7 @@ def read_yaml(path: str | Path) -> tuple[Any, Places]:
         return _parse(_decode(_read(Path(path))))
     except _Refused as refused:
         line, column = refused.place or (None, None)
-        raise SpecError(str(path), [Problem("", refused.message, line, column)]) from refused
+        raise SpecError(str(path), [LocatedProblem("", refused.message, line, column)]) from refused
 
 
 def parse_value(text: str) -> Any:
@@ -118,17 +118,17 @@ def _decode(data: bytes) -> str:
         raise _Refused(message, _place_after(data[: error.start])) from error
 
 
-def _place_after(data: bytes) -> Place:
+def _place_after(data: bytes) -> Position:
     return data.count(b"\n") + 1, len(data.rpartition(b"\n")[2].decode("utf-8-sig", "replace")) + 1
 
 
-def _parse(text: str) -> tuple[Any, Places]:
+def _parse(text: str) -> tuple[Any, Positions]:
     builder = _Builder()
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             builder.take(event)
     except MarkedYAMLError as error:
-        raise _Refused(_explain(error), _mark(error.problem_mark or error.context_mark)) from error
+        raise _Refused(_describe_yaml_error(error), _mark(error.problem_mark or error.context_mark)) from error
     except ReaderError as error:
         place = _place_after(text[: error.position].encode("utf-8", "replace"))
         raise _Refused(f"holds a control character (U+{ord(text[error.position]):04X})", place) from error
@@ -137,7 +137,7 @@ def _parse(text: str) -> tuple[Any, Places]:
     return builder.finish()
 
 
-def _mark(mark: Any) -> Place | None:
+def _mark(mark: Any) -> Position | None:
     return None if mark is None else (mark.line + 1, mark.column + 1)
 
 
@@ -152,7 +152,7 @@ _EXPLAINED = {
 }
 
 
-def _explain(error: MarkedYAMLError) -> str:
+def _describe_yaml_error(error: MarkedYAMLError) -> str:
     seen = str(error.problem or error.context)
     reasons = [reason for part, reason in _EXPLAINED.items() if part in seen]
     return f"is not YAML: {reasons[-1]} [{seen}]" if reasons else f"is not YAML: {seen}"
@@ -167,7 +167,7 @@ class _Builder:
         self._key: str | None = None
         self._root: list[Any] = []
         self._values = 0
-        self.places: Places = {}
+        self.places: Positions = {}
 
     def take(self, event: events.Event) -> None:
         place = _mark(event.start_mark) or (1, 1)
@@ -184,12 +184,12 @@ class _Builder:
             if self._path:
                 self._path.pop()
 
-    def finish(self) -> tuple[Any, Places]:
+    def finish(self) -> tuple[Any, Positions]:
         if not self._root:
             raise _Refused("is empty; the shortest sweep has name, budget and space")
         return self._root[0], self.places
 
-    def _check(self, event: events.NodeEvent, place: Place) -> None:
+    def _check(self, event: events.NodeEvent, place: Position) -> None:
         self._values += 1
         if self._values > MAX_VALUES:
             raise _Refused(f"more than {MAX_VALUES:,} values; is it a sweep?", place)
@@ -199,24 +199,24 @@ class _Builder:
                 f"{sign}{str(event.anchor)[:60]}: anchors and aliases are not used here; repeat the value", place
             )
         if (tag := getattr(event, "ctag", None)) is not None:  # its text takes ruamel seconds if it is long
-            written = shown(f"{tag.handle or ''}{tag.suffix}")
+            written = format_value(f"{tag.handle or ''}{tag.suffix}")
             raise _Refused(f"{written}: tags are not used here; write plain values", place)
 
-    def _take_key(self, event: events.NodeEvent, place: Place) -> None:
+    def _take_key(self, event: events.NodeEvent, place: Position) -> None:
         key = _resolve(event, place) if isinstance(event, events.ScalarEvent) else None
         if not isinstance(key, str):
             name = event.value if isinstance(event, events.ScalarEvent) else "a list or a mapping"
-            raise _Refused(f"the key {shown(name)} is no text; quote it if it is meant", place)
+            raise _Refused(f"the key {format_value(name)} is no text; quote it if it is meant", place)
         if key == "<<":
             raise _Refused("<<: merge keys are not used here; repeat the keys", place)
         mapping = self._stack[-1]
         if key in mapping:
             line, _ = self.places[(*self._path, key)]
-            raise _Refused(f"the key {shown(key)} is there already, in line {line}", place)
+            raise _Refused(f"the key {format_value(key)} is there already, in line {line}", place)
         self._key = key
         self.places[(*self._path, key)] = place
 
-    def _take_value(self, event: events.NodeEvent, place: Place) -> None:
+    def _take_value(self, event: events.NodeEvent, place: Position) -> None:
         value: Any
         if isinstance(event, events.ScalarEvent):
             value = _resolve(event, place)
@@ -244,18 +244,18 @@ _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 """A character beyond 16 bits as JSON writes it, which is YAML too: two escapes, read one by one."""
 
 
-def _resolve(event: events.ScalarEvent, place: Place) -> object:
+def _resolve(event: events.ScalarEvent, place: Position) -> object:
     """A scalar as YAML 1.2 reads it; what 1.1 would read as something else again is refused."""
     text: str = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), event.value)
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise _Refused(f"{shown(text)} holds what no database keeps: \\0, or half a character", place)
+        raise _Refused(f"{format_value(text)} holds what no database keeps: \\0, or half a character", place)
     if not event.implicit[0]:  # quoted
         return text
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
         if len(text) > 19:
-            raise _Refused(f"{shown(text)} is too large a number", place)
+            raise _Refused(f"{format_value(text)} is too large a number", place)
         if text.lstrip("+-").startswith("0") and len(text.lstrip("+-")) > 1:
             decimal = text.lstrip("+-").lstrip("0") or "0"
             raise _Refused(f"{text} looks octal; write {decimal} if it is a number, '{text}' if it is text", place)

@@ -21,7 +21,7 @@ _Intermediate = models.TrialIntermediateValueModel
 _Value = models.TrialValueModel
 
 
-class OwnedStorage(_CachedStorage):
+class OwnerCachedStorage(_CachedStorage):
     """Writes to the database and reads from memory.
 
     Optuna's own cache holds finished trials only: each judgement of a running one, and each proposal, asks the database
@@ -35,9 +35,9 @@ class OwnedStorage(_CachedStorage):
     def __init__(self, backend: RDBStorage, study_id: int) -> None:
         super().__init__(backend)
         self._study_id = study_id
-        self.reload()
+        self.refresh()
 
-    def reload(self) -> None:
+    def refresh(self) -> None:
         """Forget everything and read it again: what was written last may have come to nothing."""
         self._studies.clear()
         self._trial_id_to_study_id_and_number.clear()

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from sweeper.study.tables import tables
 
-Order = Literal["stop", "pause"]
+Command = Literal["stop", "pause"]
 
 
-_orders = sa.Table(
+_commands = sa.Table(
     "sweeper_orders",
     tables,
     sa.Column("sweep", sa.String(64), primary_key=True),
@@ -20,39 +20,43 @@ _orders = sa.Table(
 )
 
 
-class Orders:
-    """The standing order for one sweep, if there is one; the owner looks at it about once a second."""
+class Commands:
+    """The standing command for one sweep, if there is one; the owner looks at it about once a second."""
 
     def __init__(self, engine: sa.Engine, sweep: str) -> None:
         self._engine = engine
         self._sweep = sweep
-        self._mine = _orders.c.sweep == sweep
+        self._mine = _commands.c.sweep == sweep
 
-    def give(self, order: Order) -> None:
-        """Put an order in the place of any other."""
+    def send(self, command: Command) -> None:
+        """Put an command in the place of any other."""
         with self._engine.begin() as connection:
-            connection.execute(_orders.delete().where(self._mine))
-            connection.execute(_orders.insert().values(sweep=self._sweep, wish=order, is_followed=False))
+            connection.execute(_commands.delete().where(self._mine))
+            connection.execute(_commands.insert().values(sweep=self._sweep, wish=command, is_followed=False))
 
-    def withdraw(self) -> None:
+    def clear(self) -> None:
         with self._engine.begin() as connection:
-            connection.execute(_orders.delete().where(self._mine))
+            connection.execute(_commands.delete().where(self._mine))
 
-    def current(self) -> Order | None:
-        return self._look()[0]
+    def current(self) -> Command | None:
+        return self._read()[0]
 
-    def obey(self) -> Order | None:
-        """The current order; who gave it knows from now on that it is followed."""
-        order, is_followed = self._look()
-        if order is not None and not is_followed:
+    def acknowledge(self) -> Command | None:
+        """The current command; who gave it knows from now on that it is followed."""
+        command, is_followed = self._read()
+        if command is not None and not is_followed:
             with self._engine.begin() as connection:
-                connection.execute(_orders.update().where(self._mine, _orders.c.wish == order).values(is_followed=True))
-        return order
+                connection.execute(
+                    _commands.update().where(self._mine, _commands.c.wish == command).values(is_followed=True)
+                )
+        return command
 
-    def is_followed(self, order: Order) -> bool:
-        return self._look() == (order, True)
+    def is_acknowledged(self, command: Command) -> bool:
+        return self._read() == (command, True)
 
-    def _look(self) -> tuple[Order | None, bool]:
+    def _read(self) -> tuple[Command | None, bool]:
         with self._engine.connect() as connection:
-            found = connection.execute(sa.select(_orders.c.wish, _orders.c.is_followed).where(self._mine)).one_or_none()
+            found = connection.execute(
+                sa.select(_commands.c.wish, _commands.c.is_followed).where(self._mine)
+            ).one_or_none()
         return (None, False) if found is None else (found.wish, bool(found.is_followed))

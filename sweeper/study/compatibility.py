@@ -11,27 +11,27 @@ from sweeper.core.user_code import find_trainable
 from sweeper.spec import Sweep
 from sweeper.study.study import SweepStudy
 
-_MAY_CHANGE = ("budget", "resources", "tracking", "storage", "description")
+_FREE_SECTIONS = ("budget", "resources", "tracking", "storage", "description")
 
 
-_MAY_NOT_CHANGE = ("budget.epochs", "budget.steps", "budget.reports_per_epoch", "budget.report_every")
+_FIXED_KEYS = ("budget.epochs", "budget.steps", "budget.reports_per_epoch", "budget.report_every")
 
 
-_MOST = 20
+MAX_LISTED_CHANGES = 20
 """Changes that a message lists."""
 
 
-def check_changes(before: Sweep, now: Sweep) -> list[str]:
+def check_resumable(before: Sweep, now: Sweep) -> list[str]:
     """The changes of a sweep that is taken up again, a line each.
 
     Raises:
         InputError: something changed that may not; with every such key, what it was and what it is.
     """
     changed = {key: line for key, line in _differences(_plain(before), _plain(now))}
-    refused = [line for key, line in changed.items() if not _may_change(key)]
+    refused = [line for key, line in changed.items() if not _may_key_change(key)]
     if refused:
-        more = [f"and {len(refused) - _MOST} more"] if len(refused) > _MOST else []
-        lines = "\n".join(f"  {line}" for line in refused[:_MOST] + more)
+        more = [f"and {len(refused) - MAX_LISTED_CHANGES} more"] if len(refused) > MAX_LISTED_CHANGES else []
+        lines = "\n".join(f"  {line}" for line in refused[:MAX_LISTED_CHANGES] + more)
         raise InputError(
             f"sweep {now.name!r} exists, and its trials would not compare with others after these changes:\n{lines}\n"
             f"Undo them, or begin another sweep: --name NEW, or --fork NEW to try the best points of this one first"
@@ -43,8 +43,8 @@ def _plain(sweep: Sweep) -> dict[str, Any]:
     return sweep.model_dump(mode="json")
 
 
-def _may_change(key: str) -> bool:
-    return key.split(".")[0] in _MAY_CHANGE and not key.startswith(_MAY_NOT_CHANGE)
+def _may_key_change(key: str) -> bool:
+    return key.split(".")[0] in _FREE_SECTIONS and not key.startswith(_FIXED_KEYS)
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -57,10 +57,10 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, s
     elif path in ("storage", "tracking.uri"):
         yield path, f"{path} is another"
     else:
-        yield path, f"{path}: {_shown(before)} -> {_shown(now)}"
+        yield path, f"{path}: {_format(before)} -> {_format(now)}"
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -68,33 +68,65 @@ def _shown(value: Any) -> str:
 _PACKAGES = ("sweeper", "keras", "tensorflow", "numpy", "optuna", "ray")
 
 
-def surroundings(study: SweepStudy, *, allow_code_change: bool) -> dict[str, Any]:
+def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str, Any]:
     """The facts about them, for the study to keep; it says what is not as it was when its trials ran.
 
     Raises:
         InputError: the trainable is another one by now, and nobody said that it may be.
     """
-    code, now = _code(study.sweep), versions(_PACKAGES)
+    code, now = _code_digest(study.sweep), versions(_PACKAGES)
     if any(row.step for row in study.rows()):
         before = {**now, **study.facts.get("versions", {})}
         changes = [f"{name} {number} (was {before[name]})" for name, number in now.items() if number != before[name]]
         if code != study.facts.get("code", code):
             if not allow_code_change:
-                raise InputError(_refusal(study.sweep))
+                raise InputError(_code_change_message(study.sweep))
             changes.append(f"another code of {study.sweep.trainable}")
         if changes:
             study.announce(f"going on with {', '.join(changes)}")
     return {"code": code, "versions": now}
 
 
-def _code(sweep: Sweep) -> str:
+def _code_digest(sweep: Sweep) -> str:
     """What tells the code of a trainable from another; that of sweeper's own goes with its version."""
     info = find_trainable(sweep.trainable)
     return "sweeper" if info.module.partition(".")[0] == "sweeper" else info.digest
 
 
-def _refusal(sweep: Sweep) -> str:
+def _code_change_message(sweep: Sweep) -> str:
     return (
         f"the code of {sweep.trainable} has changed since sweep {sweep.name!r} began: trials of both may not compare. "
         "If they do, go on with --allow-code-change; if not, begin another sweep: --name NEW, or --fork NEW"
     )
+
+
+def record_dataset(study: SweepStudy, data: Mapping[str, Any] | None) -> None:
+    """Record which data the study is about.
+
+    Args:
+        data: what `Arrays.facts` returns; None if the sweep names no dataset.
+
+    Raises:
+        InputError: the sweep began with other data.
+    """
+    if data is None:
+        return
+    before = study.facts.get("dataset", data)
+    if before["digest"] != data["digest"]:
+        raise InputError(
+            f"sweep {study.name!r} began with {before['name']} from {before['source']}; the data is another now "
+            f"({data['name']} from {data['source']}). Bring the first back, or choose another name with --name"
+        )
+    study.record_facts({"dataset": dict(data)})
+
+
+def announce_fallback(study: SweepStudy, used: Sweep) -> tuple[str, ...]:
+    """Announce that the sweep uses another dataset than was declared, if so; return the note."""
+    declared = study.sweep.dataset
+    if declared is None or used.dataset is None or used.dataset == declared:
+        return ()
+    note = (
+        f"Dataset {declared.type} is not available here; using {used.dataset.type} instead. `sweeper doctor` shows why."
+    )
+    study.announce(note)
+    return (note,)

@@ -17,25 +17,38 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from sweeper.core.errors import InputError, StorageError
-from sweeper.core.files import Place, file_system_of
+from sweeper.core.files import PinnedPath, file_system_of
 from sweeper.core.text import first_line
-from sweeper.study.commands import Orders
-from sweeper.study.database_url import address_of, is_file
+from sweeper.study.commands import Commands
+from sweeper.study.database_url import is_sqlite_file, parse_database_url
 from sweeper.study.lease import Lease, holder
 from sweeper.study.tables import create_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-_LOCK_TIMEOUT = 30
+LOCK_TIMEOUT_S = 30
 """Seconds that a write waits for another process's lock on a SQLite file."""
 
 
-_OWNER_LOCK_TIMEOUT = 2
+OWNER_LOCK_TIMEOUT_S = 2
 """The same once a sweep runs: Python obeys no signal while SQLite waits, and `durable` tries again."""
 
 
-_NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "fuse.sshfs", "fuse.s3")
+_NETWORK_FILE_SYSTEMS = (
+    "nfs",
+    "cifs",
+    "smb",
+    "9p",
+    "afs",
+    "ceph",
+    "gluster",
+    "lustre",
+    "beegfs",
+    "gpfs",
+    "fuse.sshfs",
+    "fuse.s3",
+)
 """How the types of file systems begin on which other machines write too. Not fuse itself: it serves local disks too."""
 
 
@@ -44,13 +57,13 @@ _SERVER_OPTIONS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 
 
 @dataclass(frozen=True)
-class Store:
+class Database:
     """An open database: Optuna's storage, the engine under it, and its URL without a password."""
 
     optuna: optuna.storages.RDBStorage
     engine: sa.Engine
-    shown: str
-    file: Place | None = None
+    display_url: str
+    file: PinnedPath | None = None
     """SQLite's."""
 
     @contextmanager
@@ -59,15 +72,15 @@ class Store:
         lease = Lease(self.engine, sweep)
         lease.acquire()
         if self.file:
-            sa.event.listen(self.engine, "begin", _wait_briefly)
+            sa.event.listen(self.engine, "begin", _shorten_lock_timeout)
         try:
             yield lease
         finally:
             lease.release()
 
     @contextmanager
-    def transaction(self, lease: Lease | None = None) -> Iterator[sa.Connection]:
-        """One commit for all that this thread writes in the block, Optuna's part included: all of it is there or none.
+    def transaction(self, lease: Lease) -> Iterator[sa.Connection]:
+        """Commit all that the owner writes in the block at once, Optuna's part included.
 
         Optuna commits each of its own small writes, and each commit waits for the disk.
 
@@ -77,10 +90,9 @@ class Store:
         """
         sessions = self.optuna.scoped_session
         if self.file:
-            self.file.require()
+            self.file.check_unchanged()
         with self.engine.begin() as connection:
-            if lease is not None:
-                lease.renew(connection)
+            lease.renew(connection)
             sessions.remove()
             sessions.registry.set(Session(connection, join_transaction_mode="rollback_only"))
             try:
@@ -88,8 +100,8 @@ class Store:
             finally:
                 sessions.remove()
 
-    def orders(self, sweep: str) -> Orders:
-        return Orders(self.engine, sweep)
+    def commands(self, sweep: str) -> Commands:
+        return Commands(self.engine, sweep)
 
     def is_owned(self, sweep: str) -> bool:
         owner = holder(self.engine, sweep)
@@ -97,34 +109,34 @@ class Store:
 
 
 @contextmanager
-def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
+def open_database(url: str, *, must_exist: bool = False) -> Iterator[Database]:
     """Open the database of studies, making its tables on first use.
 
     Raises:
         InputError: the URL is not one, or `must_exist` and there is no such file.
         StorageError: the database cannot be reached, read or written.
     """
-    address = address_of(url)
+    address = parse_database_url(url)
     shown = address.render_as_string(hide_password=True)
-    on_disk = is_file(address)
+    on_disk = is_sqlite_file(address)
     if on_disk and must_exist and not Path(str(address.database)).exists():
         raise InputError(f"there is no {shown} here: no sweep has run with it. Name the database with --storage")
     file = Path(str(address.database)).absolute() if on_disk else None
     if file and not must_exist:
-        _refuse_network(file)
+        _refuse_network_file_system(file)
     try:
-        storage = _connect_in_turn(address, on_disk=on_disk, is_reader=must_exist)
+        storage = _connect_with_retries(address, on_disk=on_disk, is_reader=must_exist)
         create_tables(storage.engine)
     except (SQLAlchemyError, OSError, RuntimeError, StorageError) as error:
         raise StorageError(f"the study's database {shown} cannot be opened: {first_line(error)}") from error
     try:
-        yield Store(storage, storage.engine, shown, Place(file, "the study's database") if file else None)
+        yield Database(storage, storage.engine, shown, PinnedPath(file, "the study's database") if file else None)
     finally:
         storage.remove_session()
         storage.engine.dispose()
 
 
-def _connect_in_turn(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
+def _connect_with_retries(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
     """Connect; again, when other processes were making Optuna's tables at the same moment."""
     deadline = time.monotonic() + 10
     while True:
@@ -150,7 +162,7 @@ def _connect(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages
     path = Path(str(address.database)).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600, exist_ok=True)  # SQLite gives its other files the same mode
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={**options, "connect_args": {"timeout": _LOCK_TIMEOUT}})
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={**options, "connect_args": {"timeout": LOCK_TIMEOUT_S}})
     with storage.engine.connect() as connection:
         # Readers (a dashboard, `sweeper show`) must not block the sweep; the mode stays with the file. SQLite's default
         # `synchronous=FULL` makes each commit durable.
@@ -158,14 +170,14 @@ def _connect(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages
     return storage
 
 
-def _wait_briefly(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {_OWNER_LOCK_TIMEOUT * 1000}")
+def _shorten_lock_timeout(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {OWNER_LOCK_TIMEOUT_S * 1000}")
 
 
-def _refuse_network(file: Path) -> None:
+def _refuse_network_file_system(file: Path) -> None:
     """SQLite's log is shared memory, which the machines of a network file system do not share."""
     kind = file_system_of(file)
-    if kind.startswith(_NETWORK):
+    if kind.startswith(_NETWORK_FILE_SYSTEMS):
         raise InputError(
             f"{file} is on a network file system ({kind}), where SQLite loses data. Name a local file with --storage, "
             "or a server: --storage postgresql+psycopg://host/name"

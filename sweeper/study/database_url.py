@@ -8,20 +8,20 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from sweeper.core.errors import InputError
-from sweeper.core.files import check_file
+from sweeper.core.files import check_writable_file
 from sweeper.core.text import first_line
-from sweeper.core.urls import fault_of_database
+from sweeper.core.urls import problem_of_database_url
 
 
-def check_store(url: str) -> None:
+def check_database_url(url: str) -> None:
     """Look for what would keep a study out of a database, as far as can be seen without opening it.
 
     Raises:
         InputError: it names none, its driver is not installed, or its file cannot be written.
     """
-    if fault := fault_of_database(url, secrets=True):
+    if fault := problem_of_database_url(url, secrets=True):
         raise InputError(f"the database of studies {fault}")
-    address = address_of(url)
+    address = parse_database_url(url)
     try:
         address.get_dialect().import_dbapi()
     except (ImportError, NoSuchModuleError) as error:
@@ -29,11 +29,11 @@ def check_store(url: str) -> None:
             f"the database of studies has no driver here ({first_line(error)}); for PostgreSQL: "
             f"pip install 'sweeper[postgres]', and postgresql+psycopg://host/name"
         ) from error
-    if is_file(address):
-        check_file(Path(str(address.database)), "choose another database with --storage")
+    if is_sqlite_file(address):
+        check_writable_file(Path(str(address.database)), "choose another database with --storage")
 
 
-def address_of(url: str) -> URL:
+def parse_database_url(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError) as error:
@@ -42,5 +42,5 @@ def address_of(url: str) -> URL:
         ) from error
 
 
-def is_file(address: URL) -> bool:
+def is_sqlite_file(address: URL) -> bool:
     return address.get_backend_name() == "sqlite" and bool(address.database)

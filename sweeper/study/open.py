@@ -13,18 +13,20 @@ from uuid import uuid4
 import optuna
 from optuna.trial import TrialState
 
-from sweeper.core.errors import DatasetError, InputError, StorageError
+from sweeper.core.errors import DatasetError, InputError, StopReason, StorageError
 from sweeper.core.trials import Listener
-from sweeper.search.space import Point, check_point, normal
+from sweeper.search.space import Point, check_point, normalized
 from sweeper.spec import Sweep
-from sweeper.study.cache import OwnedStorage
-from sweeper.study.commands import Order
-from sweeper.study.compatibility import check_changes
-from sweeper.study.database import Store, open_store
-from sweeper.study.outage import explained
+from sweeper.study.cache import OwnerCachedStorage
+from sweeper.study.commands import Command
+from sweeper.study.compatibility import check_resumable
+from sweeper.study.database import Database, open_database
+from sweeper.study.lease import Lease
+from sweeper.study.outage import storage_errors
 from sweeper.study.study import SweepStudy
+from sweeper.study.view import StudyView
 
-_FORKED = 3
+MAX_FORKED_POINTS = 3
 """Points of a sweep that one forked from it tries first."""
 
 
@@ -53,7 +55,7 @@ def open_study(
     *,
     forked: str | None = None,
     listeners: Sequence[Listener] = (),
-    stop_reason: Callable[[], str | None] = lambda: None,
+    stop_reason: Callable[[], StopReason | None] = lambda: None,
 ) -> Iterator[SweepStudy]:
     """Become the owner of a sweep's study: create it, or take it up where it stands.
 
@@ -68,14 +70,13 @@ def open_study(
         StorageError: the database cannot be used.
     """
     with ExitStack() as stack:
-        store = stack.enter_context(open_store(sweep.storage_url()))
-        with explained(store):
-            lease = stack.enter_context(store.lease(sweep.name))
-            study, changes = _create(sweep, store, forked)
-            owned = SweepStudy(sweep, study, store, listeners=listeners, lease=lease, stop_reason=stop_reason)
-            owned.orders.withdraw()  # those of an earlier run
-            if "id" not in owned.facts:
-                owned.record_facts({"id": uuid4().hex})
+        database = stack.enter_context(open_database(sweep.storage_url()))
+        with storage_errors(database):
+            lease = stack.enter_context(database.lease(sweep.name))
+            study, changes = _create(sweep, database, lease, forked)
+            owned = SweepStudy(sweep, study, database, lease, listeners=listeners, stop_reason=stop_reason)
+            owned.commands.clear()  # those of an earlier run
+            _ensure_id(owned)
         owned.replay()
         if changes:
             owned.announce(f"going on with {', '.join(changes)}")
@@ -83,80 +84,111 @@ def open_study(
             yield owned
         except (InputError, DatasetError):
             if not owned.rows():  # refused before its first trial: nothing is to be left of it
-                optuna.delete_study(study_name=sweep.name, storage=store.optuna)
+                optuna.delete_study(study_name=sweep.name, storage=database.optuna)
             raise
 
 
-def _create(sweep: Sweep, store: Store, forked: str | None) -> tuple[optuna.Study, list[str]]:
+def _create(sweep: Sweep, database: Database, lease: Lease, forked: str | None) -> tuple[optuna.Study, list[str]]:
     """The study, and what its sweep changes in it."""
     changes: list[str] = []
-    if sweep.name in optuna.get_all_study_names(store.optuna):
-        study = optuna.load_study(study_name=sweep.name, storage=store.optuna)
+    if sweep.name in optuna.get_all_study_names(database.optuna):
+        study = optuna.load_study(study_name=sweep.name, storage=database.optuna)
         if _SWEEP not in study.user_attrs:
             raise InputError(f"the study {study.study_name!r} was not made by sweeper; choose another name with --name")
-        changes = check_changes(_sweep_of(study), sweep)
+        changes = check_resumable(_sweep_of(study), sweep)
         study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
     else:
-        points = [*sweep.enqueue, *(_best_points(forked, sweep, store) if forked else ())]
-        with store.transaction():  # all of it or nothing: half a study could not be taken up
+        points = [*sweep.enqueue, *(_best_points(forked, sweep, database) if forked else ())]
+        with database.transaction(lease):  # all of it or nothing: half a study could not be taken up
             study = optuna.create_study(
-                study_name=sweep.name, storage=store.optuna, direction=sweep.objective.direction
+                study_name=sweep.name, storage=database.optuna, direction=sweep.objective.direction
             )
             for point in points:
                 study.enqueue_trial(dict(point), skip_if_exists=True)
             study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
-    study = optuna.load_study(study_name=sweep.name, storage=OwnedStorage(store.optuna, study._study_id))
+    study = optuna.load_study(study_name=sweep.name, storage=OwnerCachedStorage(database.optuna, study._study_id))
     first = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     study.sampler = sweep.sampler.build(sweep.space, seed=sweep.sampler_seed, first=first, trials=sweep.budget.trials)
     study.pruner = sweep.pruner.build(sweep.budget)
     return study, changes
 
 
-def _best_points(name: str, sweep: Sweep, store: Store) -> list[Point]:
+def _best_points(name: str, sweep: Sweep, database: Database) -> list[Point]:
     """The best points of another sweep, as far as they lie in the space of this one."""
-    complete = [row for row in _find(name, store).leaderboard() if row.state == "COMPLETE"]
+    complete = [row for row in _find(name, database).leaderboard() if row.state == "COMPLETE"]
     points = [{key: value for key, value in row.params.items() if key in sweep.space} for row in complete]
-    return [normal(point, sweep.space) for point in points if not any(check_point(point, sweep.space))][:_FORKED]
+    return [normalized(point, sweep.space) for point in points if not any(check_point(point, sweep.space))][
+        :MAX_FORKED_POINTS
+    ]
 
 
-def read_study(name: str, storage: str) -> SweepStudy:
-    """The study of a sweep as it stands, to look at.
+def _ensure_id(study: SweepStudy) -> None:
+    if study.facts.get("id") is None:  # made just now, or by sweeper 0.1
+        study.record_facts({"id": uuid4().hex})
+
+
+@contextmanager
+def lock_study(name: str, storage: str) -> Iterator[StudyView]:
+    """Keep a sweep from being run while the block lasts, and read its study.
+
+    Raises:
+        SweepBusyError: another process owns it.
+        InputError: there is no such sweep in the storage.
+    """
+    with open_database(storage, must_exist=True) as database, storage_errors(database):
+        view = _find(name, database)
+        with database.lease(name) as lease:
+            if view.id is None:
+                _ensure_id(SweepStudy(view.sweep, _load(name, database), database, lease))
+            yield _find(name, database)
+
+
+def read_study(name: str, storage: str) -> StudyView:
+    """Read the study of a sweep as it is now, whether it runs or not.
+
+    Example:
+        >>> study = read_study("lstm", "sqlite:///sweeper.db")  # doctest: +SKIP
+        >>> [(row.number, row.state, row.value) for row in study.leaderboard()]  # doctest: +SKIP
 
     Raises:
         InputError: there is no such sweep in the storage.
     """
-    with open_store(storage, must_exist=True) as store, explained(store):
-        return _find(name, store)
+    with open_database(storage, must_exist=True) as database, storage_errors(database):
+        return _find(name, database)
 
 
-def _find(name: str, store: Store) -> SweepStudy:
-    names = sorted(optuna.get_all_study_names(store.optuna))
+def _find(name: str, database: Database) -> StudyView:
+    names = sorted(optuna.get_all_study_names(database.optuna))
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
-        raise InputError(f"no sweep {name!r} in {store.shown}; {hint}")
-    study = optuna.load_study(study_name=name, storage=store.optuna)
-    return SweepStudy(_sweep_of(study), study, store)
+        raise InputError(f"no sweep {name!r} in {database.display_url}; {hint}")
+    study = _load(name, database)
+    return StudyView(_sweep_of(study), study, database)
 
 
-def give_order(name: str, storage: str, order: Order | None, *, timeout: float = 60.0) -> bool:
+def _load(name: str, database: Database) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=database.optuna)
+
+
+def send_command(name: str, storage: str, command: Command | None, *, timeout: float = 60.0) -> bool:
     """Have a running sweep stop, pause, or (None) go on; whether it did within the time.
 
     Raises:
         InputError: no such sweep is running.
     """
-    with open_store(storage, must_exist=True) as store, explained(store):
-        _find(name, store)
-        if not store.is_owned(name):
+    with open_database(storage, must_exist=True) as database, storage_errors(database):
+        _find(name, database)
+        if not database.is_owned(name):
             raise InputError(f"sweep {name!r} is not running; go on with it: sweeper resume {name}")
-        orders = store.orders(name)
-        if order is None:
-            orders.withdraw()
+        commands = database.commands(name)
+        if command is None:
+            commands.clear()
             return True
-        orders.give(order)
+        commands.send(command)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if not store.is_owned(name) or (order == "pause" and orders.is_followed(order)):
+            if not database.is_owned(name) or (command == "pause" and commands.is_acknowledged(command)):
                 return True
             time.sleep(0.25)
         return False
@@ -164,19 +196,19 @@ def give_order(name: str, storage: str, order: Order | None, *, timeout: float =
 
 def list_sweeps(storage: str) -> list[SweepSummary]:
     """All sweeps of a storage, newest first."""
-    with open_store(storage, must_exist=True) as store, explained(store):
+    with open_database(storage, must_exist=True) as database, storage_errors(database):
         summaries = []
-        for name in optuna.get_all_study_names(store.optuna):
-            study = optuna.load_study(study_name=name, storage=store.optuna)
+        for name in optuna.get_all_study_names(database.optuna):
+            study = optuna.load_study(study_name=name, storage=database.optuna)
             if _SWEEP in study.user_attrs:
-                summaries.append(_summary(study, store))
+                summaries.append(_summary(study, database))
     return sorted(summaries, key=lambda summary: summary.created.timestamp() if summary.created else 0, reverse=True)
 
 
-def _summary(study: optuna.Study, store: Store) -> SweepSummary:
+def _summary(study: optuna.Study, database: Database) -> SweepSummary:
     sweep = _sweep_of(study)
-    look = SweepStudy(sweep, study, store)
-    trials, best = look.rows(), look.best()
+    view = StudyView(sweep, study, database)
+    trials, best = view.rows(), view.best()
     return SweepSummary(
         name=study.study_name,
         created=min((row.started for row in trials if row.started), default=None),
@@ -185,8 +217,8 @@ def _summary(study: optuna.Study, store: Store) -> SweepSummary:
         best=best.value if best else None,
         metric=sweep.objective.metric,
         direction=sweep.objective.direction,
-        running=store.is_owned(sweep.name),
-        paused=store.is_owned(sweep.name) and store.orders(sweep.name).current() == "pause",
+        running=database.is_owned(sweep.name),
+        paused=database.is_owned(sweep.name) and database.commands(sweep.name).current() == "pause",
     )
 
 

@@ -6,26 +6,26 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 
-from sweeper.core.trials import Attempt, Failure, Kind
+from sweeper.core.trials import Attempt, Failure, FailureKind
 
-_FREE: tuple[Kind, ...] = ("driver", "node")
-
-
-_REPEATED: tuple[Kind, ...] = ("crash", "stall", "io", "memory", "gpu")
+_NOT_COUNTED: tuple[FailureKind, ...] = ("driver", "node")
 
 
-_ONCE: tuple[Kind, ...] = ("memory", "gpu")
+_RETRIED: tuple[FailureKind, ...] = ("crash", "stall", "io", "memory", "gpu")
+
+
+_RETRIED_ONCE: tuple[FailureKind, ...] = ("memory", "gpu")
 """What ran out of memory twice will not need less of it the third time."""
 
 
-LONGEST_WAIT = 60.0
+MAX_RETRY_DELAY_S = 60.0
 
 
-IN_A_ROW = 5
+MAX_SAME_FAILURES = 5
 """Trials that may fail one after the other for one and the same reason; then the sweep stops."""
 
 
-class History:
+class RetryPolicy:
     """The attempts of one sweep that failed, and what follows from them."""
 
     def __init__(self, past: Mapping[int, Sequence[Attempt]], max_failures: int) -> None:
@@ -52,40 +52,44 @@ class History:
     def add(self, number: int, attempt: Attempt) -> None:
         self._failed.setdefault(number, []).append(attempt)
 
-    def wait_after(self, number: int, kind: Kind) -> float | None:
+    def retry_delay(self, number: int, kind: FailureKind) -> float | None:
         """Seconds until the trial is tried again after one more failure of this kind; None: it is not.
 
         No wait after what is nobody's fault, else 1, 2, 4, ... up to a minute.
         """
         kinds = [past.kind for past in self.of(number)] + [kind]
-        if kind in _FREE:
+        if kind in _NOT_COUNTED:
             return 0.0
-        allowed = min(1, self._max_failures) if kind in _ONCE else self._max_failures
-        counted = [past for past in kinds if past == kind or kind not in _ONCE and past in _REPEATED]
-        if kind not in _REPEATED or len(counted) > allowed:
+        allowed = min(1, self._max_failures) if kind in _RETRIED_ONCE else self._max_failures
+        counted = [past for past in kinds if past == kind or kind not in _RETRIED_ONCE and past in _RETRIED]
+        if kind not in _RETRIED or len(counted) > allowed:
             return None
-        return min(LONGEST_WAIT, 2.0 ** (sum(past not in _FREE for past in kinds) - 1))
+        return min(MAX_RETRY_DELAY_S, 2.0 ** (sum(past not in _NOT_COUNTED for past in kinds) - 1))
 
     def note_end(self, failure: Failure | None) -> None:
         """A trial ended, by this failure if by any; that some diverge is a finding, and no trouble."""
         if failure is None or failure.kind == "diverged":
             self._alike = []
-        elif self._alike and likeness(self._alike[-1]) != likeness(failure.reason):
+        elif self._alike and without_numbers(self._alike[-1]) != without_numbers(failure.reason):
             self._alike = [failure.reason]
         else:
             self._alike.append(failure.reason)
 
-    def hopeless(self) -> str | None:
+    def repeated_failure(self) -> str | None:
         """Why going on is of no use: trials fail one after the other, all for the same reason."""
-        return f"{IN_A_ROW} trials in a row failed: {self._alike[-1]}" if len(self._alike) >= IN_A_ROW else None
+        return (
+            f"{MAX_SAME_FAILURES} trials in a row failed: {self._alike[-1]}"
+            if len(self._alike) >= MAX_SAME_FAILURES
+            else None
+        )
 
 
-def likeness(reason: str) -> str:
+def without_numbers(reason: str) -> str:
     """What two reasons have in common that differ in numbers only."""
     return re.sub(r"\d+(\.\d+)?([eE][+-]?\d+)?", "#", reason)
 
 
-def unreported(metric: str, got: Mapping[str, float]) -> Failure:
+def missing_metric(metric: str, got: Mapping[str, float]) -> Failure:
     """The failure of a trial that reported, but not the metric of the objective."""
     near = difflib.get_close_matches(metric, list(got), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

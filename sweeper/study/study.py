@@ -9,31 +9,29 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from sweeper.core.remote_folder import is_remote
-from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRow, ranked
-from sweeper.search.samplers import Dice
+from sweeper.core.errors import StopReason
+from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord
+from sweeper.search.samplers import SamplerRandomState
 from sweeper.search.space import suggest
 from sweeper.spec import Sweep
-from sweeper.study.cache import OwnedStorage
-from sweeper.study.database import Store
+from sweeper.study.cache import OwnerCachedStorage
+from sweeper.study.database import Database
 from sweeper.study.lease import Lease
-from sweeper.study.outage import Outage, durable, explained
-from sweeper.study.retry import History, unreported
-from sweeper.study.tables import Attempts, Reports, storable
-from sweeper.study.view import row_of, utc
+from sweeper.study.outage import DatabaseOutage, retry_while_unavailable
+from sweeper.study.retry import RetryPolicy, missing_metric
+from sweeper.study.tables import storable
+from sweeper.study.view import FACTS, StudyView, utc
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 logger = logging.getLogger(__name__)
-
-
-_FACTS = "facts"
-"""The study's user attribute for what was found out about the sweep's surroundings."""
 
 
 class Verdict(Enum):
@@ -43,60 +41,53 @@ class Verdict(Enum):
     STOP = "stop"
 
 
-class SweepStudy:
-    """The trials of one sweep: what they are, what they reported, how they ended.
+class SweepStudy(StudyView):
+    """The record of a sweep in the hands of its owner, which alone writes to it.
 
-    Only the owner (see `open_study`) asks and tells. Decisions are made here and know nothing of Ray: whatever runs
-    trials calls `ask`, `report`, `finish` and `fail`, and obeys the verdict.
+    It decides, and knows nothing of Ray: whatever runs trials calls `ask`, `report`, `finish` and `fail`, and obeys the
+    verdict. `open_study` makes one.
     """
 
     def __init__(
         self,
         sweep: Sweep,
         study: optuna.Study,
-        store: Store,
+        database: Database,
+        lease: Lease,
         *,
         listeners: Sequence[Listener] = (),
-        lease: Lease | None = None,
-        stop_reason: Callable[[], str | None] = lambda: None,
+        stop_reason: Callable[[], StopReason | None] = lambda: None,
     ) -> None:
-        self.sweep = sweep
-        self.name = sweep.name
         self._lease = lease
-        self._study = study
-        self._store = store
-        self._reports = Reports(store.engine, sweep.name)
         self._listeners = tuple(listeners)
-        self.outage = partial(Outage, store, self.announce, stop_reason)
+        self.outage = partial(DatabaseOutage, database, self.announce, stop_reason)
         self._limit = sweep.trial_limit  # counting the points of a grid takes a while
-        self._dice = Dice(study.sampler)
+        self._random = SamplerRandomState(study.sampler)
         self._trials: dict[int, optuna.Trial] = {}
-        self._attempts = Attempts(store.engine, sweep.name)
-        self.orders = store.orders(sweep.name)
-        self.history = History({}, sweep.budget.max_failures)
+        self.commands = database.commands(sweep.name)
+        self.retries = RetryPolicy({}, sweep.budget.max_failures)
         # When each trial that waits for another attempt may have it, and its number in the database.
         self._interrupted: list[tuple[float, int]] = []
-        self._load()
+        super().__init__(sweep, study, database)
         self.resumed = len(self._interrupted)
 
-    def _load(self) -> None:
-        self._facts: dict[str, Any] = self._study.user_attrs.get(_FACTS, {})
-        self.history.load(self._attempts.all())
-        frozen = self._study.get_trials(deepcopy=False)
-        self._rows = {trial.number: row_of(trial, self.sweep) for trial in frozen if trial.state != TrialState.WAITING}
+    def _read(self) -> list[FrozenTrial]:
+        frozen = super()._read()
+        self.retries.load(self._attempts.all())
         running = {trial.number: trial._trial_id for trial in frozen if trial.state == TrialState.RUNNING}
-        mine = [n for n in self._trials if n in running and not self.history.has(n, self._rows[n].attempt)]
+        mine = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
         self._trials = {number: optuna.Trial(self._study, running[number]) for number in mine}
         due = {trial_id: moment for moment, trial_id in self._interrupted}
         self._interrupted = [(due.get(running[n], 0.0), running[n]) for n in running if n not in mine]
+        return frozen
 
     def refresh(self) -> None:
         """Read again what is on record after a write that failed, or may have."""
-        if isinstance(self._study._storage, OwnedStorage):
-            self._study._storage.reload()
+        if isinstance(self._study._storage, OwnerCachedStorage):
+            self._study._storage.refresh()
         before = self._rows
-        self._load()
-        self._dice.put_back(len(self._rows))
+        self._read()
+        self._random.restore(len(self._rows))
         for number, old in before.items():
             row = self._rows[number]
             if (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt):
@@ -105,63 +96,26 @@ class SweepStudy:
                 self._update(row)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What was found out about the sweep's surroundings: the dataset and its digest, versions."""
-        return dict(self._facts)
-
-    @property
     def id(self) -> str:
-        """What tells this study from any other, also from one of the same name in another database."""
+        """The id that tells this study from any other, also from one of the same name in another database."""
         return str(self._facts["id"])
 
     @property
     def has_displaced_owner(self) -> bool:
         """Whether the sweep was taken from an owner that gave no sign of life, and may still work in its folder."""
-        return self._lease is not None and self._lease.has_displaced
+        return self._lease.has_displaced
 
-    @property
-    def storage(self) -> str:
-        """The URL of the study's database, without a password."""
-        return self._store.shown
-
-    @property
-    def folder(self) -> Path | str:
-        """Where the sweep writes what is not in a database; a URL, if it is on no disk of its nodes."""
-        folder = str(self.facts.get("folder", f"sweeps/{self.name}"))
-        return folder if is_remote(folder) else Path(folder)
-
-    @durable
+    @retry_while_unavailable
     def record_facts(self, facts: Mapping[str, Any]) -> None:
-        with self._store.transaction(self._lease):
-            self._study.set_user_attr(_FACTS, {**self._facts, **facts})
+        with self._database.transaction(self._lease):
+            self._study.set_user_attr(FACTS, {**self._facts, **facts})
         self._facts = {**self._facts, **facts}
-
-    def rows(self) -> list[TrialRow]:
-        """All trials that have started, by number."""
-        return [self._rows[number] for number in sorted(self._rows)]
-
-    def row(self, number: int) -> TrialRow:
-        return self._rows[number]
-
-    def reports(self, number: int) -> list[Report]:
-        """Every report of a trial, in order."""
-        with explained(self._store):
-            return self._reports.of(number)
-
-    def best(self) -> TrialRow | None:
-        """The COMPLETE trial with the best value; the first of equals."""
-        return next((row for row in self.leaderboard() if row.state == "COMPLETE"), None)
-
-    def leaderboard(self) -> list[TrialRow]:
-        """COMPLETE trials by value, then the others by how far they came."""
-        return ranked(self._rows.values(), self.sweep)
 
     def require_lease(self) -> None:
         """Raise LeaseLostError if another process has become the owner."""
-        if self._lease is not None:
-            self._lease.require()
+        self._lease.require()
 
-    def running(self) -> list[TrialRow]:
+    def running(self) -> list[TrialRecord]:
         """Trials handed out and not ended yet."""
         return [self._rows[number] for number in self._trials]
 
@@ -177,32 +131,32 @@ class SweepStudy:
         """Whether every trial of the budget has ended."""
         return self.is_exhausted() and all(row.state != "RUNNING" for row in self._rows.values())
 
-    @durable
-    def ask(self) -> TrialRow:
+    @retry_while_unavailable
+    def ask(self) -> TrialRecord:
         """The next trial to run: one that was interrupted or failed, as a new attempt, else a new one."""
         due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
         lost: Attempt | None = None
-        with self._store.transaction(self._lease) as connection:
+        with self._database.transaction(self._lease) as connection:
             if due is None:
-                self._dice.note(len(self._rows))
+                self._random.save(len(self._rows))
                 trial = self._study.ask()
-                row = TrialRow(trial.number, "RUNNING", {})
+                row = TrialRecord(trial.number, "RUNNING", {})
             else:
                 trial = optuna.Trial(self._study, due[1])
-                row = self._rows.get(trial.number) or TrialRow(trial.number, "RUNNING", {})
-                if not self.history.has(row.number, row.attempt):
+                row = self._rows.get(trial.number) or TrialRecord(trial.number, "RUNNING", {})
+                if not self.retries.has(row.number, row.attempt):
                     lost = self._record(row, Failure("driver", "the sweep was interrupted"), connection)
                 row = replace(row, attempt=row.attempt + 1)
                 trial.set_user_attr("attempt", row.attempt)
             params = suggest(trial, self.sweep.space)
         if lost is not None:
-            self.history.add(row.number, lost)
+            self.retries.add(row.number, lost)
         if due is not None:
             self._interrupted.remove(due)
         self._trials[row.number] = trial
         return self._update(replace(row, params=params, started=utc(trial.datetime_start)))
 
-    @durable
+    @retry_while_unavailable
     def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
         """Take one report of a running trial into the record and judge it.
 
@@ -213,12 +167,12 @@ class SweepStudy:
         if trial is None:
             return Verdict.STOP
         if metric not in report.metrics:
-            return self.fail(number, unreported(metric, report.metrics))
+            return self.fail(number, missing_metric(metric, report.metrics))
         last = self.sweep.budget.reports
         if report.step <= row.step:
             return self.finish(number) if row.step >= last else Verdict.CONTINUE
         value = report.metrics[metric]
-        with self._store.transaction(self._lease) as connection:
+        with self._database.transaction(self._lease) as connection:
             if node is not None and node != row.node:
                 trial.set_user_attr("node", node)
             self._reports.add(number, report, connection)
@@ -237,31 +191,31 @@ class SweepStudy:
             return TrialState.PRUNED, f"pruned after epoch {self.sweep.budget.epoch_of(step):g}"
         return None, None
 
-    @durable
+    @retry_while_unavailable
     def finish(self, number: int) -> Verdict:
         """The trial ended by itself: COMPLETE with its last value, FAIL if it never reported."""
         if self._rows[number].step == 0:
             return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
         if (trial := self._trials.get(number)) is None:
             return Verdict.STOP
-        with self._store.transaction(self._lease):
+        with self._database.transaction(self._lease):
             self._tell(trial, self._rows[number].value, TrialState.COMPLETE, None)
         return self._close(number, TrialState.COMPLETE, None)
 
-    @durable
+    @retry_while_unavailable
     def fail(self, number: int, failure: Failure, *, node: str | None = None) -> Verdict:
         """An attempt came to nothing: the trial is tried again, or FAIL, by the kind of failure."""
         row, trial = self._rows[number], self._trials.get(number)
         if trial is None:
             return Verdict.STOP
         failure = replace(failure, reason=storable(failure.reason))
-        wait = self.history.wait_after(number, failure.kind)
+        wait = self.retries.retry_delay(number, failure.kind)
         reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
-        with self._store.transaction(self._lease) as connection:
+        with self._database.transaction(self._lease) as connection:
             attempt = self._record(replace(row, node=node or row.node), failure, connection)
             if wait is None:
                 self._tell(trial, row.value, TrialState.FAIL, reason)
-        self.history.add(number, attempt)
+        self.retries.add(number, attempt)
         if wait is None:
             return self._close(number, TrialState.FAIL, reason, failure)
         del self._trials[number]
@@ -269,14 +223,14 @@ class SweepStudy:
         self.announce(f"trial {number}: {failure.reason}; attempt {row.attempt + 1} follows")
         return Verdict.STOP
 
-    @durable
-    def forgive(self, attempts: Sequence[tuple[int, int]]) -> None:
+    @retry_while_unavailable
+    def blame_node(self, attempts: Sequence[tuple[int, int]]) -> None:
         """Let failed attempts, given by the numbers of trial and attempt, count as lost with their node."""
-        with self._store.transaction(self._lease) as connection:
-            self._attempts.forgive(attempts, connection)
-        self.history.load(self._attempts.all())
+        with self._database.transaction(self._lease) as connection:
+            self._attempts.blame_node(attempts, connection)
+        self.retries.load(self._attempts.all())
 
-    def _record(self, row: TrialRow, failure: Failure, connection: sa.Connection) -> Attempt:
+    def _record(self, row: TrialRecord, failure: Failure, connection: sa.Connection) -> Attempt:
         attempt = Attempt(row.attempt, failure.kind, failure.reason, row.step, row.node, datetime.now(UTC))
         self._attempts.add(row.number, attempt, connection)
         return attempt
@@ -300,11 +254,11 @@ class SweepStudy:
     def _close(self, number: int, state: TrialState, reason: str | None, failure: Failure | None = None) -> Verdict:
         """The end of the trial is on record."""
         del self._trials[number]
-        self.history.note_end(failure)
+        self.retries.note_end(failure)
         self._update(replace(self._rows[number], state=state.name, reason=reason, ended=datetime.now(UTC)))
         return Verdict.STOP
 
-    def _update(self, row: TrialRow, report: Report | None = None) -> TrialRow:
+    def _update(self, row: TrialRecord, report: Report | None = None) -> TrialRecord:
         self._rows[row.number] = row
         for listener in self._listeners:
             try:

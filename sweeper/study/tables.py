@@ -50,7 +50,7 @@ _schema = sa.Table(
 )
 
 
-_VERSION = 1
+SCHEMA_VERSION = 1
 """Of these tables. Each that was ever released can be read; a newer one cannot be known here."""
 
 
@@ -68,10 +68,10 @@ def create_tables(engine: sa.Engine) -> None:
         found = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
     if found is None:
         with suppress(IntegrityError), engine.begin() as connection:  # another process was first
-            connection.execute(_schema.insert().values(version=_VERSION))
-    elif found > _VERSION:
+            connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+    elif found > SCHEMA_VERSION:
         raise StorageError(
-            f"it was written by a newer sweeper (schema {found}; this one knows {_VERSION}): upgrade sweeper"
+            f"it was written by a newer sweeper (schema {found}; this one knows {SCHEMA_VERSION}): upgrade sweeper"
         )
 
 
@@ -98,7 +98,7 @@ class Reports:
             return [Report(step, when, json.loads(metrics)) for step, when, metrics in connection.execute(query)]
 
 
-_LONGEST = 1000
+MAX_REASON_CHARS = 1000
 """Characters of a reason that are kept."""
 
 
@@ -114,7 +114,7 @@ class Attempts:
         row = {**asdict(attempt), "ended": attempt.ended.timestamp()}
         connection.execute(_attempts.insert(), {"sweep": self._sweep, "number": number, **row})
 
-    def forgive(self, attempts: Sequence[tuple[int, int]], connection: sa.Connection) -> None:
+    def blame_node(self, attempts: Sequence[tuple[int, int]], connection: sa.Connection) -> None:
         """Blame the node, and no longer the trial, for attempts that failed."""
         mine = _attempts.c.sweep == self._sweep, sa.tuple_(_attempts.c.number, _attempts.c.attempt).in_(attempts)
         connection.execute(_attempts.update().where(*mine).values(kind="node"))
@@ -133,4 +133,4 @@ class Attempts:
 
 def storable(reason: str) -> str:
     """A reason as every database takes it: not too long, without secrets, nor what UTF-8 or PostgreSQL cannot hold."""
-    return redact(reason)[:_LONGEST].encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    return redact(reason)[:MAX_REASON_CHARS].encode(errors="backslashreplace").decode().replace("\0", "\\0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sweeper.tracking.client import tracking_uri
 from sweeper.tracking.links import Link, sweep_links
-from sweeper.tracking.packaging import digest, package_model
+from sweeper.tracking.packaging import package_model, read_evaluation, store_evaluation
 from sweeper.tracking.projection import Projection, sync
 from sweeper.tracking.registry import Champion, register_champion
 from sweeper.tracking.ui import Ui, start_ui
@@ -14,10 +14,11 @@ __all__ = [
     "Link",
     "Projection",
     "Ui",
-    "digest",
     "package_model",
+    "read_evaluation",
     "register_champion",
     "start_ui",
+    "store_evaluation",
     "sweep_links",
     "sync",
     "tracking_uri",

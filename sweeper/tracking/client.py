@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import InputError, TrackingError
-from sweeper.core.files import only_one
+from sweeper.core.files import exclusive_lock, written_whole
 from sweeper.core.secrets import redact
-from sweeper.core.urls import expand, fault_of_tracking
+from sweeper.core.urls import SQLITE, expand, problem_of_tracking_uri, sqlite_path
 from sweeper.tracking import content
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ _SETTINGS = {
 }
 
 
-_SQLITE = "sqlite:///"
-
-
 def tracking_uri(sweep: Sweep, override: str | None = None) -> str:
     """The MLflow store of a sweep: the override, else the sweep's, else MLFLOW_TRACKING_URI, else a file here.
 
@@ -46,24 +43,17 @@ def tracking_uri(sweep: Sweep, override: str | None = None) -> str:
             is not set.
     """
     asked = override or sweep.tracking.resolved_uri() or os.environ.get("MLFLOW_TRACKING_URI")
-    uri = expand(asked or f"{_SQLITE}mlflow.db")
-    if fault := fault_of_tracking(uri, secrets=True):
+    uri = expand(asked or f"{SQLITE}mlflow.db")
+    if fault := problem_of_tracking_uri(uri, secrets=True):
         raise InputError(f"the address of MLflow {fault}")
     if ("://" not in uri or uri.startswith("file:")) and uri != "databricks" and not _takes_folders():
-        raise InputError(
-            f"MLflow keeps no runs in a folder ({uri}) any more; use {_SQLITE}{uri}/mlflow.db, or a server"
-        )
+        raise InputError(f"MLflow keeps no runs in a folder ({uri}) any more; use {SQLITE}{uri}/mlflow.db, or a server")
     path = sqlite_path(uri)
-    return uri if path is None else f"{_SQLITE}{path}"
+    return uri if path is None else f"{SQLITE}{path}"
 
 
 def _takes_folders() -> bool:
     return os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The absolute path of a SQLite store, None for any other store."""
-    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
 
 
 def is_http(uri: str) -> bool:
@@ -71,7 +61,7 @@ def is_http(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def prepare() -> None:
+def configure_mlflow() -> None:
     """Make MLflow quiet and impatient in this process; what the environment says already stands."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -82,13 +72,13 @@ def prepare() -> None:
 
 def connect(uri: str) -> MlflowClient:
     """A client of the store at `uri`; a SQLite store that does not exist is created, readable by its owner only."""
-    prepare()
+    configure_mlflow()
     from mlflow import MlflowClient
 
     path = sqlite_path(uri)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with only_one(path.parent):
+        with exclusive_lock(path.parent):
             if not path.exists() or not path.stat().st_size:
                 _create(path)
     return MlflowClient(uri)
@@ -102,19 +92,17 @@ def _create(path: Path) -> None:
     """
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
 
-    beside = path.with_name(f"{path.name}.new")
-    beside.unlink(missing_ok=True)
-    beside.touch(mode=0o600)
-    engine = create_sqlalchemy_engine_with_retry(f"{_SQLITE}{beside}")
-    try:
-        _initialize_tables(engine)
-    finally:
-        engine.dispose()
-    beside.rename(path)
+    with written_whole(path) as beside:
+        beside.touch(mode=0o600)
+        engine = create_sqlalchemy_engine_with_retry(f"{SQLITE}{beside}")
+        try:
+            _initialize_tables(engine)
+        finally:
+            engine.dispose()
 
 
 @contextmanager
-def as_global(uri: str) -> Iterator[None]:
+def default_store(uri: str) -> Iterator[None]:
     """Make `uri` the store of the whole process for a moment; MLflow's registry looks for models there only."""
     import mlflow
 
@@ -154,7 +142,7 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
     return str(found.experiment_id)
 
 
-def explain(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
     """What went wrong in the store, in one short line."""
     cause: BaseException = error
     while not isinstance(error, TrackingError) and (cause.__cause__ or cause.__context__) is not None:
@@ -170,7 +158,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
+class KnownRun:
     """What MLflow is known to hold of one run; `steps` is None until its history was looked at."""
 
     id: str
@@ -205,17 +193,17 @@ def log_dataset(client: MlflowClient, run_id: str, facts: Mapping[str, Any]) -> 
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
-def attach(client: MlflowClient, run_id: str, text: str, name: str) -> None:
+def log_text_best_effort(client: MlflowClient, run_id: str, text: str, name: str) -> None:
     """Keep a small file with a run; a store that takes no files does not hold up the rest."""
     try:
         client.log_text(run_id, text, name)
     except Exception as error:
-        logger.warning("MLflow does not keep %s: %s", name, explain(error))
+        logger.warning("MLflow does not keep %s: %s", name, short_reason(error))
 
 
-def known(run: MlflowRun) -> Run:
+def known_run(run: MlflowRun) -> KnownRun:
     """A run as MLflow has just described it; its history is not part of that."""
-    return Run(
+    return KnownRun(
         id=run.info.run_id,
         status=run.info.status,
         params=set(run.data.params),

@@ -13,10 +13,12 @@ from io import StringIO
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sweeper.core.trials import best_trial
+
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from sweeper.core.trials import Report, TrialRow
+    from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Sweep
 
 
@@ -28,13 +30,14 @@ class Study(Protocol):
     """The record of a sweep, as far as it is copied into MLflow."""
 
     @property
+    def id(self) -> str | None: ...
+    @property
     def name(self) -> str: ...
     @property
     def sweep(self) -> Sweep: ...
     @property
     def facts(self) -> dict[str, Any]: ...
-    def record_facts(self, facts: Mapping[str, Any]) -> None: ...
-    def rows(self) -> list[TrialRow]: ...
+    def rows(self) -> list[TrialRecord]: ...
     def reports(self, number: int) -> list[Report]: ...
 
 
@@ -42,7 +45,7 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-def trial_tags(sweep: Sweep, row: TrialRow) -> dict[str, str]:
+def trial_tags(sweep: Sweep, row: TrialRecord) -> dict[str, str]:
     """The tags of a trial's run; one without a value is empty, as it may have had one before."""
     reason = row.reason or ""
     return {
@@ -64,9 +67,9 @@ def sweep_params(sweep: Sweep) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 
-def sweep_tags(sweep: Sweep, rows: Sequence[TrialRow], facts: Mapping[str, Any], *, is_live: bool) -> dict[str, str]:
+def sweep_tags(sweep: Sweep, rows: Sequence[TrialRecord], facts: Mapping[str, Any], *, is_live: bool) -> dict[str, str]:
     """The tags of the sweep's own run: where it stands, its best trial, its data."""
-    leader = best_of(sweep, rows)
+    leader = best_trial(rows, sweep.objective.direction)
     tags = {"sweeper.state": sweep_state(sweep, rows, is_live=is_live), "sweeper.trials": str(sweep.budget.trials)}
     for state in STATUS:
         tags[f"sweeper.{state.lower()}"] = str(sum(row.state == state for row in rows))
@@ -78,7 +81,7 @@ def sweep_tags(sweep: Sweep, rows: Sequence[TrialRow], facts: Mapping[str, Any],
     return tags
 
 
-def sweep_state(sweep: Sweep, rows: Sequence[TrialRow], *, is_live: bool) -> str:
+def sweep_state(sweep: Sweep, rows: Sequence[TrialRecord], *, is_live: bool) -> str:
     """RUNNING; STOPPED if trials are left; else COMPLETE, or FAIL if none completed."""
     if is_live:
         return "RUNNING"
@@ -88,14 +91,7 @@ def sweep_state(sweep: Sweep, rows: Sequence[TrialRow], *, is_live: bool) -> str
     return "COMPLETE" if any(row.state == "COMPLETE" for row in ended) else "FAIL"
 
 
-def best_of(sweep: Sweep, rows: Iterable[TrialRow]) -> TrialRow | None:
-    """The COMPLETE trial with the best value; the lowest number of equals."""
-    complete = sorted((row for row in rows if row.state == "COMPLETE"), key=lambda row: row.number)
-    sign = -1 if sweep.objective.direction == "maximize" else 1
-    return min(complete, key=lambda row: sign * (row.value or 0.0), default=None)
-
-
-def best_so_far(sweep: Sweep, rows: Iterable[TrialRow]) -> Iterator[tuple[TrialRow, float]]:
+def best_so_far(sweep: Sweep, rows: Iterable[TrialRecord]) -> Iterator[tuple[TrialRecord, float]]:
     """Each COMPLETE trial with the best value among it and those of lower number.
 
     It goes as far as all lower numbers have ended: then the curve depends on the trials only, not on who was faster,
@@ -128,7 +124,7 @@ def dataset_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def surroundings() -> dict[str, str]:
+def run_tags() -> dict[str, str]:
     """Who runs this and from which commit: tags of every run."""
     tags = {"mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL"}
     try:
@@ -154,13 +150,13 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _flat(name if key == "type" else f"{name}.{key}", inner)
 
 
-def _note(sweep: Sweep, leader: TrialRow | None) -> str:
+def _note(sweep: Sweep, leader: TrialRecord | None) -> str:
     metric = sweep.objective.metric
     best = f"Best {metric}: {leader.value:g} (trial {leader.number})." if leader and leader.value is not None else ""
     return "\n\n".join(part for part in (sweep.description, best) if part)
 
 
-KEY, PARAM, TAG, BATCH = 250, 6000, 8000, 1000
+MAX_KEY_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_BATCH_METRICS = 250, 6000, 8000, 1000
 """The longest name, the longest value of a parameter and of a tag, and the most metrics in one batch."""
 
 
@@ -172,15 +168,19 @@ def fit_key(key: str) -> str:
     clean = normpath(_FORBIDDEN.sub("_", key)) if key else "_"
     if clean.startswith((".", "/")):
         clean = "_" + clean.lstrip("./")
-    return key if clean == key and len(key) <= KEY else f"{clean[: KEY - 9]}-{zlib.crc32(key.encode()):08x}"
+    return (
+        key
+        if clean == key and len(key) <= MAX_KEY_CHARS
+        else f"{clean[: MAX_KEY_CHARS - 9]}-{zlib.crc32(key.encode()):08x}"
+    )
 
 
 def fit_params(params: Mapping[str, Any]) -> dict[str, str]:
-    return {fit_key(key): fit_text(value)[:PARAM] for key, value in params.items()}
+    return {fit_key(key): fit_text(value)[:MAX_PARAM_CHARS] for key, value in params.items()}
 
 
 def fit_tags(tags: Mapping[str, Any]) -> dict[str, str]:
-    return {key: fit_text(value)[:TAG] for key, value in tags.items()}
+    return {key: fit_text(value)[:MAX_TAG_CHARS] for key, value in tags.items()}
 
 
 def fit_text(value: object) -> str:
@@ -188,9 +188,9 @@ def fit_text(value: object) -> str:
     return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-def changed(params: Mapping[str, Any], metrics: Iterable[str] = ()) -> str:
+def altered_names(params: Mapping[str, Any], metrics: Iterable[str] = ()) -> str:
     """The names of what does not arrive as it is, for the tag `sweeper.truncated`."""
-    names = [name for name, value in params.items() if fit_key(name) != name or len(str(value)) > PARAM]
+    names = [name for name, value in params.items() if fit_key(name) != name or len(str(value)) > MAX_PARAM_CHARS]
     names += [name for name in metrics if fit_key(name) != name]
     return ", ".join(name[:60] for name in names)
 
@@ -202,8 +202,10 @@ def batches(reports: Iterable[Report]) -> Iterator[list[Metric]]:
     batch: list[Metric] = []
     for report in reports:
         when = int(report.time * 1000)
-        metrics = [Metric(fit_key(name), value, when, report.step) for name, value in report.metrics.items()][:BATCH]
-        if len(batch) + len(metrics) > BATCH:
+        metrics = [Metric(fit_key(name), value, when, report.step) for name, value in report.metrics.items()][
+            :MAX_BATCH_METRICS
+        ]
+        if len(batch) + len(metrics) > MAX_BATCH_METRICS:
             yield batch
             batch = []
         batch += metrics

@@ -10,16 +10,15 @@ from urllib.parse import quote, urlencode
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
+from sweeper.core.trials import leaderboard
 from sweeper.tracking import content
-from sweeper.tracking.client import connect, explain, open_experiment, search_runs
+from sweeper.tracking.client import connect, open_experiment, search_runs, short_reason
 from sweeper.tracking.content import fit_key
-from sweeper.tracking.registry import ALIAS
-from sweeper.tracking.sync import identity
+from sweeper.tracking.registry import CHAMPION_ALIAS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from sweeper.core.trials import TrialRow
     from sweeper.spec import Sweep
 
 _USERINFO = re.compile(r"(?<=://)[^/]*@")
@@ -45,21 +44,24 @@ def sweep_links(study: content.Study, uri: str, base: str) -> list[Link]:
     Raises:
         TrackingError: MLflow cannot be reached, or does not know the sweep.
     """
+    unknown = f"MLflow at {redact(uri)} knows no sweep {study.name!r}; copy it with: sweeper sync {study.name}"
+    if study.id is None:
+        raise TrackingError(unknown)
     try:
         client = connect(uri)
         experiment = open_experiment(client, uri, study.sweep.tracking.experiment)
-        found = list(search_runs(client, experiment, f"tags.`sweeper.id` = '{identity(study)}'"))
+        found = list(search_runs(client, experiment, f"tags.`sweeper.id` = '{study.id}'"))
     except Exception as error:
-        raise TrackingError(f"MLflow at {redact(uri)}: {explain(error)}") from error
+        raise TrackingError(f"MLflow at {redact(uri)}: {short_reason(error)}") from error
     runs = {run.data.tags.get("sweeper.trial"): run.info.run_id for run in found}
     parent = runs.pop(None, None)
     if parent is None:
-        raise TrackingError(
-            f"MLflow at {redact(uri)} knows no sweep {study.name!r}; copy it with: sweeper sync {study.name}"
-        )
+        raise TrackingError(unknown)
     order = _order(study.sweep, parent)
-    view = _save_view(client, experiment, identity(study), order, _columns(study.sweep))
-    best = [runs[str(row.number)] for row in _leaderboard(study) if str(row.number) in runs]
+    view = _save_view(client, experiment, study.id, order, _columns(study.sweep))
+    valued = [row for row in study.rows() if row.state in ("COMPLETE", "PRUNED") and row.value is not None]
+    ranked = leaderboard(valued, study.sweep.objective.direction)
+    best = [runs[str(row.number)] for row in ranked if str(row.number) in runs]
     pages = _Pages(base, experiment)
     links = [
         Link("all trials, best first", pages.trials(view or _query(order))),
@@ -71,7 +73,7 @@ def sweep_links(study: content.Study, uri: str, base: str) -> list[Link]:
     if best:
         links.append(Link("the best trial", pages.run(best[0])))
     if study.sweep.tracking.model is not None:
-        links.append(Link(f"the model and its {ALIAS}", pages.model(study.sweep.tracking.model)))
+        links.append(Link(f"the model and its {CHAMPION_ALIAS}", pages.model(study.sweep.tracking.model)))
     return links
 
 
@@ -144,10 +146,3 @@ def _save_view(
     except Exception:  # whoever may only read gets the table with MLflow's own columns
         return None
     return {"viewStateShareKey": f"sweeper-{name}"}
-
-
-def _leaderboard(study: content.Study) -> list[TrialRow]:
-    """The complete trials by value, then the pruned ones by how far they came."""
-    sign = -1 if study.sweep.objective.direction == "maximize" else 1
-    valued = [row for row in study.rows() if row.state in ("COMPLETE", "PRUNED") and row.value is not None]
-    return sorted(valued, key=lambda row: (row.state, -row.step, sign * (row.value or 0.0), row.number))

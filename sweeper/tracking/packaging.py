@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sweeper.tracking.client import prepare
+from sweeper.core.files import write_json, written_whole
+from sweeper.tracking.client import configure_mlflow
 
 PACKED = "mlflow_model"
 """The folder of the packed model, beside the model it was made of."""
@@ -20,7 +21,7 @@ def package_model(folder: Path) -> Path:
     The requirements are those installed here. Left alone, MLflow would find them by loading the model in another
     process, for a quarter of a minute.
     """
-    prepare()
+    configure_mlflow()
     import keras
     import numpy as np
     from mlflow.keras import save_model
@@ -29,12 +30,9 @@ def package_model(folder: Path) -> Path:
     model = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
     example = np.load(folder / "example.npy", allow_pickle=False)
     signature = infer_signature(example, model.predict(example, verbose=0))
-    target, beside = folder / PACKED, folder / f".{PACKED}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    save_model(model, str(beside), signature=signature, input_example=example, pip_requirements=_requirements())
-    shutil.rmtree(target, ignore_errors=True)
-    return beside.rename(target)
+    with written_whole(folder / PACKED) as beside:
+        save_model(model, str(beside), signature=signature, input_example=example, pip_requirements=_requirements())
+    return folder / PACKED
 
 
 def digest(folder: Path) -> str | None:
@@ -67,3 +65,23 @@ def _requirements() -> list[str]:
             except PackageNotFoundError:
                 continue
     return pinned
+
+
+_EVALUATION = "evaluation.json"
+
+
+def store_evaluation(folder: Path, trial: int, metrics: Mapping[str, float]) -> str | None:
+    """Write beside a model what it reached on the test set; return the digest of the folder, for the study to keep."""
+    write_json(folder / _EVALUATION, {"trial": trial, "metrics": dict(metrics)})
+    return digest(folder)
+
+
+def read_evaluation(folder: Path, expected_digest: str) -> tuple[int, dict[str, float]] | None:
+    """Return the trial that was evaluated and its metrics; None if the files are not those that the study recorded."""
+    try:
+        found = json.loads((folder / _EVALUATION).read_text())
+        metrics = {str(name): float(value) for name, value in found["metrics"].items()}
+        evaluated = int(found["trial"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return (evaluated, metrics) if expected_digest and expected_digest == digest(folder) else None

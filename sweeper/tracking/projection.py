@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.errors import StorageError, TrackingError
 from sweeper.core.secrets import redact
-from sweeper.tracking.client import explain, prepare
-from sweeper.tracking.sync import Mirror
+from sweeper.tracking.client import configure_mlflow, short_reason
+from sweeper.tracking.sync import StudySync
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import Report, TrialRow
+    from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.tracking.content import Study
 
 logger = logging.getLogger(__name__)
 
-FLUSH = 1.0
+POLL_INTERVAL_S = 1.0
 """Seconds between two looks at what has changed."""
 
-BACK_OFF = (1.0, 2.0, 4.0, 8.0, 15.0)
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds to wait after the first, second, ... failure in a row."""
 
 
@@ -37,8 +37,8 @@ class Projection:
     def __init__(self, sweep: Sweep, uri: str) -> None:
         self.name = sweep.name
         self.uri = uri
-        self._mirror: Mirror | None = None
-        self._changed: dict[int, TrialRow] = {}
+        self._mirror: StudySync | None = None
+        self._changed: dict[int, TrialRecord] = {}
         self._state = threading.Condition()
         self._wake = threading.Event()
         self._has_news = threading.Event()
@@ -50,21 +50,21 @@ class Projection:
         self._attempts = 0
         self._thread = threading.Thread(target=self._work, name="sweeper-mlflow", daemon=True)
 
-    def start(self, study: Study, *, patience: float = 0.0) -> None:
+    def start(self, study: Study, *, first_report_wait_s: float = 0.0) -> None:
         """Begin with everything the study holds and MLflow lacks; the store is opened in the background.
 
         Args:
-            patience: seconds to wait for a report before that: it is five seconds of a processor's work, which a sweep
+            first_report_wait_s: seconds to wait for a report before that: it is five seconds of a processor's work, which a sweep
                 that begins has better use for.
         """
-        prepare()
-        self._patience = patience
-        self._mirror = Mirror(study, self.uri)
+        configure_mlflow()
+        self._patience = first_report_wait_s
+        self._mirror = StudySync(study, self.uri)
         with self._state:
             self._changed = {**{row.number: row for row in study.rows()}, **self._changed}
         self._thread.start()
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         with self._state:
             self._changed[row.number] = row
             self._is_idle = False
@@ -84,7 +84,7 @@ class Projection:
             self._state.wait_for(lambda: self._is_idle or (self._failures > 1 and self._attempts >= tried), timeout)
             return self._is_idle
 
-    def abandon(self) -> None:
+    def stop_writing(self) -> None:
         """Write nothing any more: the sweep is another process's, which copies it as well."""
         self._is_abandoned = True
         self._has_news.set()
@@ -109,9 +109,9 @@ class Projection:
             if is_closing and (is_delivered or self._failures > 1):
                 return
             # The last attempts before the end do not wait for an outage to pass.
-            wait = BACK_OFF[min(self._failures, len(BACK_OFF)) - 1] if self._failures else FLUSH
+            wait = BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1] if self._failures else POLL_INTERVAL_S
             if is_closing:
-                time.sleep(FLUSH / 2)
+                time.sleep(POLL_INTERVAL_S / 2)
             else:
                 self._wake.wait(wait)
 
@@ -130,7 +130,7 @@ class Projection:
                 self._state.notify_all()
             # A single failure may be one lost answer, and is nobody's concern; of the database the study speaks itself.
             if self._failures == 2 and not isinstance(error, StorageError):
-                logger.warning("MLflow at %s is away (%s); the sweep goes on", redact(self.uri), explain(error))
+                logger.warning("MLflow at %s is away (%s); the sweep goes on", redact(self.uri), short_reason(error))
             logger.debug("MLflow failed", exc_info=True)
             return False
         if self._failures > 1:
@@ -148,14 +148,14 @@ def sync(study: Study, uri: str) -> int:
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
-    prepare()
-    mirror = Mirror(study, uri)
+    configure_mlflow()
+    mirror = StudySync(study, uri)
     for attempt in range(3):
         try:
             mirror.write(study.rows(), is_live=False)
             return mirror.written
         except Exception as error:
             if attempt == 2:
-                raise TrackingError(f"MLflow at {redact(uri)}: {explain(error)}") from error
-            time.sleep(FLUSH)
+                raise TrackingError(f"MLflow at {redact(uri)}: {short_reason(error)}") from error
+            time.sleep(POLL_INTERVAL_S)
     raise AssertionError("the loop returns or raises")

@@ -13,20 +13,25 @@ from typing import TYPE_CHECKING
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
 from sweeper.tracking import content
-from sweeper.tracking.client import as_global, connect, explain, log_dataset, open_experiment, search_runs
+from sweeper.tracking.client import connect, default_store, log_dataset, open_experiment, search_runs, short_reason
 from sweeper.tracking.content import fit_key, fit_tags
 from sweeper.tracking.packaging import PACKED
-from sweeper.tracking.sync import identity
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion
 
-    from sweeper.core.trials import TrialRow
+    from sweeper.core.trials import TrialRecord
 
-ALIAS = "champion"
-_COMPARED = ("sweeper.dataset.name", "sweeper.dataset.digest", "sweeper.split", "sweeper.metric", "sweeper.direction")
+CHAMPION_ALIAS = "champion"
+COMPARABILITY_TAGS = (
+    "sweeper.dataset.name",
+    "sweeper.dataset.digest",
+    "sweeper.split",
+    "sweeper.metric",
+    "sweeper.direction",
+)
 """The tags two versions must share for their values to be compared."""
 
 
@@ -49,7 +54,7 @@ class Champion:
 
 
 def register_champion(
-    study: content.Study, best: TrialRow, evaluation: Mapping[str, float], folder: Path, uri: str
+    study: content.Study, best: TrialRecord, evaluation: Mapping[str, float], folder: Path, uri: str
 ) -> Champion | None:
     """Log the packed model with its test metrics, register it, and make it the champion if it beats the present one.
 
@@ -63,14 +68,16 @@ def register_champion(
         return _Registration(study, best, uri).run(evaluation, folder / PACKED)
     except Exception as error:
         kept = f"the best model is kept in {folder}; run the same sweep again to register it"
-        raise TrackingError(f"MLflow at {redact(uri)} did not register the model ({explain(error)}); {kept}") from error
+        raise TrackingError(
+            f"MLflow at {redact(uri)} did not register the model ({short_reason(error)}); {kept}"
+        ) from error
 
 
 class _Registration:
     """The steps from a packed model to a version in the registry; each looks first whether it was done before."""
 
-    def __init__(self, study: content.Study, best: TrialRow, uri: str) -> None:
-        self._sweep, self._facts, self._best, self._id = study.sweep, study.facts, best, identity(study)
+    def __init__(self, study: content.Study, best: TrialRecord, uri: str) -> None:
+        self._sweep, self._facts, self._best, self._id = study.sweep, study.facts, best, str(study.id)
         self._uri, self._client = uri, connect(uri)
         self._experiment = open_experiment(self._client, uri, self._sweep.tracking.experiment)
 
@@ -152,23 +159,23 @@ class _Registration:
         tags = fit_tags({**self._tags(), **{key: repr(value) for key, value in evaluation.items()}})
         version = self._version(name, uri, run_id, model.model_id, tags)
         number = int(version.version)
-        self._name_version(model, name, number)
-        present = self._present(name)
+        self._tag_model_with_version(model, name, number)
+        present = self._current_champion(name)
         previous = None if present is None or int(present.version) == number else int(present.version)
-        promoted, reason = _judge(number, tags, present)
+        promoted, reason = _compare_with_champion(number, tags, present)
         if promoted and (present is None or previous is not None):
-            self._client.set_registered_model_alias(name, ALIAS, str(number))
-        address = f"models:/{name}@{ALIAS}" if promoted else f"models:/{name}/{number}"
+            self._client.set_registered_model_alias(name, CHAMPION_ALIAS, str(number))
+        address = f"models:/{name}@{CHAMPION_ALIAS}" if promoted else f"models:/{name}/{number}"
         return Champion(name, number, promoted, previous, reason, address, run_id, model.model_id)
 
     def _version(self, name: str, source: str, run_id: str, model_id: str, tags: dict[str, str]) -> ModelVersion:
         same = self._client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'")
         if same:
             return same[0]
-        with as_global(self._uri):
+        with default_store(self._uri):
             return self._client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
 
-    def _name_version(self, model: LoggedModel, name: str, number: int) -> None:
+    def _tag_model_with_version(self, model: LoggedModel, name: str, number: int) -> None:
         """Say on the model which version it is; the UI links runs to the registry by this tag."""
         known = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
         if not any(entry["name"] == name for entry in known):
@@ -200,18 +207,18 @@ class _Registration:
                 raise
             self._client.create_registered_model(name)
 
-    def _present(self, name: str) -> ModelVersion | None:
+    def _current_champion(self, name: str) -> ModelVersion | None:
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._client.get_model_version_by_alias(name, ALIAS)
+            return self._client.get_model_version_by_alias(name, CHAMPION_ALIAS)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return None
 
 
-def _judge(number: int, tags: Mapping[str, str], present: ModelVersion | None) -> tuple[bool, str]:
+def _compare_with_champion(number: int, tags: Mapping[str, str], present: ModelVersion | None) -> tuple[bool, str]:
     """Whether a version is to be the champion, and why, in one line.
 
     A champion on other ground is never displaced: nothing says that the new one is better.
@@ -221,7 +228,7 @@ def _judge(number: int, tags: Mapping[str, str], present: ModelVersion | None) -
     if int(present.version) == number:
         return True, "as before"
     holder = f"version {present.version}"
-    differing = [key.removeprefix("sweeper.") for key in _COMPARED if present.tags.get(key) != tags[key]]
+    differing = [key.removeprefix("sweeper.") for key in COMPARABILITY_TAGS if present.tags.get(key) != tags[key]]
     try:
         new, old = float(tags["sweeper.value"]), float(present.tags["sweeper.value"])
     except (KeyError, ValueError):

@@ -5,23 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from sweeper.core.trials import Report
 from sweeper.tracking import content
-from sweeper.tracking.client import Run, attach, connect, explain, known, log_dataset, open_experiment, search_runs
-from sweeper.tracking.content import batches, changed, fit_key, fit_params, fit_tags
+from sweeper.tracking.client import (
+    KnownRun,
+    connect,
+    known_run,
+    log_dataset,
+    log_text_best_effort,
+    open_experiment,
+    search_runs,
+    short_reason,
+)
+from sweeper.tracking.content import altered_names, batches, fit_key, fit_params, fit_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from sweeper.core.trials import TrialRow
+    from sweeper.core.trials import TrialRecord
 
 logger = logging.getLogger(__name__)
 
 
-_SWEEP = -1
+PARENT = -1
 """Stands for the sweep's own run among the runs by trial number."""
 
 
@@ -29,14 +37,7 @@ _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"
 """MLflow's answers to what it will never take; anything else may go better the next time."""
 
 
-def identity(study: content.Study) -> str:
-    """What tells this sweep from another one of the same name in another database."""
-    if "id" not in study.facts:  # made by sweeper 0.1, and opened by no owner since
-        study.record_facts({"id": uuid4().hex})
-    return str(study.facts["id"])
-
-
-class Mirror:
+class StudySync:
     """MLflow's picture of one study.
 
     It believes to know what MLflow holds, and writes the difference. After any error it believes nothing and reads
@@ -47,16 +48,17 @@ class Mirror:
         self.written = 0
         self._study = study
         self._sweep = study.sweep
-        self._id = identity(study)
+        assert study.id is not None, "whoever writes has opened the study, which gives it an id"
+        self._id = study.id
         self._uri = uri
         self._client: MlflowClient | None = None
         self._rows = {row.number: row for row in study.rows()}
-        self._runs: dict[int, Run] | None = None
+        self._runs: dict[int, KnownRun] | None = None
         self._experiment = ""
-        self._doubtful = False
+        self._must_reload = False
         self._refused: dict[int, int] = {}
 
-    def write(self, rows: Iterable[TrialRow], *, is_live: bool) -> None:
+    def write(self, rows: Iterable[TrialRecord], *, is_live: bool) -> None:
         """Bring the runs of these trials, and that of the sweep, to what the study holds.
 
         Raises:
@@ -67,45 +69,47 @@ class Mirror:
         self._rows.update({row.number: row for row in rows})
         try:
             runs = self._runs if self._runs is not None else self._load(client)
-            parent = runs.get(_SWEEP) or self._create_parent(client, runs)
+            parent = runs.get(PARENT) or self._create_parent(client, runs)
             for row in rows:
-                self._try_trial(client, runs, parent, row)
+                self._write_or_skip_trial(client, runs, parent, row)
             self._write_sweep(client, parent, is_live=is_live)
-            if self._doubtful:
+            if self._must_reload:
                 self._load(client)
-                self._doubtful = False
+                self._must_reload = False
         except Exception:
-            self._runs, self._doubtful = None, True
+            self._runs, self._must_reload = None, True
             raise
 
-    def _load(self, client: MlflowClient) -> dict[int, Run]:
+    def _load(self, client: MlflowClient) -> dict[int, KnownRun]:
         """Read which runs there are, and delete the younger of two of one trial: it came from a lost answer."""
         self._experiment = open_experiment(client, self._uri, self._sweep.tracking.experiment)
         found: dict[int, MlflowRun] = {}
         for run in search_runs(client, self._experiment, f"tags.`sweeper.id` = '{self._id}'"):
-            number = int(run.data.tags.get("sweeper.trial", _SWEEP))
+            number = int(run.data.tags.get("sweeper.trial", PARENT))
             other = found.setdefault(number, run)
             if other is not run:
                 found[number], surplus = sorted((other, run), key=lambda run: (-len(run.data.metrics), run.info.run_id))
                 client.delete_run(surplus.info.run_id)
-        self._runs = {number: known(run) for number, run in found.items()}
+        self._runs = {number: known_run(run) for number, run in found.items()}
         return self._runs
 
-    def _create_parent(self, client: MlflowClient, runs: dict[int, Run]) -> Run:
+    def _create_parent(self, client: MlflowClient, runs: dict[int, KnownRun]) -> KnownRun:
         started = min((row.started for row in self._rows.values() if row.started), default=None)
         params = content.sweep_params(self._sweep)
-        run = self._create(client, self._sweep.name, started, {"sweeper.truncated": changed(params)})
-        runs[_SWEEP] = run
+        run = self._create(client, self._sweep.name, started, {"sweeper.truncated": altered_names(params)})
+        runs[PARENT] = run
         return run
 
-    def _create(self, client: MlflowClient, name: str, started: Any, tags: Mapping[str, str]) -> Run:
-        tags = {"sweeper.id": self._id, "sweeper.sweep": self._sweep.name, **content.surroundings(), **tags}
+    def _create(self, client: MlflowClient, name: str, started: Any, tags: Mapping[str, str]) -> KnownRun:
+        tags = {"sweeper.id": self._id, "sweeper.sweep": self._sweep.name, **content.run_tags(), **tags}
         tags = fit_tags({key: value for key, value in tags.items() if value})
         when = content.milliseconds(started)
         run = client.create_run(self._experiment, start_time=when, tags=tags, run_name=name)
-        return Run(run.info.run_id, run.info.status, tags=tags)
+        return KnownRun(run.info.run_id, run.info.status, tags=tags)
 
-    def _try_trial(self, client: MlflowClient, runs: dict[int, Run], parent: Run, row: TrialRow) -> None:
+    def _write_or_skip_trial(
+        self, client: MlflowClient, runs: dict[int, KnownRun], parent: KnownRun, row: TrialRecord
+    ) -> None:
         """Write one trial; one that MLflow refuses twice is left out, so that it does not hold up the others."""
         from mlflow.exceptions import MlflowException
 
@@ -117,9 +121,9 @@ class Mirror:
             if error.error_code not in _REFUSALS or self._refused[row.number] < 2:
                 raise
             if self._refused[row.number] == 2:
-                logger.warning("MLflow does not take trial %d: %s", row.number, explain(error))
+                logger.warning("MLflow does not take trial %d: %s", row.number, short_reason(error))
 
-    def _write_trial(self, client: MlflowClient, runs: dict[int, Run], parent: Run, row: TrialRow) -> None:
+    def _write_trial(self, client: MlflowClient, runs: dict[int, KnownRun], parent: KnownRun, row: TrialRecord) -> None:
         tags = {**content.trial_tags(self._sweep, row), "mlflow.parentRunId": parent.id}
         run = runs.get(row.number)
         if run is None:
@@ -130,22 +134,22 @@ class Mirror:
         status = content.STATUS[row.state]
         if run.status == status != "RUNNING" and run.steps is None and run.metrics.get(metric) == row.value:
             run.steps = set(range(1, row.step + 1))
-        reports = self._missing(client, run, row, metric)
-        if cut := changed(row.params, reports[0].metrics if reports else ()):
+        reports = self._missing_reports(client, run, row, metric)
+        if cut := altered_names(row.params, reports[0].metrics if reports else ()):
             tags["sweeper.truncated"] = max(cut, run.tags.get("sweeper.truncated", ""), key=len)
         self._log(client, run, row.params, reports)
         # The state comes last: where it stands, all that it speaks of is there.
         self._set_tags(client, run, tags)
         self._set_status(client, run, status, row.ended)
 
-    def _missing(self, client: MlflowClient, run: Run, row: TrialRow, metric: str) -> list[Report]:
+    def _missing_reports(self, client: MlflowClient, run: KnownRun, row: TrialRecord, metric: str) -> list[Report]:
         """The reports of a trial that its run lacks; those the study itself has not judged yet are left for later."""
         if run.steps is None:
             run.steps = {point.step for point in client.get_metric_history(run.id, metric)}
         lacking = set(range(1, row.step + 1)) - run.steps
         return [report for report in self._study.reports(row.number) if report.step in lacking] if lacking else []
 
-    def _log(self, client: MlflowClient, run: Run, params: Mapping[str, Any], reports: list[Report]) -> None:
+    def _log(self, client: MlflowClient, run: KnownRun, params: Mapping[str, Any], reports: list[Report]) -> None:
         from mlflow.entities import Param
 
         missing = {key: value for key, value in fit_params(params).items() if key not in run.params}
@@ -158,7 +162,7 @@ class Mirror:
         assert run.steps is not None
         run.steps |= {report.step for report in reports}
 
-    def _set_tags(self, client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
+    def _set_tags(self, client: MlflowClient, run: KnownRun, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         missing = {key: value for key, value in fit_tags(tags).items() if run.tags.get(key, "") != value}
@@ -166,7 +170,7 @@ class Mirror:
             client.log_batch(run.id, tags=[RunTag(key, value) for key, value in missing.items()])
             run.tags |= missing
 
-    def _set_status(self, client: MlflowClient, run: Run, status: str, ended: Any) -> None:
+    def _set_status(self, client: MlflowClient, run: KnownRun, status: str, ended: Any) -> None:
         if run.status == status:
             return
         if status == "RUNNING":
@@ -176,11 +180,11 @@ class Mirror:
         run.status = status
         self.written += 1
 
-    def _write_sweep(self, client: MlflowClient, run: Run, *, is_live: bool) -> None:
+    def _write_sweep(self, client: MlflowClient, run: KnownRun, *, is_live: bool) -> None:
         sweep, rows, facts = self._sweep, list(self._rows.values()), self._study.facts
         tags = content.sweep_tags(sweep, rows, facts, is_live=is_live)
         if run.steps is None or not run.params:
-            attach(client, run.id, content.sweep_yaml(sweep), "sweep.yaml")
+            log_text_best_effort(client, run.id, content.sweep_yaml(sweep), "sweep.yaml")
         if run.tags.get("sweeper.dataset.digest") != tags.get("sweeper.dataset.digest"):
             log_dataset(client, run.id, facts)
         name = fit_key(f"best_{sweep.objective.metric}")
@@ -192,7 +196,7 @@ class Mirror:
             if row.number not in run.steps
         ]
         self._log(client, run, content.sweep_params(sweep), curve)
-        if self._runs is not None and (leader := self._runs.get(int(tags.get("sweeper.best_trial", _SWEEP)))):
+        if self._runs is not None and (leader := self._runs.get(int(tags.get("sweeper.best_trial", PARENT)))):
             tags["sweeper.best_run"] = leader.id
         self._set_tags(client, run, tags)
         ended = max((row.ended for row in rows if row.ended), default=None)

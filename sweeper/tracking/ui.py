@@ -17,7 +17,8 @@ from urllib.request import urlopen
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.tracking.client import is_http, sqlite_path
+from sweeper.core.urls import sqlite_path
+from sweeper.tracking.client import is_http
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
-"""Training of recurrent networks with plain Keras: knows no Ray, no MLflow and no Optuna, and imports nothing heavy."""
+"""The built-in trainable: recurrent networks in Keras. Knows no Ray, no MLflow and no Optuna; imports nothing heavy."""
 
-from sweeper.datasets.base import Arrays
-from sweeper.datasets.catalog import Dataset, Digits, FashionMnist, Mnist, TimeSeries
 from sweeper.training.hparams import RNNParams
-from sweeper.training.trainable import Evaluation, train_rnn
+from sweeper.training.trainable import train_rnn
 
-__all__ = ["Arrays", "Dataset", "Digits", "Evaluation", "FashionMnist", "Mnist", "RNNParams", "TimeSeries", "train_rnn"]
+__all__ = ["RNNParams", "train_rnn"]

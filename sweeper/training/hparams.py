@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import CoreSchema, core_schema
 
 from sweeper.training.engine.initializers import INITIALIZERS
-from sweeper.training.engine.keras_model import CELLS
 from sweeper.training.engine.ops import ACTIVATIONS
 from sweeper.training.engine.optimizers import OPTIMIZERS, SCHEDULES
+from sweeper.training.engine.recurrence import CELLS
 
 BACKENDS = ("tensorflow", "jax")
 HEADS = ("keras", "normal")

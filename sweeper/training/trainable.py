@@ -11,7 +11,7 @@ from sweeper.core.errors import InputError
 from sweeper.training.hparams import RNNParams
 
 if TYPE_CHECKING:
-    from sweeper.datasets.catalog import Dataset
+    from sweeper.datasets.catalog import AnyDataset
     from sweeper.training.engine.loop import Loop
     from sweeper.worker.trial import Trial
 
@@ -71,13 +71,13 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     """The loop of a trial, at its beginning or where its checkpoint left it."""
     from sweeper.training.engine import runtime
 
-    runtime.start(trial.resources.cpus, params.backend, trial.resources.gpus)
-    from sweeper.training.engine.loop import Course, Loop, device_data
+    runtime.start_backend(trial.resources.cpus, params.backend, trial.resources.gpus)
+    from sweeper.training.engine.loop import Loop, StepPlan, device_data
     from sweeper.training.engine.program import Program
 
     dataset = _dataset_of(trial)
     data = device_data(trial.data)
-    course = Course.of(trial.budget, len(data.y_train), params.batch_size)
+    course = StepPlan.of(trial, len(data.y_train), params.batch_size)
     program = Program(params, dataset.task)
     loop = Loop(params, program, data, course, trial.seed if params.seed is None else params.seed)
     if trial.checkpoint is not None:
@@ -85,7 +85,7 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     return loop
 
 
-def _dataset_of(trial: Trial) -> Dataset:
+def _dataset_of(trial: Trial) -> AnyDataset:
     if trial.dataset is None:
         raise InputError("train_rnn learns from a dataset, and the sweep names none; add `dataset: {type: mnist}`")
     return trial.dataset

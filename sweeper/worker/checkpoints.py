@@ -152,7 +152,7 @@ class CheckpointStore:
             self._remote.remove(f"{self._name}/{folder.name}")
 
     def _remote_names(self, remote: RemoteFolder) -> list[str]:
-        return sorted((name for name in remote.names(self._name) if name.startswith(_ATTEMPT)), reverse=True)
+        return sorted((name for name in remote.list_folders(self._name) if name.startswith(_ATTEMPT)), reverse=True)
 
     def _fetch(self, remote: RemoteFolder) -> None:
         """Bring those here that an attempt on another node wrote."""
@@ -172,11 +172,6 @@ class CheckpointStore:
     def _folders(self) -> list[Path]:
         """The newest attempt's first: one that was given up, and still writes somewhere, ranks below it."""
         return sorted(self.folder.glob(f"{_ATTEMPT}*"), reverse=True)
-
-
-def space_taken(folder: Path) -> int:
-    """The bytes that all checkpoints of a sweep take in its folder."""
-    return sum(path.stat().st_size for path in folder.glob("trials/*/attempt-*/*"))
 
 
 def _sha256(path: Path) -> str:

@@ -12,27 +12,27 @@ from typing import Any
 
 from sweeper.core.errors import TrialDivergedError, TrialStopped
 from sweeper.core.secrets import redact
-from sweeper.core.trials import Failure, Kind, Report
+from sweeper.core.trials import Failure, FailureKind, Report
 from sweeper.core.user_code import find_trainable, load_trainable
-from sweeper.worker.task import Event, Job, Task, trial_seed
+from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
 from sweeper.worker.trial import Trial
 
-_KEPT = 50_000
+MAX_TRACEBACK_CHARS = 50_000
 """Characters of a traceback that are kept from its beginning, and as many from its end."""
 
 
-class TaskRun:
+class TaskRunner:
     """One task under way in a thread that waits, after each event, for the word to go on.
 
     A thread, because frameworks call back: `trial.report()` must be able to stand deep inside a training loop.
     """
 
-    def __init__(self, job: Job, task: Task) -> None:
-        self._job = job
+    def __init__(self, context: WorkerContext, task: Task) -> None:
+        self._context = context
         self._task = task
-        job.trial_folder(task.number).parent.mkdir(parents=True, exist_ok=True)
+        context.folder.trial(task.number).parent.mkdir(parents=True, exist_ok=True)
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._go: SimpleQueue[bool] = SimpleQueue()
+        self._continue: SimpleQueue[bool] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"trial-{task.number}", daemon=True)
 
     def next_event(self) -> Event:
@@ -40,18 +40,18 @@ class TaskRun:
         if self._thread.ident is None:
             self._thread.start()
         else:
-            self._go.put(True)
+            self._continue.put(True)
         return self._events.get()
 
     def stop(self) -> None:
         """End the task at the report where it waits."""
-        self._go.put(False)
+        self._continue.put(False)
         if self._thread.ident is not None:
             self._thread.join()
 
-    def leave(self) -> None:
+    def delete_local_files(self) -> None:
         """Let go of what lies on this node of the trial: it is elsewhere too."""
-        shutil.rmtree(self._job.trial_folder(self._task.number), ignore_errors=True)
+        shutil.rmtree(self._context.folder.trial(self._task.number), ignore_errors=True)
 
     def _run(self) -> None:
         try:
@@ -60,7 +60,7 @@ class TaskRun:
             pass
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
             reason = str(error) if isinstance(error, TrialDivergedError) else self._describe(error)
-            failure = Failure(kind_of(error), reason)
+            failure = Failure(classify_exception(error), reason)
             self._events.put(Event(failure=self._out_of_gpu(error) if failure.kind == "memory" else failure))
 
     def _train(self) -> Event:
@@ -72,25 +72,25 @@ class TaskRun:
 
     def _evaluate(self) -> Event:
         train, params, trial = self._prepare()
-        store = self._job.checkpoints(trial.number, self._task.params)
+        store = self._context.checkpoints(trial.number, self._task.params)
         latest = store.latest(self._task.recorded)
         if latest is None:
             raise FileNotFoundError(f"trial {trial.number} left no whole checkpoint in {store.folder}")
         if findings := store.findings():
             self._notify(f"{findings}; testing the one of report {latest.step}")
         trial.checkpoint, trial.step = latest.path, latest.step
-        self._job.champion_folder.mkdir(exist_ok=True)
-        evaluation = train.evaluate(params, trial, self._job.champion_folder)
+        self._context.folder.champion.mkdir(exist_ok=True)
+        evaluation = train.evaluate(params, trial, self._context.folder.champion)
         if evaluation.model is not None:
             from sweeper.tracking import package_model
 
-            package_model(self._job.champion_folder)
-        if (remote := self._job.remote_folder) is not None:
-            remote.put(self._job.champion_folder, self._job.champion_folder.name)
+            package_model(self._context.folder.champion)
+        if (remote := self._context.folder.remote) is not None:
+            remote.put(self._context.folder.champion, self._context.folder.champion.name)
         return Event(evaluation=dict(evaluation.metrics))
 
     def _prepare(self) -> tuple[Any, Any, Trial]:
-        sweep, task = self._job.sweep, self._task
+        sweep, task = self._context.sweep, self._task
         info = find_trainable(sweep.trainable)
         params: Any = task.params if info.params_model is None else info.params_model(**task.params)
         trial = Trial(
@@ -98,9 +98,9 @@ class TaskRun:
             seed=trial_seed(sweep.seed, task.number),
             budget=sweep.budget,
             dataset=sweep.dataset,
-            data=self._job.data,
-            resources=task.share(sweep.resources),
-            checkpoints=self._job.checkpoints(task.number, task.params),
+            data=self._context.data,
+            resources=task.trial_resources(sweep.resources),
+            checkpoints=self._context.checkpoints(task.number, task.params),
             send=self._send,
             notify=self._notify,
             attempt=task.attempt,
@@ -108,22 +108,22 @@ class TaskRun:
         return load_trainable(sweep.trainable), params, trial
 
     def _send(self, report: Report) -> None:
-        last = self._job.sweep.budget.reports
+        last = self._context.sweep.budget.reports
         if report.step > last:
             raise TrialStopped
         self._events.put(Event(report=report))
         # After the last report the thread runs out by itself while the driver records it.
-        if report.step < last and not self._go.get():
+        if report.step < last and not self._continue.get():
             raise TrialStopped
 
     def _notify(self, text: str) -> None:
         self._events.put(Event(notice=text))
-        if not self._go.get():
+        if not self._continue.get():
             raise TrialStopped
 
     def _out_of_gpu(self, error: BaseException) -> Failure:
         """What ran out of memory: with a GPU the frameworks mean that, and Python itself the machine."""
-        if isinstance(error, MemoryError) or self._task.share(self._job.sweep.resources).gpus == 0:
+        if isinstance(error, MemoryError) or self._task.trial_resources(self._context.sweep.resources).gpus == 0:
             return Failure("memory", self._describe(error))
         batch = self._task.params.get("batch_size")
         return Failure("gpu", "GPU out of memory" + (f" (batch_size={batch})" if batch is not None else ""))
@@ -131,46 +131,46 @@ class TaskRun:
     def _describe(self, error: BaseException) -> str:
         """The error in one line with the place in the user's code, the whole traceback in a file beside the trial."""
         text = "".join(traceback.format_exception(error))
-        folder = self._job.trial_folder(self._task.number)
+        folder = self._context.folder.trial(self._task.number)
         with suppress(OSError):  # the disk may be full, or the folder gone: that may be what the error is about
             folder.mkdir(exist_ok=True)
-            (folder / "error.txt").write_text(_shortened(redact(text)), errors="backslashreplace")
-        first = redact((_message(error).strip().splitlines() or [""])[0])[:300]
+            (folder / "error.txt").write_text(_shorten(redact(text)), errors="backslashreplace")
+        first = redact((_message_of(error).strip().splitlines() or [""])[0])[:300]
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         return f"{type(error).__name__}: {first}{place}"
 
 
-def _message(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:  # it is the trainable's own class
         return "its message cannot be read"
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     """The beginning and the end of a text that is too long to keep."""
-    if len(text) <= 2 * _KEPT:
+    if len(text) <= 2 * MAX_TRACEBACK_CHARS:
         return text
-    return f"{text[:_KEPT]}\n[{len(text) - 2 * _KEPT} characters left out]\n{text[-_KEPT:]}"
+    return f"{text[:MAX_TRACEBACK_CHARS]}\n[{len(text) - 2 * MAX_TRACEBACK_CHARS} characters left out]\n{text[-MAX_TRACEBACK_CHARS:]}"
 
 
-_CERTAIN = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_PERMANENT_OS_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors of the operating system that another attempt meets again."""
 
 
-_OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
+_OUT_OF_MEMORY_ERRORS = ("OutOfMemoryError", "ResourceExhaustedError")
 
 
-_OF_JAX = ("JaxRuntimeError", "XlaRuntimeError")
+_JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
 
 
-def kind_of(error: BaseException) -> Kind:
+def classify_exception(error: BaseException) -> FailureKind:
     """The kind of failure that an exception of a trainable is."""
     if isinstance(error, TrialDivergedError):
         return "diverged"
     name, message = type(error).__name__, str(error.args[:1])  # not `str(error)`, which may fail
-    is_exhausted = name in _OUT_OF_MEMORY or (name in _OF_JAX and "RESOURCE_EXHAUSTED" in message)
+    is_exhausted = name in _OUT_OF_MEMORY_ERRORS or (name in _JAX_ERRORS and "RESOURCE_EXHAUSTED" in message)
     if is_exhausted or isinstance(error, MemoryError):
         return "memory"
-    return "io" if isinstance(error, OSError) and not isinstance(error, _CERTAIN) else "error"
+    return "io" if isinstance(error, OSError) and not isinstance(error, _PERMANENT_OS_ERRORS) else "error"

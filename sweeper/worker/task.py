@@ -9,12 +9,11 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.core.remote_folder import RemoteFolder
+from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.trials import Failure, Report
-from sweeper.spec import Resources, Share, Sweep
+from sweeper.spec import Resources, Sweep, TrialResources
 from sweeper.worker.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
@@ -33,13 +32,13 @@ class Task:
     recorded: int | None = None
     """The reports of the trial that are on record; None: not known."""
 
-    def share(self, resources: Resources) -> Share:
+    def trial_resources(self, resources: Resources) -> TrialResources:
         """What it has to itself; whole GPUs, where it ran out of its share of one.
 
         Raises:
             ValueError: what is declared for such parameters cannot be given.
         """
-        share = resources.of(self.params)
+        share = resources.for_trial(self.params)
         return share.model_copy(update={"gpus": float(math.ceil(share.gpus))}) if self.whole_gpu else share
 
 
@@ -59,35 +58,27 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Job:
-    """All that a worker must know of a sweep; its `data` lies in memory that the workers of a node share."""
+class WorkerContext:
+    """What a worker must know of a sweep; the workers of a node share the memory of its `data`."""
 
     sweep: Sweep
-    folder: Path
+    """The sweep with the dataset that is really used, which may be the declared one's fallback."""
+    folder: SweepFolder
     data: Arrays | None = None
-    remote: str | None = None
-    """Where the nodes share no disk: the URL of the folder, of which `folder` holds what this node needs."""
     study: str = ""
     """The id of the study; checkpoints of another one are not used."""
 
-    def trial_folder(self, number: int) -> Path:
-        return self.folder / "trials" / f"{number:04d}"
-
-    @property
-    def champion_folder(self) -> Path:
-        return self.folder / "champion"
-
-    @property
-    def remote_folder(self) -> RemoteFolder | None:
-        return None if self.remote is None else RemoteFolder(self.remote)
-
     def checkpoints(self, number: int, params: Mapping[str, Any] | None = None) -> CheckpointStore:
         """Return the checkpoints of a trial; its parameters are needed to read or write one."""
-        origin = {"study": self.study, "params": _digest(params)} if self.study and params is not None else None
-        return CheckpointStore(self.trial_folder(number), self.remote_folder, origin=origin)
+        origin = {"study": self.study, "params": params_digest(params)} if self.study and params is not None else None
+        return CheckpointStore(self.folder.trial(number), self.folder.remote, origin=origin)
+
+    def load_data(self) -> Arrays | None:
+        """Load the dataset, None if the sweep names none."""
+        return None if self.sweep.dataset is None else self.sweep.dataset.load()
 
 
-def _digest(params: Mapping[str, Any]) -> str:
+def params_digest(params: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.core.errors import InputError, TrialDivergedError
-from sweeper.core.files import is_full, no_room
+from sweeper.core.files import disk_full_message, is_disk_full
 from sweeper.core.trials import Report
 from sweeper.worker.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays
-    from sweeper.datasets.catalog import Dataset
-    from sweeper.search.budget import Budget
-    from sweeper.spec import Share
+    from sweeper.datasets.catalog import AnyDataset
+    from sweeper.spec import Budget, TrialResources
 
 logger = logging.getLogger(__name__)
 
 
-_PAUSE = 1.0
+_DISK_POLL_INTERVAL_S = 1.0
 """Seconds between one look for room on the disk and the next."""
 
 
-MAX_METRICS, MAX_NAME = 1000, 250
+MAX_METRICS, MAX_METRIC_NAME_CHARS = 1000, 250
 """Metrics of one report, and characters of a name: what MLflow takes in one call."""
 
 
@@ -52,8 +51,8 @@ class Trial:
         number: int,
         seed: int,
         budget: Budget,
-        dataset: Dataset | None,
-        resources: Share,
+        dataset: AnyDataset | None,
+        resources: TrialResources,
         checkpoints: CheckpointStore,
         send: Callable[[Report], None],
         data: Arrays | None = None,
@@ -115,8 +114,8 @@ class Trial:
             TrialDivergedError: a metric is NaN or infinite.
             ValueError: more metrics, or longer names, than the study and MLflow can hold for each of many reports.
         """
-        _refuse_flood(metrics)
-        numbers = {name: _number(name, value) for name, value in metrics.items()}
+        _check_size(metrics)
+        numbers = {name: _as_number(name, value) for name, value in metrics.items()}
         self.step += 1
         bad = [f"{name}={value}" for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
@@ -133,26 +132,30 @@ class Trial:
                 return
             except OSError as error:
                 folder = self._checkpoints.folder
-                if not is_full(error, folder):
+                if not is_disk_full(error, folder):
                     raise
-            self._notify(f"{no_room(folder)}: waiting for room for a checkpoint; free some, or stop the sweep")
-            time.sleep(_PAUSE)
+            self._notify(
+                f"{disk_full_message(folder)}: waiting for room for a checkpoint; free some, or stop the sweep"
+            )
+            time.sleep(_DISK_POLL_INTERVAL_S)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(dataset: Dataset) -> Arrays:
+def _load(dataset: AnyDataset) -> Arrays:
     return dataset.load()
 
 
-def _refuse_flood(metrics: Mapping[str, float]) -> None:
+def _check_size(metrics: Mapping[str, float]) -> None:
     if len(metrics) > MAX_METRICS:
         raise ValueError(f"a report has {len(metrics)} metrics; {MAX_METRICS} at most")
     longest = max(map(str, metrics), key=len, default="")
-    if len(longest) > MAX_NAME:
-        raise ValueError(f"a metric's name has {len(longest)} characters ({longest[:20]!r}...); {MAX_NAME} at most")
+    if len(longest) > MAX_METRIC_NAME_CHARS:
+        raise ValueError(
+            f"a metric's name has {len(longest)} characters ({longest[:20]!r}...); {MAX_METRIC_NAME_CHARS} at most"
+        )
 
 
-def _number(name: str, value: object) -> float:
+def _as_number(name: str, value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:

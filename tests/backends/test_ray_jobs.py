@@ -160,7 +160,7 @@ class TestOnACluster:
         "".join(jobs.logs("stopped", follow=True))
         study = read_study("stopped", storage)
         assert [(row.state, row.step, row.attempt) for row in study.rows()] == [("COMPLETE", 60, 2)] * 2
-        assert {a.step for row in study.rows() for a in study.history.of(row.number)} == set(stood.values())
+        assert {a.step for row in study.rows() for a in study.attempts().get(row.number, [])} == set(stood.values())
 
     def test_a_submission_whose_answer_is_lost_runs_once(
         self, jobs: RayJobs, head: Head, submission: Callable[..., Submission]

@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.cli import console
 from sweeper.cli.report import Board
-from sweeper.core.trials import Attempt, TrialRow
+from sweeper.core.trials import Attempt, TrialRecord
 from sweeper.run import SweepResult
 from sweeper.tracking import Champion
 
@@ -20,8 +20,8 @@ MakeSweep = Callable[..., Any]
 CHAMPION = Champion("climber", 3, True, 2, "beats version 2: score 0.9 against 0.85", "models:/climber/3", "r1", "m1")
 
 
-def rows(count: int) -> list[TrialRow]:
-    return [TrialRow(n, "COMPLETE", {"height": 0.9 - n / 100}, value=0.9 - n / 100, step=9) for n in range(count)]
+def rows(count: int) -> list[TrialRecord]:
+    return [TrialRecord(n, "COMPLETE", {"height": 0.9 - n / 100}, value=0.9 - n / 100, step=9) for n in range(count)]
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_table_measures_wide_characters_as_a_terminal_does() -> None:
 def test_leaderboard_tells_why_trials_failed_and_what_it_leaves_out(
     make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = TrialRow(9, "FAIL", {"height": 0.1}, reason="diverged\x1b[2J (loss=nan at epoch 3)")
+    failed = TrialRecord(9, "FAIL", {"height": 0.1}, reason="diverged\x1b[2J (loss=nan at epoch 3)")
     console.print_leaderboard(make_sweep(), [*rows(3), failed], {}, limit=2)
     text = capsys.readouterr().out
     assert r"failed trial 9: diverged\x1b[2J (loss=nan at epoch 3)" in text
@@ -135,7 +135,7 @@ def test_values_of_parameters_are_shown_as_they_are(
     make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
     sweep = make_sweep(space={"odd": {"type": "categorical", "choices": [value, "x"]}})
-    console.print_leaderboard(sweep, [TrialRow(0, "COMPLETE", {"odd": value}, value=1.0, step=9)], {}, limit=None)
+    console.print_leaderboard(sweep, [TrialRecord(0, "COMPLETE", {"odd": value}, value=1.0, step=9)], {}, limit=None)
     text = capsys.readouterr().out
     assert value.replace("\x1b", r"\x1b").replace("\x07", r"\x07") in text
     assert "\x1b" not in text

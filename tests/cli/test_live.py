@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from sweeper.cli.live import LiveProgress
-from sweeper.core.trials import Report, TrialRow
+from sweeper.core.trials import Report, TrialRecord
 
 MakeSweep = Callable[..., Any]
 
@@ -41,9 +41,9 @@ def drawn(progress: LiveProgress, **size: int) -> str:
     return shown(console)
 
 
-def row(number: int, **facts: Any) -> TrialRow:
+def row(number: int, **facts: Any) -> TrialRecord:
     params = {"cell": "lstm", "units": 128, "optimizer": "adam"} | facts.pop("params", {})
-    return TrialRow(number, facts.pop("state", "RUNNING"), params, **facts)
+    return TrialRecord(number, facts.pop("state", "RUNNING"), params, **facts)
 
 
 def play(progress: LiveProgress) -> None:

@@ -15,10 +15,10 @@ from ruamel.yaml import YAML
 
 from sweeper.cli import report
 from sweeper.core.secrets import redact
-from sweeper.core.trials import TrialRow
+from sweeper.core.trials import TrialRecord
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-ROW = TrialRow(
+ROW = TrialRecord(
     7,
     "COMPLETE",
     {"cell": "lstm", "units": 128, "rate": 1e-05, "nesterov": True},

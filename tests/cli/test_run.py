@@ -58,7 +58,7 @@ def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_pa
         wait_for(lambda: (tmp_path / "sweeper.db").exists() and bool(list_sweeps(storage)) and steps(storage) > 3)
         paused = sweeper("pause", "counting", "--storage", storage)
         assert paused.returncode == 0
-        assert f"counting is paused; go on with: sweeper continue counting --storage {storage}\n" in paused.stderr
+        assert f"counting is paused; go on with: sweeper unpause counting --storage {storage}\n" in paused.stderr
         assert "paused" in sweeper("list").stdout
         before = steps(storage)
         time.sleep(3)

@@ -16,7 +16,8 @@ import pytest
 
 from sweeper.core import remote_folder
 from sweeper.core.errors import InputError, SweeperError
-from sweeper.core.remote_folder import RemoteFolder, local_folder
+from sweeper.core.remote_folder import RemoteFolder
+from sweeper.core.sweep_folder import SweepFolder
 from sweeper.study.open import read_study
 from sweeper.worker.checkpoints import CheckpointStore
 from tests.environments import ROOT, beside
@@ -89,7 +90,7 @@ def test_a_folder_that_cannot_be_had_is_refused(url: str) -> None:
 def test_a_transfer_that_the_network_refused_is_tried_again(
     shared: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_folder, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(remote_folder, "RETRY_DELAYS_S", (0.0, 0.0))
     tries = []
 
     def flaky() -> str:
@@ -98,7 +99,7 @@ def test_a_transfer_that_the_network_refused_is_tried_again(
             raise OSError("connection reset")
         return "there"
 
-    assert shared._insist(flaky) == "there"
+    assert shared._with_retries(flaky) == "there"
 
 
 @pytest.fixture
@@ -134,18 +135,21 @@ def test_a_sweep_in_s3_goes_on_where_nothing_of_it_lies_on_a_disk(bucket: str, t
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     storage, deadline = f"sqlite:///{tmp_path / 'sweeper.db'}", time.monotonic() + 120
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while steps(storage) < 5 or not RemoteFolder(bucket).names("trials"):
+    while steps(storage) < 5 or not RemoteFolder(bucket).list_folders("trials"):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
     first.kill()
     first.wait()
-    shutil.rmtree(local_folder(bucket))  # as on another machine
+    shutil.rmtree(SweepFolder.of(bucket, "far").path)  # as on another machine
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["counts"] == {"COMPLETE": 3} and result["folder"] == bucket
     assert result["champion"] is not None and result["champion"]["promoted"], done.stderr
     study = read_study("far", storage)
-    assert any(attempt.step > 0 for row in study.rows() for attempt in study.history.of(row.number))
+    assert any(attempt.step > 0 for row in study.rows() for attempt in study.attempts().get(row.number, ()))
     assert [[report.step for report in study.reports(n)] for n in range(3)] == [list(range(1, 41))] * 3
-    assert len(RemoteFolder(bucket).names("trials")) == 1 and RemoteFolder(bucket).names() == ["champion", "trials"]
+    assert len(RemoteFolder(bucket).list_folders("trials")) == 1 and RemoteFolder(bucket).list_folders() == [
+        "champion",
+        "trials",
+    ]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sweeper.core import secrets
-from sweeper.core.secrets import has_secret, learn, learn_url, redact
+from sweeper.core.secrets import has_secret, redact, register_secret, register_url_secrets
 from sweeper.core.urls import expand
 
 
@@ -61,16 +61,16 @@ def test_what_the_environment_calls_a_secret_is_taken_out(monkeypatch: pytest.Mo
 
 
 def test_a_short_secret_does_not_eat_words_that_hold_it() -> None:
-    learn("test")
+    register_secret("test")
     assert redact("test: test_accuracy of testing") == "***: test_accuracy of testing"
 
 
 def test_a_secret_that_holds_another_is_taken_out_whole() -> None:
-    learn("canary-short")
-    learn("canary-short-and-long")
+    register_secret("canary-short")
+    register_secret("canary-short-and-long")
     assert redact("canary-short-and-long") == "***"
 
 
 def test_what_is_no_url_teaches_nothing() -> None:
-    learn_url("http://[canary")
+    register_url_secrets("http://[canary")
     assert redact("canary") == "canary"

@@ -10,8 +10,7 @@ import pytest
 
 from sweeper.cli.main import main
 from sweeper.core.errors import InputError, SweepBusyError
-from sweeper.core.remote_folder import RemoteFolder
-from sweeper.core.sweep_folder import MARKER, claim_folder
+from sweeper.core.sweep_folder import MARKER, SweepFolder, claim_folder
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
 from sweeper.study.study import SweepStudy
@@ -21,7 +20,7 @@ MakeSweep = Callable[..., Sweep]
 
 def begin(sweep: Sweep, folder: Path, *, trials: bool = True) -> str:
     """Claim a folder as a run does, and leave a trial's folder in it; return the study's id."""
-    with open_study(sweep) as study, claim_folder(folder, study):
+    with open_study(sweep) as study, claim_folder(SweepFolder(folder), study):
         study.ask()
         study.record_facts({"folder": str(folder)})
         if trials:
@@ -99,7 +98,7 @@ def test_a_marker_that_is_a_link_is_refused(make_sweep: MakeSweep, tmp_path: Pat
 def test_two_copies_of_one_study_do_not_share_a_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
     begin(make_sweep(), tmp_path / "own")
     shutil.copy(tmp_path / "sweeper.db", tmp_path / "copy.db")
-    with open_study(make_sweep()) as study, claim_folder(tmp_path / "own", study):
+    with open_study(make_sweep()) as study, claim_folder(SweepFolder(tmp_path / "own"), study):
         with pytest.raises(SweepBusyError, match="another process runs a sweep in"):
             begin(make_sweep(storage=f"sqlite:///{tmp_path / 'copy.db'}"), tmp_path / "own")
 
@@ -111,20 +110,20 @@ def test_the_lock_of_an_owner_that_lost_its_lease_does_not_count(
     with (tmp_path / "own" / MARKER).open() as suspended, open_study(make_sweep()) as study:
         fcntl.flock(suspended, fcntl.LOCK_EX)
         monkeypatch.setattr(SweepStudy, "has_displaced_owner", True)
-        with claim_folder(tmp_path / "own", study):
+        with claim_folder(SweepFolder(tmp_path / "own"), study):
             pass
 
 
 def test_a_remote_folder_belongs_to_one_study_too(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    remote = RemoteFolder(f"file://{tmp_path / 'far'}")
-    with open_study(make_sweep()) as study, claim_folder(tmp_path / "near", study, remote=remote):
+    url = f"file://{tmp_path / 'far'}"
+    with open_study(make_sweep()) as study, claim_folder(SweepFolder(tmp_path / "near", url), study):
         (tmp_path / "far" / "trials").mkdir()
-    with open_study(make_sweep()) as study, claim_folder(tmp_path / "near", study, remote=remote):
+    with open_study(make_sweep()) as study, claim_folder(SweepFolder(tmp_path / "near", url), study):
         pass
     with (
         pytest.raises(InputError, match="belongs to another study"),
         open_study(make_sweep(name="other")) as study,
-        claim_folder(tmp_path / "other", study, remote=remote),
+        claim_folder(SweepFolder(tmp_path / "other", url), study),
     ):
         pass
 

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from sweeper.core.errors import DatasetError
 from sweeper.datasets import archives
 from sweeper.datasets.archives import ARRAYS, FASHION_MNIST, IDX, MNIST, Archive, DatasetMissingError
-from sweeper.training import Dataset, Digits, FashionMnist, Mnist
+from sweeper.datasets.catalog import AnyDataset, Digits, FashionMnist, Mnist
 
 REAL = Path(os.environ.get("SWEEPER_DATA_DIR") or Path.home() / ".keras/datasets") / "mnist.npz"
 
@@ -89,7 +89,7 @@ def test_smaller_sizes_take_the_first_samples_and_have_another_digest() -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "digits"])
 def test_a_dataset_is_chosen_by_its_type_and_refuses_unknown_keys(name: str) -> None:
-    adapter: TypeAdapter[Any] = TypeAdapter(Dataset)
+    adapter: TypeAdapter[Any] = TypeAdapter(AnyDataset)
     dataset = adapter.validate_python({"type": name, "train": 10})
     assert dataset.type == name and dataset.task.outputs == len(dataset.labels) == 10
     assert adapter.validate_python(dataset.model_dump(mode="json")) == dataset

@@ -16,12 +16,11 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from sweeper.driver.capacity import may_grow, refuse_what_never_starts
+from sweeper.driver.capacity import can_autoscale, refuse_infeasible_on_cluster
 from sweeper.driver.cluster import ray_cluster
-from sweeper.driver.tune import tune_trials
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
-from sweeper.worker.task import Job
+from tests.runs import run_trials
 
 pytestmark = pytest.mark.long
 
@@ -88,17 +87,16 @@ def test_trials_wait_for_the_nodes_that_the_autoscaler_brings(address: str, make
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 4, "epochs": 40})
     with ray_cluster(address, sweep.trainable), open_study(sweep) as study:
         deadline = time.monotonic() + 30
-        while not may_grow():
+        while not can_autoscale():
             assert time.monotonic() < deadline
             time.sleep(0.5)
-        refuse_what_never_starts(sweep)
-        job = Job(sweep, Path("sweep").absolute())
+        refuse_infeasible_on_cluster(sweep)
         most: list[int] = []
 
         def look() -> bool:
             most.append(sum(row.step > 0 for row in study.running()))
             return False
 
-        tune_trials(study, job, parallel=None, must_evaluate=lambda best: False, should_stop=look)
+        run_trials(study, stop_when=look)
         assert [row.state for row in study.rows()] == ["COMPLETE"] * 4
         assert max(most) == 2

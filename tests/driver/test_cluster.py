@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from sweeper.driver.cluster import ray_cluster
-from sweeper.driver.stop import StopRequest
+from sweeper.driver.stop import StopSignal
 
 
 def test_a_signal_means_the_same_while_ray_runs_and_makes_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
     meant = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated"}
-    with StopRequest(None) as stop, ray_cluster(None):
+    with StopSignal(None) as stop, ray_cluster(None):
         for number, reason in meant.items():
             stop.reason = None
             os.kill(os.getpid(), number)

@@ -18,8 +18,8 @@ import pytest
 import ray
 from ray._private.authentication_test_utils import reset_auth_token_state
 
-from sweeper.driver.auth import show_token
-from sweeper.driver.node_check import NodeSurvey, survey
+from sweeper.driver.auth import enable_token_auth
+from sweeper.driver.node_check import NodeReport, inspect_nodes
 
 pytestmark = [
     pytest.mark.long,
@@ -42,7 +42,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
         address = f"127.0.0.2:{server.getsockname()[1]}"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    show_token()
+    enable_token_auth()
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*before: str, **environment: str) -> None:
@@ -84,8 +84,8 @@ def sweeper(verb: str, address: str, folder: Path, *arguments: str) -> subproces
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
-def surveyed(folder: Path) -> dict[str, NodeSurvey]:
-    return {found.node: found for found in survey(folder)}
+def surveyed(folder: Path) -> dict[str, NodeReport]:
+    return {found.node: found for found in inspect_nodes(folder)}
 
 
 def test_nodes_that_lack_what_a_sweep_needs_are_found(node: Node, tmp_path: Path) -> None:

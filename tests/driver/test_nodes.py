@@ -12,13 +12,12 @@ import ray
 from ray.cluster_utils import Cluster
 
 from sweeper.core.errors import CapacityError
-from sweeper.core.trials import Report, TrialRow
+from sweeper.core.trials import Report, TrialRecord
 from sweeper.driver.cluster import ray_cluster
-from sweeper.driver.tune import tune_trials
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.study import SweepStudy
-from sweeper.worker.task import Job
+from tests.runs import run_trials
 
 MakeSweep = Callable[..., Sweep]
 
@@ -60,15 +59,15 @@ class Script:
     def __init__(
         self,
         *,
-        on_report: Callable[[TrialRow, int], None] = lambda row, count: None,
+        on_report: Callable[[TrialRecord, int], None] = lambda row, count: None,
         on_phase: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.said: list[str] = []
-        self.updates: list[tuple[float, TrialRow]] = []
+        self.updates: list[tuple[float, TrialRecord]] = []
         self._on_report = on_report
         self._on_phase = on_phase
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         self.updates.append((time.monotonic(), row))
         if report is not None:
             self._on_report(row, sum(other.step > 0 for _, other in self.updates))
@@ -79,8 +78,7 @@ class Script:
 
 
 def run_on(study: SweepStudy) -> None:
-    job = Job(study.sweep, Path("sweep").absolute())
-    tune_trials(study, job, parallel=None, must_evaluate=lambda best: False, should_stop=lambda: False)
+    run_trials(study)
 
 
 def tune(sweep: Sweep, script: Script) -> SweepStudy:
@@ -90,7 +88,7 @@ def tune(sweep: Sweep, script: Script) -> SweepStudy:
 
 
 def kinds(study: SweepStudy) -> list[str]:
-    return [attempt.kind for attempts in study.history.all().values() for attempt in attempts]
+    return [attempt.kind for attempts in study.attempts().values() for attempt in attempts]
 
 
 def test_of_three_nodes_one_is_killed_and_one_is_added(
@@ -100,7 +98,7 @@ def test_of_three_nodes_one_is_killed_and_one_is_added(
     killed: list[float] = []
     again: dict[int, float] = {}
 
-    def disturb(row: TrialRow, count: int) -> None:
+    def disturb(row: TrialRecord, count: int) -> None:
         if count == 15:
             stage.kill(nodes[1])
             killed.append(time.monotonic())
@@ -116,7 +114,7 @@ def test_of_three_nodes_one_is_killed_and_one_is_added(
     assert [row.value for row in rows] == [pytest.approx(row.params["height"] * 20) for row in rows]
     assert all([report.step for report in study.reports(row.number)] == list(range(1, 21)) for row in rows)
     (lost,) = [row for row in rows if row.attempt == 2]
-    (attempt,) = study.history.of(lost.number)
+    (attempt,) = study.attempts().get(lost.number, [])
     assert (attempt.kind, attempt.reason) == ("node", "its node was lost") and attempt.step > 0
     noticed = next(when for when, row in script.updates if row.number == lost.number and row.attempt == 2)
     record_property("seconds until it was noticed", round(noticed - killed[0], 1))
@@ -135,7 +133,7 @@ def test_a_node_where_trials_die_is_set_aside(stage: Stage, make_sweep: MakeSwee
     assert [line for line in script.said if "is set aside:" in line] == [
         f"node {poisoned.node_ip_address} is set aside: 3 attempts in a row died on it"
     ]
-    assert {attempt.node for past in study.history.all().values() for attempt in past} == {study.rows()[0].node}
+    assert {attempt.node for past in study.attempts().values() for attempt in past} == {study.rows()[0].node}
 
 
 def test_the_last_node_that_can_run_a_trial_is_never_set_aside(stage: Stage, make_sweep: MakeSweep) -> None:
@@ -171,10 +169,10 @@ def test_a_node_that_was_set_aside_is_used_again_when_the_others_are_gone(stage:
 def test_trials_wait_while_no_node_can_run_them(
     stage: Stage, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.driver.nodes._SILENCE", 1.0)
+    monkeypatch.setattr("sweeper.driver.nodes.QUIET_WAIT_S", 1.0)
     only = stage.bring()
 
-    def kill(row: TrialRow, count: int) -> None:
+    def kill(row: TrialRecord, count: int) -> None:
         if count == 5:
             stage.kill(only)
 
@@ -191,10 +189,10 @@ def test_trials_wait_while_no_node_can_run_them(
 def test_a_sweep_ends_when_no_node_can_run_its_trials_for_long(
     stage: Stage, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.driver.nodes.PATIENCE", 3.0)
+    monkeypatch.setattr("sweeper.driver.nodes.MAX_WAIT_FOR_NODE_S", 3.0)
     only = stage.bring()
 
-    def kill(row: TrialRow, count: int) -> None:
+    def kill(row: TrialRecord, count: int) -> None:
         if count == 5:
             stage.kill(only)
 

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import ResourceError
-from sweeper.driver.capacity import refuse_what_never_starts
+from sweeper.driver.capacity import refuse_infeasible_on_cluster
 from sweeper.driver.cluster import ray_cluster
-from sweeper.driver.tune import tune_trials
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.study import SweepStudy
-from sweeper.worker.task import Job
+from tests.runs import run_trials
 
 MakeSweep = Callable[..., Sweep]
 
@@ -35,8 +34,7 @@ def cluster() -> Iterator[None]:
 
 def tune(sweep: Sweep) -> SweepStudy:
     with open_study(sweep) as study:
-        job = Job(sweep, Path("sweep").absolute())
-        tune_trials(study, job, parallel=None, must_evaluate=lambda best: False, should_stop=lambda: False)
+        run_trials(study)
     return read_study(sweep.name, sweep.storage_url())
 
 
@@ -107,7 +105,7 @@ def test_a_trial_that_runs_out_of_its_share_of_a_gpu_is_tried_once_on_a_whole_on
     assert (rows[0.8].state, rows[0.8].attempt, rows[0.8].value) == ("COMPLETE", 2, 1.0)
     assert (rows[2.0].state, rows[2.0].attempt) == ("FAIL", 2)
     assert rows[2.0].reason == "GPU out of memory (batch_size=4096); attempt 2 was the last"
-    assert {attempt.kind for past in study.history.all().values() for attempt in past} == {"gpu"}
+    assert {attempt.kind for past in study.attempts().values() for attempt in past} == {"gpu"}
 
 
 def test_a_point_for_which_the_expression_fails_fails_alone(make_sweep: MakeSweep) -> None:
@@ -132,6 +130,6 @@ def test_what_the_cluster_can_never_run_is_refused_in_seconds(make_sweep: MakeSw
     }.items():
         sweep = make_sweep(space=space).changed({"resources": resources})
         with pytest.raises(ResourceError) as caught:
-            refuse_what_never_starts(sweep)
+            refuse_infeasible_on_cluster(sweep)
         assert message in str(caught.value)
     assert time.monotonic() - began < 5

@@ -11,26 +11,26 @@ from uuid import uuid4
 
 import psutil
 
-from sweeper.driver.stop import StopRequest
+from sweeper.driver.stop import StopSignal
 
 
 def test_a_signal_is_a_request_and_the_handlers_before_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with StopRequest(None) as stop:
-        assert not stop.is_requested()
+    with StopSignal(None) as stop:
+        assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
-        assert stop.is_requested() and stop.reason == "terminated"
+        assert stop.is_set() and stop.reason == "terminated"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_nohup_started_outlives_its_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with StopRequest(None) as stop:
+        with StopSignal(None) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.01)
-            assert not stop.is_requested()
+            assert not stop.is_set()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -39,28 +39,28 @@ def test_what_nohup_started_outlives_its_terminal() -> None:
 def test_a_terminal_that_closes_is_a_request() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        with StopRequest(None) as stop:
+        with StopSignal(None) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.01)
-            assert stop.is_requested() and stop.reason == "terminated"
+            assert stop.is_set() and stop.reason == "terminated"
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_timeout_is_a_request() -> None:
-    with StopRequest(0.05) as stop:
-        assert not stop.is_requested()
+    with StopSignal(0.05) as stop:
+        assert not stop.is_set()
         time.sleep(0.06)
-        assert stop.is_requested() and stop.reason == "timeout"
+        assert stop.is_set() and stop.reason == "timeout"
 
 
 def test_a_sweep_may_run_in_any_thread() -> None:
     reasons: list[str | None] = []
 
     def run() -> None:
-        with StopRequest(0.0) as stop:
+        with StopSignal(0.0) as stop:
             time.sleep(0.01)
-            stop.is_requested()
+            stop.is_set()
             reasons.append(stop.reason)
 
     thread = threading.Thread(target=run)

@@ -12,16 +12,15 @@ import pytest
 import ray
 
 from sweeper.core.errors import ResourceError
-from sweeper.core.trials import Report, TrialRow
-from sweeper.datasets.base import Arrays
-from sweeper.driver.capacity import demands, refuse_what_never_starts
+from sweeper.core.trials import Report, TrialRecord
+from sweeper.driver.capacity import possible_requests, refuse_infeasible_on_cluster
 from sweeper.driver.cluster import ray_cluster
 from sweeper.driver.nodes import Nodes
-from sweeper.driver.tune import tune_trials
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.study import SweepStudy, Verdict
-from sweeper.worker.task import Job
+from sweeper.study.view import StudyView
+from tests.runs import run_trials
 
 MakeSweep = Callable[..., Sweep]
 
@@ -56,36 +55,27 @@ class Spy:
     def __init__(self) -> None:
         self.seen: list[tuple[int, str, int | None]] = []
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         self.seen.append((row.number, row.state, report.step if report else None))
 
     def on_phase(self, message: str) -> None:
         pass
 
 
-def tune(sweep: Sweep, *, listeners: tuple[Spy, ...] = (), parallel: int = 2, **options: Any) -> list[TrialRow]:
+def tune(
+    sweep: Sweep, *, listeners: tuple[Spy, ...] = (), parallel: int | str = 2, **options: Any
+) -> list[TrialRecord]:
     """Run a sweep on the cluster; what its study holds afterwards, read afresh."""
     with open_study(sweep, listeners=listeners) as study:
-        run_on(study, parallel=parallel, **options)
+        run_trials(study, parallel=parallel, **options)
     return read_study(sweep.name, sweep.storage_url()).rows()
-
-
-def run_on(
-    study: SweepStudy,
-    *,
-    parallel: int = 2,
-    data: Arrays | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> None:
-    job = Job(study.sweep, Path("sweep").absolute(), data)
-    tune_trials(study, job, parallel=parallel, must_evaluate=lambda best: False, should_stop=should_stop)
 
 
 def optuna_trials(sweep: Sweep) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=sweep.name, storage=sweep.storage_url()).trials
 
 
-def assert_sound(sweep: Sweep, rows: list[TrialRow], spy: Spy) -> None:
+def assert_sound(sweep: Sweep, rows: list[TrialRecord], spy: Spy) -> None:
     """What must hold of every sweep that ran to its end."""
     last = sweep.budget.reports
     assert [row.number for row in rows] == list(range(sweep.budget.trials))
@@ -223,8 +213,8 @@ def test_a_trial_whose_worker_dies_too_often_fails_and_the_others_go_on(make_swe
 def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on_elsewhere(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:hang_once", budget={"trials": 2, "epochs": 4, "stall_timeout": "3s"})
     with open_study(sweep) as study:
-        run_on(study)
-        rows, failed = study.rows(), [study.history.of(number) for number in range(2)]
+        run_trials(study, parallel=2)
+        rows, failed = study.rows(), [study.retries.of(number) for number in range(2)]
     assert [(row.state, row.attempt, row.value) for row in rows] == [("COMPLETE", 2, 4.0)] * 2
     assert [[(past.kind, past.reason) for past in attempts] for attempts in failed] == [
         [("stall", "no report for 3 s: its worker hung and was ended")]
@@ -234,7 +224,7 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on_elsewhere(make_sweep
 def test_what_may_go_better_the_next_time_is_tried_again_on_the_same_worker(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:lose_connection_once", budget={"trials": 2, "epochs": 3})
     with open_study(sweep) as study:
-        run_on(study)
+        run_trials(study, parallel=2)
         assert [(row.state, row.attempt, row.step) for row in study.rows()] == [("COMPLETE", 2, 3)] * 2
         processes = {report.metrics["pid"] for row in study.rows() for report in study.reports(row.number)}
     assert len(processes) <= 2
@@ -243,30 +233,30 @@ def test_what_may_go_better_the_next_time_is_tried_again_on_the_same_worker(make
 def test_trials_that_all_fail_alike_are_hopeless(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:say_nothing", budget={"trials": 30, "epochs": 3})
     with open_study(sweep) as study:
-        run_on(study, should_stop=lambda: study.history.hopeless() is not None)
+        run_trials(study, parallel=2, stop_when=lambda: study.retries.repeated_failure() is not None)
         assert 5 <= len(study.rows()) <= 7
-        assert study.history.hopeless() == "5 trials in a row failed: ended without a report of 'score'"
+        assert study.retries.repeated_failure() == "5 trials in a row failed: ended without a report of 'score'"
 
 
 def test_trials_that_are_far_from_their_next_report_do_not_hold_up_the_end(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:take_long", budget={"trials": 4, "epochs": 8})
     spy, asked = Spy(), []
 
-    def should_stop() -> bool:
+    def stop_when() -> bool:
         if any(step == 1 for _, _, step in spy.seen):
             asked.append(time.monotonic())
         return bool(asked)
 
-    rows = tune(sweep, listeners=(spy,), should_stop=should_stop)
+    rows = tune(sweep, listeners=(spy,), stop_when=stop_when)
     assert time.monotonic() - asked[0] < 20
     assert {(row.state, row.attempt) for row in rows} == {("RUNNING", 1)}
-    assert not read_study(sweep.name, sweep.storage_url()).history.all()
+    assert not read_study(sweep.name, sweep.storage_url()).attempts()
 
 
 def test_a_stopped_sweep_leaves_its_trials_to_be_continued(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 4, "epochs": 8})
     spy = Spy()
-    interrupted = tune(sweep, listeners=(spy,), should_stop=lambda: len(spy.seen) > 10)
+    interrupted = tune(sweep, listeners=(spy,), stop_when=lambda: len(spy.seen) > 10)
     assert "RUNNING" in {row.state for row in interrupted}
     rows = tune(sweep)
     assert [row.state for row in rows] == ["COMPLETE"] * 4
@@ -289,7 +279,7 @@ def test_workers_stay_warm_from_trial_to_trial(
     budget = {"trials": 12, "epochs": epochs}
     sweep = make_sweep(trainable=f"tests.samples:{trainable}", budget=budget, pruner=pruner)
     tune(sweep)
-    study: SweepStudy = read_study(sweep.name, sweep.storage_url())
+    study: StudyView = read_study(sweep.name, sweep.storage_url())
     processes = {study.reports(row.number)[0].metrics["pid"] for row in study.rows()}
     assert len(processes) <= 2
 
@@ -300,7 +290,7 @@ def test_workers_read_the_data_from_memory_they_share_and_are_those_ray_started_
     )
     assert sweep.dataset is not None
     with open_study(sweep) as study:
-        run_on(study, data=sweep.dataset.load())
+        run_trials(study, parallel=2, data=sweep.dataset.load())
         for row in study.rows():
             assert row.reason is None
             metrics = study.reports(row.number)[0].metrics
@@ -314,7 +304,7 @@ def test_no_worker_is_started_in_vain(make_sweep: MakeSweep) -> None:
 
 
 def test_tune_remembers_the_last_trials_only(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeper.driver.tune._KEPT", 3)
+    monkeypatch.setattr("sweeper.driver.tune.MAX_ENDED_TRIALS", 3)
     tune(make_sweep(budget={"trials": 12, "epochs": 1}))
     (snapshot,) = Path("sweep/ray").glob("experiment_state-*.json")
     assert len(json.loads(snapshot.read_text())["trial_data"]) == 3
@@ -325,7 +315,7 @@ def test_no_more_trials_run_at_once_than_asked_for(make_sweep: MakeSweep) -> Non
     most: list[int] = []
 
     class Watch(Spy):
-        def on_trial(self, row: TrialRow, report: Report | None) -> None:
+        def on_trial(self, row: TrialRecord, report: Report | None) -> None:
             (running.add if row.state == "RUNNING" else running.discard)(row.number)
             most.append(len(running))
 
@@ -341,18 +331,18 @@ def test_an_error_in_the_study_ends_the_run_and_is_raised(make_sweep: MakeSweep)
     sweep = make_sweep()
     with open_study(sweep) as study, pytest.raises(OSError, match="no space left"):
         study.__class__ = Broken
-        run_on(study)
+        run_trials(study, parallel=2)
 
 
 def test_what_no_node_can_ever_run_is_refused(make_sweep: MakeSweep) -> None:
     with pytest.raises(ResourceError, match="each trial needs 64 CPU and 0 GPU; the largest node has"):
-        refuse_what_never_starts(make_sweep(resources={"cpus": 64}))
+        refuse_infeasible_on_cluster(make_sweep(resources={"cpus": 64}))
 
 
 def test_as_many_trials_run_as_the_cluster_has_room_for(make_sweep: MakeSweep) -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     for share, room in {1: cpus, 0.5: 2 * cpus}.items():
-        (asked,) = demands(make_sweep(resources={"cpus": share}))
+        (asked,) = possible_requests(make_sweep(resources={"cpus": share}))
         nodes = Nodes([asked], print)
         assert nodes.room() == room
         assert [nodes.has_room([asked] * count, None) for count in range(room + 2)] == [True] * room + [False] * 2

@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeper import run
 from sweeper.cli.main import main
-from sweeper.core.trials import Report, TrialRow
+from sweeper.core.trials import Report, TrialRecord
 from sweeper.run import SweepResult
 from sweeper.spec import Sweep
 from tests.faults.checker import Line, write_line
@@ -20,7 +20,7 @@ class Acknowledgements:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         if report is not None or row.state != "RUNNING":
             state = "RUNNING" if report is not None else row.state
             line = Line("ack", row.number, row.step, row.attempt, state=state, value=row.value)

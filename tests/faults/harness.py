@@ -138,7 +138,7 @@ class Campaign:
         except ProcessLookupError:
             pass
 
-    def settle(self, seconds: float = 30.0) -> None:
+    def resolve_unreachable(self, seconds: float = 30.0) -> None:
         """Nothing may be left of the processes a few seconds after the run that started them."""
         deadline = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < deadline:
@@ -152,7 +152,7 @@ class Campaign:
         self.judge(interval=interval)
 
     def judge(self, *, interval: int = 1) -> None:
-        self.settle()
+        self.resolve_unreachable()
         name = self.sweep["name"]
         found = violations(read_outcome(self.folder, name, self.storage, self.tracking_uri, interval=interval))
         found += leftovers(self.folder, name, self.storage)

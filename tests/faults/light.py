@@ -23,11 +23,13 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  so that a fork need
 from sqlalchemy.engine.default import DefaultDialect
 
 from sweeper import run
-from sweeper.driver.bridge import Bridge
+from sweeper.driver.bridge import TuneBridge
+from sweeper.driver.stop import Control
 from sweeper.spec import load_sweep
+from sweeper.study.compatibility import record_dataset
 from sweeper.study.study import SweepStudy, Verdict
-from sweeper.worker.runner import TaskRun
-from sweeper.worker.task import Job
+from sweeper.worker.runner import TaskRunner
+from sweeper.worker.task import WorkerContext
 from tests.faults import driver
 
 
@@ -78,25 +80,27 @@ def _is_durable(args: tuple[Any, ...]) -> bool:
 
 
 def tune_trials(
-    study: SweepStudy, job: Job, *, parallel: int | None, must_evaluate: Any, should_stop: Callable[[], bool]
+    study: SweepStudy, context: WorkerContext, *, control: Control, must_evaluate: Any
 ) -> dict[str, float] | None:
-    """What `sweeper.tuning` does, by this process itself."""
+    """What `sweeper.driver.tune` does, by this process itself."""
     one_by_one: Any = {"has_room": lambda handed_out: not handed_out}
-    bridge = Bridge(study, must_evaluate=must_evaluate, should_stop=should_stop, **one_by_one)
+    bridge = TuneBridge(study, must_evaluate=must_evaluate, control=control, **one_by_one)
     while not isinstance(task := bridge.next_task(), str):
         if task is None:
             time.sleep(0.05)
             continue
-        under_way = TaskRun(job, task)
-        while bridge.take(task, under_way.next_event()) is Verdict.CONTINUE:
+        under_way = TaskRunner(context, task)
+        while bridge.handle_event(task, under_way.next_event()) is Verdict.CONTINUE:
             pass
         under_way.stop()
     return bridge.evaluation
 
 
 @contextmanager
-def _prepared(study: SweepStudy, job: Job, **_: Any) -> Iterator[Job]:
-    yield replace(job, data=run._recorded(study, run._load_data(job)))
+def _prepared(study: SweepStudy, context: WorkerContext, **_: Any) -> Iterator[WorkerContext]:
+    data = context.load_data()
+    record_dataset(study, data.facts() if data else None)
+    yield replace(context, data=data)
 
 
 def run_light(folder: Path, uri: str, point: Point | None) -> None:
@@ -104,7 +108,7 @@ def run_light(folder: Path, uri: str, point: Point | None) -> None:
     os.chdir(folder)
     sys.modules["sweeper.driver.tune"] = muscle = ModuleType("sweeper.driver.tune")
     muscle.tune_trials = tune_trials  # type: ignore[attr-defined]
-    run._prepared = _prepared  # type: ignore[assignment]
+    run._ray_with_data = _prepared  # type: ignore[assignment]
     driver.acknowledge()
     fail_point = FailPoint(point)
     DefaultDialect.do_commit = fail_point.around(DefaultDialect.do_commit)  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from sweeper.core.errors import SweeperError
-from sweeper.core.trials import Report, TrialRow
+from sweeper.core.trials import Report, TrialRecord
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
 
@@ -24,7 +24,7 @@ class Witness:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         """Told here nothing that counts: the study's answer counts."""
 
     def on_phase(self, message: str) -> None:

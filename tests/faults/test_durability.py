@@ -21,14 +21,15 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import InputError
+from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.trials import Report
 from sweeper.run import run_sweep
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
-from sweeper.study.outage import Outage
+from sweeper.study.outage import DatabaseOutage
 from sweeper.worker.checkpoints import CheckpointStore
-from sweeper.worker.runner import TaskRun
-from sweeper.worker.task import Event, Job, Task
+from sweeper.worker.runner import TaskRunner
+from sweeper.worker.task import Event, Task, WorkerContext
 
 MakeSweep = Callable[..., Sweep]
 ROOT = Path(__file__).parents[2]
@@ -115,7 +116,7 @@ def check(witness: Path, storage: str, trials: int) -> None:
 def test_a_full_disk_under_the_database_is_waited_for(
     make_sweep: MakeSweep, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Outage, "SILENT", 0.5)
+    monkeypatch.setattr(DatabaseOutage, "QUIET_S", 0.5)
     phases: list[str] = []
 
     class Watcher:
@@ -142,7 +143,7 @@ def test_a_full_disk_under_the_database_is_waited_for(
 @needs_root
 def test_a_full_disk_under_the_checkpoints_is_waited_for(make_sweep: MakeSweep, small_disk: Path) -> None:
     sweep = make_sweep(trainable="tests.samples:count_heavily", budget={"trials": 1, "epochs": 5})
-    run = TaskRun(Job(sweep, small_disk), Task(0, {"height": 1.0}))
+    run = TaskRunner(WorkerContext(sweep, SweepFolder(small_disk)), Task(0, {"height": 1.0}))
     events = [run.next_event()]
     filler = fill(small_disk)
     while events[-1].notice is None:
@@ -161,7 +162,7 @@ def test_a_full_disk_under_the_checkpoints_is_waited_for(make_sweep: MakeSweep, 
 @needs_root
 def test_a_trial_that_waits_for_room_can_be_stopped(make_sweep: MakeSweep, small_disk: Path) -> None:
     sweep = make_sweep(trainable="tests.samples:count_heavily", budget={"trials": 1, "epochs": 5})
-    run = TaskRun(Job(sweep, small_disk), Task(0, {"height": 1.0}))
+    run = TaskRunner(WorkerContext(sweep, SweepFolder(small_disk)), Task(0, {"height": 1.0}))
     run.next_event()
     fill(small_disk)
     while run.next_event().notice is None:

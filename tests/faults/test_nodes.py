@@ -92,7 +92,7 @@ def test_a_node_goes_and_one_is_added(campaign: Campaign, cluster: Cluster, say:
     campaign.judge()
     study = read_study("paper", campaign.storage)
     assert {row.state for row in study.rows()} == {"COMPLETE"}
-    attempts = [attempt for past in study.history.all().values() for attempt in past]
+    attempts = [attempt for past in study.attempts().values() for attempt in past]
     assert {attempt.kind for attempt in attempts} == {"node"}
     lost = f"attempts lost: {len(attempts)}, none of them counted"
     say(f"{how}, another one added", f"its trial went on elsewhere after {seconds:.0f} s, {lost}")

@@ -26,7 +26,7 @@ def rows_of(campaign: Campaign) -> list[TrialRow]:
 def kill_driver(campaign: Campaign, driver: subprocess.Popen[bytes]) -> None:
     campaign.kill(driver.pid)
     driver.wait()
-    campaign.settle()
+    campaign.resolve_unreachable()
 
 
 def starts(campaign: Campaign) -> int:
@@ -99,7 +99,7 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_tried_again(campaign: Campai
     assert driver.wait(240) == 0, campaign.said()
     campaign.judge()
     study = read_study("paper", campaign.storage)
-    kinds = [attempt.kind for row in study.rows() for attempt in study.history.of(row.number)]
+    kinds = [attempt.kind for row in study.rows() for attempt in study.attempts().get(row.number, [])]
     assert kinds == ["stall"]
     say("SIGSTOP of a worker for ever", f"ended after 15 s without a report, attempt 2 runs after {seconds:.0f} s")
 
@@ -114,7 +114,7 @@ def test_ray_itself_is_killed(campaign: Campaign, say: Say, name: str) -> None:
     began = time.monotonic()
     code = driver.wait(180)
     seconds = time.monotonic() - began
-    campaign.settle()
+    campaign.resolve_unreachable()
     campaign.finish()
     say(f"`kill -9` of Ray's {name}", f"the run ended after {seconds:.0f} s with exit code {code}; resumed, all there")
 
@@ -148,7 +148,7 @@ def test_of_two_drivers_started_at_once_one_is_refused(
         for run in pair:
             campaign.kill(run.pid)
             run.wait()
-        campaign.settle()
+        campaign.resolve_unreachable()
     campaign.declare(PAPER, budget={"trials": 1, "epochs": 200})
     campaign.finish()
     say("two drivers started at once", f"{times} times: one runs, one exits with 2; after `kill -9` the name is free")

@@ -51,7 +51,7 @@ def test_a_sweep_is_stopped_from_another_terminal_at_random_moments(
         stopped = campaign.sweeper("stop", "paper")
         assert stopped.returncode == 0, stopped.stderr
         assert run.wait(30) == 0, campaign.said()
-        campaign.settle()
+        campaign.resolve_unreachable()
     campaign.finish()
     say("`sweeper stop` at a random moment", f"{times} times: exit code 0, no orphan, all resumed")
 

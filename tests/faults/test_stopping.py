@@ -54,7 +54,7 @@ def test_a_sweep_stopped_at_random_moments_is_resumed_to_its_end(
         assert run.wait(120) in (code, -number), campaign.said()
         slowest = max(slowest, time.monotonic() - asked)
         assert "Traceback" not in campaign.said(), campaign.said()
-        campaign.settle(5 * BUSY)
+        campaign.resolve_unreachable(5 * BUSY)
     assert slowest <= limit * BUSY, f"{slowest:.1f} s"
     campaign.finish()
     say(f"{how} at a random moment", f"{times} times: exit code {code} within {slowest:.1f} s, no orphan, all resumed")
@@ -79,6 +79,6 @@ def test_sigterm_of_a_sweep_of_networks_loses_no_checkpoint(campaign: Campaign, 
     asked = time.monotonic()
     assert run.wait(120) == 143, campaign.said()
     seconds = time.monotonic() - asked
-    campaign.settle(5 * BUSY)
+    campaign.resolve_unreachable(5 * BUSY)
     campaign.finish()
     say("SIGTERM while Keras trains", f"exit code 143 within {seconds:.1f} s; each trial goes on from its last report")

@@ -58,7 +58,7 @@ class Storm:
 
     def _end(self, run: subprocess.Popen[bytes]) -> None:
         assert run.wait(PATIENCE) is not None
-        self.campaign.settle(30)
+        self.campaign.resolve_unreachable(30)
 
     def _kill_driver(self) -> bool:
         self.campaign.kill(self._run.pid)

@@ -109,8 +109,8 @@ def test_only_what_has_not_ended_is_looked_at_again() -> None:
     sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=20)
     study = study_of(sampler)
     run(study, 200)
-    sampler._memory.look_at(study)
+    sampler._memory.update(study)
     for trial in study._storage._studies[study._study_id].trials:  # type: ignore[attr-defined]
         trial.__class__ = Watched
-    sampler._memory.look_at(study)
+    sampler._memory.update(study)
     assert Watched.looks < 20

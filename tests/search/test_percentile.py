@@ -9,7 +9,7 @@ import pytest
 from optuna.pruners import MedianPruner, PercentilePruner
 from optuna.trial import TrialState
 
-from sweeper.search.bounded import RememberingPercentilePruner
+from sweeper.search.bounded import IncrementalPercentilePruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -46,17 +46,17 @@ def test_the_verdicts_are_those_of_optuna(direction: str, options: dict[str, Any
             warnings.simplefilter("ignore")  # a step at which all are NaN, a step reported twice
             theirs = MedianPruner(**options) if percentile == 50 else PercentilePruner(percentile, **options)
             expected = verdicts(theirs, direction, seed)
-            assert verdicts(RememberingPercentilePruner(percentile, **options), direction, seed) == expected
+            assert verdicts(IncrementalPercentilePruner(percentile, **options), direction, seed) == expected
         assert {True, False} == set(expected)
 
 
 def test_a_continued_study_is_judged_by_all_its_trials() -> None:
-    study = optuna.create_study(direction="maximize", pruner=RememberingPercentilePruner(50.0, n_startup_trials=1))
+    study = optuna.create_study(direction="maximize", pruner=IncrementalPercentilePruner(50.0, n_startup_trials=1))
     for value in (0.2, 0.4, 0.6):
         trial = study.ask()
         trial.report(value, 1)
         study.tell(trial, value)
-    study.pruner = RememberingPercentilePruner(50.0, n_startup_trials=1)
+    study.pruner = IncrementalPercentilePruner(50.0, n_startup_trials=1)
     said = []
     for value in (0.39, 0.41):
         trial = study.ask()

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.core.schema import dotted
+from sweeper.core.schema import dotted_key
 from sweeper.search.budget import Budget
 from sweeper.search.pruners import Pruner
 
@@ -73,7 +73,7 @@ def test_a_hopeless_trial_ends_at_the_first_report_that_is_judged(declared: dict
 
     assert reports_at_which_pruned(pruner, hopeless)[:1] == [first]
     assert pruner.first(BUDGET) == first
-    assert pruner.faults(BUDGET) == []
+    assert pruner.problems(BUDGET) == []
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_options_that_do_not_go_with_the_budget_are_told(
 ) -> None:
     fault, *more = pruner_of(**declared).faults(budget)
 
-    assert (dotted(fault.key), message in fault.message, more) == (key, True, []), fault
+    assert (dotted_key(fault.key), message in fault.message, more) == (key, True, []), fault
 
 
 def test_one_report_per_trial_is_nothing_to_complain_about() -> None:

@@ -154,7 +154,7 @@ def test_a_grid_that_is_used_up_begins_again() -> None:
     ],
 )
 def test_a_sampler_says_which_space_it_cannot_search(kind: str, space: Space, message: str | None) -> None:
-    objection = sampler_of(type=kind).objection(space)
+    objection = sampler_of(type=kind).unsupported_reason(space)
 
     assert objection is None if message is None else message in objection
 

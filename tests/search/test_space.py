@@ -10,7 +10,7 @@ import optuna
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.core.schema import dotted
+from sweeper.core.schema import dotted_key
 from sweeper.search.space import (
     GRID_LIMIT,
     Domain,
@@ -21,9 +21,9 @@ from sweeper.search.space import (
     draw,
     grid,
     grid_size,
-    normal,
-    slips,
+    normalized,
     suggest,
+    suspicious_settings,
 )
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -188,7 +188,7 @@ def test_conditions_that_cannot_be_are_refused(declared: dict[str, Any], key: st
     faults = list(check_space(space_of(**declared)))
 
     assert len(faults) == 1
-    assert (dotted(faults[0].key), message in faults[0].message) == (key, True), faults
+    assert (dotted_key(faults[0].key), message in faults[0].message) == (key, True), faults
 
 
 def test_names_may_be_of_any_script_and_chains_of_any_length() -> None:
@@ -247,7 +247,7 @@ def test_start_points_must_be_in_the_space(point: dict[str, Any], message: str |
 
 def test_a_start_point_takes_the_types_of_its_domains() -> None:
     space = space_of(a={"type": "float", "low": 0, "high": 2}, b={"type": "int", "low": 0, "high": 9}, c="x")
-    point = normal({"a": 1, "b": 3.0, "c": "x"}, space)
+    point = normalized({"a": 1, "b": 3.0, "c": "x"}, space)
 
     assert point == {"a": 1.0, "b": 3} and [type(value) for value in point.values()] == [float, int]
 
@@ -255,7 +255,10 @@ def test_a_start_point_takes_the_types_of_its_domains() -> None:
 def test_a_domain_of_one_value_is_a_slip() -> None:
     space = space_of(a=choice("x"), b={"type": "int", "low": 2, "high": 2}, c="x", d=choice(1, 2))
 
-    assert slips(space) == ["space.a has one value only; write a: 'x'", "space.b has one value only; write b: 2"]
+    assert suspicious_settings(space) == [
+        "space.a has one value only; write a: 'x'",
+        "space.b has one value only; write b: 2",
+    ]
 
 
 def test_ten_thousand_choices_are_read_at_once() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import SpecError
-from sweeper.spec import Share, Sweep
+from sweeper.spec import Sweep, TrialResources
 
 MakeSweep = Callable[..., Sweep]
 
@@ -41,14 +41,14 @@ def asking(make_sweep: MakeSweep) -> Callable[..., Sweep]:
     ],
 )
 def test_an_expression_is_worked_out_for_each_trial(asking: Callable[..., Sweep], text: str, cpus: float) -> None:
-    assert asking(cpus=text).resources.of({"units": 1024, "cell": "lstm", "min": 2}).cpus == cpus
+    assert asking(cpus=text).resources.for_trial({"units": 1024, "cell": "lstm", "min": 2}).cpus == cpus
 
 
 def test_each_number_may_be_an_expression_and_the_rest_is_what_it_is(asking: Callable[..., Sweep]) -> None:
     custom = {"disk": "ceil(units / 512)", "bus": 1}
     sweep = asking(gpus=0.5, memory="2 + units / 256", accelerator_type="A100", custom=custom)
-    expected = Share(gpus=0.5, memory=6, accelerator_type="A100", custom={"disk": 2, "bus": 1})
-    assert sweep.resources.of({"units": 1024}) == expected
+    expected = TrialResources(gpus=0.5, memory=6, accelerator_type="A100", custom={"disk": 2, "bus": 1})
+    assert sweep.resources.for_trial({"units": 1024}) == expected
     assert Sweep.from_mapping(sweep.model_dump(mode="json")) == sweep
 
 
@@ -105,4 +105,4 @@ def test_what_lies_within_the_space_is_looked_at_too(asking: Callable[..., Sweep
 def test_a_point_that_no_corner_has_told_of_is_refused_when_it_is_asked_for(asking: Callable[..., Sweep]) -> None:
     resources = asking(gpus="1.5 if units == 23 else 1").resources
     with pytest.raises(ValueError, match=r"resources.gpus with units=23: 1.5 GPUs cannot be given"):
-        resources.of({"units": 23})
+        resources.for_trial({"units": 23})

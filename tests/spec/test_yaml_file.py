@@ -186,6 +186,6 @@ def test_a_value_alone_is_read_as_in_a_file() -> None:
 
 def test_a_character_that_json_writes_as_two_escapes_is_one(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
-    path.write_text(json.dumps({"name": "dice \U0001f3b2"}))
+    path.write_text(json.dumps({"name": "random_state \U0001f3b2"}))
     assert "\\ud83c" in path.read_text()
-    assert read_yaml(path)[0] == {"name": "dice \U0001f3b2"}
+    assert read_yaml(path)[0] == {"name": "random_state \U0001f3b2"}

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from sweeper.core.trials import Failure, Report
 from sweeper.spec import Sweep
-from sweeper.study.cache import OwnedStorage
-from sweeper.study.database import Store, open_store
+from sweeper.study.cache import OwnerCachedStorage
+from sweeper.study.database import Database, open_database
 from sweeper.study.open import open_study
 from sweeper.study.study import SweepStudy
 
@@ -39,7 +39,7 @@ def facts_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     return {name: getattr(trial, name) for name in names}
 
 
-def commits_of(store: Store) -> list[str]:
+def commits_of(store: Database) -> list[str]:
     seen: list[str] = []
     sa.event.listen(store.engine, "commit", lambda connection: seen.append("commit"))
     return seen
@@ -52,7 +52,7 @@ def test_what_the_owner_remembers_is_what_the_database_holds(study: SweepStudy) 
             study.report(number, Report(step, 0.0, {"score": step / 10 + number}), node="here")
     study.fail(3, Failure("crash", "its worker died"))
     study.fail(7, Failure("error", "it was too high"))
-    with open_store(study.sweep.storage_url()) as store:
+    with open_database(study.sweep.storage_url()) as store:
         stored = optuna.load_study(study_name=study.name, storage=store.optuna).trials
     assert [facts_of(trial) for trial in study._study.trials] == [facts_of(trial) for trial in stored]
     assert {trial.state.name for trial in stored} == {"RUNNING", "COMPLETE", "FAIL"}
@@ -117,7 +117,7 @@ def test_the_owner_writes_the_rows_that_optuna_would_write(tmp_path: Path) -> No
     sampler = optuna.samplers.TPESampler(n_startup_trials=2, seed=1)
     theirs = optuna.create_study(study_name="it", storage=f"sqlite:///{tmp_path}/theirs.db", sampler=sampler)
     made = optuna.create_study(study_name="it", storage=f"sqlite:///{tmp_path}/ours.db")
-    owned = OwnedStorage(made._storage._backend, made._study_id)  # type: ignore[attr-defined]
+    owned = OwnerCachedStorage(made._storage._backend, made._study_id)  # type: ignore[attr-defined]
     sampler = optuna.samplers.TPESampler(n_startup_trials=2, seed=1)
     ours = optuna.load_study(study_name="it", storage=owned, sampler=sampler)
     assert rows_after_a_story(ours) == rows_after_a_story(theirs)

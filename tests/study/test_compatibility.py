@@ -7,7 +7,7 @@ import pytest
 
 from sweeper.core.errors import InputError
 from sweeper.spec import Sweep
-from sweeper.study.compatibility import check_changes
+from sweeper.study.compatibility import check_resumable
 from sweeper.study.open import open_study
 
 MakeSweep = Callable[..., Sweep]
@@ -32,7 +32,7 @@ WIDER = {"height": {"type": "float", "low": 0.0, "high": 2.0}}
     ],
 )
 def test_what_costs_only_time_may_change(make_sweep: MakeSweep, change: dict[str, Any], line: str) -> None:
-    assert check_changes(make_sweep(), make_sweep(**change)) == [line]
+    assert check_resumable(make_sweep(), make_sweep(**change)) == [line]
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,20 @@ def test_what_costs_only_time_may_change(make_sweep: MakeSweep, change: dict[str
 )
 def test_what_would_make_trials_incomparable_may_not(make_sweep: MakeSweep, change: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError, match="would not compare") as refused:
-        check_changes(make_sweep(), make_sweep(**change))
+        check_resumable(make_sweep(), make_sweep(**change))
     assert f"\n  {line}" in str(refused.value)
     assert "--fork NEW" in str(refused.value)
 
 
 def test_every_change_is_named_at_once(make_sweep: MakeSweep) -> None:
     with pytest.raises(InputError) as refused:
-        check_changes(make_sweep(), make_sweep(seed=5, space=WIDER, budget=BUDGET | {"trials": 7}))
+        check_resumable(make_sweep(), make_sweep(seed=5, space=WIDER, budget=BUDGET | {"trials": 7}))
     assert "seed: 0 -> 5" in str(refused.value) and "space.height.high" in str(refused.value)
     assert "budget.trials" not in str(refused.value)
 
 
 def test_the_same_sweep_has_not_changed(make_sweep: MakeSweep) -> None:
-    assert check_changes(make_sweep(), make_sweep()) == []
+    assert check_resumable(make_sweep(), make_sweep()) == []
 
 
 def test_a_study_is_not_continued_as_another_one_and_stays_as_it_was(make_sweep: MakeSweep) -> None:
@@ -84,5 +84,5 @@ def test_passwords_in_addresses_are_not_shown(make_sweep: MakeSweep, monkeypatch
     monkeypatch.setenv("SECRET", "hunter2")
     now = make_sweep(storage="postgresql+psycopg://me:${env:SECRET}@host/db", seed=1)
     with pytest.raises(InputError) as refused:
-        check_changes(make_sweep(), now)
+        check_resumable(make_sweep(), now)
     assert "postgresql" not in str(refused.value) and "hunter2" not in str(refused.value)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sweeper.core.errors import InputError, StorageError
 from sweeper.core.trials import Report
 from sweeper.spec import Sweep
-from sweeper.study.database import open_store
+from sweeper.study.database import open_database
 from sweeper.study.open import list_sweeps, open_study, read_study
 
 MakeSweep = Callable[..., Sweep]
@@ -49,10 +49,10 @@ def test_a_sweep_on_postgresql_is_resumed_read_and_listed_like_any_other(make_sw
 
 
 def test_one_owner_at_a_time_on_postgresql(postgres: str) -> None:
-    with open_store(postgres) as store, store.lease("owned"):
+    with open_database(postgres) as store, store.lease("owned"):
         with pytest.raises(InputError, match="is running"), store.lease("owned"):
             pass
-    with open_store(postgres) as store, store.lease("owned"):
+    with open_database(postgres) as store, store.lease("owned"):
         pass
 
 
@@ -72,7 +72,10 @@ def test_connections_that_the_server_cut_are_made_again(make_sweep: MakeSweep, p
 
 
 def test_a_sqlite_file_is_in_wal_mode_and_every_commit_is_synced(tmp_path: Path) -> None:
-    with open_store(f"sqlite:///{tmp_path / 'folder' / 'sweeper.db'}") as store, store.engine.connect() as connection:
+    with (
+        open_database(f"sqlite:///{tmp_path / 'folder' / 'sweeper.db'}") as store,
+        store.engine.connect() as connection,
+    ):
         assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 2
     assert stat.S_ISREG((tmp_path / "folder" / "sweeper.db").stat().st_mode)
@@ -80,12 +83,12 @@ def test_a_sqlite_file_is_in_wal_mode_and_every_commit_is_synced(tmp_path: Path)
 
 @pytest.mark.parametrize("url", ["sweeper.db", "", "sqlite//x"])
 def test_what_is_no_database_url_is_refused_with_an_example(url: str) -> None:
-    with pytest.raises(InputError, match="try sqlite:///sweeper.db"), open_store(url):
+    with pytest.raises(InputError, match="try sqlite:///sweeper.db"), open_database(url):
         pass
 
 
 def test_a_database_that_cannot_be_reached_is_one_clear_error_without_the_password() -> None:
-    with pytest.raises(StorageError) as failure, open_store("postgresql+psycopg://user:secret@127.0.0.1:1/none"):
+    with pytest.raises(StorageError) as failure, open_database("postgresql+psycopg://user:secret@127.0.0.1:1/none"):
         pass
     assert "127.0.0.1:1" in str(failure.value) and "secret" not in str(failure.value)
     assert failure.value.exit_code == 74
@@ -93,19 +96,19 @@ def test_a_database_that_cannot_be_reached_is_one_clear_error_without_the_passwo
 
 def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "sweeper.db").write_text("not a database" * 100)
-    with pytest.raises(StorageError, match="cannot be opened"), open_store("sqlite:///sweeper.db"):
+    with pytest.raises(StorageError, match="cannot be opened"), open_database("sqlite:///sweeper.db"):
         pass
 
 
 def test_reading_makes_no_database_where_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no sweep has run"), open_store("sqlite:///none.db", must_exist=True):
+    with pytest.raises(InputError, match="no sweep has run"), open_database("sqlite:///none.db", must_exist=True):
         pass
     assert not (tmp_path / "none.db").exists()
 
 
 def test_a_study_of_somebody_else_is_left_alone(make_sweep: MakeSweep) -> None:
     sweep = make_sweep()
-    with open_store(sweep.storage_url()) as store:
+    with open_database(sweep.storage_url()) as store:
         optuna.create_study(study_name="climbing", storage=store.optuna)
     with pytest.raises(InputError, match="was not made by sweeper"), open_study(sweep):
         pass

@@ -12,7 +12,7 @@ import pytest
 
 from sweeper.core.errors import SweepBusyError
 from sweeper.study import lease
-from sweeper.study.database import open_store
+from sweeper.study.database import open_database
 from sweeper.study.lease import Lease, holder
 
 spawn = multiprocessing.get_context("spawn")
@@ -20,7 +20,7 @@ spawn = multiprocessing.get_context("spawn")
 
 def own(url: str, start: Any, outcome: Any) -> None:
     """Run in a process of its own: try to take the lease, say how it went, keep it."""
-    with open_store(url) as store:
+    with open_database(url) as store:
         start.wait()
         try:
             Lease(store.engine, "climbing").acquire()
@@ -34,7 +34,7 @@ def own(url: str, start: Any, outcome: Any) -> None:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path / 'sweeper.db'}"
-    with open_store(url):
+    with open_database(url):
         return url
 
 
@@ -65,14 +65,14 @@ def test_the_lease_of_a_killed_process_is_free_at_once(url: str) -> None:
     assert outcomes == ["owner"]
     os.kill(owner.pid, signal.SIGKILL)
     owner.join()
-    with open_store(url) as store:
+    with open_database(url) as store:
         began = time.monotonic()
         with store.lease("climbing"):
             assert time.monotonic() - began < 2
 
 
 def test_a_second_owner_is_told_who_the_first_is(url: str) -> None:
-    with open_store(url) as store, store.lease("climbing"):
+    with open_database(url) as store, store.lease("climbing"):
         with pytest.raises(SweepBusyError, match=f"pid {os.getpid()}"), store.lease("climbing"):
             pass
 
@@ -80,7 +80,7 @@ def test_a_second_owner_is_told_who_the_first_is(url: str) -> None:
 def test_the_lease_of_a_silent_owner_elsewhere_expires(
     url: str, fast_lease: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_store(url) as store:
+    with open_database(url) as store:
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(lease, "_host", lambda: "elsewhere")
             silent = Lease(store.engine, "climbing")
@@ -95,7 +95,7 @@ def test_the_lease_of_a_silent_owner_elsewhere_expires(
 def test_the_lease_of_a_living_owner_elsewhere_is_respected(
     url: str, fast_lease: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_store(url) as store:
+    with open_database(url) as store:
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(lease, "_host", lambda: "elsewhere")
             living = Lease(store.engine, "climbing")
@@ -106,14 +106,14 @@ def test_the_lease_of_a_living_owner_elsewhere_is_respected(
 
 
 def test_an_owner_whose_lease_was_taken_notices(url: str, fast_lease: None) -> None:
-    with open_store(url) as store, store.lease("climbing") as lease:
+    with open_database(url) as store, store.lease("climbing") as lease:
         seen = holder(store.engine, "climbing")
         assert Lease(store.engine, "climbing")._take(seen)
         assert lease.lost.wait(5)
 
 
 def test_the_lease_is_free_after_its_owner_is_done(url: str, make_sweep: Callable[..., Any]) -> None:
-    with open_store(url) as store:
+    with open_database(url) as store:
         for _ in range(2):
             with store.lease("climbing"):
                 assert store.is_owned("climbing")

@@ -13,11 +13,11 @@ import optuna
 import pytest
 
 from sweeper.core.errors import LeaseLostError, StoppedError, StorageError
-from sweeper.core.trials import Failure, Report, TrialRow
+from sweeper.core.trials import Failure, Report, TrialRecord
 from sweeper.spec import Sweep
 from sweeper.study.lease import Lease, holder
 from sweeper.study.open import open_study
-from sweeper.study.outage import Outage
+from sweeper.study.outage import DatabaseOutage
 from sweeper.study.study import SweepStudy, Verdict
 
 MakeSweep = Callable[..., Sweep]
@@ -29,9 +29,9 @@ class Watcher:
 
     def __init__(self) -> None:
         self.phases: list[str] = []
-        self.rows: dict[int, TrialRow] = {}
+        self.rows: dict[int, TrialRecord] = {}
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         self.rows[row.number] = row
 
     def on_phase(self, message: str) -> None:
@@ -40,8 +40,8 @@ class Watcher:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Outage, "PAUSES", (0.05,))
-    monkeypatch.setattr(Outage, "SILENT", 0.2)
+    monkeypatch.setattr(DatabaseOutage, "PAUSES", (0.05,))
+    monkeypatch.setattr(DatabaseOutage, "QUIET_S", 0.2)
 
 
 def database_error(code: int) -> sqlite3.OperationalError:
@@ -76,7 +76,7 @@ def story(study: SweepStudy) -> None:
             if row.number == 2 and step == 1:
                 study.fail(2, Failure("error", "it was too high"))
                 break
-            if row.number == 3 and step == 1 and not study.history.of(3):
+            if row.number == 3 and step == 1 and not study.attempts().get(3, []):
                 study.fail(3, Failure("node", "its node was lost"))
                 break
             if study.report(row.number, Report(step, 0.0, {"score": row.params["height"] * step}), node="here"):
@@ -150,7 +150,7 @@ def test_a_locked_database_is_waited_for_and_the_user_is_told(make_sweep: MakeSw
 def test_a_database_that_stays_away_ends_the_sweep_and_loses_nothing(
     make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Outage, "LIMIT", 1.0)
+    monkeypatch.setattr(DatabaseOutage, "MAX_OUTAGE_S", 1.0)
     with open_study(make_sweep()) as study:
         number = study.ask().number
         study.report(number, Report(1, 0.0, {"score": 0.5}))

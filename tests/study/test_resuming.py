@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from sweeper.cli.main import main
 from sweeper.core.errors import InputError, StorageError
-from sweeper.core.trials import Report, TrialRow
+from sweeper.core.trials import Report, TrialRecord
 from sweeper.spec import Sweep
-from sweeper.study.compatibility import surroundings
-from sweeper.study.database import open_store
+from sweeper.study.compatibility import check_environment
+from sweeper.study.database import open_database
 from sweeper.study.open import open_study, read_study
 
 MakeSweep = Callable[..., Sweep]
@@ -25,7 +25,7 @@ class Phases:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def on_trial(self, row: TrialRow, report: Report | None) -> None:
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         """What is said is not about trials."""
 
     def on_phase(self, message: str) -> None:
@@ -34,7 +34,7 @@ class Phases:
 
 def begin(sweep: Sweep, *, reports: int = 1) -> None:
     with open_study(sweep) as study:
-        study.record_facts(surroundings(study, allow_code_change=False))
+        study.record_facts(check_environment(study, allow_code_change=False))
         row = study.ask()
         for step in range(1, reports + 1):
             study.report(row.number, Report(step, 1.0, {"score": 0.5}))
@@ -55,26 +55,26 @@ def test_trials_of_another_code_are_refused_until_someone_says_that_they_compare
         pytest.raises(InputError, match="the code of own:train has changed .* --allow-code-change"),
         open_study(own) as study,
     ):
-        surroundings(study, allow_code_change=False)
+        check_environment(study, allow_code_change=False)
     phases = Phases()
     with open_study(own, listeners=[phases]) as study:
-        study.record_facts(surroundings(study, allow_code_change=True))
+        study.record_facts(check_environment(study, allow_code_change=True))
         assert phases.said == ["going on with another code of own:train"]
-        surroundings(study, allow_code_change=False)
+        check_environment(study, allow_code_change=False)
 
 
 def test_comments_and_layout_are_not_another_code(own: Sweep, tmp_path: Path) -> None:
     begin(own)
     (tmp_path / "own.py").write_text(f"# Simple.\n\n\n{TRAINABLE}")
     with open_study(own) as study:
-        surroundings(study, allow_code_change=False)
+        check_environment(study, allow_code_change=False)
 
 
 def test_code_that_never_came_to_a_report_may_be_mended(own: Sweep, tmp_path: Path) -> None:
     begin(own, reports=0)
     (tmp_path / "own.py").write_text(TRAINABLE.replace("0.5", "0.6"))
     with open_study(own) as study:
-        surroundings(study, allow_code_change=False)
+        check_environment(study, allow_code_change=False)
 
 
 def test_other_versions_are_said_and_nothing_more(make_sweep: MakeSweep) -> None:
@@ -82,7 +82,7 @@ def test_other_versions_are_said_and_nothing_more(make_sweep: MakeSweep) -> None
     phases = Phases()
     with open_study(make_sweep(), listeners=[phases]) as study:
         study.record_facts({"versions": {**study.facts["versions"], "keras": "2.0"}})
-        now = surroundings(study, allow_code_change=False)["versions"]["keras"]
+        now = check_environment(study, allow_code_change=False)["versions"]["keras"]
     assert phases.said == [f"going on with keras {now} (was 2.0)"]
 
 
@@ -103,7 +103,7 @@ def test_a_study_that_the_first_schema_holds_is_read_and_goes_on(tmp_path: Path)
     database.close()
     read = read_study("climbing", "sqlite:///sweeper.db")
     assert [row.state for row in read.rows()] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
-    assert [attempt.reason for attempt in read.history.of(2)] == ["its worker died"] * 2
+    assert [attempt.reason for attempt in read.attempts().get(2, [])] == ["its worker died"] * 2
     assert [report.metrics["loss"] for report in read.reports(0)] == [1.0, 1.0, 1.0]
     with open_study(read.sweep.changed({"budget.trials": 7})) as study:
         row = study.ask()
@@ -115,7 +115,7 @@ def test_a_study_that_the_first_schema_holds_is_read_and_goes_on(tmp_path: Path)
 def test_a_database_of_a_newer_sweeper_is_refused_and_left_as_it_is(make_sweep: MakeSweep, tmp_path: Path) -> None:
     begin(make_sweep())
     url = make_sweep().storage
-    with open_store(url) as store, store.engine.begin() as connection:
+    with open_database(url) as store, store.engine.begin() as connection:
         connection.execute(sa.text("UPDATE sweeper_schema SET version = 99"))
     before = (tmp_path / "sweeper.db").read_bytes()
     with pytest.raises(StorageError, match="written by a newer sweeper .*: upgrade sweeper"), open_study(make_sweep()):

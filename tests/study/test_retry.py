@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import pytest
 
 from sweeper.core.errors import TrialDivergedError
-from sweeper.core.trials import Attempt, Failure, Kind
-from sweeper.driver.workers import lost_worker
-from sweeper.study.retry import IN_A_ROW, LONGEST_WAIT, History
-from sweeper.worker.runner import kind_of
+from sweeper.core.trials import Attempt, Failure, FailureKind
+from sweeper.driver.workers import classify_lost_worker
+from sweeper.study.retry import MAX_RETRY_DELAY_S, MAX_SAME_FAILURES, RetryPolicy
+from sweeper.worker.runner import classify_exception
 
 RAY_ON_A_DEAD_WORKER = """The actor died unexpectedly before finishing this task.
 The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker
@@ -22,17 +22,17 @@ AT_THE_START = """The actor died because of an error raised in its creation task
 """
 
 
-def after(*kinds: Kind, max_failures: int = 3) -> float | None:
+def after(*kinds: FailureKind, max_failures: int = 3) -> float | None:
     """Seconds until the next attempt of a trial whose attempts failed like this; None: there is none."""
-    history = History({}, max_failures)
+    history = RetryPolicy({}, max_failures)
     for attempt, kind in enumerate(kinds[:-1], 1):
         history.add(0, Attempt(attempt, kind, "", 0, None, datetime.now(UTC)))
-    return history.wait_after(0, kinds[-1])
+    return history.retry_delay(0, kinds[-1])
 
 
 def test_a_trial_is_tried_again_as_often_as_it_may_fail_and_waits_longer_each_time() -> None:
     assert [after(*["crash"] * times) for times in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, None]
-    assert after(*["stall"] * 20, max_failures=30) == LONGEST_WAIT
+    assert after(*["stall"] * 20, max_failures=30) == MAX_RETRY_DELAY_S
     assert after("crash", max_failures=0) is None
 
 
@@ -46,7 +46,7 @@ def test_what_is_not_the_trials_fault_never_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "gpu"])
-def test_memory_is_given_one_more_chance_only(kind: Kind) -> None:
+def test_memory_is_given_one_more_chance_only(kind: FailureKind) -> None:
     assert after(kind) == 1.0
     assert after("crash", kind) == 2.0
     assert after(kind, kind) is None
@@ -54,7 +54,7 @@ def test_memory_is_given_one_more_chance_only(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["error", "diverged"])
-def test_what_would_go_wrong_again_is_not_tried_again(kind: Kind) -> None:
+def test_what_would_go_wrong_again_is_not_tried_again(kind: FailureKind) -> None:
     assert after(kind) is None
 
 
@@ -76,8 +76,8 @@ def test_what_would_go_wrong_again_is_not_tried_again(kind: Kind) -> None:
         (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"), "memory"),
     ],
 )
-def test_exceptions_are_told_apart(error: BaseException, kind: Kind) -> None:
-    assert kind_of(error) == kind
+def test_exceptions_are_told_apart(error: BaseException, kind: FailureKind) -> None:
+    assert classify_exception(error) == kind
 
 
 @pytest.mark.parametrize(
@@ -105,31 +105,31 @@ def test_exceptions_are_told_apart(error: BaseException, kind: Kind) -> None:
         ("", "crash", "its worker died"),
     ],
 )
-def test_what_ray_says_of_a_lost_worker_is_understood(text: str, kind: Kind, words: str) -> None:
-    failure = lost_worker(text)
+def test_what_ray_says_of_a_lost_worker_is_understood(text: str, kind: FailureKind, words: str) -> None:
+    failure = classify_lost_worker(text)
     assert failure.kind == kind and words in failure.reason
 
 
 def test_trials_that_fail_alike_one_after_the_other_are_hopeless() -> None:
-    history = History({}, 3)
-    for number in range(IN_A_ROW):
-        assert history.hopeless() is None
+    history = RetryPolicy({}, 3)
+    for number in range(MAX_SAME_FAILURES):
+        assert history.repeated_failure() is None
         history.note_end(Failure("error", f"ValueError: {number} is too high (train.py:30)"))
-    assert history.hopeless() == "5 trials in a row failed: ValueError: 4 is too high (train.py:30)"
+    assert history.repeated_failure() == "5 trials in a row failed: ValueError: 4 is too high (train.py:30)"
 
 
 @pytest.mark.parametrize("between", [None, Failure("diverged", "diverged"), Failure("error", "TypeError: None")])
 def test_a_trial_that_ends_otherwise_gives_hope(between: Failure | None) -> None:
-    history = History({}, 3)
-    for _ in range(IN_A_ROW - 1):
+    history = RetryPolicy({}, 3)
+    for _ in range(MAX_SAME_FAILURES - 1):
         history.note_end(Failure("error", "ValueError: too high"))
     history.note_end(between)
     history.note_end(Failure("error", "ValueError: too high"))
-    assert history.hopeless() is None
+    assert history.repeated_failure() is None
 
 
 def test_trials_that_diverge_are_a_finding_and_no_trouble() -> None:
-    history = History({}, 3)
-    for _ in range(2 * IN_A_ROW):
+    history = RetryPolicy({}, 3)
+    for _ in range(2 * MAX_SAME_FAILURES):
         history.note_end(Failure("diverged", "diverged (loss=nan at epoch 2)"))
-    assert history.hopeless() is None
+    assert history.repeated_failure() is None

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from sweeper.core.errors import InputError
-from sweeper.core.trials import Failure, Report, TrialRow
+from sweeper.core.trials import Failure, Report, TrialRecord
 from sweeper.spec import Sweep
 from sweeper.study.open import list_sweeps, open_study, read_study
 from sweeper.study.study import SweepStudy, Verdict
@@ -15,7 +15,7 @@ from sweeper.study.study import SweepStudy, Verdict
 MakeSweep = Callable[..., Sweep]
 
 
-def run_trial(study: SweepStudy, scores: list[float]) -> TrialRow:
+def run_trial(study: SweepStudy, scores: list[float]) -> TrialRecord:
     row = study.ask()
     for step, score in enumerate(scores, 1):
         if study.report(row.number, Report(step, float(step), {"score": score})) is Verdict.STOP:
@@ -101,9 +101,9 @@ def test_a_trial_whose_attempt_failed_waits_and_is_taken_up_as_the_next_one(
         now = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: now + 1.1)
         assert study.has_next() and study.ask().attempt == 2
-        (failed,) = study.history.of(number)
+        (failed,) = study.attempts().get(number, [])
         assert (failed.attempt, failed.kind, failed.step, failed.node) == (1, "crash", 1, "here")
-    assert read_study("climbing", make_sweep().storage_url()).history.of(number) == [failed]
+    assert read_study("climbing", make_sweep().storage_url()).attempts().get(number, []) == [failed]
 
 
 def test_failed_attempts_are_remembered_by_the_next_owner_and_each_is_on_record_once(make_sweep: MakeSweep) -> None:
@@ -116,7 +116,7 @@ def test_failed_attempts_are_remembered_by_the_next_owner_and_each_is_on_record_
         assert study.ask().attempt == 3
         study.fail(0, Failure("crash", "its worker died"))
         assert (study.row(0).state, study.row(0).reason) == ("FAIL", "its worker died; attempt 3 was the last")
-        kinds = [(past.attempt, past.kind) for past in study.history.of(0)]
+        kinds = [(past.attempt, past.kind) for past in study.attempts().get(0, [])]
         assert kinds == [(1, "crash"), (2, "driver"), (3, "crash")]
 
 
@@ -195,7 +195,7 @@ def test_the_best_of_a_minimised_objective_is_the_least(make_sweep: MakeSweep) -
 
 def test_a_listener_that_fails_does_not_stop_the_sweep(make_sweep: MakeSweep) -> None:
     class Broken:
-        def on_trial(self, row: TrialRow, report: Report | None) -> None:
+        def on_trial(self, row: TrialRecord, report: Report | None) -> None:
             raise RuntimeError("broken")
 
         def on_phase(self, message: str) -> None:

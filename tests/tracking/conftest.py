@@ -17,8 +17,8 @@ from tests.tracking.tools import (
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeper.tracking.projection.FLUSH", 0.05)
-    monkeypatch.setattr("sweeper.tracking.projection.BACK_OFF", (0.2, 0.5))
+    monkeypatch.setattr("sweeper.tracking.projection.POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr("sweeper.tracking.projection.BACKOFF_S", (0.2, 0.5))
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
-from sweeper.core.trials import Listener, Report, TrialRow
+from sweeper.core.trials import Listener, Report, TrialRecord
 from sweeper.spec import Sweep
 from sweeper.tracking import start_ui
 
@@ -32,15 +32,13 @@ class RecordedStudy:
 
     def __init__(self, sweep: Sweep, *listeners: Listener) -> None:
         self.sweep, self.name, self.listeners = sweep, sweep.name, listeners
+        self.id = uuid4().hex
         self.facts: dict[str, Any] = {"dataset": DATASET}
-        self._rows: dict[int, TrialRow] = {}
+        self._rows: dict[int, TrialRecord] = {}
         self._reports: dict[int, list[Report]] = {}
         self._seconds = itertools.count()
 
-    def record_facts(self, facts: Mapping[str, Any]) -> None:
-        self.facts = {**self.facts, **facts}
-
-    def rows(self) -> list[TrialRow]:
+    def rows(self) -> list[TrialRecord]:
         return [self._rows[number] for number in sorted(self._rows)]
 
     def reports(self, number: int) -> list[Report]:
@@ -50,7 +48,7 @@ class RecordedStudy:
         return START + timedelta(seconds=next(self._seconds))
 
     def begin(self, number: int, **params: Any) -> None:
-        self._tell(TrialRow(number, "RUNNING", params or {"height": 0.5}, started=self.now()))
+        self._tell(TrialRecord(number, "RUNNING", params or {"height": 0.5}, started=self.now()))
 
     def report(self, number: int, value: float, **others: float) -> None:
         row = self._rows[number]
@@ -72,7 +70,7 @@ class RecordedStudy:
         if state != "RUNNING":
             self.end(number, state, reason)
 
-    def _tell(self, row: TrialRow, report: Report | None = None) -> None:
+    def _tell(self, row: TrialRecord, report: Report | None = None) -> None:
         self._rows[row.number] = row
         for listener in self.listeners:
             listener.on_trial(row, report)
@@ -97,7 +95,7 @@ def runs_of(uri: str, study: RecordedStudy) -> list[Any]:
     experiment = client.get_experiment_by_name(study.sweep.tracking.experiment)
     if experiment is None:
         return []
-    return list(client.search_runs([experiment.experiment_id], f"tags.`sweeper.id` = '{study.facts['id']}'"))
+    return list(client.search_runs([experiment.experiment_id], f"tags.`sweeper.id` = '{study.id}'"))
 
 
 def trial_runs(uri: str, study: RecordedStudy) -> dict[int, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sweeper.core.trials import Report
+from sweeper.datasets.catalog import Digits
 from sweeper.search.budget import Budget
-from sweeper.spec import Share
-from sweeper.training import Digits
+from sweeper.spec import TrialResources
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.trial import Trial
 
@@ -29,7 +29,7 @@ class RecordedTrial(Trial):
             seed=seed,
             budget=Budget(trials=1, **(budget or {"epochs": 3})),
             dataset=dataset,
-            resources=Share(),
+            resources=TrialResources(),
             checkpoints=self.checkpoints,
             send=self.sent.append,
         )
@@ -51,7 +51,7 @@ def make_trial(tmp_path: Path) -> Callable[..., RecordedTrial]:
 def tensorflow() -> Any:
     from sweeper.training.engine import runtime
 
-    runtime.start(1)
+    runtime.start_backend(1)
     import tensorflow
 
     return tensorflow

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from sweeper.training.engine.initializers import INITIALIZERS
-from sweeper.training.engine.keras_model import CELLS
 from sweeper.training.engine.ops import ACTIVATIONS
 from sweeper.training.engine.optimizers import OPTIMIZERS, SCHEDULES
+from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.hparams import RNNParams
 
 TABLES: dict[str, Mapping[str, Any]] = {

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import InputError, TrialDivergedError
-from sweeper.training import Digits, Evaluation, RNNParams, train_rnn, trainable
-from sweeper.training.engine.keras_model import CELLS
+from sweeper.datasets.catalog import Digits
+from sweeper.training import RNNParams, train_rnn, trainable
 from sweeper.training.engine.optimizers import OPTIMIZERS
+from sweeper.training.engine.recurrence import CELLS
+from sweeper.training.trainable import Evaluation
 from tests.training.conftest import RecordedTrial
 
 MakeTrial = Callable[..., RecordedTrial]

@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 from sweeper.core.errors import InputError
+from sweeper.core.sweep_folder import SweepFolder
 from sweeper.driver.actor import as_config, task_from
 from sweeper.spec import Sweep
-from sweeper.worker.runner import TaskRun
-from sweeper.worker.task import Event, Job, Task, trial_seed
+from sweeper.worker.runner import TaskRunner
+from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
 
 MakeSweep = Callable[..., Sweep]
 
 
-def start(sweep: Sweep, folder: Path, **task: object) -> TaskRun:
-    return TaskRun(Job(sweep, folder), Task(0, {"height": 0.9}, **task))  # type: ignore[arg-type]
+def start(sweep: Sweep, folder: Path, **task: object) -> TaskRunner:
+    return TaskRunner(WorkerContext(sweep, SweepFolder(folder)), Task(0, {"height": 0.9}, **task))  # type: ignore[arg-type]
 
 
-def all_events(run: TaskRun, reports: int) -> list[Event]:
+def all_events(run: TaskRunner, reports: int) -> list[Event]:
     events = [run.next_event() for _ in range(reports)]
     run.stop()
     return events
@@ -61,8 +62,8 @@ def test_a_metric_that_is_no_number_fails_the_trial_with_its_name(make_sweep: Ma
     ],
 )
 def test_a_flood_fails_the_trial_and_is_not_kept(make_sweep: MakeSweep, tmp_path: Path, kind: str, said: str) -> None:
-    job = Job(make_sweep(trainable="tests.samples:flood"), tmp_path)
-    failure = TaskRun(job, Task(0, {"kind": kind})).next_event().failure
+    job = WorkerContext(make_sweep(trainable="tests.samples:flood"), SweepFolder(tmp_path))
+    failure = TaskRunner(job, Task(0, {"kind": kind})).next_event().failure
     assert failure is not None and said in failure.reason and len(failure.reason) < 400
     assert (tmp_path / "trials/0000/error.txt").stat().st_size < 101_000
 
@@ -126,10 +127,12 @@ def test_a_trial_of_a_sweep_without_a_dataset_has_no_data(make_sweep: MakeSweep,
 def test_a_trial_that_had_only_its_last_report_to_tell_is_not_trained_again(
     make_sweep: MakeSweep, tmp_path: Path
 ) -> None:
-    job = Job(make_sweep(trainable="tests.samples:leave", budget={"trials": 1, "epochs": 3}), tmp_path)
+    job = WorkerContext(
+        make_sweep(trainable="tests.samples:leave", budget={"trials": 1, "epochs": 3}), SweepFolder(tmp_path)
+    )
     (tmp_path / "trials").mkdir()
     job.checkpoints(0).save(3, {"score": 1.0}, lambda folder: None)
-    run = TaskRun(job, Task(0, {"height": 1.0}, attempt=2))
+    run = TaskRunner(job, Task(0, {"height": 1.0}, attempt=2))
     told = run.next_event().report
     assert told is not None and told.step == 3
     assert run.next_event() == Event()

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from sweeper.datasets.base import Task
+from sweeper.datasets.base import LearningTask
 from sweeper.training.engine import runtime
 from sweeper.training.engine.optimizers import OPTIMIZERS
 
@@ -37,11 +37,11 @@ NUMBERS = (
 )
 
 
-class Trainable(Protocol):
+class TrainableNetwork(Protocol):
     """What a graph is made of, see `network.Network`."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> LearningTask: ...
 
     @property
     def generators(self) -> int: ...
@@ -54,14 +54,14 @@ class Trainable(Protocol):
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]: ...
 
 
-class Graph:
+class CompiledTraining:
     """A training step and an evaluation, compiled when first called.
 
     `shapes`, those of the weights in the flat vector, are given here if the graph is to be for them alone, else with
     each call; `decayed` is 1 where weight decay applies.
     """
 
-    def __init__(self, network: Trainable, optimizer: str, shapes: Shapes | None = None) -> None:
+    def __init__(self, network: TrainableNetwork, optimizer: str, shapes: Shapes | None = None) -> None:
         self.network = network
         self._optimizer = OPTIMIZERS[optimizer]
         self.shapes = shapes
@@ -75,10 +75,10 @@ class Graph:
         numbers = {name: number for name in NUMBERS}
         indices = spec((None, None), "int32")
         # Without signatures, every other count of steps in a call and every other size of the data is traced anew.
-        self.steps = runtime.compiled(
+        self.steps = runtime.compile_function(
             self._steps, (x, y, given, vector, state, number, count, indices, vector, numbers)
         )
-        self.judge = runtime.compiled(self._judge, (x, y, given, vector))
+        self.evaluate_batch = runtime.compile_function(self._judge, (x, y, given, vector))
 
     def gradient(
         self, weights: Tensors, seeds: Tensors, x: Tensor, y: Tensor, rates: Mapping[str, Tensor]
@@ -89,9 +89,9 @@ class Graph:
         """
         from keras import ops
 
-        outputs, seeds, way_back = self.network.outputs(weights, seeds, ops.cast(x, "float32"), rates)
+        outputs, seeds, backward = self.network.outputs(weights, seeds, ops.cast(x, "float32"), rates)
         losses, hits, change = self._compare(outputs, y)
-        gradient = ops.concatenate([ops.reshape(part, (-1,)) for part in way_back(change)], axis=0)
+        gradient = ops.concatenate([ops.reshape(part, (-1,)) for part in backward(change)], axis=0)
         return gradient, ops.mean(losses), hits, seeds
 
     def _compare(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,11 +161,11 @@ class Graph:
             weights, slots = self.update(weights, gradient, slots, decayed, step, rated)
             return i + 1, weights, slots, seeds, loss + batch_loss, hits + batch_hits
 
-        def goes_on(i: Tensor, *rest: Any) -> Tensor:
+        def should_continue(i: Tensor, *rest: Any) -> Tensor:
             return ops.logical_and(i < count, ops.isfinite(rest[-2]))  # a diverged trial need not go on
 
         start = (ops.zeros((), "int32"), *state, ops.zeros(()), ops.zeros((), "int32"))
-        return tuple(ops.while_loop(goes_on, body, start)[1:])
+        return tuple(ops.while_loop(should_continue, body, start)[1:])
 
 
 def unpack(weights: Tensor, shapes: Any) -> Tensors:
@@ -187,15 +187,15 @@ def unpack(weights: Tensor, shapes: Any) -> Tensors:
     return tuple(tf.reshape(part, shape) for part, shape in zip(split, shapes, strict=True))
 
 
-class _Graphs:
+class CompiledCache:
     """The graphs used last. A bound is needed, for graphs are large."""
 
     KEEP = 16
 
     def __init__(self) -> None:
-        self._graphs: OrderedDict[object, Graph] = OrderedDict()
+        self._graphs: OrderedDict[object, CompiledTraining] = OrderedDict()
 
-    def get(self, key: object, make: Callable[[], Graph]) -> Graph:
+    def get(self, key: object, make: Callable[[], CompiledTraining]) -> CompiledTraining:
         if key not in self._graphs:
             while len(self._graphs) >= self.KEEP:
                 self._graphs.popitem(last=False)
@@ -208,4 +208,4 @@ class _Graphs:
         return len(self._graphs)
 
 
-graphs = _Graphs()
+graphs = CompiledCache()

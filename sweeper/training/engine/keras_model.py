@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
+from sweeper.core.files import written_whole
+from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.engine.weights import HEAD
 
 if TYPE_CHECKING:
-    from sweeper.datasets.base import Task
+    from sweeper.datasets.base import LearningTask
     from sweeper.training.hparams import RNNParams
 
 Array = Any
@@ -20,11 +21,7 @@ Array = Any
 Model = Any
 
 
-# The names of classes in keras.layers.
-CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
-
-
-def build_network(params: RNNParams, task: Task, *, precision: str = "float32") -> Model:
+def build_network(params: RNNParams, task: LearningTask, *, precision: str = "float32") -> Model:
     """A Keras model from sequences `[n, steps, features]` to logits or forecasts; its weights mean nothing yet.
 
     Layers bear fixed names, so that nothing depends on what was built in the process before.
@@ -38,7 +35,7 @@ def build_network(params: RNNParams, task: Task, *, precision: str = "float32") 
         x = layers.Masking(0.0, name="mask")(x)
     for number in range(params.layers):
         gives_all = number < params.layers - 1 or task.forecasts
-        layer = getattr(layers, CELLS[params.cell])(
+        layer = getattr(layers, CELLS[params.cell].keras_class)(
             params.units,
             activation=params.activation,
             dropout=params.dropout,
@@ -70,14 +67,10 @@ def save_model(model: Model, path: Path, *, classifies: bool) -> None:
 
     if classifies:
         model = keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
-    beside = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.keras")  # Keras insists on the ending
-    try:
-        with warnings.catch_warnings():  # Keras reads TensorFlow's variables in a way NumPy 2 will no longer know
-            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
-            model.save(beside)
-        beside.rename(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_whole(path) as beside, warnings.catch_warnings():
+        # Keras reads TensorFlow's variables in a way that NumPy 2 deprecates.
+        warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
+        model.save(beside)
 
 
 Tensor = Any
@@ -89,7 +82,7 @@ Tensors = tuple[Tensor, ...]
 class KerasNetwork:
     """A Keras model as `network.Network` is one; its sizes and its rates of dropout are fixed."""
 
-    def __init__(self, params: RNNParams, task: Task) -> None:
+    def __init__(self, params: RNNParams, task: LearningTask) -> None:
         self.task = task
         self._model = build_network(params, task, precision=params.precision)
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sweeper.training.engine import runtime
 from sweeper.training.engine.optimizers import SCHEDULES
 from sweeper.training.engine.program import STEPS_PER_CALL, Program, State
-from sweeper.training.hparams import RNNParams
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays
-    from sweeper.search.budget import Budget
     from sweeper.training.hparams import RNNParams
+    from sweeper.worker.trial import Trial
 
 Array = Any
 
@@ -29,7 +28,7 @@ _FILE = "state.npz"
 _EVALUATION_BATCH = 250  # with more, XLA is half as fast on a CPU, and TensorFlow no faster
 
 
-FIRST = 128
+FIRST_TEST_IMAGES = 128
 """Of the test set's images, the number that E1 and E3 of `search_spaces/baselines` were judged by."""
 
 
@@ -53,12 +52,12 @@ def device_data(arrays: Arrays) -> DeviceData:
         return tuple((runtime.tensor(x[part], x.dtype), runtime.tensor(y[part], y.dtype)) for part in parts)
 
     train = runtime.tensor_in_place(arrays.x_train), runtime.tensor_in_place(arrays.y_train)
-    first = batches(arrays.x_test[:FIRST], arrays.y_test[:FIRST])
+    first = batches(arrays.x_test[:FIRST_TEST_IMAGES], arrays.y_test[:FIRST_TEST_IMAGES])
     return DeviceData(*train, batches(arrays.x_val, arrays.y_val), batches(arrays.x_test, arrays.y_test), first)
 
 
 @dataclass(frozen=True)
-class Course:
+class StepPlan:
     """The gradient steps of a full trial and where its reports lie among them."""
 
     total: int
@@ -66,8 +65,9 @@ class Course:
     width: float
 
     @classmethod
-    def of(cls, budget: Budget, samples: int, batch_size: int) -> Course:
+    def of(cls, trial: Trial, samples: int, batch_size: int) -> StepPlan:
         """With epochs, the reports divide the steps as evenly as whole steps can; each is at least one step long."""
+        budget = trial.budget
         if budget.steps is not None:
             return cls(budget.steps, budget.reports, budget.epoch_of(1))
         assert budget.epochs is not None
@@ -112,7 +112,7 @@ def _permutation(seed: int, epoch: int, samples: int) -> Array:
 class Loop:
     """The state of one trial's training and what moves it on."""
 
-    def __init__(self, params: RNNParams, program: Program, data: DeviceData, course: Course, seed: int) -> None:
+    def __init__(self, params: RNNParams, program: Program, data: DeviceData, course: StepPlan, seed: int) -> None:
         self.step = 0
         self.state = program.initial_state(seed)
         self._params = params
@@ -151,7 +151,7 @@ class Loop:
         weights, task = self.state.weights, self._program.task
         metrics = self._named("test_", *self._program.evaluate(weights, self._data.test))
         if self._params.watch_test and not task.forecasts:
-            metrics[f"test_accuracy_{FIRST}"] = self._program.evaluate(weights, self._data.first_of_test)[1]
+            metrics[f"test_accuracy_{FIRST_TEST_IMAGES}"] = self._program.evaluate(weights, self._data.first_of_test)[1]
         return metrics
 
     def _named(self, prefix: str, loss: float, accuracy: float) -> dict[str, float]:
@@ -200,4 +200,4 @@ def learning_rate(params: RNNParams, step: int, total: int) -> float:
     if step < warm:
         return params.learning_rate * (step + 1) / (warm + 1)
     progress = (step - warm) / max(total - warm, 1)
-    return params.learning_rate * SCHEDULES[params.schedule](progress, params)
+    return params.learning_rate * SCHEDULES[params.schedule](progress, params.decay, params.drops)

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.datasets.base import Task
+from sweeper.datasets.base import LearningTask
 from sweeper.training.engine.ops import (
     ACTIVATIONS,
     Activation,
     add_bias,
-    bias_of_none,
+    advance_seed,
     dropout_mask,
-    next_state,
+    no_bias,
     product_over_steps,
     project,
 )
-from sweeper.training.engine.recurrence import RECURRENCES, Recurrence, compiled
+from sweeper.training.engine.recurrence import CELLS, Recurrence, compiled_recurrence
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
@@ -34,7 +34,7 @@ Tensors = tuple[Tensor, ...]
 Rates = Mapping[str, Tensor]
 
 
-Pull = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
+Backward = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 """From the gradient of an output to those of the input and of the weights."""
 
 
@@ -45,7 +45,7 @@ _NORM_EPSILON = 1e-3  # that of keras.layers.LayerNormalization
 class Network:
     """A network as far as it is part of a graph; frozen, so that equal ones share what was compiled."""
 
-    task: Task
+    task: LearningTask
     cell: str
     activation: str
     layers: int
@@ -59,9 +59,9 @@ class Network:
     has_output_dropout: bool
 
     @classmethod
-    def of(cls, params: RNNParams, task: Task) -> Network:
+    def of(cls, params: RNNParams, task: LearningTask) -> Network:
         return cls(
-            Task(task.steps, 0, 0, task.forecasts),  # widths are not part of the graph
+            LearningTask(task.steps, 0, 0, task.forecasts),  # widths are not part of the graph
             params.cell,
             params.activation,
             params.layers,
@@ -83,7 +83,7 @@ class Network:
     @property
     def ranks(self) -> tuple[int, ...]:
         """How many axes each weight has."""
-        bias = 2 if RECURRENCES[self.cell].has_recurrent_bias else 1
+        bias = 2 if CELLS[self.cell].has_recurrent_bias else 1
         layer = (2, 2, bias) * self._directions + (1, 1) * self.layer_norm
         return (*layer * self.layers, *(2, 1) * self.has_dense, 2, 1)
 
@@ -98,11 +98,11 @@ class Network:
 
         parts, states, pulls = iter(weights), list(seeds), []
         x = ops.transpose(x, (1, 0, 2))
-        valid = self._find_valid(x)
+        valid = self._step_mask(x)
         x = x * self.task.scale
         for layer in range(self.layers):
             sequences = layer < self.layers - 1 or self.task.forecasts
-            directions: list[tuple[Tensor, Pull]] = []
+            directions: list[tuple[Tensor, Backward]] = []
             for backwards in (False, True)[: self._directions]:
                 kernels, generator = (next(parts), next(parts), next(parts)), len(directions) + layer * self._directions
                 masks, states[generator] = self._masks(x, kernels[1], states[generator], rates)
@@ -122,7 +122,7 @@ class Network:
         x, pull = _dense(x, next(parts), next(parts), ACTIVATIONS["linear"])
         pulls.append(pull)
 
-        def way_back(d: Tensor) -> list[Tensor]:
+        def backward(d: Tensor) -> list[Tensor]:
             gradients: list[Tensor] = []
             d = ops.transpose(d, (1, 0, 2)) if self.task.forecasts else d
             for pull in reversed(pulls):
@@ -130,13 +130,13 @@ class Network:
                 gradients = [*found, *gradients]
             return gradients
 
-        return (ops.transpose(x, (1, 0, 2)) if self.task.forecasts else x), tuple(states), way_back
+        return (ops.transpose(x, (1, 0, 2)) if self.task.forecasts else x), tuple(states), backward
 
     @property
     def _directions(self) -> int:
         return 1 + self.bidirectional
 
-    def _find_valid(self, x: Tensor) -> Tensor:
+    def _step_mask(self, x: Tensor) -> Tensor:
         """1 for the time steps that count, `[steps, n, 1]`: as with keras.layers.Masking, those that are not all 0."""
         from keras import ops
 
@@ -144,14 +144,14 @@ class Network:
             return ops.zeros((0, 1, 1))
         return ops.cast(ops.any(ops.not_equal(x, 0.0), axis=-1, keepdims=True), "float32")
 
-    def _drop(self, x: Tensor, seed: Tensor, rates: Rates | None) -> tuple[Tensor, Pull, Tensor]:
+    def _drop(self, x: Tensor, seed: Tensor, rates: Rates | None) -> tuple[Tensor, Backward, Tensor]:
         """Drop a share of what a layer says, at each time step another."""
         from keras import ops
 
         if rates is None or not self.has_output_dropout:
             return x, lambda d: (d, []), seed
         mask = dropout_mask(ops.shape(x), rates["output_dropout"], seed)
-        return x * mask, lambda d: (d * mask, []), next_state(seed)
+        return x * mask, lambda d: (d * mask, []), advance_seed(seed)
 
     def _masks(
         self, x: Tensor, recurrent_kernel: Tensor, seed: Tensor, rates: Rates | None
@@ -165,16 +165,16 @@ class Network:
         inputs: list[Tensor] = []
         states = None
         _, n, features = ops.shape(x)
-        gates = RECURRENCES[self.cell].gates if self.has_recurrent_dropout else 1
+        gates = CELLS[self.cell].gates if self.has_recurrent_dropout else 1
         if rates is not None and self.has_dropout:
             for _ in range(gates):
                 inputs.append(dropout_mask((n, features), rates["dropout"], seed))
-                seed = next_state(seed)
+                seed = advance_seed(seed)
         if rates is not None and self.has_recurrent_dropout:
             drawn = []
             for _ in range(gates):
                 drawn.append(dropout_mask((n, ops.shape(recurrent_kernel)[0]), rates["recurrent_dropout"], seed))
-                seed = next_state(seed)
+                seed = advance_seed(seed)
             states = ops.stack(drawn)
         return (inputs, states), seed
 
@@ -187,12 +187,12 @@ class Network:
         *,
         sequences: bool,
         backwards: bool,
-    ) -> tuple[Tensor, Pull]:
+    ) -> tuple[Tensor, Backward]:
         """One direction of one layer, `[steps, n, features]` to `[steps, n, units]`, or to the last output alone."""
         from keras import ops
 
         (kernel, recurrent_kernel, bias), (input_masks, state_masks) = kernels, masks
-        cell, recurrent_bias = RECURRENCES[self.cell], bias_of_none()
+        cell, recurrent_bias = CELLS[self.cell], no_bias()
         if cell.has_recurrent_bias:
             bias, recurrent_bias = bias[0], bias[1]
         turned, valid = (ops.flip(x, axis=0), ops.flip(valid, axis=0)) if backwards else (x, valid)
@@ -202,7 +202,7 @@ class Network:
         projected = add_bias(ops.concatenate(projected, axis=2) if len(projected) > 1 else projected[0], bias)
         masked = state_masks is not None
         state_masks = ops.zeros((0, 0, 0)) if state_masks is None else state_masks
-        forward, backward = compiled(
+        forward, backward = compiled_recurrence(
             Recurrence(self.cell, self.activation, self.task.steps, masked, self.masking, sequences)
         )
         output, kept = forward(projected, recurrent_kernel, recurrent_bias, state_masks, valid)
@@ -223,7 +223,7 @@ class Network:
         return (ops.flip(output, axis=0) if backwards and sequences else output), pull
 
 
-def _join(directions: list[tuple[Tensor, Pull]]) -> tuple[Tensor, Pull]:
+def _join(directions: list[tuple[Tensor, Backward]]) -> tuple[Tensor, Backward]:
     """The outputs of both directions side by side, or that of the only one."""
     from keras import ops
 
@@ -238,7 +238,7 @@ def _join(directions: list[tuple[Tensor, Pull]]) -> tuple[Tensor, Pull]:
     return ops.concatenate([output for output, _ in directions], axis=-1), pull
 
 
-def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Pull]:
+def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Backward]:
     """Layer normalisation (Ba, Kiros, Hinton 2016, arXiv:1607.06450)."""
     from keras import ops
 
@@ -256,7 +256,7 @@ def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Pull]:
     return normal * gamma + beta, pull
 
 
-def _dense(x: Tensor, kernel: Tensor, bias: Tensor, activation: Activation) -> tuple[Tensor, Pull]:
+def _dense(x: Tensor, kernel: Tensor, bias: Tensor, activation: Activation) -> tuple[Tensor, Backward]:
     """A layer on the last output, or on each."""
     from keras import ops
 

@@ -95,7 +95,7 @@ _GRADIENTS = {
 ACTIVATIONS = {name: Activation(name, gradient) for name, gradient in _GRADIENTS.items()}
 
 
-def bias_of_none() -> Tensor:
+def no_bias() -> Tensor:
     """In the place of the recurrent bias that a cell does not have."""
     from keras import ops
 
@@ -156,7 +156,7 @@ def dropout_mask(shape: tuple[Any, ...], rate: Tensor, seed: Tensor) -> Tensor:
     return keras.ops.where(drawn >= rate, 1 / (1 - rate), 0.0)
 
 
-def next_state(seed: Tensor) -> Tensor:
+def advance_seed(seed: Tensor) -> Tensor:
     from keras import ops
 
     return seed + ops.convert_to_tensor([0, 1], dtype=seed.dtype)

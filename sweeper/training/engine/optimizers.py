@@ -10,10 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sweeper.training.hparams import RNNParams
+from typing import Any
 
 Tensor = Any
 
@@ -90,20 +87,10 @@ OPTIMIZERS = {
 }
 
 
-def _constant(progress: float, params: RNNParams) -> float:
-    return 1.0
-
-
-def _linear(progress: float, params: RNNParams) -> float:
-    return 1.0 - progress
-
-
-def _cosine(progress: float, params: RNNParams) -> float:
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def _step(progress: float, params: RNNParams) -> float:
-    return params.decay ** int(progress * (params.drops + 1))
-
-
-SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "step": _step}
+SCHEDULES: dict[str, Callable[[float, float, int], float]] = {
+    "constant": lambda progress, decay, drops: 1.0,
+    "linear": lambda progress, decay, drops: 1.0 - progress,
+    "cosine": lambda progress, decay, drops: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "step": lambda progress, decay, drops: decay ** int(progress * (drops + 1)),
+}
+"""The share of the learning rate at a progress from 0 to 1; the `step` schedule drops it by `decay`, `drops` times."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.datasets.base import Task
+from sweeper.datasets.base import LearningTask
 from sweeper.training.engine import runtime
-from sweeper.training.engine.graph import Graph, graphs, unpack
+from sweeper.training.engine.graph import CompiledTraining, graphs, unpack
 from sweeper.training.engine.keras_model import KerasNetwork
 from sweeper.training.engine.network import Network
 from sweeper.training.engine.optimizers import OPTIMIZERS
@@ -43,7 +43,7 @@ class State:
 class Program:
     """Training steps and evaluation of one network; cheap to make where its graph is shared."""
 
-    def __init__(self, params: RNNParams, task: Task) -> None:
+    def __init__(self, params: RNNParams, task: LearningTask) -> None:
         import numpy as np
 
         self.task = task
@@ -57,16 +57,16 @@ class Program:
         self.decayed = runtime.tensor(np.concatenate(decayed))
         self._numbers = {name: runtime.tensor(number) for name, number in numbers_of(params).items()}
 
-    def _find_graph(self, task: Task) -> Graph:
+    def _find_graph(self, task: LearningTask) -> CompiledTraining:
         params, network = self._params, Network.of(self._params, task)
         sizes = (params.model_dump_json(include=set(_SIZES)), task)
         if params.precision != "float32" or runtime.has_cudnn():
             return graphs.get(
-                ("layers", sizes), lambda: Graph(KerasNetwork(params, task), params.optimizer, self._shapes)
+                ("layers", sizes), lambda: CompiledTraining(KerasNetwork(params, task), params.optimizer, self._shapes)
             )
         if runtime.is_jax():
-            return graphs.get(sizes, lambda: Graph(network, params.optimizer, self._shapes))
-        return graphs.get((network, params.optimizer), lambda: Graph(network, params.optimizer))
+            return graphs.get(sizes, lambda: CompiledTraining(network, params.optimizer, self._shapes))
+        return graphs.get((network, params.optimizer), lambda: CompiledTraining(network, params.optimizer))
 
     def initial_state(self, seed: int) -> State:
         """The state in which a trial starts."""
@@ -112,7 +112,7 @@ class Program:
 
     def evaluate(self, weights: Tensor, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
         """Mean loss and accuracy."""
-        found = [self.graph.judge(x, y, self._given, weights) for x, y in batches]
+        found = [self.graph.evaluate_batch(x, y, self._given, weights) for x, y in batches]
         count = sum(len(y) for _, y in batches)
         return sum(float(loss) for loss, _ in found) / count, sum(int(hits) for _, hits in found) / count
 

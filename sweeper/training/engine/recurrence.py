@@ -17,7 +17,7 @@ from sweeper.training.engine.ops import (
     ACTIVATIONS,
     Activation,
     add_bias,
-    bias_of_none,
+    no_bias,
     product_over_steps,
     sigmoid_gradient,
 )
@@ -41,6 +41,8 @@ class Cell:
     for what comes through the projection. The first state is the output.
     """
 
+    keras_class: str
+    """The class of keras.layers that saves it, and that a test compares it with."""
     gates: int
     states: int
     forward: Callable[[Tensor, Tensor, Tensors, Activation], tuple[Tensors, Tensors]]
@@ -113,11 +115,12 @@ def _gru_backward(kept: Tensors, gradients: Tensors, activation: Activation) -> 
     return dx, dh_projected, (passed,)
 
 
-RECURRENCES = {
-    "simple_rnn": Cell(1, 1, _simple_forward, _simple_backward),
-    "lstm": Cell(4, 2, _lstm_forward, _lstm_backward),
-    "gru": Cell(3, 1, _gru_forward, _gru_backward, has_recurrent_bias=True),
+CELLS = {
+    "simple_rnn": Cell("SimpleRNN", 1, 1, _simple_forward, _simple_backward),
+    "lstm": Cell("LSTM", 4, 2, _lstm_forward, _lstm_backward),
+    "gru": Cell("GRU", 3, 1, _gru_forward, _gru_backward, has_recurrent_bias=True),
 }
+"""The cells a sweep may name; to add one, add it here."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Recurrence:
         """The outputs, and what `backward` needs of this way."""
         from keras import ops
 
-        cell, activation = RECURRENCES[self.cell], ACTIVATIONS[self.activation]
+        cell, activation = CELLS[self.cell], ACTIVATIONS[self.activation]
 
         def step(states: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
             r = self._project(states[0], kernel, bias, masks)
@@ -161,7 +164,7 @@ class Recurrence:
         """The gradients of the projected inputs, the kernel and the bias from that of the outputs."""
         from keras import ops
 
-        cell, activation = RECURRENCES[self.cell], ACTIVATIONS[self.activation]
+        cell, activation = CELLS[self.cell], ACTIVATIONS[self.activation]
         outputs, *rest = kept
         transposed = ops.transpose(kernel)  # once, and not in each product
 
@@ -188,12 +191,12 @@ class Recurrence:
         _, (dxs, drs) = self._scan(step, start, xs, reverse=True)
         # The first step starts from zeros, which add nothing.
         dkernel = self._kernel_gradient(_stack(outputs[:-1]), _stack(drs[1:]), masks)
-        return _stack(dxs), dkernel, ops.sum(_stack(drs), axis=(0, 1)) if cell.has_recurrent_bias else bias_of_none()
+        return _stack(dxs), dkernel, ops.sum(_stack(drs), axis=(0, 1)) if cell.has_recurrent_bias else no_bias()
 
     def _project(self, state: Tensor, kernel: Tensor, bias: Tensor, masks: Tensor) -> Tensor:
         from keras import ops
 
-        cell = RECURRENCES[self.cell]
+        cell = CELLS[self.cell]
         if self.masked:
             kernels = ops.split(kernel, cell.gates, axis=1)
             r = ops.concatenate([ops.matmul(state * masks[gate], part) for gate, part in enumerate(kernels)], axis=1)
@@ -207,7 +210,7 @@ class Recurrence:
 
         if not self.masked:
             return ops.matmul(change, transposed)
-        gates = RECURRENCES[self.cell].gates
+        gates = CELLS[self.cell].gates
         pairs = zip(ops.split(change, gates, axis=1), ops.split(transposed, gates, axis=0), strict=True)
         return sum(ops.matmul(d, part) * masks[gate] for gate, (d, part) in enumerate(pairs))
 
@@ -217,7 +220,7 @@ class Recurrence:
 
         if not self.masked:
             return product_over_steps(states, changes)
-        parts = enumerate(ops.split(changes, RECURRENCES[self.cell].gates, axis=2))
+        parts = enumerate(ops.split(changes, CELLS[self.cell].gates, axis=2))
         return ops.concatenate([product_over_steps(states * masks[gate], part) for gate, part in parts], axis=1)
 
     def _scan(self, step: Any, carry: Tensors, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Tensors, Any]:
@@ -258,7 +261,7 @@ def _stack(steps: Any) -> Tensor:
 
 
 @functools.cache
-def compiled(recurrence: Recurrence) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def compiled_recurrence(recurrence: Recurrence) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`forward` and `backward`, in TensorFlow traced once per process, whatever networks they become part of."""
     import keras
 

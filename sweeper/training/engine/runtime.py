@@ -19,14 +19,14 @@ from typing import Any
 _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit")
 
 
-_SAFE = 0.9  # of a share of a GPU's memory is computed with; the driver needs some for each process
+GPU_MEMORY_FRACTION = 0.9  # of a share of a GPU's memory is computed with; the driver needs some for each process
 
 
 _ALIGNMENT = 64  # of the memory that TensorFlow computes on
 
 
 @functools.cache
-def start(cpus: float, backend: str = "tensorflow", gpus: float | None = None) -> None:
+def start_backend(cpus: float, backend: str = "tensorflow", gpus: float | None = None) -> None:
     """Import Keras and its backend, and settle what can only be settled before the first operation.
 
     The first call of a process decides about its threads and its GPU: neither backend can change them later.
@@ -49,14 +49,14 @@ def start(cpus: float, backend: str = "tensorflow", gpus: float | None = None) -
             "`backend` must be the same in all trials of a sweep"
         )
     if backend == "tensorflow":
-        _settle_tensorflow(threads, gpus)
+        _configure_tensorflow(threads, gpus)
 
 
 def _prepare_jax(threads: int, gpus: float | None) -> None:
     if gpus == 0:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     elif gpus is not None and gpus < 1:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{gpus * _SAFE:.3f}")
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{gpus * GPU_MEMORY_FRACTION:.3f}")
     # Without, every worker computes on all cores, which is slower than one trial for each; XLA has no better switch.
     os.environ.setdefault("NPROC", str(threads))
     import jax
@@ -68,7 +68,7 @@ def _prepare_jax(threads: int, gpus: float | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _settle_tensorflow(threads: int, share: float | None) -> None:
+def _configure_tensorflow(threads: int, share: float | None) -> None:
     with _without_chatter(), _without_collections():
         import tensorflow as tf
 
@@ -84,7 +84,7 @@ def _settle_tensorflow(threads: int, share: float | None) -> None:
         if memory is None:
             tf.config.experimental.set_memory_growth(gpu, True)
         else:
-            limit = tf.config.LogicalDeviceConfiguration(memory_limit=int(memory * (share or 1) * _SAFE))
+            limit = tf.config.LogicalDeviceConfiguration(memory_limit=int(memory * (share or 1) * GPU_MEMORY_FRACTION))
             tf.config.set_logical_device_configuration(gpu, [limit])
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -165,7 +165,7 @@ def tensor_in_place(array: Any) -> Any:
 
 
 def spec(shape: tuple[int | None, ...], dtype: str = "float32") -> Any:
-    """A place for an argument of `compiled`."""
+    """A place for an argument of `compile_function`."""
     if is_jax():
         return None
     import tensorflow as tf
@@ -173,7 +173,7 @@ def spec(shape: tuple[int | None, ...], dtype: str = "float32") -> Any:
     return tf.TensorSpec(shape, dtype)
 
 
-def compiled(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
+def compile_function(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
     """The function as a graph; only TensorFlow's needs a signature."""
     if is_jax():
         import jax

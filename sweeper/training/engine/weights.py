@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.datasets.base import Task
+from sweeper.datasets.base import LearningTask
 from sweeper.training.engine.initializers import draw
-from sweeper.training.engine.recurrence import RECURRENCES
+from sweeper.training.engine.recurrence import CELLS
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
@@ -44,9 +44,9 @@ class WeightSpec:
         return math.prod(self.shape)
 
 
-def weight_specs(params: RNNParams, task: Task) -> list[WeightSpec]:
+def weight_specs(params: RNNParams, task: LearningTask) -> list[WeightSpec]:
     """The trainable weights of `build_network`'s model, in its order, without the cost of building it."""
-    cell, features = RECURRENCES[params.cell], task.features
+    cell, features = CELLS[params.cell], task.features
     specs = []
     for layer in range(params.layers):
         width, both = cell.gates * params.units, features + params.units

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sweeper.training import Digits, RNNParams, hparams, train_rnn
-from sweeper.training.engine.keras_model import CELLS
+from sweeper.datasets.catalog import Digits
+from sweeper.training import RNNParams, hparams, train_rnn
+from sweeper.training.engine.recurrence import CELLS
 
 pytest.importorskip("jax")
 

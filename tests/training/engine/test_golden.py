@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.training import Digits, RNNParams
+from sweeper.datasets.catalog import Digits
+from sweeper.training import RNNParams
 from sweeper.training.engine import recurrence as recurrences
 from sweeper.training.engine.loop import device_data
 from sweeper.training.engine.program import Program

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sweeper.datasets.catalog import Digits
 from sweeper.search.budget import Budget
-from sweeper.training import Digits
-from sweeper.training.engine.loop import Course, DataOrder, device_data
+from sweeper.training.engine.loop import DataOrder, StepPlan, device_data
 from sweeper.training.engine.runtime import tensor_in_place
 
 SIZES = st.integers(1, 40)
@@ -38,7 +39,7 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own() -> None:
 )
 def test_reports_divide_the_epochs_evenly(epochs: int, reports: int, samples: int, batch_size: int) -> None:
     budget = Budget(trials=1, epochs=epochs, reports_per_epoch=reports)
-    course = Course.of(budget, samples, batch_size)
+    course = StepPlan.of(SimpleNamespace(budget=budget), samples, batch_size)
     widths = [course.step_at(report + 1) - course.step_at(report) for report in range(budget.reports)]
     assert min(widths) >= 1 and max(widths) - min(widths) <= 1
     assert course.step_at(0) == 0
@@ -48,7 +49,7 @@ def test_reports_divide_the_epochs_evenly(epochs: int, reports: int, samples: in
 @pytest.mark.parametrize("steps, report_every", [(1, None), (7, None), (50, 50), (50, 7), (10_000, None)])
 def test_a_budget_of_steps_is_kept_to_the_step(steps: int, report_every: int | None) -> None:
     budget = Budget(trials=1, steps=steps, report_every=report_every)
-    course = Course.of(budget, samples=1000, batch_size=32)
+    course = StepPlan.of(SimpleNamespace(budget=budget), samples=1000, batch_size=32)
     stops = [course.step_at(report) for report in range(budget.reports + 1)]
     assert stops[0] == 0 and stops[-1] == steps
     assert all(stop == budget.epoch_of(report) for report, stop in enumerate(stops) if report)

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from sweeper.datasets.base import Task
-from sweeper.training.engine.keras_model import CELLS, build_network, save_model
+from sweeper.datasets.base import LearningTask
+from sweeper.training.engine.keras_model import build_network, save_model
+from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.hparams import RNNParams
 
-TASK = Task(8, 8, 10)
+TASK = LearningTask(8, 8, 10)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from sweeper.datasets.base import Task
-from sweeper.training.engine.keras_model import CELLS, build_network
+from sweeper.datasets.base import LearningTask
+from sweeper.training.engine.keras_model import build_network
 from sweeper.training.engine.network import Network
 from sweeper.training.engine.ops import ACTIVATIONS
 from sweeper.training.engine.program import Program, numbers_of
-from sweeper.training.engine.recurrence import RECURRENCES
+from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.engine.weights import weight_specs
 from sweeper.training.hparams import RNNParams
 
-TASK = Task(8, 6, 10)
+TASK = LearningTask(8, 6, 10)
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "bidirectional": {"bidirectional": True},
@@ -29,10 +29,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "both dropouts, deep both ways": {"dropout": 0.3, "recurrent_dropout": 0.2, "layers": 2, "bidirectional": True},
     **{name: {"activation": name} for name in ACTIVATIONS if name != "tanh"},
 }
-
-
-def test_every_cell_is_written_out() -> None:
-    assert list(RECURRENCES) == list(CELLS)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -77,7 +73,10 @@ def test_losses_gradients_and_masks_are_those_of_keras_layers(
 def test_forecasts_and_their_gradients_are_those_of_keras_layers(cell: str, option: str, tensorflow: Any) -> None:
     import numpy as np
 
-    params, task = RNNParams(cell=cell, units=5, activation="relu", **OPTIONS[option]), Task(7, 2, 3, forecasts=True)
+    params, task = (
+        RNNParams(cell=cell, units=5, activation="relu", **OPTIONS[option]),
+        LearningTask(7, 2, 3, forecasts=True),
+    )
     program, model = Program(params, task), build_network(params, task)
     state, rng = program.initial_state(3), np.random.default_rng(0)
     x, y = (rng.normal(size=(4, 7, n)).astype("float32") for n in (2, 3))
@@ -122,7 +121,7 @@ def test_looped_and_unrolled_steps_are_the_same_function(
     for unrolled in (7, 0):
         monkeypatch.setattr(recurrence, "_UNROLLED_STEPS", unrolled)
         recurrence.compiled.cache_clear()
-        program = Program(params, Task(7, 6, 10))
+        program = Program(params, LearningTask(7, 6, 10))
         state = program.initial_state(3)
         step = tensorflow.function(program.graph.gradient, autograph=False)
         found.append(step(program.unpack(state.weights), state.seeds, x, y, numbers_of(params)))

@@ -4,24 +4,25 @@ from typing import Any
 
 import pytest
 
-from sweeper.datasets.base import Task
+from sweeper.datasets.base import LearningTask
 from sweeper.training.engine import runtime
 from sweeper.training.engine.graph import graphs
-from sweeper.training.engine.keras_model import CELLS, KerasNetwork, build_network
+from sweeper.training.engine.keras_model import KerasNetwork, build_network
 from sweeper.training.engine.program import Program, State, numbers_of
+from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.hparams import RNNParams
 
 BATCH, STEPS = 16, 3
 NARROW = {"units": 4, "batch_size": BATCH}
 
-TASK = Task(8, 8, 10)
+TASK = LearningTask(8, 8, 10)
 
 
 @pytest.fixture(scope="module")
 def samples() -> tuple[Any, Any]:
     import numpy as np
 
-    from sweeper.training import Digits
+    from sweeper.datasets.catalog import Digits
 
     data = Digits(train=64).load()
     return np.ascontiguousarray(data.x_train), data.y_train
@@ -83,7 +84,7 @@ def test_a_structure_met_before_is_not_traced_again(samples: tuple[Any, Any], te
 
 def test_the_graphs_kept_are_few(tensorflow: Any) -> None:
     for steps in range(1, graphs.KEEP + 3):
-        Program(RNNParams(cell="simple_rnn"), Task(steps, 8, 10))
+        Program(RNNParams(cell="simple_rnn"), LearningTask(steps, 8, 10))
     assert len(graphs) == graphs.KEEP
 
 

@@ -11,7 +11,7 @@ from sweeper.training.engine import runtime
 JAX = """
 import os
 from sweeper.training import runtime
-runtime.start(1, "jax", {gpus})
+runtime.start_backend(1, "jax", {gpus})
 print(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION"), os.environ.get("JAX_PLATFORMS"))
 """
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from sweeper.datasets.base import Task
+from sweeper.datasets.base import LearningTask
 from sweeper.training.engine.initializers import INITIALIZERS
-from sweeper.training.engine.keras_model import CELLS
+from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.engine.weights import derive_seed, initial_weights, weight_specs
 from sweeper.training.hparams import RNNParams
 
-TASK = Task(8, 8, 10)
+TASK = LearningTask(8, 8, 10)
 
 
 def fresh(params: RNNParams, seed: int = 3) -> list[Any]:
