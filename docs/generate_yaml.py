@@ -34,8 +34,8 @@ Every key of a sweep file, generated from the models that check it: `{COMMAND}`.
 A *duration* is text such as `90s`, `30m` or `1h30m` (units `d`, `h`, `m`, `s`), or a number of seconds. A *scalar* is
 text, a number, `true`, `false` or `null`. An *expression* computes a number from a trial's parameters; see
 [resources.md](resources.md). A dash in the column *default* means that the key has no value unless you give one.
-`storage` and `tracking.uri` may hold `${{env:NAME}}`, which stands for that environment variable; a password in clear is
-refused. Unknown keys are errors.
+`storage` and `tracking.uri` may hold `${{env:NAME}}`, which stands for that environment variable; a password in clear
+is refused. Unknown keys are errors.
 
 A file needs `name`, `budget` and `space`:
 
