@@ -54,7 +54,8 @@ constant. Anything else is a mapping with a `type`."""
 
 HYPERPARAMETERS = """\
 The parameters of the built-in trainable, `sweeper.training:train_rnn`. Each may stand in `space`, as a constant or as
-something to search. Those that are left out keep their defaults."""
+something to search. Those that are left out keep their defaults. `backend: jax` needs `pip install 'sweeper[jax]'`;
+checkpoints and models are the same on both backends."""
 
 
 def render() -> str:
