@@ -78,25 +78,27 @@ def run_sweep(
     projection = tracking.Projection(sweep, uri)
     everyone = [*listeners, projection, CheckpointCleaner(context, sweep.objective.direction)]
     # Optuna takes half a second to import, and a refusal need not wait for it.
+    from sweeper.study.compatibility import check_environment
     from sweeper.study.open import open_study
 
     with (
         StopSignal(sweep.budget.timeout) as stop,
         open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
-        claim_folder(place, study),
     ):
-        context = replace(context, study=study.id)
-        notes = record_start(study, context, uri, forked=forked, allow_code_change=allow_code_change)
-        try:
-            evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
-            champion, problems = register(study, evaluation, place, projection)
-        except LeaseLostError:
-            projection.stop_writing()
-            raise
-        finally:
-            is_delivered = projection.close(timeout=5 if stop.reason else 30)
+        facts = check_environment(study, allow_code_change=allow_code_change)
+        with claim_folder(place, study):
+            context = replace(context, study=study.id)
+            notes = record_start(study, context, facts, tracking_uri=uri, forked=forked)
+            try:
+                evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
+                champion, problems = register(study, evaluation, place, projection)
+            except LeaseLostError:
+                projection.stop_writing()
+                raise
+            finally:
+                is_delivered = projection.close(timeout=5 if stop.reason else 30)
         if not is_delivered:
-            problems += ("MLflow does not have everything yet; the study has, and the same command delivers it",)
+            problems += ("MLflow does not have everything yet; the study has. The same command delivers the rest.",)
         return SweepResult.of(
             study,
             place,
@@ -111,19 +113,14 @@ def run_sweep(
 
 
 def record_start(
-    study: SweepStudy, context: WorkerContext, uri: str, *, forked: str | None, allow_code_change: bool
+    study: SweepStudy, context: WorkerContext, facts: dict[str, Any], *, tracking_uri: str, forked: str | None
 ) -> tuple[str, ...]:
-    """Record what the sweep runs with, and check that it may be resumed with it; return notes for the user.
+    """Record what the sweep runs with; return notes for the user."""
+    from sweeper.study.compatibility import announce_fallback
 
-    Raises:
-        InputError: the trainable's code has changed.
-    """
-    from sweeper.study.compatibility import announce_fallback, check_environment
-
-    facts = check_environment(study, allow_code_change=allow_code_change)
     write_json(context.folder.path / "sweep.json", study.sweep.model_dump(mode="json"))
     # Never store a URI that contains a password.
-    store = {} if has_secret(uri) else {"tracking_uri": uri}
+    store = {} if has_secret(tracking_uri) else {"tracking_uri": tracking_uri}
     origin = {"forked": forked} if forked else {}
     study.record_facts({"folder": str(context.folder.location), **facts, **store, **origin})
     return announce_fallback(study, context.sweep)
