@@ -15,11 +15,12 @@ from sweeper.core.errors import LeaseLostError, StopReason, TrackingError
 from sweeper.core.files import PinnedPath, private_files, write_json
 from sweeper.core.secrets import has_secret
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
-from sweeper.core.trials import Direction, Listener, Report, TrialRecord, best_trial
+from sweeper.core.trials import Listener, TrialRecord
 from sweeper.driver.auth import refuse_open_cluster
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import StopSignal
 from sweeper.spec import Sweep
+from sweeper.worker.checkpoints import CheckpointCleaner
 from sweeper.worker.task import WorkerContext
 
 if TYPE_CHECKING:
@@ -76,7 +77,11 @@ def run_sweep(
     if not insecure:
         refuse_open_cluster(address)
     projection = tracking.Projection(sweep, uri)
-    everyone = [*listeners, projection, CheckpointCleaner(context, sweep.objective.direction)]
+    everyone = [
+        *listeners,
+        projection,
+        CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=place.url is not None),
+    ]
     # Optuna takes half a second to import, and a refusal need not wait for it.
     from sweeper.study.compatibility import check_environment
     from sweeper.study.open import open_study
@@ -150,7 +155,7 @@ def search_and_evaluate(
         record_dataset(study, data.facts() if data else None)
         projection.start(study)
     else:
-        found = _train(study, context, projection, must_evaluate=must_evaluate, address=address, stop=stop)
+        found = _train(study, context, projection, must_evaluate, address, stop)
         best = study.best()
         if found is not None and best is not None:
             known = best.number, found
@@ -164,10 +169,9 @@ def _train(
     study: SweepStudy,
     context: WorkerContext,
     projection: Projection,
-    *,
     must_evaluate: Any,
     address: str | None,
-    stop: StopSignal,
+    stop: Any,
 ) -> dict[str, float] | None:
     """Run the trials on Ray; return the metrics of the best one on the test set, if it was evaluated."""
     study.announce("starting Ray")
@@ -226,31 +230,6 @@ def register(
         return tracking.register_champion(study, best, evaluation, place.champion, projection.uri), ()
     except TrackingError as error:
         return None, (str(error),)
-
-
-class CheckpointCleaner:
-    """Keeps the checkpoints of running trials and of the best one, and deletes those of the others."""
-
-    def __init__(self, context: WorkerContext, direction: Direction) -> None:
-        self._context = context
-        self._direction: Direction = direction
-        # Deleting on another machine takes time that the running trials do not have.
-        self._helper = None if context.folder.url is None else ThreadPoolExecutor(1, "sweeper-cleaner")
-        self._best: TrialRecord | None = None
-
-    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-        if row.state == "RUNNING":
-            return
-        candidates = [row] if self._best is None else [self._best, row]
-        best = best_trial(candidates, self._direction)
-        for loser in candidates:
-            if loser is not best:
-                clear = self._context.checkpoints(loser.number).clear
-                clear() if self._helper is None else self._helper.submit(clear)
-        self._best = best
-
-    def on_phase(self, message: str) -> None:
-        """Do nothing: phases have no checkpoints."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from sweeper.core.remote_folder import RemoteFolder
+from sweeper.core.trials import Direction, Report, TrialRecord, best_trial
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +174,40 @@ class CheckpointStore:
     def _folders(self) -> list[Path]:
         """The newest attempt's first: one that was given up, and still writes somewhere, ranks below it."""
         return sorted(self.folder.glob(f"{_ATTEMPT}*"), reverse=True)
+
+
+class CheckpointCleaner:
+    """Keeps the checkpoints of running trials and of the best one, and deletes those of the others.
+
+    A listener of the study. The best trial is the one that leads the leaderboard, also among equals.
+
+    Args:
+        checkpoints: returns the store of a trial.
+        is_slow: whether deleting takes time that the running trials do not have, as on another machine.
+    """
+
+    def __init__(
+        self, checkpoints: Callable[[int], CheckpointStore], direction: Direction, *, is_slow: bool = False
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._direction: Direction = direction
+        self._helper = ThreadPoolExecutor(1, "sweeper-cleaner") if is_slow else None
+        self._best: TrialRecord | None = None
+
+    def on_trial(self, row: TrialRecord, report: Report | None) -> None:
+        """Delete the checkpoints of a trial that ended, or of the best one before it."""
+        if row.state == "RUNNING":
+            return
+        candidates = [row] if self._best is None else [self._best, row]
+        best = best_trial(candidates, self._direction)
+        for loser in candidates:
+            if loser is not best:
+                clear = self._checkpoints(loser.number).clear
+                clear() if self._helper is None else self._helper.submit(clear)
+        self._best = best
+
+    def on_phase(self, message: str) -> None:
+        """Do nothing: phases have no checkpoints."""
 
 
 def _sha256(path: Path) -> str:

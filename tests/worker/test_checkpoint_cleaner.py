@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeper.core.sweep_folder import SweepFolder
+from sweeper.core.trials import Direction, TrialRecord
+from sweeper.worker.checkpoints import CheckpointCleaner, CheckpointStore
+
+
+class Trials:
+    """Trials with a checkpoint each, which end in any order."""
+
+    def __init__(self, folder: Path, direction: Direction) -> None:
+        self.folder = SweepFolder(folder)
+        (folder / "trials").mkdir()
+        self.cleaner = CheckpointCleaner(self.store, direction)
+
+    def store(self, number: int) -> CheckpointStore:
+        return CheckpointStore(self.folder.trial(number))
+
+    def end(self, number: int, value: float | None, state: str = "COMPLETE") -> None:
+        self.store(number).save(3, {"score": 1.0}, lambda folder: (folder / "weights").touch())
+        self.cleaner.on_trial(TrialRecord(number, "RUNNING", {}), None)
+        self.cleaner.on_trial(TrialRecord(number, state, {}, value=value, step=3), None)
+
+    def left(self) -> list[int]:
+        return [number for number in range(9) if self.store(number).latest() is not None]
+
+
+def test_of_equal_trials_the_lower_number_keeps_its_checkpoint(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, "maximize")
+    trials.end(5, 0.5)
+    trials.end(3, 0.5)
+    trials.end(4, 0.5)
+    assert trials.left() == [3]
+
+
+@pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 0)])
+def test_only_the_best_complete_trial_keeps_its_checkpoint(tmp_path: Path, direction: Direction, best: int) -> None:
+    trials = Trials(tmp_path, direction)
+    for number, value in enumerate([0.1, 0.9, 0.4]):
+        trials.end(number, value)
+    trials.end(3, 2.0, "PRUNED")
+    trials.end(4, None, "FAIL")
+    assert trials.left() == [best]
