@@ -1,1 +1,1 @@
-"""What every room may use: errors, values that rooms hand each other, text, files, addresses, secrets."""
+"""Modules that every room may use: errors, values that rooms exchange, text, files, URLs, secrets, the user's code."""

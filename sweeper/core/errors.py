@@ -1,22 +1,22 @@
 """The errors sweeper raises, and the exit code of each.
 
-SweeperError                 1   anything sweeper explains in one message
-├── InputError               2   what the user wrote is wrong; nothing was started
-│   ├── SpecError            2   a sweep file: every fault at once, each with its place
-│   ├── OpenClusterError     2   a Ray cluster elsewhere takes commands from anyone who can reach it
-│   ├── SweepBusyError       2   the sweep is owned by another running process
+SweeperError                 1   any error that sweeper explains in one message
+├── InputError               2   the user's input is wrong; nothing was started
+│   ├── SpecError            2   a sweep file is wrong: all problems at once, each with its position
+│   ├── OpenClusterError     2   a remote Ray cluster accepts commands from anyone who can reach it
+│   ├── SweepBusyError       2   another running process owns the sweep
 │   └── ResourceError        2   no machine can ever run one trial of this sweep
-├── DatasetError             1   data is damaged or not what its checksum says (2 if it is missing)
+├── DatasetError             1   data is damaged or does not match its checksum (2 if it is missing)
 ├── StorageError            74   the study's database or the sweep's folder cannot be read or written
-├── LeaseLostError           1   another process has taken the sweep over
+├── LeaseLostError           1   another process has taken over the sweep
 ├── StoppedError                 the sweep was stopped while it waited for its database (130, 143, or 0: StopReason)
-├── BackendError            69   where a sweep is to run, or runs, cannot be reached or refuses
-├── CapacityError           75   for a long time no node of the cluster could run the trials that are left
-└── TrackingError           69   MLflow cannot be reached or refuses
+├── BackendError            69   the cluster of a submitted sweep cannot be reached or refuses a request
+├── CapacityError           75   for a long time no node of the cluster could run the remaining trials
+└── TrackingError           69   MLflow cannot be reached or refuses a request
 
 Inside a worker only:
 TrialDivergedError               a metric became NaN or infinite: the trial is FAIL, with the epoch
-TrialStopped                     raised by Trial.report() when the trial is to end; derives from BaseException
+TrialStopped                     raised by Trial.report() when the trial has to end; derives from BaseException
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from enum import Enum
 
 
 class SweeperError(Exception):
-    """Root of all errors that sweeper explains; its text is one message for the user."""
+    """Root of all errors that sweeper explains. Its text is one message for the user."""
 
     exit_code = 1
 
 
 class InputError(SweeperError):
-    """Something the user wrote cannot be accepted; nothing was started or created."""
+    """The user's input cannot be accepted. Nothing was started or created."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class LocatedProblem:
-    """One fault of a sweep file: where it is, what was seen, the rule, and a proposal."""
+    """One problem of a sweep file: its key and position, and a message with the value, the rule and a proposal."""
 
     key: str
     message: str
@@ -48,27 +48,28 @@ class LocatedProblem:
     column: int | None = None
 
     def render(self, source: str) -> str:
+        """Return the problem as one line that begins with its position in `source`."""
         place = ":".join(str(part) for part in (source, self.line, self.column) if part is not None)
         return f"{place}  {self.key}: {self.message}" if self.key else f"{place}  {self.message}"
 
 
 class SpecError(InputError):
-    """A sweep file with faults; all of them (at most 20 are printed), in the order of the file."""
+    """A sweep file with problems, in the order of the file; the message lists the first `MAX_LISTED` of them."""
 
-    LIMIT = 20
+    MAX_LISTED = 20
 
     def __init__(self, source: str, problems: Sequence[LocatedProblem]) -> None:
         self.source = source
         self.problems = tuple(problems)
-        lines = [problem.render(source) for problem in self.problems[: self.LIMIT]]
-        if len(self.problems) > self.LIMIT:
-            more = len(self.problems) - self.LIMIT
+        lines = [problem.render(source) for problem in self.problems[: self.MAX_LISTED]]
+        if len(self.problems) > self.MAX_LISTED:
+            more = len(self.problems) - self.MAX_LISTED
             lines.append(f"{source}  and {more if len(self.problems) < 100 else 'many'} more problems")
         super().__init__("\n".join(lines))
 
 
 class OpenClusterError(InputError):
-    """A Ray cluster on another machine takes commands from anyone who can reach it."""
+    """A Ray cluster on another machine accepts commands from anyone who can reach it."""
 
     def __init__(self, address: str) -> None:
         super().__init__(
@@ -79,29 +80,29 @@ class OpenClusterError(InputError):
 
 
 class SweepBusyError(InputError):
-    """Another process owns the sweep."""
+    """Another running process owns the sweep."""
 
 
 class ResourceError(InputError):
-    """One trial asks for more than any machine of the cluster has."""
+    """One trial requests more than any machine of the cluster has."""
 
 
 class DatasetError(SweeperError):
-    """A dataset is missing, damaged, or differs from its published checksum."""
+    """A dataset is missing, damaged, or does not match its published checksum."""
 
 
 class StorageError(SweeperError):
-    """The study's database, or the folder of the sweep, cannot be opened, read or written."""
+    """The study's database or the sweep's folder cannot be opened, read or written."""
 
     exit_code = 74
 
 
 class LeaseLostError(SweeperError):
-    """Another process has become the owner of the sweep; this one writes nothing any more."""
+    """Another process has become the owner of the sweep. This process writes nothing more."""
 
 
 class StopReason(Enum):
-    """Why a sweep ends before its trials do. The value is the word for people and documents."""
+    """The reason why a sweep ends before all of its trials. The value is the word for people and documents."""
 
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
@@ -111,7 +112,7 @@ class StopReason(Enum):
 
     @property
     def exit_code(self) -> int:
-        """The exit code of a sweep that ends for this reason; 0 where the user asked for it beforehand."""
+        """Exit code of a sweep that ends for this reason; 0 where the user asked for it in advance."""
         return _STOP_EXIT_CODES[self]
 
 
@@ -125,7 +126,7 @@ _STOP_EXIT_CODES = {
 
 
 class StoppedError(SweeperError):
-    """The sweep was stopped while it waited for its database; the exit code is that of the reason."""
+    """The sweep was stopped while it waited for its database. The exit code is that of the reason."""
 
     def __init__(self, reason: StopReason, message: str) -> None:
         super().__init__(f"{reason.value} while {message}")
@@ -133,19 +134,19 @@ class StoppedError(SweeperError):
 
 
 class CapacityError(SweeperError):
-    """For a long time no node of the cluster could run any of the trials that are left."""
+    """For a long time no node of the cluster could run any of the remaining trials."""
 
     exit_code = 75
 
 
 class TrackingError(SweeperError):
-    """MLflow cannot be reached, or refuses what sweeper asks of it."""
+    """MLflow cannot be reached, or refuses a request."""
 
     exit_code = 69
 
 
 class BackendError(SweeperError):
-    """The cluster that a sweep is submitted to cannot be reached, or refuses what sweeper asks of it."""
+    """The cluster of a submitted sweep cannot be reached, or refuses a request."""
 
     exit_code = 69
 
@@ -155,7 +156,7 @@ class TrialDivergedError(Exception):
 
 
 class TrialStopped(BaseException):
-    """The sweep wants this trial to end now.
+    """The trial has to end now.
 
-    A BaseException, like GeneratorExit, so that a trainable's own `except Exception` does not swallow it.
+    Derives from BaseException, like GeneratorExit, so that a trainable's own `except Exception` does not catch it.
     """

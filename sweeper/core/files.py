@@ -1,4 +1,4 @@
-"""Files and folders: private to their user, checked before they are written, watched while a sweep runs."""
+"""Files and folders: private to their user, checked for writing, locked, pinned while a sweep runs, written whole."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import psutil
 from sweeper.core.errors import InputError, StorageError
 
 PRIVATE_UMASK = 0o077
-"""Files 0600, folders 0700."""
+"""Umask that gives files the mode 0600 and folders 0700."""
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Let the process, and those it starts, make files for their user only."""
+    """Create files for their user only while the block runs; processes started in it do the same."""
     before = os.umask(PRIVATE_UMASK)
     try:
         yield
@@ -34,15 +34,15 @@ def private_files() -> Iterator[None]:
 
 
 def temporary_folder() -> Path:
-    """Where Ray keeps its files; not in TMPDIR, which on some systems is too long a path for a socket."""
+    """Return the folder for Ray's files. TMPDIR is not used: on some systems its path is too long for a socket."""
     return Path(os.environ.get("RAY_TMPDIR") or "/tmp")
 
 
 def private_folder() -> Path:
-    """A folder in the temporary one that nobody else can enter.
+    """Return a folder in the temporary folder that only this user can enter; create it if needed.
 
-    Ray opens the folder it is given to everyone, sockets included; it stands in this one, which stays closed. Its path
-    is short, for that of a socket may have 107 characters.
+    Ray gives everyone access to its own folder and to the sockets in it, so that folder is kept inside this one. The
+    path is short, because the path of a socket can have at most 107 characters.
     """
     base = temporary_folder()
     folder = base / f"sweeper-{os.getuid()}"
@@ -50,7 +50,7 @@ def private_folder() -> Path:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        if not _is_private(folder):  # the name is known to everyone: somebody was there first
+        if not _is_private(folder):  # anyone can guess the name and create it first
             return Path(tempfile.mkdtemp(prefix="sweeper-", dir=base))
     return folder
 
@@ -61,16 +61,16 @@ def _is_private(folder: Path) -> bool:
 
 
 def check_writable_folder(folder: Path, remedy: str, *, room: int = 0) -> None:
-    """See whether a folder, which need not exist yet, could be made and so many bytes written into it.
+    """Check that a folder, which need not exist yet, can be created and has `room` free bytes.
 
     Raises:
-        InputError: it could not; with the remedy.
+        InputError: It cannot, or its disk is full; the message ends with `remedy`.
     """
     nearest = folder.absolute()
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     try:
-        # Modes say nothing to root, nor about a file system that is read-only or full; on Linux the file has no name.
+        # Modes tell root nothing, and nothing about a read-only or full file system. On Linux this file has no name.
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
@@ -80,10 +80,10 @@ def check_writable_folder(folder: Path, remedy: str, *, room: int = 0) -> None:
 
 
 def check_writable_file(path: Path, remedy: str) -> None:
-    """See whether a file could be written, be it there or not.
+    """Check that a file can be written, whether it exists or not.
 
     Raises:
-        InputError: it could not; with the remedy.
+        InputError: It cannot; the message ends with `remedy`.
     """
     if path.is_dir():
         raise InputError(f"cannot write to {path} (it is a folder); {remedy}")
@@ -96,25 +96,27 @@ _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 MIN_FREE_BYTES = 64 * 1024
+"""A disk with less free space counts as full."""
 
 
 class PinnedPath:
-    """A file or folder that must remain what it is while a sweep runs.
+    """A file or folder that must stay the same one while a sweep runs.
 
-    Who removes or replaces it does not stop a process from writing: into a file that nobody can find any more, or into
-    a folder made anew.
+    A process keeps writing to a deleted file, or into a recreated folder, without any error; `check_unchanged` detects
+    both. `label` names the path in the message: "the study's database".
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, label: str) -> None:
         self.path = path
-        self._what = what
+        self._label = label
         self._identity = _identity(path)
 
     def check_unchanged(self) -> None:
-        """Raise StorageError if the place is not the one it was."""
+        """Raise StorageError if the path was removed or replaced since this object was created."""
         if _identity(self.path) != self._identity:
             raise StorageError(
-                f"{self._what} {self.path} was removed or replaced; stopping. Put it back, and the same command goes on"
+                f"{self._label} {self.path} was removed or replaced; stopping. Put it back and run the same command "
+                "again to resume"
             )
 
 
@@ -128,7 +130,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """The time of the block belongs to one process; the lock is the folder's own, and leaves nothing behind."""
+    """Hold an exclusive lock on a folder while the block runs. Creates no lock file."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -138,42 +140,48 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 def file_system_of(path: Path) -> str:
-    """The type of the file system that a path is on, or will be."""
+    """Return the type of the file system of a path, which need not exist yet."""
     place = path.resolve()
     mounts = {Path(mount.mountpoint): str(mount.fstype) for mount in psutil.disk_partitions(all=True)}
     return next((mounts[parent] for parent in (place, *place.parents) if parent in mounts), "")
 
 
 def is_disk_full(error: OSError, folder: Path) -> bool:
-    """Whether an error means that a disk is full; libraries do not always pass on the number that says so."""
+    """Return whether a disk is full: by the error, or by the free space where a library dropped the errno."""
     return error.errno in _DISK_FULL_ERRNOS or (folder.exists() and shutil.disk_usage(folder).free < MIN_FREE_BYTES)
 
 
 def disk_full_message(folder: Path) -> str:
-    """That a disk is full, and how much is left."""
+    """Return a message that the disk of a folder is full, with the space left."""
     left = f", {shutil.disk_usage(folder).free / 1e6:.1f} MB free" if folder.exists() else ""
     return f"disk full on {folder}{left}"
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to, and rename it to `path` when the block ends.
+    """Yield a path beside `path` to write a file or a folder to, and rename it to `path` when the block ends.
 
-    Another process sees the whole file (or folder) or the one before, never a part. If the block raises, what was
-    written is deleted.
+    Other processes see the new content or the old one, never a part of either; a folder that is replaced is missing for
+    a moment. If the block raises, what it wrote is deleted and `path` keeps its content.
     """
-    beside = path.with_name(f".writing-{uuid4().hex[:8]}{path.suffix}")
+    token = uuid4().hex[:8]
+    beside, replaced = (path.with_name(f".{role}-{token}{path.suffix}") for role in ("writing", "replaced"))
     try:
         yield beside
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.is_dir() and beside.exists():  # rename() replaces a file, but not a folder that has content
+            path.rename(replaced)
         beside.rename(path)
+        _remove(replaced)
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
+        _remove(beside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

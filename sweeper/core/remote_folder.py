@@ -1,4 +1,4 @@
-"""A folder at a URL: in S3, or wherever pyarrow and fsspec reach."""
+"""A folder at a URL: in S3, or on any other file system that pyarrow or fsspec knows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from uuid import uuid4
 
 from sweeper.core.errors import InputError
 from sweeper.core.files import written_whole
+from sweeper.core.text import first_line
 
 RETRY_DELAYS_S = (1.0, 2.0, 4.0)
-"""Seconds between one attempt at a transfer and the next."""
+"""Seconds before the second, third and fourth attempt at a transfer."""
 
 
 T = TypeVar("T")
 
 
 class RemoteFolder:
-    """A folder at a URL: s3://bucket/path, gs://..., and what else pyarrow knows or fsspec has a package for.
+    """A folder at a URL: s3://bucket/path, gs://..., or any other that pyarrow knows or an fsspec package handles.
 
     Raises:
-        InputError: nobody here knows such URLs.
+        InputError: Neither pyarrow nor fsspec can open the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,17 +37,17 @@ class RemoteFolder:
             self._remote_fs, self._root = _by_fsspec(self.url)
 
     def put(self, folder: Path, name: str) -> None:
-        """Copy a folder of this machine there, under a name."""
+        """Copy a folder of this machine to the subfolder `name`."""
         self._with_retries(lambda: self._copy(str(folder), f"{self._root}/{name}", self._local_fs, self._remote_fs))
 
     def get(self, name: str, folder: Path) -> None:
-        """Copy a folder to this machine, in the place of what is there; all of it or nothing."""
+        """Copy the subfolder `name` to this machine, whole or not at all. Replaces `folder` if it exists."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(folder) as beside:
             self._with_retries(lambda: self._copy(f"{self._root}/{name}", str(beside), self._remote_fs, self._local_fs))
 
     def read(self, name: str) -> bytes | None:
-        """Return what a file holds; None if it is not there."""
+        """Return the content of a file; None if it does not exist."""
         path = f"{self._root}/{name}"
 
         def transfer() -> bytes:
@@ -70,7 +71,7 @@ class RemoteFolder:
         self._with_retries(transfer)
 
     def list_folders(self, name: str = "") -> list[str]:
-        """The folders within one."""
+        """Return the names of the folders in the subfolder `name`, or in the folder itself."""
         from pyarrow import fs
 
         selector = fs.FileSelector(f"{self._root}/{name}".rstrip("/"), allow_not_found=True)
@@ -78,7 +79,7 @@ class RemoteFolder:
         return [info.base_name for info in found if info.type == fs.FileType.Directory]
 
     def remove(self, name: str) -> None:
-        """Remove a folder, if it is there."""
+        """Remove the subfolder `name`, if it exists."""
         from pyarrow import fs
 
         path = f"{self._root}/{name}"
@@ -86,10 +87,10 @@ class RemoteFolder:
             self._with_retries(lambda: self._remote_fs.delete_dir(path))
 
     def check(self) -> None:
-        """Write, read and remove a file.
+        """Write, read and remove a small file.
 
         Raises:
-            InputError: that does not work.
+            InputError: One of these fails.
         """
         path = f"{self._root}/.probe-{uuid4().hex}"
         try:
@@ -101,7 +102,7 @@ class RemoteFolder:
             self._remote_fs.delete_file(path)
         except OSError as error:
             raise InputError(
-                f"cannot write to {self.url} ({str(error).splitlines()[0]}); choose another with --dir"
+                f"cannot write to {self.url} ({first_line(error)}); choose another folder with --dir"
             ) from error
 
     def _copy(self, source: str, target: str, source_filesystem: Any, target_filesystem: Any) -> None:
@@ -111,7 +112,7 @@ class RemoteFolder:
         fs.copy_files(source, target, source_filesystem=source_filesystem, destination_filesystem=target_filesystem)
 
     def _with_retries(self, transfer: Callable[[], T]) -> T:
-        """Try again what a network refused."""
+        """Run a transfer; retry it after 1, 2 and 4 s if it fails, unless a file does not exist."""
         for pause in RETRY_DELAYS_S:
             try:
                 return transfer()
@@ -129,5 +130,8 @@ def _by_fsspec(url: str) -> tuple[Any, str]:
     try:
         found, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise InputError(f"nothing here knows the folder {url} ({error})") from error
+        raise InputError(
+            f"cannot open {url} ({first_line(error)}); install the fsspec package for it, or choose another folder "
+            "with --dir"
+        ) from error
     return fs.PyFileSystem(fs.FSSpecHandler(found)), root

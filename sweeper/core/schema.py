@@ -1,4 +1,4 @@
-"""The base of all declared models: strict and frozen, with problems that name their key."""
+"""Base of all declared models: strict, frozen, with problems that name their key."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pydantic_core import PydanticCustomError
 from sweeper.core.text import format_value
 
 Key = tuple[str | int, ...]
-"""A place in a sweep: `("space", "units", "low")`."""
+"""Path to a value of a sweep: `("space", "units", "low")`."""
 
 
 class StrictModel(BaseModel):
-    """Frozen and strict: a quoted number is no number, True is no 1, and an unknown key is an error."""
+    """Frozen and strict base class: a quoted number is not a number, True is not 1, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
 def integral(value: object) -> object:
-    """3.0 is the whole number 3; anything else is what it is."""
+    """Return 3 for 3.0, and any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 MAX_INTEGER = 2**53
-"""Whole numbers beyond it do not survive in JSON, nor in the databases that hold a study."""
+"""Largest integer; larger ones lose digits in JSON and in the databases of studies."""
 
 
 Integer = Annotated[int, BeforeValidator(integral, json_schema_input_type=int), Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
@@ -45,28 +45,29 @@ Scalar = str | bool | Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | N
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at a key: the value, the rule, and a proposal, in one sentence."""
+    """One problem at a key; the message has the value, the rule and a proposal, in one sentence."""
 
     key: Key
     message: str
 
 
 MAX_PROBLEMS = 100
-"""Faults that one check looks for: more than anybody reads, few enough to be found at once."""
+"""Problems that one check reports: more than anybody reads, and few enough to find quickly."""
 
 
 def raise_problems(found: Iterable[Problem]) -> None:
-    """Raise what a pydantic validator may raise, if there is any fault; keys count from the validated object."""
-    if faults := list(islice(found, MAX_PROBLEMS)):
-        text = "; ".join(
-            f"{dotted_key(fault.key)}: {fault.message}" if fault.key else fault.message for fault in faults
-        )
-        raise PydanticCustomError("faults", "{text}", {"text": text, "faults": tuple(faults)})
+    """Raise the problems as one error that pydantic accepts from a validator. Keys start at the validated object.
+
+    Does nothing if there are no problems.
+    """
+    if problems := list(islice(found, MAX_PROBLEMS)):
+        text = "; ".join(f"{dotted_key(item.key)}: {item.message}" if item.key else item.message for item in problems)
+        raise PydanticCustomError("faults", "{text}", {"text": text, "faults": tuple(problems)})
 
 
 def dotted_key(key: Key) -> str:
-    """A key as it is written: `space.units.low`, `enqueue[0].units`."""
-    # Keys of a file may hold what a terminal obeys; repr() of text does not.
+    """Return a key as users write it: `space.units.low`, `enqueue[0].units`."""
+    # Keys of a file may contain terminal control codes; repr() of text does not.
     names = [
         part if isinstance(part, int) or part.isprintable() and len(part) <= 80 else format_value(part) for part in key
     ]
@@ -74,9 +75,10 @@ def dotted_key(key: Key) -> str:
 
 
 def scalar_key(value: object) -> object:
-    """What makes a scalar that scalar, to compare and to hash; to Python, True is 1."""
+    """Return a key that compares and hashes like the scalar, but tells True from 1."""
     return isinstance(value, bool), value
 
 
 def scalars_equal(one: object, other: object) -> bool:
+    """Return whether two scalars are equal, and both or neither is a bool."""
     return scalar_key(one) == scalar_key(other)

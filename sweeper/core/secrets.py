@@ -1,4 +1,4 @@
-"""Takes secrets out of text before it is shown or kept: passwords in URLs, and every value known to be one."""
+"""Masks secrets in text before it is shown or stored: passwords in URLs, and every registered value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 _MASK = "***"
 
 
-_KEY = r"(?:password|passwd|passphrase|pwd|secret|token|(?:api_?|access_?)?key)"
+_KEY = r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|(?:api|access)?_?key)"
+"""Names of keys in a URL's query whose values are secret."""
 
 
 _USERINFO = re.compile(r"(https?)?://([^\s/:]*)(:[^\s/]*)?@")
@@ -22,26 +23,30 @@ _QUERY = re.compile(rf"((?:[?&;]{_KEY}|\bpassword|\bpasswd)=)[^&;\s'\"]+", re.IG
 _SECRET_KEY = re.compile(_KEY, re.IGNORECASE)
 
 
-_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|_PWD|PASSPHRASE|TOKEN|_KEY|APIKEY|CREDENTIALS?)$", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(
+    r"(SECRET|PASSWORD|PASSWD|_PWD|PASSPHRASE|TOKEN|_KEY|APIKEY|CREDENTIALS?)$", re.IGNORECASE
+)
+"""Ends of the names of environment variables that hold secrets: AWS_SECRET_ACCESS_KEY, PGPASSWORD, HF_TOKEN."""
 
 
-# The user name ends at the first colon, the password at the first @, as SQLAlchemy reads it; it may hold a slash.
+# As SQLAlchemy reads it: the user ends at the first colon, the password at the first @; it may contain a slash.
 _PASSWORD = re.compile(r"://[^:/@\s]*:([^@\s]*)@")
 
 
 MIN_CHARS_ANYWHERE = 8
-"""A secret of so many characters is taken out wherever it stands; a shorter one could be part of any word."""
+"""A secret of at least this length is masked anywhere; a shorter one only as a whole word."""
 
 
 MIN_CHARS = 4
+"""Shorter values are not registered: masking them would garble ordinary text."""
 
 
 _known: set[str] = set()
 
 
 def redact(text: object) -> str:
-    """Text without its secrets."""
-    found = _USERINFO.sub(_without_password, str(text))
+    """Return the text with its secrets masked."""
+    found = _USERINFO.sub(_mask_userinfo, str(text))
     found = _QUERY.sub(rf"\1{_MASK}", found)
     for secret in sorted(_secrets(), key=len, reverse=True):
         found = re.sub(_pattern(secret), _MASK, found)
@@ -49,40 +54,43 @@ def redact(text: object) -> str:
 
 
 def register_secret(secret: str) -> None:
-    """Take this value out of every text from now on."""
+    """Register a secret that `redact` masks from now on, also where a URL quotes it."""
     _known.update(form for form in (secret, unquote(secret), quote(secret, safe="")) if len(form) >= MIN_CHARS)
 
 
 def register_url_secrets(url: str) -> None:
-    """Take what is secret in this URL out of every text, wherever it turns up."""
+    """Register the password and the other secrets of a URL, so that `redact` masks them in any text."""
     try:
         parts = urlsplit(url)
-    except ValueError:  # it is no URL; whoever needs one will say so
+    except ValueError:  # not a URL; the code that needs one reports that
         return
     lone_user = parts.username if parts.scheme.startswith("http") and not parts.password else None
-    in_query = [value for key, value in parse_qsl(parts.query) if _SECRET_KEY.fullmatch(key)]
+    in_query = [value for key, value in parse_qsl(parts.query) if is_secret_key(key)]
     for secret in (parts.password, lone_user, *_PASSWORD.findall(url), *in_query):
         register_secret(secret or "")
 
 
 def has_secret(url: str) -> bool:
-    """Whether a URL holds what may not be written down."""
+    """Return whether a URL contains a secret, and so must not be stored."""
     return redact(url) != url
 
 
-def _without_password(match: re.Match[str]) -> str:
+def is_secret_key(key: str) -> bool:
+    """Return whether the value of this key in a URL's query is secret."""
+    return _SECRET_KEY.fullmatch(key) is not None
+
+
+def _mask_userinfo(match: re.Match[str]) -> str:
     scheme, user, password = match[1] or "", match[2], match[3]
-    if password is None and not scheme:  # a database's user, who needs no password; a lone user of a server is a token
+    if password is None and not scheme:  # the user of a database is no secret; a lone user of a web server is a token
         return match[0]
     return f"{scheme}://{_MASK if password is None else f'{user}:{_MASK}'}@"
 
 
 def _secrets() -> Iterable[str]:
-    """What is known to be secret, and what the environment calls so: AWS_SECRET_ACCESS_KEY, PGPASSWORD, HF_TOKEN."""
-    named = (
-        value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= MIN_CHARS_ANYWHERE
-    )
-    return {*_known, *named}
+    """Return the registered secrets and those in the environment."""
+    environment = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
+    return {*_known, *(value for value in environment if len(value) >= MIN_CHARS_ANYWHERE)}
 
 
 def _pattern(secret: str) -> str:

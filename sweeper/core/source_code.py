@@ -1,4 +1,4 @@
-"""Reads the source of a module without importing it."""
+"""Sources of Python modules, read without importing them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ from sweeper.core.text import did_you_mean
 
 
 def import_user_module(module: str) -> Any:
-    if (here := os.getcwd()) not in sys.path:  # as `python -m` has it
+    """Import a module of the user; the current folder is on the path, as with `python -m`.
+
+    Raises:
+        InputError: The module cannot be imported.
+    """
+    if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # a script that runs when it is imported may well end itself
+    except (Exception, SystemExit) as error:  # a script that runs when imported may exit
         raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def locate_module(module: str) -> ModuleSpec | None:
-    """Find a module without importing the packages it lies in."""
+    """Return the spec of a module without importing its packages; None if there is none."""
     names = module.split(".")
     top = sys.modules.get(names[0])
-    path = [os.getcwd(), *sys.path]  # as `python -m` has it; what is not on the path is the affair of other finders
+    path = [os.getcwd(), *sys.path]  # as with `python -m`; find_spec() asks the other finders
     spec = top.__spec__ if top else PathFinder.find_spec(names[0], path) or find_spec(names[0])
     for end in range(2, len(names) + 1):
         if spec is None or spec.submodule_search_locations is None:
@@ -42,7 +47,7 @@ def locate_module(module: str) -> ModuleSpec | None:
 
 
 class SourceModule:
-    """The syntax tree of a module, and what its names stand for."""
+    """Syntax tree of a module, with its definitions and imports by name."""
 
     def __init__(self, module: str, tree: ast.Module, *, is_package: bool) -> None:
         self.module = module
@@ -63,6 +68,11 @@ class SourceModule:
 
     @classmethod
     def of(cls, module: str) -> SourceModule:
+        """Find and parse a module.
+
+        Raises:
+            InputError: There is no such module, or its source cannot be parsed.
+        """
         try:
             spec = locate_module(module)
         except (ImportError, ValueError, AttributeError):
@@ -80,10 +90,11 @@ class SourceModule:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the module's code, without its comments and layout."""
         return hashlib.sha256(ast.unparse(self._tree).encode()).hexdigest()
 
     def definition(self, name: str, *, hops: int = 10) -> tuple[SourceModule, ast.stmt]:
-        """The statement that defines a name, and the module it is in; imports are followed."""
+        """Return the statement that defines a name, and its module. Follows at most `hops` imports."""
         if name in self._nodes:
             return self, self._nodes[name]
         if name in self._imports and hops:
@@ -94,7 +105,7 @@ class SourceModule:
         raise InputError(f"module {self.module!r} has no function {name!r}. {did_you_mean(name, known)}")
 
     def resolve(self, annotation: ast.expr) -> type[Any] | None:
-        """The class an annotation stands for, if it declares hyperparameters."""
+        """Return the class of an annotation if it is a pydantic model or a dataclass, None otherwise."""
         if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
             try:
                 annotation = ast.parse(annotation.value, mode="eval").body
@@ -114,7 +125,7 @@ class SourceModule:
         return found if declares else None
 
     def call_of(self, node: ast.Assign) -> ast.stmt | None:
-        """What is called when `name = Class()` is called."""
+        """Return the method `__call__` of the object that `name = Class()` creates; None for any other assignment."""
         if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
             made = self._nodes.get(node.value.func.id)
             body = made.body if isinstance(made, ast.ClassDef) else []
@@ -123,7 +134,7 @@ class SourceModule:
 
 
 def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements of a module, those within `if TYPE_CHECKING:` and `try:` too."""
+    """Return the statements of a module, including those inside `if` (as `if TYPE_CHECKING:`) and `try`."""
     found = []
     for node in body:
         found.append(node)
@@ -133,6 +144,11 @@ def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def first_annotation(source: SourceModule, node: ast.stmt) -> ast.expr | None:
+    """Return the annotation of a trainable's first parameter, None if it has none.
+
+    Raises:
+        InputError: The statement does not define a function of two arguments.
+    """
     called = source.call_of(node) if isinstance(node, ast.Assign) else node
     if isinstance(node, ast.ClassDef | ast.AsyncFunctionDef) or (
         isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.List | ast.Dict | ast.Tuple)

@@ -1,4 +1,4 @@
-"""The folder of a sweep: its parts, where they are, and to which study it belongs."""
+"""The folder of a sweep: its location, its parts, and the study that owns it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sweeper.core.files import private_folder
 from sweeper.core.remote_folder import RemoteFolder
 
 MARKER = "study.json"
-"""The file in a sweep's folder that says to which study it belongs."""
+"""The file in a sweep's folder that names the study that owns it."""
 
 
 _RESULTS = ("trials", "champion")
-"""Subfolders with what a study must not find of another one."""
+"""Subfolders with results of a study; no other study may find them in its folder."""
 
 
 def is_remote(folder: str | Path) -> bool:
@@ -31,10 +31,10 @@ def is_remote(folder: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep keeps what is not in a database.
+    """The folder with a sweep's files: checkpoints, tracebacks and the champion.
 
-    Nodes that share a disk all use `path`. Where they share none, `url` names the folder, and `path` holds what one
-    node needs of it.
+    Nodes that share a disk all use `path`. Without a shared disk `url` is the folder, and `path` holds this node's
+    copies of its files.
     """
 
     path: Path
@@ -42,36 +42,36 @@ class SweepFolder:
 
     @classmethod
     def of(cls, folder: Path | str | None, name: str) -> SweepFolder:
-        """Return the folder a user named, `sweeps/NAME` by default."""
+        """Return the folder for a path or URL; `sweeps/NAME` if it is None."""
         if folder is not None and is_remote(folder):
             return cls(_local_copy(str(folder)), str(folder))
         return cls(Path(folder or Path("sweeps") / name).absolute())
 
     def on_this_node(self) -> SweepFolder:
-        """Return the folder as another node has to see it, which may have another place for its copies."""
+        """Return the folder as this node sees it. Each node may keep its copies at a different path."""
         return self if self.url is None else SweepFolder(_local_copy(self.url), self.url)
 
     @property
     def location(self) -> Path | str:
-        """The path or URL that the user knows."""
+        """Path or URL of the folder, as users know it."""
         return self.url or self.path
 
     @property
     def remote(self) -> RemoteFolder | None:
-        """The folder at the URL, None if there is none."""
+        """Folder at the URL; None for a folder on a disk."""
         return None if self.url is None else RemoteFolder(self.url)
 
     @property
     def champion(self) -> Path:
-        """The subfolder with the best model and its evaluation."""
+        """Subfolder with the best model and its evaluation."""
         return self.path / "champion"
 
     def trial(self, number: int) -> Path:
-        """Return the subfolder of a trial: its checkpoints and tracebacks."""
+        """Return the subfolder with the checkpoints and tracebacks of a trial."""
         return self.path / "trials" / f"{number:04d}"
 
     def checkpoint_bytes(self) -> int:
-        """Return the bytes that all checkpoints on this node take."""
+        """Return the size of all checkpoints on this node, in bytes."""
         return sum(file.stat().st_size for file in self.path.glob("trials/*/attempt-*/*"))
 
 
@@ -80,7 +80,7 @@ def _local_copy(url: str) -> Path:
 
 
 class Claimant(Protocol):
-    """The study that is to own a folder."""
+    """The study that claims a folder."""
 
     @property
     def name(self) -> str: ...
@@ -96,14 +96,14 @@ class Claimant(Protocol):
 
 @contextmanager
 def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
-    """Make a folder the study's own, and work in it alone while the block lasts.
+    """Claim a folder for a study, and lock it while the block runs.
 
-    A folder without results belongs to nobody and can be claimed again. One with results but without a marker was
-    written by sweeper 0.1; it belongs to the study that has this folder on record.
+    A folder without results has no owner and can be claimed again. A folder with results but without a marker was
+    written by sweeper 0.1; it belongs to the study that recorded this folder.
 
     Raises:
-        InputError: the folder holds results of another study, or cannot be written to.
-        SweepBusyError: another process works in it, for a copy of the study's database.
+        InputError: The folder holds results of another study, or cannot be written to.
+        SweepBusyError: Another process runs a sweep in it, with a copy of the study's database.
     """
     folder = place.path
     try:
@@ -118,22 +118,22 @@ def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
             _claim_remote(place.remote, study)
         yield
     finally:
-        if not os.fstat(handle).st_size:  # refused
+        if not os.fstat(handle).st_size:  # the claim was refused
             (folder / MARKER).unlink(missing_ok=True)
         os.close(handle)
 
 
 def _lock(handle: int, folder: Path, study: Claimant) -> None:
-    """Lock the marker until this process ends; a second database with the same study can be known by nothing else."""
+    """Lock the marker until it is closed. Nothing else can detect a second database with the same study."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        # A suspended owner that lost its lease keeps its lock, and stops as soon as it wakes.
+        # A suspended owner that lost its lease keeps its lock, and stops as soon as it runs again.
         if not study.has_displaced_owner:
             raise SweepBusyError(
                 f"another process runs a sweep in {folder}. Wait for it to end, or choose another folder with --dir"
             ) from error
-    except OSError:  # some network file systems have no locks; the lease in the database is left
+    except OSError:  # some network file systems have no locks; the lease in the database still protects the sweep
         pass
 
 
@@ -141,8 +141,8 @@ def _claim(handle: int, folder: Path, study: Claimant) -> None:
     owner = _owner_of(os.pread(handle, 10_000, 0))
     if owner.get("study") == study.id:
         return
-    if any(any((folder / name).glob("*")) for name in _RESULTS) and not _is_known(owner, folder, study):
-        raise _foreign(folder, owner, study)
+    if any(any((folder / name).glob("*")) for name in _RESULTS) and not _is_recorded(owner, folder, study):
+        raise _not_owned_error(folder, owner, study)
     os.ftruncate(handle, 0)
     os.pwrite(handle, _marker(study), 0)
     os.fsync(handle)
@@ -152,13 +152,13 @@ def _claim_remote(remote: RemoteFolder, study: Claimant) -> None:
     owner = _owner_of(remote.read(MARKER) or b"")
     if owner.get("study") == study.id:
         return
-    if set(_RESULTS) & set(remote.list_folders()) and not _is_known(owner, remote.url, study):
-        raise _foreign(remote.url, owner, study)
+    if set(_RESULTS) & set(remote.list_folders()) and not _is_recorded(owner, remote.url, study):
+        raise _not_owned_error(remote.url, owner, study)
     remote.write(MARKER, _marker(study))
 
 
 def _owner_of(content: bytes) -> dict[str, str]:
-    """Return what a marker says; nothing, if it is empty or was torn by a full disk or a lost machine."""
+    """Return the content of a marker; an empty dict if it is empty, or torn by a full disk or a lost machine."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -170,13 +170,13 @@ def _marker(study: Claimant) -> bytes:
     return json.dumps({"study": study.id, "name": study.name, "storage": study.storage}, indent=2).encode() + b"\n"
 
 
-def _is_known(owner: dict[str, str], folder: Path | str, study: Claimant) -> bool:
-    """Return whether a folder without a marker is the one that the study has on record; it may have been moved."""
+def _is_recorded(owner: dict[str, str], folder: Path | str, study: Claimant) -> bool:
+    """Return whether a folder without a marker is the one that the study recorded. It may have been moved."""
     recorded = study.facts.get("folder")
     return not owner and recorded is not None and Path(str(recorded)).name == Path(str(folder)).name
 
 
-def _foreign(folder: Path | str, owner: dict[str, str], study: Claimant) -> InputError:
+def _not_owned_error(folder: Path | str, owner: dict[str, str], study: Claimant) -> InputError:
     if (owner.get("name"), owner.get("storage")) == (study.name, study.storage):
         whose = f"belongs to an earlier study of that name, which {study.storage} no longer holds"
     elif owner:

@@ -1,31 +1,51 @@
-"""Text for messages: values, lists, suggestions, the first line of an error."""
+"""Text for people: values, lists and suggestions in messages, the first line of an error, YAML."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import Any
+
+YAML_WIDTH = 4096
+"""Characters of a line of YAML before it is folded: folded text is hard to read and to search."""
 
 
 def format_value(value: object) -> str:
-    """A value for a message: as YAML has it, cut to 60 characters, safe to print on a terminal."""
+    """Return a value for a message: as YAML writes it, at most 60 characters, safe to print on a terminal."""
     text = {"None": "null", "True": "true", "False": "false"}.get(repr(value)) or repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def format_list(texts: Sequence[str]) -> str:
-    """Texts for a message, the first 20 of them."""
+    """Return texts for a message: the first 20, and how many more there are."""
     more = f" and {len(texts) - 20:,} more" if len(texts) > 20 else ""
     return f"{', '.join(texts[:20])}{more}" or "nothing"
 
 
 def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "Known") -> str:
-    """`Did you mean 'units'?`, or what is known when nothing is near."""
+    """Return `Did you mean 'units'?`, or a list of the known names if none is similar."""
     text, names = str(name), list(known)
     near = [known for known in names if len(text) > 1 and known.startswith(text)]
-    if not near and len(names) <= 200 and len(text) <= 100:  # more would take longer than anybody waits
+    if not near and len(names) <= 200 and len(text) <= 100:  # comparing more takes too long
         near = difflib.get_close_matches(text, names)
     return f"Did you mean {format_value(near[0])}?" if near else f"{otherwise}: {format_list(names)}."
 
 
 def first_line(error: BaseException) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    """Return the first line of an error's message; the name of its class if it has no message.
+
+    SQLAlchemy wraps a driver's error and adds lines about the statement; the driver's own error is used instead.
+    """
+    cause = getattr(error, "orig", None) or error
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+
+
+def to_yaml(value: Any) -> str:
+    """Return plain data as a YAML document, its keys in their order, its lines not folded."""
+    from ruamel.yaml import YAML
+
+    text, yaml = StringIO(), YAML()
+    yaml.width = YAML_WIDTH
+    yaml.dump(value, text)
+    return text.getvalue()

@@ -1,4 +1,4 @@
-"""The values that rooms hand each other: a trial's record, its reports, its failures, and the order of trials."""
+"""Values that the rooms exchange: a trial's record, its reports and failures, and the order of trials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 @dataclass(frozen=True)
 class Report:
-    """One report of a trial: its number within the trial (1 is the first), when, and every metric."""
+    """One report of a trial: its number within the trial (from 1), its Unix time in seconds, and every metric."""
 
     step: int
     time: float
@@ -19,7 +19,7 @@ class Report:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the study knows it; `step` is its last report, times are UTC."""
+    """One trial as the study records it. `step` is the number of its last report; times are UTC."""
 
     number: int
     state: str
@@ -34,13 +34,13 @@ class TrialRecord:
 
 
 class Listener(Protocol):
-    """Is told of each change while a sweep runs. Called by the driver between trials: return at once."""
+    """Receives every change of a running sweep. The driver waits for each call, so return quickly."""
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-        """A trial started (no report yet), reported, was taken up again, or ended."""
+        """Handle a trial that started, reported, resumed or ended; `report` is None unless it reported."""
 
     def on_phase(self, message: str) -> None:
-        """The sweep as a whole goes on to something else."""
+        """Handle the start of a new phase of the sweep, described by `message`."""
 
 
 Direction = Literal["maximize", "minimize"]
@@ -49,9 +49,9 @@ _STATES = {"COMPLETE": 0, "RUNNING": 1, "PRUNED": 2, "FAIL": 3}
 
 
 def leaderboard(rows: Iterable[TrialRecord], direction: Direction) -> list[TrialRecord]:
-    """Sort trials: COMPLETE ones by value, the lower number first of equals; then the others by how far they came.
+    """Sort trials, best first: COMPLETE by value, then RUNNING, PRUNED and FAIL by their last report.
 
-    This is the only order of trials in the package.
+    Equal trials are sorted by number. This is the only order of trials in the package.
     """
     sign = -1 if direction == "maximize" else 1
 
@@ -63,7 +63,7 @@ def leaderboard(rows: Iterable[TrialRecord], direction: Direction) -> list[Trial
 
 
 def best_trial(rows: Iterable[TrialRecord], direction: Direction) -> TrialRecord | None:
-    """Return the COMPLETE trial that leads the leaderboard, None if no trial is COMPLETE."""
+    """Return the first trial of the leaderboard; None if no trial is COMPLETE."""
     return next(iter(leaderboard((row for row in rows if row.state == "COMPLETE"), direction)), None)
 
 
@@ -72,7 +72,7 @@ FailureKind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu",
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong with one attempt, with a line for the user."""
+    """Failure of one attempt: its kind, and a reason in one line for the user."""
 
     kind: FailureKind
     reason: str
@@ -80,7 +80,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt that failed; `step` is the last report that is on record by then."""
+    """One failed attempt of a trial. `step` is the last report that was recorded before it failed."""
 
     attempt: int
     kind: FailureKind

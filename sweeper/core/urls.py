@@ -1,4 +1,4 @@
-"""URLs of databases and servers in a sweep: what may stand there, and `${env:NAME}` in place of secrets."""
+"""URLs of databases and servers: checks, and references like `${env:NAME}` in the place of secrets."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from sweeper.core.errors import InputError
-from sweeper.core.secrets import register_url_secrets
+from sweeper.core.secrets import is_secret_key, register_url_secrets
 from sweeper.core.text import did_you_mean, format_value
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-_SECRET = re.compile(r"pass(word|wd)?|pwd|secret|token|(api)?_?key", re.IGNORECASE)
 
 
 SQLITE = "sqlite:///"
 
 
 def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) -> str | None:
-    """What is wrong with a URL, without repeating what may be a secret in it; `secrets`: it may hold one."""
+    """Return the problem of a URL; None if there is none. The text never repeats a secret of the URL.
+
+    Args:
+        schemes: The allowed schemes, without a driver: "postgresql" allows postgresql+psycopg:// too.
+        secrets: Whether the URL may contain secrets.
+    """
     if _REFERENCE.fullmatch(text):
         return None
     if "${" in _REFERENCE.sub("", text):
@@ -34,7 +36,7 @@ def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) 
     try:
         parts = urlsplit(_REFERENCE.sub("0", text))
         port = parts.port
-    except ValueError:  # its text may repeat a password that stands in the wrong place
+    except ValueError:  # its message may repeat a password that is in the wrong place
         return "is no URL; is the port a number from 1 to 65535?"
     known = sorted(schemes)
     if parts.scheme.partition("+")[0] not in known:
@@ -52,13 +54,13 @@ def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) 
 
 def _has_secret(text: str) -> bool:
     parts = urlsplit(_REFERENCE.sub("", text))
-    return bool(parts.password) or any(_SECRET.fullmatch(key) for key, value in parse_qsl(parts.query) if value)
+    return bool(parts.password) or any(is_secret_key(key) for key, value in parse_qsl(parts.query) if value)
 
 
 def problem_of_database_url(text: str, *, secrets: bool = False) -> str | None:
-    """What is wrong with the URL of a database that is to hold a study."""
-    if fault := problem_of_url(text, ("sqlite", "postgresql", "mysql"), secrets=secrets):
-        return fault
+    """Return the problem of the URL of a study's database; None if there is none."""
+    if problem := problem_of_url(text, ("sqlite", "postgresql", "mysql"), secrets=secrets):
+        return problem
     if re.fullmatch(r"sqlite(\+\w+)?:/{0,3}(:memory:)?", text):
         return "names no file, so that nothing would be kept; try sqlite:///sweeper.db"
     if text.startswith("sqlite") and not re.match(r"sqlite(\+\w+)?:///", text):
@@ -67,7 +69,7 @@ def problem_of_database_url(text: str, *, secrets: bool = False) -> str | None:
 
 
 def problem_of_tracking_uri(text: str, *, secrets: bool = False) -> str | None:
-    """What is wrong with the address of an MLflow server or store; a plain path is one too."""
+    """Return the problem of the URI of an MLflow server or store, which may be a plain path; None if there is none."""
     if "://" not in text and not text.startswith("${") and text.isprintable() and text.strip():
         return None
     schemes = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
@@ -75,24 +77,25 @@ def problem_of_tracking_uri(text: str, *, secrets: bool = False) -> str | None:
 
 
 def problem_of_address(text: str) -> str | None:
-    """What is wrong with the address of a Ray cluster."""
+    """Return the problem of the address of a Ray cluster; None if there is none."""
     if text in ("auto", "local"):
         return None
     url = text if "://" in text else f"ray://{text}"
-    if fault := problem_of_url(url, ("ray",)):
-        return fault
+    if problem := problem_of_url(url, ("ray",)):
+        return problem
     if urlsplit(url).port is None:
         return "names no port; write host:6379 or ray://host:10001, or leave it out for this machine"
     return None
 
 
 def expand(text: str) -> str:
-    """The URL with its references to the environment resolved; parts of a URL are quoted as URLs need it.
+    """Return a URL with its references to the environment replaced by their values.
 
-    Its password is taken out of all that is said from then on.
+    Values are quoted, unless the reference is the whole URL. The secrets of the URL are registered, so that messages
+    mask them.
 
     Raises:
-        InputError: a variable is not set.
+        InputError: A variable is not set.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -107,20 +110,20 @@ def expand(text: str) -> str:
 
 
 def references(text: str) -> list[str]:
-    """The environment variables that a URL refers to."""
+    """Return the names of the environment variables that a URL refers to."""
     return _REFERENCE.findall(text)
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Return the absolute path of a SQLite database, None for any other."""
+    """Return the absolute path of a SQLite database; None for any other database."""
     return Path(url.removeprefix(SQLITE)).absolute() if url.startswith(SQLITE) else None
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether every address of `HOST:PORT` is of this machine only; so is one that cannot be resolved."""
+    """Return whether `HOST:PORT` can be reached from this machine only, or cannot be resolved."""
     host = address.rpartition(":")[0].strip("[]") or address
     try:
         found = {ipaddress.ip_address(place[4][0]) for place in socket.getaddrinfo(host, None)}
-    except OSError:  # it cannot be reached, which Ray will say
+    except OSError:  # Ray reports that it cannot be reached
         return True
     return all(place.is_loopback for place in found)

@@ -1,4 +1,4 @@
-"""The user's trainable: found, loaded, identified by a digest, copied to a cluster."""
+"""The user's trainable: find, load, digest and copy it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ TRAINABLE_PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 @dataclass(frozen=True)
 class TrainableInfo:
-    """A trainable that exists: where it is, and the class of its first parameter (None: it takes any parameters).
+    """A trainable that exists: its module, its function, and the class of its first parameter.
 
-    The digest is that of the module that defines it, whatever its comments and its layout.
+    `params_model` is None for a trainable that takes any parameters. `digest` is the SHA-256 of the module that defines
+    the function, without its comments and layout.
     """
 
     module: str
@@ -32,10 +33,10 @@ class TrainableInfo:
 
 
 def find_trainable(path: str) -> TrainableInfo:
-    """Look a trainable up in its source; of all modules, only the one of its hyperparameters is imported.
+    """Find a trainable in its source. Imports only the module that declares its hyperparameters.
 
     Raises:
-        InputError: there is no such module or function, or its source does not parse.
+        InputError: The module or function does not exist, or its source has a syntax error.
     """
     module, function = _split(path)
     source = SourceModule.of(module)
@@ -46,10 +47,10 @@ def find_trainable(path: str) -> TrainableInfo:
 
 
 def root_of(path: str) -> Path:
-    """The folder that the trainable's module is imported from.
+    """Return the folder that a trainable's module is imported from.
 
     Raises:
-        InputError: there is no such module.
+        InputError: The module does not exist.
     """
     module, _ = _split(path)
     spec = locate_module(module.partition(".")[0])
@@ -63,7 +64,7 @@ def load_trainable(path: str) -> Callable[..., Any]:
     """Import a trainable.
 
     Raises:
-        InputError: it cannot be imported, or is not callable.
+        InputError: It cannot be imported, or is not callable.
     """
     module, function = _split(path)
     found = getattr(import_user_module(module), function, None)
@@ -79,18 +80,21 @@ def _split(path: str) -> tuple[str, str]:
     return module, function
 
 
-_SWEEPER = Path(__file__).parent
+_SWEEPER = Path(__file__).resolve().parents[1]
 
 
 _SKIPPED_FOLDERS = ("__pycache__", "site-packages", "node_modules", "venv", "build", "dist", "sweeps", "mlartifacts")
 
 
 MAX_FILES, MAX_BYTES = 2000, 10 << 20
-"""Files, and bytes in all: more is not somebody's code, but a folder that holds all sorts of things."""
+"""Limits of a copy. A larger folder holds more than the user's code."""
 
 
 def user_code_root(trainable: str) -> Path | None:
-    """The folder that a trainable's module is imported from; None if it is installed, as it must be there too."""
+    """Return the folder that a trainable's module is imported from; None if it is installed.
+
+    An installed module is not copied, because nodes must have it installed too.
+    """
     root = root_of(trainable)
     installed = {Path(path).resolve() for path in sysconfig.get_paths().values()}
     is_installed = trainable.partition(".")[0] == "sweeper" or any(root.is_relative_to(path) for path in installed)
@@ -98,10 +102,10 @@ def user_code_root(trainable: str) -> Path | None:
 
 
 def copy_user_code(trainable: str, target: Path) -> None:
-    """Copy the Python files of the folder that the trainable's module is imported from, if it is the user's own.
+    """Copy the Python files of `user_code_root` to `target`. Does nothing if the trainable is installed.
 
     Raises:
-        InputError: there are too many.
+        InputError: There are more than `MAX_FILES` files or `MAX_BYTES` bytes.
     """
     root = user_code_root(trainable)
     if root is None:
@@ -109,13 +113,13 @@ def copy_user_code(trainable: str, target: Path) -> None:
     copied = size = 0
     for folder, names, files in os.walk(root):
         kept = [name for name in names if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
-        names[:] = [name for name in kept if Path(folder, name) != _SWEEPER]  # which the nodes must have
+        names[:] = [name for name in kept if Path(folder, name) != _SWEEPER]  # nodes have it installed
         for file in (Path(folder, name) for name in files if name.endswith(".py")):
             copied, size = copied + 1, size + file.stat().st_size
             if copied > MAX_FILES or size > MAX_BYTES:
                 raise InputError(
-                    f"{root} holds more than {MAX_FILES:,} Python files or {MAX_BYTES >> 20} MB: start from a folder with "
-                    f"the code of {trainable} alone, or install it on the cluster"
+                    f"{root} holds more than {MAX_FILES:,} Python files or {MAX_BYTES >> 20} MB. Start from a "
+                    f"folder with only the code of {trainable}, or install that code on the cluster"
                 )
             place = target / file.relative_to(root)
             place.parent.mkdir(parents=True, exist_ok=True)

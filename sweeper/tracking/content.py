@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import re
-import subprocess
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -13,6 +11,7 @@ from io import StringIO
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sweeper.core.environment import commit, user
 from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
@@ -125,17 +124,10 @@ def dataset_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def run_tags() -> dict[str, str]:
-    """Who runs this and from which commit: tags of every run."""
-    tags = {"mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL"}
-    try:
-        tags["mlflow.user"] = getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        pass
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=2)
-    except (OSError, subprocess.TimeoutExpired):
-        return tags
-    return tags | ({"mlflow.source.git.commit": found.stdout.strip()} if found.returncode == 0 else {})
+    """Return the tags of every run: who runs it, and from which commit."""
+    known = {"mlflow.user": user(), "mlflow.source.git.commit": commit()}
+    tags = {name: value for name, value in known.items() if value is not None}
+    return {"mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL", **tags}
 
 
 def milliseconds(moment: datetime | None) -> int | None:
