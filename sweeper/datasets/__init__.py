@@ -1,1 +1,1 @@
-"""The data a sweep can learn from: found or downloaded, verified, split."""
+"""Datasets that a sweep can learn from: found or downloaded, verified, split."""

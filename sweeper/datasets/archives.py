@@ -1,4 +1,4 @@
-"""Finds, fetches, reads and verifies the files of the image datasets; numpy is the heaviest thing it needs."""
+"""Files of the image datasets: found on this machine or downloaded, verified, read. Imports only numpy and pooch."""
 
 from __future__ import annotations
 
@@ -7,22 +7,15 @@ import hashlib
 import io
 import logging
 import os
-import shutil
-import socket
 import struct
-import tempfile
-import time
-import urllib.request
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 from sweeper.core.errors import DatasetError
-from sweeper.core.files import exclusive_lock
+from sweeper.core.text import first_line
 
 Array = Any
 
@@ -42,55 +35,54 @@ IDX = dict(
 _SHAPES = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
 
 
-_TIMEOUT = 10.0
-
-
-_PAUSES = (0.5, 2.0)
-"""Seconds between a first, second and third attempt at a download."""
-
-
-logger = logging.getLogger(__name__)
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3.0, 10.0
+"""How long a download waits for a connection, and for the next bytes."""
 
 
 class DatasetMissingError(DatasetError):
-    """The files of a dataset are neither here nor to be had: found out before anything is started."""
+    """The files of a dataset are not on this machine and cannot be downloaded. Raised before anything is started."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Archive:
-    """The published files of one dataset, where they may lie, and what they must hash to.
+    """The published files of one dataset: their names, the folders they may be in, and their checksums.
 
-    `arrays` are SHA-256 sums of the raw bytes of the four arrays: they hold for any container. Where none are
-    published, `gzipped` are the MD5 sums of the four IDX files as published, and only those files are accepted.
+    `files` maps the names of the files, on the server and in the cache, to their checksums, as pooch writes them.
+    `arrays` are the SHA-256 sums of the raw bytes of the four arrays, which hold for any container; where they are
+    None, only the published files are accepted.
     """
 
     name: str
-    cache: str  # the folder under Keras's datasets folder
-    remote: tuple[str, ...]  # file names on the server, and in the cache
+    cache: str  # below Keras's folder for datasets
+    files: Mapping[str, str]
     arrays: Mapping[str, str] | None = None
-    gzipped: Mapping[str, str] | None = None
     server: str = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 
     def locate(self) -> tuple[Path, ...]:
-        """The dataset's files on this machine: one .npz or four IDX files, fetched into Keras's cache if need be."""
+        """Return the dataset's files: one .npz or four IDX files. Downloads them into Keras's cache if needed.
+
+        Raises:
+            DatasetMissingError: They are not on this machine and cannot be downloaded.
+            DatasetError: The server has other files than the published ones.
+        """
         here = os.environ.get("SWEEPER_DATA_DIR")
         if here and not Path(here).is_dir():
             raise DatasetMissingError(f"{self.name}: SWEEPER_DATA_DIR is {here}, and there is no such folder")
         folders = [Path(here) / self.name, Path(here)] if here else []
-        # The IDX files of MNIST and of its look-alikes bear the same names: only MNIST's may lie in the folder itself.
+        # The IDX files of MNIST and of similar datasets have the same names: only MNIST's may be in the folder itself.
         folders = folders if self.arrays else folders[:1]
         for folder in (*folders, self._cache()):
             if found := self._files_in(folder):
                 return found
-        return self._fetch(here)
+        return self._download(here)
 
     def read(self, files: tuple[Path, ...]) -> dict[str, Array]:
-        """The four arrays (uint8) of located files, verified.
+        """Read and verify the four arrays (uint8) of located files.
 
         Raises:
-            DatasetError: a file is damaged or is not what was published.
+            DatasetError: A file is damaged, or differs from what was published.
         """
         place = files[0] if len(files) == 1 else files[0].parent
         try:
@@ -104,7 +96,7 @@ class Archive:
             if self.arrays and (seen := hashlib.sha256(arrays[key].tobytes()).hexdigest()) != self.arrays[key]:
                 raise DatasetError(
                     f"{key} of {self.name} in {place} is not what was published: its SHA-256 is {seen}, "
-                    f"but must be {self.arrays[key]}; remove the file, or point SWEEPER_DATA_DIR elsewhere"
+                    f"but must be {self.arrays[key]}; remove the file, or set SWEEPER_DATA_DIR to another folder"
                 )
         return arrays
 
@@ -123,63 +115,55 @@ class Archive:
     def _read_idx(self, files: tuple[Path, ...], contents: list[bytes]) -> dict[str, Array]:
         arrays = {}
         for key, path, content in zip(ARRAYS, files, contents, strict=True):
-            if self.gzipped and (seen := hashlib.md5(content, usedforsecurity=False).hexdigest()) != self.gzipped[key]:
-                raise DatasetError(
-                    f"{path} is not what was published: its MD5 is {seen}, but must be {self.gzipped[key]}; remove it"
-                )
+            if self.arrays is None:
+                published = self.files[path.name].removeprefix("md5:")
+                if (seen := hashlib.md5(content, usedforsecurity=False).hexdigest()) != published:
+                    raise DatasetError(
+                        f"{path} is not what was published: its MD5 is {seen}, but must be {published}; remove it"
+                    )
             arrays[key] = _parse_idx(gzip.decompress(content) if path.suffix == ".gz" else content)
         return arrays
 
-    def _fetch(self, here: str | None) -> tuple[Path, ...]:
-        """Download into a folder beside, verify, and only then move into the cache."""
+    def _download(self, here: str | None) -> tuple[Path, ...]:
+        """Download the files into the cache. Each is verified before it gets its name there."""
+        import pooch
+        from requests import RequestException
+
+        pooch.get_logger().setLevel(logging.WARNING)  # it prints every download to stderr, into the live display
         cache = self._cache()
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatasetMissingError(
-                f"{self.name} is not here, and cannot be kept in {cache} ({error.strerror}); set KERAS_HOME to another "
-                "folder, or SWEEPER_DATA_DIR to one with its files"
-            ) from error
-        with exclusive_lock(cache), tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as beside:
-            if found := self._files_in(cache):  # another process fetched them meanwhile
-                return found
-            for name in self.remote:
-                try:
-                    _download(self.server + name, Path(beside, name))
-                except (OSError, HTTPException) as error:
-                    looked = " and ".join(str(place) for place in (here, cache) if place)
-                    raise DatasetMissingError(
-                        f"{self.name} is not in {looked}, and cannot be downloaded from {self.server}{name} ({error}); "
-                        "put its files in a folder and set SWEEPER_DATA_DIR to it, or use the digits dataset"
-                    ) from error
-            found = self._files_in(Path(beside))
-            assert found is not None
-            self.read(found)
-            return tuple(path.rename(cache / path.name) for path in found)
+        server = pooch.create(cache, self.server, registry=dict(self.files), retry_if_failed=1)
+        transfer = pooch.HTTPDownloader(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), chunk_size=1 << 20)
+        remedy = "put its files in a folder and set SWEEPER_DATA_DIR to it, or use the digits dataset"
+        found = []
+        for name in self.files:
+            try:
+                found.append(Path(server.fetch(name, downloader=transfer)))
+            except RequestException as error:
+                looked = " and ".join(str(place) for place in (here, cache) if place)
+                raise DatasetMissingError(
+                    f"{self.name} is not in {looked}, and cannot be downloaded from {self.server}{name} "
+                    f"({_reason(error)}); {remedy}"
+                ) from error
+            except OSError as error:
+                raise DatasetMissingError(
+                    f"{self.name} is not here, and cannot be kept in {cache} ({_reason(error)}); set KERAS_HOME to "
+                    "another folder, or SWEEPER_DATA_DIR to one with its files"
+                ) from error
+            except ValueError as error:  # a second download had another checksum, too
+                what, _, _ = str(error).partition(". ")
+                raise DatasetError(f"{self.server}{name} is not what was published: {what}; {remedy}") from error
+        return tuple(found)
 
 
-def _download(url: str, target: Path) -> None:
-    """Fetch a file; what may be better in a moment is tried again."""
-    for pause in (*_PAUSES, None):
-        try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, target.open("wb") as file:
-                shutil.copyfileobj(response, file, 1 << 20)
-                announced = int(response.headers.get("Content-Length") or file.tell())
-                if file.tell() != announced:  # urllib takes a connection that was cut for the end
-                    raise ConnectionError(f"cut off after {file.tell():,} of {announced:,} bytes")
-            return
-        except (OSError, HTTPException) as error:
-            if pause is None or _is_certain(error):
-                raise
-            logger.info("%s: %s; trying again", url, error)
-            time.sleep(pause)
-
-
-def _is_certain(error: Exception) -> bool:
-    """Whether the server, or its absence, will be the same in a moment."""
-    if isinstance(error, HTTPError):
-        return error.code < 500 and error.code not in (408, 429)
-    return isinstance(getattr(error, "reason", None), ConnectionRefusedError | socket.gaierror)
+def _reason(error: OSError) -> str:
+    """Return why a download failed, in a few words: requests' own message repeats the URL and every layer below."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason}"
+    cause: BaseException = error
+    while inner := cause.__cause__ or cause.__context__:
+        cause = inner
+    return getattr(cause, "strerror", None) or first_line(cause)
 
 
 def _read_npz(content: bytes) -> dict[str, Array]:
@@ -195,7 +179,7 @@ def _read_npz(content: bytes) -> dict[str, Array]:
 
 
 def _parse_idx(content: bytes) -> Array:
-    """IDX: two zero bytes, the type (8 is uint8), the number of axes, each size as a big-endian uint32, the data."""
+    """Parse an IDX file: two zero bytes, the type (8: uint8), the number of axes, their sizes (big-endian uint32), data."""
     import numpy as np
 
     zero, kind, axes = struct.unpack_from(">HBB", content)
@@ -208,7 +192,7 @@ def _parse_idx(content: bytes) -> Array:
 MNIST = Archive(
     "mnist",
     cache=".",
-    remote=("mnist.npz",),
+    files={"mnist.npz": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"},
     arrays={
         "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
         "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
@@ -221,11 +205,10 @@ MNIST = Archive(
 FASHION_MNIST = Archive(
     "fashion_mnist",
     cache="fashion-mnist",
-    remote=tuple(f"{stem}.gz" for stem in IDX.values()),
-    gzipped={
-        "x_train": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "y_train": "25c81989df183df01b3e8a0aad5dffbe",
-        "x_test": "bef4ecab320f06d8554ea6380940ec79",
-        "y_test": "bb300cfdad3c16e7a12a480ee83cd310",
+    files={
+        "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
     },
 )

@@ -1,4 +1,4 @@
-"""What a dataset is: its arrays, the task they pose, and the base class of all datasets."""
+"""Base class of all datasets, their arrays, and the learning task they pose."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from sweeper.core.schema import StrictModel
 from sweeper.datasets.archives import Array
 
 Pair = tuple[Array, Array]
-"""Inputs, and what belongs to each."""
+"""Inputs, and the label or target of each."""
 
 
 @dataclass(frozen=True)
 class LearningTask:
-    """Sequences `[steps, features]` go in; out come the logits of `outputs` classes, or `outputs` numbers per step.
+    """Shapes of a network's inputs and outputs.
 
-    What is classified are images: their pixels are bytes. What is forecast are floats, and so are the targets.
+    Inputs are sequences `[steps, features]`. Outputs are the logits of `outputs` classes or, if `forecasts` is true,
+    `outputs` numbers at each step. Classified images have uint8 pixels; forecast series have float32 inputs and targets.
     """
 
     steps: int
@@ -37,17 +38,16 @@ class LearningTask:
 
     @property
     def scale(self) -> float:
-        """What inputs are multiplied with."""
+        """Factor that inputs are multiplied by."""
         return 1.0 if self.forecasts else 1 / 255
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A loaded dataset, `[n, steps, features]` and what belongs to each sample, and where it came from.
+    """A loaded dataset: its name, its source, and the inputs and targets of each part.
 
-    Pixels are uint8 and their labels integers; numbers to be forecast are float32, `[n, steps, 1]`, as are the inputs.
-
-    `digest` is equal when the data, the split and its sizes are equal.
+    Inputs have the shape `[n, steps, features]`. Images are uint8 with integer labels `[n]`; series are float32 with
+    float32 targets `[n, steps, 1]`. Two datasets have the same `digest` when their data, split and sizes are equal.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Arrays:
     y_test: Array
 
     def facts(self) -> dict[str, Any]:
-        """Return what identifies the data: name, digest, source, and the number of samples of each part."""
+        """Return the name, digest and source of the data, and the number of samples of each part."""
         sizes = {"train": len(self.x_train), "validation": len(self.x_val), "test": len(self.x_test)}
         return {"name": self.name, "digest": self.digest, "source": self.source, **sizes}
 
 
 class Dataset(StrictModel, ABC):
-    """A dataset as a sweep declares it."""
+    """Base class of the datasets that a sweep can declare."""
 
     labels: ClassVar[tuple[str, ...]] = ()
 
@@ -79,13 +79,13 @@ class Dataset(StrictModel, ABC):
     @property
     @abstractmethod
     def task(self) -> LearningTask:
-        """What a network has to do with it."""
+        """Learning task of the dataset."""
 
     def resolve(self) -> Dataset:
-        """The dataset that will be used: itself, or its fallback if its files cannot be had (then of another `type`).
+        """Return the dataset to use: this one or, if its files are not available, its fallback of another `type`.
 
         Raises:
-            DatasetError: the files cannot be had, and there is no fallback.
+            DatasetError: The files are not available, and there is no fallback.
         """
         return self
 
@@ -94,11 +94,11 @@ class Dataset(StrictModel, ABC):
         """Read, verify and split the data.
 
         Raises:
-            DatasetError: it is missing, damaged, or not what was published.
+            DatasetError: It is missing, damaged, or differs from what was published.
         """
 
     def _split(self, source: str, *, train: Pair, validation: Pair, test: Pair) -> Arrays:
-        """Cut each part to the size asked for (its first samples)."""
+        """Return the first samples of each part, as many as the sweep declares."""
         parts: list[Array] = []
         digest = hashlib.sha256()
         for (x, y), size in ((train, self.train), (validation, self.validation), (test, self.test)):
@@ -109,4 +109,5 @@ class Dataset(StrictModel, ABC):
         return Arrays(str(self.type), digest.hexdigest(), source, *parts)
 
     def _arrange(self, x: Array) -> Array:
+        """Return inputs in the layout that the sweep declares."""
         return x

@@ -1,4 +1,4 @@
-"""The datasets that `train_rnn` can learn: what each is called, how it is split, and how it is loaded."""
+"""Datasets that `train_rnn` can learn: the name, the split and the loading of each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sweeper.datasets.base import Arrays, Dataset, LearningTask
 logger = logging.getLogger(__name__)
 
 
-class _Pictures(Dataset):
-    """Square pictures of things of several kinds, read as sequences."""
+class _SquareImages(Dataset):
+    """Square images of several classes, read as sequences."""
 
     side: ClassVar[int]
     labels: ClassVar[tuple[str, ...]] = tuple("0123456789")
 
     layout: Literal["rows", "columns", "pixels", "permuted"] = Field(
-        "rows", description="What a time step is: a row, a column, a pixel, or a pixel in an order drawn once for all."
+        "rows", description="One time step: a row, a column, a pixel, or a pixel in a fixed random order."
     )
 
     @property
@@ -43,13 +43,13 @@ class _Pictures(Dataset):
         return np.ascontiguousarray(pixels[:, np.random.RandomState(0).permutation(pixels.shape[1])])
 
 
-class _Images(_Pictures):
-    """60,000 images of 28 x 28 to learn from, of which the first 5,000 are kept for validation, and 10,000 to test."""
+class _ArchivedImages(_SquareImages):
+    """Images of 28 x 28 pixels: the first 5,000 for validation, the next 55,000 for training, and 10,000 for testing."""
 
     archive: ClassVar[Archive]
     side: ClassVar[int] = 28
 
-    fallback: Literal["digits"] | None = Field(None, description="Dataset to use if this one cannot be had.")
+    fallback: Literal["digits"] | None = Field(None, description="Dataset to use if this one is not available.")
     train: Integer | None = Field(None, ge=1, le=55_000, description="Samples to train on (default: all 55,000).")
     validation: Integer | None = Field(None, ge=1, le=5_000, description="Samples to validate on (default: all 5,000).")
     test: Integer | None = Field(None, ge=1, le=10_000, description="Samples to test on (default: all 10,000).")
@@ -78,7 +78,7 @@ class _Images(_Pictures):
         )
 
 
-class Mnist(_Images):
+class Mnist(_ArchivedImages):
     """Handwritten digits (LeCun, Cortes, Burges)."""
 
     archive: ClassVar[Archive] = MNIST
@@ -86,7 +86,7 @@ class Mnist(_Images):
     type: Literal["mnist"] = "mnist"
 
 
-class FashionMnist(_Images):
+class FashionMnist(_ArchivedImages):
     """Articles of clothing (Zalando)."""
 
     archive: ClassVar[Archive] = FASHION_MNIST
@@ -109,8 +109,8 @@ class FashionMnist(_Images):
 _DIGITS = {"train": 1_200, "validation": 297, "test": 300}
 
 
-class Digits(_Pictures):
-    """Scikit-learn's 1,797 digits of 8 x 8; they need no file and no network."""
+class Digits(_SquareImages):
+    """Scikit-learn's 1,797 digits of 8 x 8 pixels, which need no file and no network."""
 
     side: ClassVar[int] = 8
 
@@ -128,7 +128,7 @@ class Digits(_Pictures):
         from sklearn.datasets import load_digits
 
         data = load_digits()
-        # RandomState's stream is frozen for good, unlike default_rng's; in the file's order, writers would not mix.
+        # RandomState's stream is frozen for good, unlike default_rng's; in the file's order, the digits of one writer are together.
         order = np.random.RandomState(0).permutation(len(data.target))
         x = np.round(data.images[order] * (255 / 16)).astype(np.uint8)
         y = data.target[order].astype("int32")
@@ -142,7 +142,7 @@ class Digits(_Pictures):
 
 
 class TimeSeries(Dataset):
-    """Windows of t sin(t) / 3 + 2 sin(5 t); at each time step, the next value is to be forecast.
+    """Windows of t sin(t) / 3 + 2 sin(5 t); at each time step, the network forecasts the next value.
 
     Source: A. Géron, Hands-On Machine Learning with Scikit-Learn and TensorFlow, chapter 14.
     """
