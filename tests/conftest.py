@@ -1,4 +1,4 @@
-"""What all tests share: sweeps of a three-line trainable, and a folder of their own to run in."""
+"""Fixtures of all tests: a folder for each test, and sweeps of a three-line trainable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweeper.spec import Sweep
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-# Sweeps inherit which signals are ignored, and a script's `&` ignores Ctrl-C, `nohup` the end of the terminal.
+# Sweeps inherit ignored signals: a script's `&` makes them ignore Ctrl-C, `nohup` the end of the terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -23,14 +23,14 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults", "the fault campaign in tests/faults")
-    group.addoption("--seed", type=int, action="append", help="run each fault with this seed; may be given again")
-    group.addoption("--times", type=int, default=3, help="repetitions of what is done at random moments")
-    group.addoption("--minutes", type=float, default=30.0, help="how long the random faults go on")
+    group.addoption("--seed", type=int, action="append", help="run each fault with this seed; can be repeated")
+    group.addoption("--times", type=int, default=3, help="repetitions of faults at random moments")
+    group.addoption("--minutes", type=float, default=30.0, help="minutes of random faults")
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test runs in a folder of its own, away from the settings of whoever runs it."""
+    """Run the test in its own folder, without the settings of the user."""
     for name in ("MLFLOW_TRACKING_URI", "SWEEPER_STORAGE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make_sweep(tmp_path: Path) -> Callable[..., Sweep]:
-    """Sweeps of `tests.samples:climb`; any key can be given another value."""
+    """Return a function that makes a sweep of `tests.samples:climb`; its arguments replace keys of the sweep."""
 
     def make(**changes: Any) -> Sweep:
         declared: dict[str, Any] = {

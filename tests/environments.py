@@ -1,4 +1,4 @@
-"""Python environments beside this one, for programs that tests need and sweeper does not."""
+"""Virtual environments for programs that only tests need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def beside(name: str, *requirements: str, on_top: bool = True) -> Path:
-    """The Python of an environment with these packages, made on first use; `on_top`: it has all that this one has."""
+    """Return the Python of a virtual environment with these packages, created on first use.
+
+    With `on_top`, it has all packages of this environment too. Skips the test if the packages cannot be installed.
+    """
     folder = Path(sys.prefix) / name
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
@@ -28,6 +31,6 @@ def beside(name: str, *requirements: str, on_top: bool = True) -> Path:
             command += ["--constraint", ROOT / "constraints.txt"]
         environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         if subprocess.run([*command, *requirements], env=environment).returncode:
-            pytest.skip(f"{', '.join(requirements)} cannot be installed here")
+            pytest.skip(f"{', '.join(requirements)} cannot be installed")
         (folder / "ready").touch()
     return python

@@ -1,4 +1,4 @@
-"""Trainables for tests: a few lines each, no TensorFlow."""
+"""Small trainables for tests, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def leave(params: dict[str, Any], trial: Trial) -> None:
 
 
 def crash_once(params: dict[str, Any], trial: Trial) -> None:
-    """Counts in a checkpoint; the worker dies at the third report of the first attempt."""
+    """Count in a checkpoint; kill the worker before the third report of the first attempt."""
     count = int((trial.checkpoint / "count").read_text()) if trial.checkpoint else 0
     while trial.step < trial.reports:
         if trial.attempt == 1 and trial.step == 2:
@@ -63,7 +63,7 @@ def crash_always(params: dict[str, Any], trial: Trial) -> None:
 
 
 def hang_once(params: dict[str, Any], trial: Trial) -> None:
-    """Counts in a checkpoint; the worker's process is stopped in the first attempt, as by a debugger or a dead disk."""
+    """Count in a checkpoint; suspend the worker in the first attempt, as a debugger or a dead disk does."""
     count = int((trial.checkpoint / "count").read_text()) if trial.checkpoint else 0
     while trial.step < trial.reports:
         if trial.attempt == 1 and trial.step == 2:
@@ -75,12 +75,12 @@ def hang_once(params: dict[str, Any], trial: Trial) -> None:
 def lose_connection_once(params: dict[str, Any], trial: Trial) -> None:
     while trial.step < trial.reports:
         if trial.attempt == 1 and trial.step == 1:
-            raise ConnectionResetError("the file server went away")
+            raise ConnectionResetError("the file server closed the connection")
         trial.report({"score": params["height"], "pid": os.getpid()})
 
 
 def slow_count(params: dict[str, Any], trial: Trial) -> None:
-    """A tenth of a second per report, with a checkpoint at each."""
+    """Report every 0.1 s, with a checkpoint each time."""
     count = int((trial.checkpoint / "count").read_text()) if trial.checkpoint else 0
     while trial.step < trial.reports:
         time.sleep(0.1)
@@ -93,7 +93,7 @@ def report_process(params: dict[str, Any], trial: Trial) -> None:
 
 
 def report_surroundings(params: dict[str, Any], trial: Trial) -> None:
-    """Whether the trial's data is shared memory, and whether its process is one that Ray started along with itself."""
+    """Report whether the data is in shared memory, and whether Ray started the process before it was needed."""
     import ray
 
     image = trial.data.x_train
@@ -115,7 +115,7 @@ def _writer(count: int) -> Any:
 
 
 def count_heavily(params: dict[str, Any], trial: Trial) -> None:
-    """A checkpoint of a megabyte at each report."""
+    """Save a checkpoint of 1 MB with each report."""
 
     def write(folder: Path) -> None:
         (folder / "weights").write_bytes(bytes([trial.step]) * 1_000_000)
@@ -141,14 +141,14 @@ def go_on_too_long(params: dict[str, Any], trial: Trial) -> None:
 
 
 def take_long(params: dict[str, Any], trial: Trial) -> None:
-    """Half a minute from one report to the next."""
+    """Report every 30 s."""
     while trial.step < trial.reports:
         trial.report({"score": params["height"]})
         time.sleep(30)
 
 
 def flood(params: dict[str, Any], trial: Trial) -> None:
-    """Too much of one thing or another."""
+    """Report far too many metrics, a name or a message that is far too long, or raise an error without text."""
     kind = params["kind"]
     if kind == "metrics":
         trial.report({f"metric {number}": 1.0 for number in range(100_000)})
@@ -165,14 +165,14 @@ class Silent(Exception):
 
 
 def die_of_poison(params: dict[str, Any], trial: Trial) -> None:
-    """Dies at once on a node that is poisoned, unless the file is there that cures it; else counts as `slow_count`."""
+    """Kill the worker on a node with SWEEPER_TEST_POISON, unless the file `cure` exists; else do as `slow_count`."""
     if os.environ.get("SWEEPER_TEST_POISON") and not Path(params.get("cure", "/nowhere/at/all")).exists():
         os.kill(os.getpid(), 9)
     slow_count(params, trial)
 
 
 def hold_gpus(params: dict[str, Any], trial: Trial) -> None:
-    """Writes down which GPUs it was given, what it has to itself, and from when to when."""
+    """Log the visible GPUs, the share of a GPU, and the times of start and end to a file."""
     began = time.time()
     for _ in range(trial.reports):
         time.sleep(0.3)
@@ -184,11 +184,11 @@ def hold_gpus(params: dict[str, Any], trial: Trial) -> None:
 
 
 def exhaust_gpu(params: dict[str, Any], trial: Trial) -> None:
-    """Runs out of memory on a share of a GPU that is smaller than it needs."""
+    """Run out of memory if the share of a GPU is smaller than `needs`."""
     if trial.resources.gpus < params["needs"]:
         raise ResourceExhaustedError("OOM when allocating tensor with shape[4096,4096]")
     trial.report({"score": trial.resources.gpus})
 
 
 class ResourceExhaustedError(Exception):
-    """Has the name of TensorFlow's."""
+    """Error with the same name as TensorFlow's."""

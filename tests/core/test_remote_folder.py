@@ -1,4 +1,4 @@
-"""A sweep's folder in S3: a server that speaks it, and nodes that share nothing else."""
+"""A sweep's folder at a URL, shared by nodes without a common disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SPACE = {
 def steps(storage: str) -> int:
     try:
         return sum(row.step for row in read_study("far", storage).rows())
-    except SweeperError:  # it has not begun
+    except SweeperError:  # the study does not exist yet
         return 0
 
 
@@ -48,7 +48,7 @@ def shared(tmp_path: Path) -> RemoteFolder:
     return RemoteFolder(f"file://{tmp_path / 'far'}")
 
 
-def test_a_trial_goes_on_from_what_another_node_wrote(shared: RemoteFolder, tmp_path: Path) -> None:
+def test_trial_resumes_from_a_checkpoint_of_another_node(shared: RemoteFolder, tmp_path: Path) -> None:
     here, there = (CheckpointStore(tmp_path / node / "0007", shared) for node in ("here", "there"))
     for node in ("here", "there"):
         (tmp_path / node).mkdir()
@@ -57,12 +57,12 @@ def test_a_trial_goes_on_from_what_another_node_wrote(shared: RemoteFolder, tmp_
     latest = there.latest()
     assert latest is not None and (latest.step, (latest.path / "value").read_text()) == (3, "3")
     save(there, 4, attempt=2)
-    assert sorted(shared.names("trials/0007")) == ["attempt-001-step-00000003", "attempt-002-step-00000004"]
+    assert sorted(shared.list_folders("trials/0007")) == ["attempt-001-step-00000003", "attempt-002-step-00000004"]
     again = here.latest()
     assert again is not None and again.step == 4
 
 
-def test_what_was_copied_in_part_is_passed_over(shared: RemoteFolder, tmp_path: Path) -> None:
+def test_partly_copied_checkpoint_is_skipped(shared: RemoteFolder, tmp_path: Path) -> None:
     for node in ("here", "there"):
         (tmp_path / node).mkdir()
     here, there = (CheckpointStore(tmp_path / node / "0007", shared) for node in ("here", "there"))
@@ -73,23 +73,27 @@ def test_what_was_copied_in_part_is_passed_over(shared: RemoteFolder, tmp_path: 
     assert latest is not None and latest.step == 1 and "step-00000002" in there.damaged[0]
 
 
-def test_what_is_cleared_is_cleared_everywhere(shared: RemoteFolder, tmp_path: Path) -> None:
+def test_cleared_checkpoints_are_gone_in_both_places(shared: RemoteFolder, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "0007", shared)
     save(store, 1)
     store.clear()
-    assert shared.names("trials") == [] and store.latest() is None
+    assert shared.list_folders("trials") == [] and store.latest() is None
     store.clear()
 
 
-@pytest.mark.parametrize("url", ["nowhere://x/y", "file:///proc/nothing/here"])
-def test_a_folder_that_cannot_be_had_is_refused(url: str) -> None:
-    with pytest.raises(InputError, match=f"{url}"):
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nowhere://x/y", r"cannot open nowhere://x/y \(.*nowhere.*\); install the fsspec package for it, or .* --dir"),
+        ("file:///proc/nothing/here", r"cannot write to file:///proc/nothing/here \(.*\); choose .* with --dir"),
+    ],
+)
+def test_folder_that_cannot_be_used_is_refused(url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         RemoteFolder(url).check()
 
 
-def test_a_transfer_that_the_network_refused_is_tried_again(
-    shared: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_transfer_is_retried(shared: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_folder, "RETRY_DELAYS_S", (0.0, 0.0))
     tries = []
 
@@ -104,7 +108,7 @@ def test_a_transfer_that_the_network_refused_is_tried_again(
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a folder on a server that speaks S3."""
+    """Start a server with the S3 API, and return the URL of a folder on it."""
     python = beside("s3", "moto[server]>=5", on_top=False)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -129,7 +133,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.long
-def test_a_sweep_in_s3_goes_on_where_nothing_of_it_lies_on_a_disk(bucket: str, tmp_path: Path) -> None:
+def test_sweep_in_s3_resumes_on_a_machine_without_its_files(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "far.yaml").write_text(json.dumps(SPACE))
     command = [sys.executable, "-m", "sweeper", "run", "far.yaml", "--dir", bucket, "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -149,7 +153,5 @@ def test_a_sweep_in_s3_goes_on_where_nothing_of_it_lies_on_a_disk(bucket: str, t
     study = read_study("far", storage)
     assert any(attempt.step > 0 for row in study.rows() for attempt in study.attempts().get(row.number, ()))
     assert [[report.step for report in study.reports(n)] for n in range(3)] == [list(range(1, 41))] * 3
-    assert len(RemoteFolder(bucket).list_folders("trials")) == 1 and RemoteFolder(bucket).list_folders() == [
-        "champion",
-        "trials",
-    ]
+    assert len(RemoteFolder(bucket).list_folders("trials")) == 1
+    assert RemoteFolder(bucket).list_folders() == ["champion", "trials"]

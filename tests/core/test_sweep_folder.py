@@ -19,7 +19,7 @@ MakeSweep = Callable[..., Sweep]
 
 
 def begin(sweep: Sweep, folder: Path, *, trials: bool = True) -> str:
-    """Claim a folder as a run does, and leave a trial's folder in it; return the study's id."""
+    """Claim a folder as a run does, create a trial's folder in it, and return the study's id."""
     with open_study(sweep) as study, claim_folder(SweepFolder(folder), study):
         study.ask()
         study.record_facts({"folder": str(folder)})
@@ -28,13 +28,13 @@ def begin(sweep: Sweep, folder: Path, *, trials: bool = True) -> str:
         return study.id
 
 
-def test_a_study_finds_its_folder_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_study_claims_its_folder_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
     first = begin(make_sweep(), tmp_path / "own")
     assert begin(make_sweep(), tmp_path / "own") == first
     assert json.loads((tmp_path / "own" / MARKER).read_text())["study"] == first
 
 
-def test_a_moved_folder_still_belongs_to_its_study(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_moved_folder_still_belongs_to_its_study(make_sweep: MakeSweep, tmp_path: Path) -> None:
     begin(make_sweep(), tmp_path / "own")
     (tmp_path / "own").rename(tmp_path / "moved")
     begin(make_sweep(), tmp_path / "moved")
@@ -47,7 +47,7 @@ def test_a_moved_folder_still_belongs_to_its_study(make_sweep: MakeSweep, tmp_pa
         ({"storage": "sqlite:///two.db"}, "it belongs to another study, 'climbing' in sqlite:"),
     ],
 )
-def test_a_folder_of_another_study_is_refused(
+def test_folder_of_another_study_is_refused(
     make_sweep: MakeSweep, tmp_path: Path, changes: dict[str, str], words: str
 ) -> None:
     begin(make_sweep(), tmp_path / "own")
@@ -57,7 +57,7 @@ def test_a_folder_of_another_study_is_refused(
     assert (tmp_path / "own" / MARKER).read_text() == before
 
 
-def test_a_folder_outlives_no_database(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_folder_of_a_deleted_database_is_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
     begin(make_sweep(), tmp_path / "own")
     for file in tmp_path.glob("sweeper.db*"):
         file.unlink()
@@ -65,7 +65,7 @@ def test_a_folder_outlives_no_database(make_sweep: MakeSweep, tmp_path: Path) ->
         begin(make_sweep(), tmp_path / "own")
 
 
-def test_a_refused_study_leaves_no_trace_in_the_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_refused_study_leaves_no_marker_in_the_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
     (tmp_path / "own" / "champion").mkdir(parents=True)
     (tmp_path / "own" / "champion" / "model.keras").touch()
     with pytest.raises(InputError, match="holds the results of a study that is not in sqlite:"):
@@ -73,20 +73,20 @@ def test_a_refused_study_leaves_no_trace_in_the_folder(make_sweep: MakeSweep, tm
     assert not (tmp_path / "own" / MARKER).exists()
 
 
-def test_a_folder_without_results_belongs_to_nobody(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_folder_without_results_has_no_owner(make_sweep: MakeSweep, tmp_path: Path) -> None:
     begin(make_sweep(), tmp_path / "own", trials=False)
     assert begin(make_sweep(name="other"), tmp_path / "own")
 
 
 @pytest.mark.parametrize("content", ["", "{torn", "[]"])
-def test_a_damaged_marker_is_written_anew_by_its_study(make_sweep: MakeSweep, tmp_path: Path, content: str) -> None:
+def test_damaged_marker_is_rewritten_by_its_study(make_sweep: MakeSweep, tmp_path: Path, content: str) -> None:
     first = begin(make_sweep(), tmp_path / "own")
     (tmp_path / "own" / MARKER).write_text(content)
     begin(make_sweep(), tmp_path / "own")
     assert json.loads((tmp_path / "own" / MARKER).read_text())["study"] == first
 
 
-def test_a_marker_that_is_a_link_is_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_marker_that_is_a_link_is_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "own" / MARKER).symlink_to(tmp_path / "precious")
@@ -95,7 +95,7 @@ def test_a_marker_that_is_a_link_is_refused(make_sweep: MakeSweep, tmp_path: Pat
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_two_copies_of_one_study_do_not_share_a_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_two_copies_of_one_study_cannot_share_a_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
     begin(make_sweep(), tmp_path / "own")
     shutil.copy(tmp_path / "sweeper.db", tmp_path / "copy.db")
     with open_study(make_sweep()) as study, claim_folder(SweepFolder(tmp_path / "own"), study):
@@ -103,7 +103,7 @@ def test_two_copies_of_one_study_do_not_share_a_folder(make_sweep: MakeSweep, tm
             begin(make_sweep(storage=f"sqlite:///{tmp_path / 'copy.db'}"), tmp_path / "own")
 
 
-def test_the_lock_of_an_owner_that_lost_its_lease_does_not_count(
+def test_lock_of_an_owner_without_a_lease_does_not_count(
     make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(make_sweep(), tmp_path / "own")
@@ -114,7 +114,7 @@ def test_the_lock_of_an_owner_that_lost_its_lease_does_not_count(
             pass
 
 
-def test_a_remote_folder_belongs_to_one_study_too(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_remote_folder_belongs_to_one_study_too(make_sweep: MakeSweep, tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'far'}"
     with open_study(make_sweep()) as study, claim_folder(SweepFolder(tmp_path / "near", url), study):
         (tmp_path / "far" / "trials").mkdir()
@@ -128,7 +128,7 @@ def test_a_remote_folder_belongs_to_one_study_too(make_sweep: MakeSweep, tmp_pat
         pass
 
 
-def test_the_command_refuses_another_sweeps_folder(
+def test_run_refuses_the_folder_of_another_sweep(
     tmp_path: Path, make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(make_sweep(), tmp_path / "own")

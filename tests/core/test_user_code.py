@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from sweeper.core import user_code
 from sweeper.core.errors import InputError
-from sweeper.core.user_code import find_trainable, load_trainable
+from sweeper.core.user_code import copy_user_code, find_trainable, load_trainable, user_code_root
 from sweeper.training.hparams import RNNParams
 
 HEAVY = "raise RuntimeError('was imported')\n"
@@ -27,14 +28,14 @@ def forget_modules() -> Iterator[None]:
 
 
 def write(**modules: str) -> None:
-    """Modules in the current folder, by path without `.py`."""
+    """Write modules into the current folder, by path without `.py`."""
     for name, source in modules.items():
         path = Path(f"{name}.py")
         path.parent.mkdir(exist_ok=True)
         path.write_text(source)
 
 
-def test_the_shipped_trainable_is_found_with_its_hyperparameters() -> None:
+def test_built_in_trainable_is_found_with_its_hyperparameters() -> None:
     info = find_trainable("sweeper.training:train_rnn")
 
     assert (info.module, info.function, info.params_model) == ("sweeper.training", "train_rnn", RNNParams)
@@ -63,14 +64,14 @@ def test_only_the_module_of_the_hyperparameters_is_imported(source: str) -> None
     assert "params_user" not in sys.modules
 
 
-def test_packages_on_the_way_are_not_imported() -> None:
+def test_packages_of_the_module_are_not_imported() -> None:
     write(**{"heavy/__init__": HEAVY, "heavy/inner": HEAVY + "import os\n" + TRAIN.format(annotation="int")})
 
     assert find_trainable("heavy.inner:train").params_model is None
     assert "heavy" not in sys.modules
 
 
-def test_a_function_that_a_package_passes_on_is_followed() -> None:
+def test_function_that_a_package_re_exports_is_followed() -> None:
     write(
         **{
             "passing/__init__": "from .inner import train as fit\n",
@@ -84,7 +85,7 @@ def test_a_function_that_a_package_passes_on_is_followed() -> None:
     assert found is not None and found.__module__ == "passing.params"
 
 
-def test_hyperparameters_declared_beside_the_function_need_its_module() -> None:
+def test_hyperparameters_in_the_module_of_the_function_import_it() -> None:
     write(beside=PARAMS + TRAIN.format(annotation="Params"))
 
     found = find_trainable("beside:train").params_model
@@ -92,7 +93,7 @@ def test_hyperparameters_declared_beside_the_function_need_its_module() -> None:
     assert found is sys.modules["beside"].Params
 
 
-def test_a_dataclass_declares_hyperparameters_too() -> None:
+def test_dataclass_declares_hyperparameters_too() -> None:
     source = "from dataclasses import dataclass\n@dataclass\nclass Params:\n    x: float\n"
     write(classy=source + TRAIN.format(annotation="Params"))
 
@@ -104,13 +105,13 @@ def test_a_dataclass_declares_hyperparameters_too() -> None:
 @pytest.mark.parametrize(
     "annotation", ["dict", "dict[str, Any]", "Mapping[str, float]", "'dict['", "int | None", "Unknown"]
 )
-def test_any_other_annotation_takes_any_parameters(annotation: str) -> None:
+def test_any_other_annotation_accepts_any_parameters(annotation: str) -> None:
     write(loose="from collections.abc import Mapping\n" + TRAIN.format(annotation=annotation))
 
     assert find_trainable("loose:train").params_model is None
 
 
-def test_no_annotation_takes_any_parameters() -> None:
+def test_no_annotation_accepts_any_parameters() -> None:
     write(bare="def train(params, trial): ...\ndef other(*both): ...\nmade = make()\n")
 
     assert [find_trainable(f"bare:{name}").params_model for name in ("train", "other", "made")] == [None] * 3
@@ -137,7 +138,7 @@ def test_no_annotation_takes_any_parameters() -> None:
         ("circle:train", "no function 'train'"),
     ],
 )
-def test_what_cannot_be_a_trainable_is_told(path: str, message: str) -> None:
+def test_invalid_trainable_is_explained(path: str, message: str) -> None:
     write(
         user="def train(params, trial): ...\ndef alone(params): ...\nNUMBER = 3\n"
         "class Class: ...\nasync def later(a, b): ...\n",
@@ -153,7 +154,7 @@ def test_what_cannot_be_a_trainable_is_told(path: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_module_of_the_current_folder_can_be_loaded() -> None:
+def test_module_of_the_current_folder_can_be_loaded() -> None:
     write(mine="def train(params, trial):\n    return params['x']\nNUMBER = 3\n")
 
     assert load_trainable("mine:train")({"x": 3}, None) == 3
@@ -163,8 +164,57 @@ def test_a_module_of_the_current_folder_can_be_loaded() -> None:
         load_trainable("mine:trian")
 
 
-def test_a_module_that_fails_on_import_is_told_with_its_reason() -> None:
+def test_module_that_fails_on_import_is_explained() -> None:
     write(failing="import no_such_package\n")
 
     with pytest.raises(InputError, match="ModuleNotFoundError: No module named 'no_such_package'"):
         load_trainable("failing:train")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Create a user's folder with code, a virtual environment, results and data; enter it."""
+    for name in (
+        "mine.py",
+        "helpers.py",
+        "parts/__init__.py",
+        "parts/deep/model.py",
+        ".venv/lib/other.py",
+        "sweeps/x.py",
+    ):
+        file = tmp_path / "home" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("def train(params, trial): ...\n")
+    (tmp_path / "home" / "images.npz").write_bytes(bytes(1000))
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("trainable", ["mine:train", "parts.deep.model:train"])
+def test_only_python_files_of_the_user_are_copied(home: Path, tmp_path: Path, trainable: str) -> None:
+    copy_user_code(trainable, tmp_path / "there")
+    copied = {str(file.relative_to(tmp_path / "there")) for file in (tmp_path / "there").rglob("*") if file.is_file()}
+    assert copied == {"mine.py", "helpers.py", "parts/__init__.py", "parts/deep/model.py"}
+
+
+@pytest.mark.parametrize("trainable", ["sweeper.training:train_rnn", "sklearn.linear_model:train", "json:train"])
+def test_installed_trainable_is_not_copied(home: Path, tmp_path: Path, trainable: str) -> None:
+    assert user_code_root(trainable) is None
+    copy_user_code(trainable, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+def test_sweeper_itself_is_not_copied(tmp_path: Path) -> None:
+    copy_user_code("tests.samples:climb", tmp_path / "there")
+    assert (tmp_path / "there/tests/samples.py").is_file() and not (tmp_path / "there/sweeper").exists()
+
+
+def test_folder_with_too_many_files_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_code, "MAX_FILES", 3)
+    with pytest.raises(InputError, match="holds more than 3 Python files .* only the code of mine:train"):
+        copy_user_code("mine:train", tmp_path / "there")
+
+
+def test_module_that_does_not_exist_is_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no module 'absent'"):
+        copy_user_code("absent:train", tmp_path / "there")

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sweeper.core.environment import commit, user, versions
+
+
+def test_versions_skip_packages_that_are_not_installed() -> None:
+    assert versions(["numpy", "no-such-package"]).keys() == {"python", "numpy"}
+
+
+def test_user_is_the_one_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    assert user() == "ada"
+
+
+def test_commit_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() is None
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    author = ["-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    subprocess.run(["git", *author, "commit", "--quiet", "--allow-empty", "--message", "one"], check=True)
+    known = commit()
+    assert known is not None and len(known) == 40
+
+
+def test_commit_is_unknown_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert commit() is None
