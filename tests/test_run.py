@@ -131,7 +131,7 @@ def test_the_champion_loads_with_pyfunc_and_predicts_what_was_measured(finished:
     folder, _ = finished
     script = """
 import mlflow, numpy as np
-from sweeper.training.datasets import Digits
+from sweeper.datasets.catalog import Digits
 mlflow.set_tracking_uri("sqlite:///mlflow.db")
 arrays = Digits(type="digits").load()
 model = mlflow.pyfunc.load_model("models:/small@champion")

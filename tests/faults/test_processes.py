@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from sweeper.core.trials import TrialRecord
 from sweeper.study.open import read_study
-from sweeper.study.study import TrialRow
 from tests.faults.harness import KERAS, PAPER, Campaign
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
@@ -19,7 +19,7 @@ Say = Callable[[str, str], None]
 BASES = {"paper": PAPER, "keras": KERAS}
 
 
-def rows_of(campaign: Campaign) -> list[TrialRow]:
+def rows_of(campaign: Campaign) -> list[TrialRecord]:
     return read_study(campaign.sweep["name"], campaign.storage).rows()
 
 

@@ -64,7 +64,7 @@ def test_a_paused_sweep_whose_driver_is_killed_goes_on_unpaused(campaign: Campai
     standing = len(campaign.history())
     time.sleep(5)
     assert len(campaign.history()) == standing
-    assert campaign.sweeper("continue", "paper").returncode == 0
+    assert campaign.sweeper("unpause", "paper").returncode == 0
     campaign.wait_for_lines(5, run)
     assert campaign.sweeper("pause", "paper").returncode == 0
     kill_driver(campaign, run)
