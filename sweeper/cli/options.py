@@ -67,7 +67,9 @@ All = Annotated[bool, typer.Option("--all", metavar="", help="All trials, not on
 Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")]
 Storage = Annotated[
     str,
-    typer.Option(envvar="SWEEPER_STORAGE", metavar="URL", callback=_url("database_url"), help="The database of studies."),
+    typer.Option(
+        envvar="SWEEPER_STORAGE", metavar="URL", callback=_url("database_url"), help="The database of studies."
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
