@@ -1,4 +1,4 @@
-"""Files, YAML, values and keys that cannot be: by kind, the cases."""
+"""Cases of bad input by kind: files, YAML, values and keys."""
 
 from __future__ import annotations
 

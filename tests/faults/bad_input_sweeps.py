@@ -1,4 +1,4 @@
-"""Names, spaces, runs and surroundings that cannot be: by kind, the cases."""
+"""Cases of bad input by kind: names, spaces, runs and the environment."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def closed(folder: Path) -> None:
     (folder / "closed").mkdir(mode=0o555)
 
 
-def data(says: str, **environment: str) -> Case:
-    """A dataset that cannot be had in such an environment."""
+def data(message: str, **environment: str) -> Case:
+    """Return a case of a dataset that is not available in such an environment."""
     asked = line("trainable: sweeper.training:train_rnn\ndataset: {type: mnist}\nspace: {units: 8}", "0")
-    return replace(asked, says=says, verbs=("run",), environment=environment)
+    return replace(asked, message=message, verbs=("run",), environment=environment)
 
 
 SWEEPS: dict[str, list[Case]] = {
