@@ -211,7 +211,7 @@ SWEEPS: dict[str, list[Case]] = {
         option("--seed", "99999999999", f"sweep.yaml  --seed: 99999999999 {OUT_OF_RANGE}"),
         option("--seed", "one", "sweep.yaml  --seed: 'one' must be a whole number"),
     ],
-    # the world
+    # the environment
     "an invalid address": [
         line("storage: postgres://h/d", "6:1  storage: has an unknown scheme 'postgres'. Did you mean 'postgresql'?"),
         line("storage: postgresql://h:99999/d", "6:1  storage: is no URL; is the port a number from 1 to 65535?"),

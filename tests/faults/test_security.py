@@ -56,9 +56,8 @@ def sweeper(*arguments: str, folder: Path, ray: Path, **extra: str) -> subproces
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     folder = tmp_path_factory.mktemp("hostile")
-    ray = (
-        Path("/tmp") / f"sw{os.getpid()}"
-    )  # not in the folder of the sweep: Ray puts sockets there, whose paths must be short
+    # Not in the folder of the sweep: Ray puts sockets there, whose paths must be short.
+    ray = Path("/tmp") / f"sw{os.getpid()}"
     (folder / "hostile.yaml").write_text(space_file())
     done = sweeper("run", "hostile.yaml", "--debug", folder=folder, ray=ray)
     assert done.returncode == 3, done.stderr
