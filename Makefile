@@ -1,4 +1,4 @@
-# `make run` and `make test` do all the set-up themselves on a fresh machine.
+# `make run` and `make test` set up everything they need, also on a fresh machine.
 PYTHON ?= python3
 BIN = .venv/bin
 SPACE ?= search_spaces/lstm.yaml
@@ -14,7 +14,7 @@ test: check
 test-all: check
 	$(BIN)/python -m pytest -m "not faults"
 
-# The table of docs/reliability.md; `make test-faults SEEDS="--seed 4"` replays one seed.
+# Prints the table of docs/reliability.md; `make test-faults SEEDS="--seed 4"` replays one seed.
 SEEDS ?= --seed 1 --seed 2 --seed 3
 test-faults: .venv/ready
 	$(BIN)/python -m pytest tests/faults -m faults $(SEEDS) --junitxml=faults.xml
@@ -25,7 +25,8 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Asks a public database of known vulnerabilities, so it needs the internet; --strict: what cannot be asked is no pass.
+# Queries a public database of known vulnerabilities, so it needs the internet. With --strict, a package that cannot be
+# checked is a failure.
 audit: .venv/audit/ready
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 

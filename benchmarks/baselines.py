@@ -1,6 +1,6 @@
-"""The systems that sweeper grew out of, run from their files, beside what their authors printed.
+"""The systems that sweeper grew out of, run from their files and compared with what their authors printed.
 
-Each file in search_spaces/baselines is an ordinary sweep; interrupted, the same command goes on where it stopped.
+Each file in search_spaces/baselines is an ordinary sweep; after an interruption, the same command resumes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILES = ROOT / "search_spaces" / "baselines"
 
 @dataclass(frozen=True)
 class Baseline:
-    """What an author printed, and what is wrong with it."""
+    """What an author printed, and the flaw of that figure."""
 
     system: str
     printed: str
@@ -42,7 +42,7 @@ BASELINES = {
     "e3": Baseline("LSTM-128, Adam, 781 steps", "0.9609, 0.9766 on 128", "128 test images; undefined names"),
     "e4": Baseline("RNN-150 tanh, Adam, 100 epochs", "> 0.98", "chosen by the test set"),
     "e4b": Baseline("RNN-150 relu, He, 100 epochs", "0.9772 to 0.9841, best 0.9852", "chosen by the test set"),
-    "e8": Baseline("RNN-100 relu, forecasting", "MSE 0.0418", "no set apart to judge by"),
+    "e8": Baseline("RNN-100 relu, forecasting", "MSE 0.0418", "no separate test set"),
     "e9": Baseline("2 x LSTM-128 relu, dense, dropout", "0.97, loss 0.08", "validated on the test set"),
     "lstm_150x3": Baseline("3 x LSTM-150, Adam, 10 epochs", "0.9871, best 0.9878", "chosen by the test set"),
 }
@@ -51,7 +51,9 @@ BASELINES = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
     parser.add_argument("--only", nargs="+", default=list(BASELINES), choices=list(BASELINES), metavar="NAME")
-    parser.add_argument("--show", action="store_true", help="run nothing; show what the studies here hold")
+    parser.add_argument(
+        "--show", action="store_true", help="run nothing; show the results of the studies in this folder"
+    )
     arguments = parser.parse_args()
     results: dict[str, dict[str, Any]] = {}
     for name in arguments.only:
@@ -63,17 +65,17 @@ def main() -> None:
     console = Console(width=170)
     console.print(_table(results))
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
-    console.print(f"kept in {keep('baselines', {'versions': installed, 'results': results})}")
+    console.print(f"saved in {keep('baselines', {'versions': installed, 'results': results})}")
 
 
 def _run(path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "sweeper", "run", str(path)], stdout=subprocess.DEVNULL)
     if done.returncode:
-        raise SystemExit(f"{path.name} ended with exit code {done.returncode}; the same command goes on from there")
+        raise SystemExit(f"{path.name} ended with exit code {done.returncode}; the same command resumes it")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """For every seed: the metrics of the last report, of that which validation would choose, and the best on test."""
+    """Return, for every seed, the metrics of three reports: the last, the best on validation, and the best on test."""
     sweep = load_sweep(path)
     study = read_study(sweep.name, sweep.storage)
     key = sweep.objective.metric
@@ -81,10 +83,10 @@ def _read(path: Path) -> dict[str, Any]:
     trials = [study.reports(row.number) for row in study.rows() if row.state == "COMPLETE"]
 
     def chosen(by: str) -> list[dict[str, float]]:
-        def worth(report: Report) -> float:
+        def score(report: Report) -> float:
             return sign * report.metrics.get(by, 0.0)
 
-        return [max(reports, key=worth).metrics for reports in trials]
+        return [max(reports, key=score).metrics for reports in trials]
 
     return {
         "seeds": len(trials),

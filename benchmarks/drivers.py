@@ -1,4 +1,4 @@
-"""The drivers that `overhead` measures: each runs trials that do nothing, in a process of its own, and prints JSON."""
+"""The drivers that `overhead` measures: each runs trials that do nothing, in its own process, and prints JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PARALLEL = 2
 
 
 def nothing(params: dict[str, Any], trial: Any) -> None:
-    """The same curve for every trial, so that the pruner is asked and never says yes."""
+    """Report the same curve for every trial, so that the pruner is asked and never prunes."""
     while trial.step < trial.reports:
         trial.report({"score": float(trial.step)})
 
 
 class Clock:
-    """When the trials ended, and how large this process was: twenty-one points along the way."""
+    """Time, processor time and memory of this process at twenty-one points of a run."""
 
     def __init__(self, trials: int) -> None:
         self._every = max(1, trials // 20)

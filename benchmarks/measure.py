@@ -1,4 +1,4 @@
-"""Runs one measurement in a process and a folder of its own, and keeps what was measured."""
+"""Runs one measurement in a process and a folder of its own, and saves the results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run(module: str, *arguments: object, timeout: float) -> tuple[Any, float] | str:
-    """What `python -m module arguments` prints as its last line, as JSON, and when it started; or why there is none."""
+    """Run `python -m module arguments`; return its last line as JSON and its start time, or why there is no result."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
@@ -38,7 +38,7 @@ def run(module: str, *arguments: object, timeout: float) -> tuple[Any, float] | 
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The installed versions; "not installed" where there is none."""
+    """Return the version of each package, "not installed" for a missing one; also Python's, and the number of cores."""
     found = {"python": platform.python_version(), "cores": str(len(os.sched_getaffinity(0)))}
     for package in packages:
         try:

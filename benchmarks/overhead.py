@@ -1,4 +1,4 @@
-"""What a trial and a report cost where the training costs nothing."""
+"""The cost of a trial and of a report when the training costs nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from benchmarks.drivers import DRIVERS
 from benchmarks.measure import keep, run, versions
 
 FEW, MANY = 1, 10
-"""Reports per trial: what a trial costs is measured with few, what a report costs with the difference."""
+"""Reports per trial. The cost of a trial is measured with few, that of a report by the difference."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000], help="10000 takes its time")
+    parser.add_argument(
+        "--trials", type=int, nargs="+", default=[100, 1000], help="numbers of trials; 10000 takes long"
+    )
     parser.add_argument("--only", nargs="+", default=list(DRIVERS), choices=list(DRIVERS), metavar="DRIVER")
-    parser.add_argument("--timeout", type=float, default=3600, help="seconds that one run may take")
+    parser.add_argument("--timeout", type=float, default=3600, help="longest duration of one run, in seconds")
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
     for trials in arguments.trials:
@@ -29,7 +31,7 @@ def main() -> None:
     console = Console(width=120)
     console.print(_table(results))
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
-    console.print(f"kept in {keep('overhead', {'versions': installed, 'results': results})}")
+    console.print(f"saved in {keep('overhead', {'versions': installed, 'results': results})}")
 
 
 def _measure(name: str, trials: int, timeout: float) -> dict[str, Any]:
@@ -49,14 +51,14 @@ def _measure(name: str, trials: int, timeout: float) -> dict[str, Any]:
         "last_quarter_ms": _per_trial(points[-quarter - 1 :], "seconds"),
         "report_ms": (many - few) / (MANY - FEW),
         "rss_mb": points[-1]["rss"],
-        # From a quarter on: before, what is imported late and what fills up once.
+        # Without the first quarter, in which late imports and caches grow.
         "rss_mb_per_100_trials": _per_trial(points[quarter:], "rss") / 10,
         "points": runs,
     }
 
 
 def _per_trial(points: list[dict[str, float]], what: str) -> float:
-    """How much `what` grew per trial, in thousandths."""
+    """Return the growth of `what` per trial, in thousandths of its unit."""
     first, last = points[0], points[-1]
     return (last[what] - first[what]) / (last["trials"] - first["trials"]) * 1000
 

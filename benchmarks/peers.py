@@ -1,4 +1,4 @@
-"""The same 48 configurations on the same cores: sweeper, its peers, and the training alone."""
+"""The same 48 configurations on the same cores, by sweeper, by its peers, and by the training alone."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def main() -> None:
     if efficiency := _efficiency(results):
         console.print(efficiency)
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
-    console.print(f"kept in {keep('peers', record)}")
+    console.print(f"saved in {keep('peers', record)}")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--trials", type=int, default=48, help="the first so many of the 48 configurations")
-    parser.add_argument("--rounds", type=int, default=1, help="how often everybody has a turn")
+    parser.add_argument("--trials", type=int, default=48, help="how many of the 48 configurations to run")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each peer, in turns")
     parser.add_argument("--only", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="PEER")
-    parser.add_argument("--timeout", type=float, default=3600, help="seconds that one run may take")
+    parser.add_argument("--timeout", type=float, default=3600, help="longest duration of one run, in seconds")
     return parser.parse_args()
 
 
@@ -75,7 +75,7 @@ def _table(trials: int, results: dict[str, list[Any]]) -> Table:
 
 
 def _efficiency(results: dict[str, list[Any]]) -> str | None:
-    """What sweeper's cores made of the time between its first report and its last."""
+    """Return a sentence on how much of the time from sweeper's first report to its last was training."""
     runs, bare = ([run for run in results.get(name, []) if isinstance(run, dict)] for name in ("sweeper run", _BARE))
     if not runs or not bare:
         return None

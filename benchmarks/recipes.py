@@ -1,6 +1,6 @@
-"""The peers of `peers`, each as its own documentation has it: one function, run in a process and a folder of its own.
+"""The peers that `peers` compares, each used as its documentation shows: a function, in its own process and folder.
 
-Each prints, as its last line, how many trials and epochs it ran and when the last result was there.
+Each prints, as its last line, how many trials and epochs it ran, and the time of the last result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.workload import EPOCHS, PARALLEL, SPACE, TRAIN, VALIDATION, buil
 
 
 def sweeper(count: int, backend: str = "tensorflow") -> dict[str, float]:
-    """The real command, and the study it leaves."""
+    """Run the real command and read the study that it leaves."""
     import subprocess
 
     from sweeper.study.open import read_study
@@ -145,7 +145,7 @@ def syne_tune(count: int) -> dict[str, float]:
 
 
 def bare(count: int) -> dict[str, float]:
-    """No sweep: sweeper's own training, back to back in one warm process, one thread; the time of each trial."""
+    """Run sweeper's training without a sweep: one trial after the other in one warm process, with one thread."""
     from sweeper.datasets.catalog import Mnist
     from sweeper.search.budget import Budget
     from sweeper.spec import TrialResources
@@ -168,7 +168,7 @@ def bare(count: int) -> dict[str, float]:
         return time.perf_counter() - started
 
     points = configurations(count)
-    train(0, points[0])  # the process is warm: TensorFlow is there, and the data
+    train(0, points[0])  # warms the process up: TensorFlow and the data are loaded
     seconds = [train(number, point) for number, point in enumerate(points)]
     return {"trials": count, "epochs": count * EPOCHS, "last": time.time(), "training": sum(seconds)}
 
@@ -185,7 +185,7 @@ RECIPES: dict[str, tuple[str, Callable[[int], dict[str, float]]]] = {
     "Syne Tune, local": ("syne-tune", syne_tune),
     "bare training": ("sweeper", bare),
 }
-"""By name: the package that it needs, and what runs it."""
+"""The package that each peer needs, and the function that runs it, by name."""
 
 
 if __name__ == "__main__":

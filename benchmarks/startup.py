@@ -1,6 +1,6 @@
-"""The time from the command's start to the first report of a sweep on MNIST, beside that of TensorFlow's import alone.
+"""The time from the command's start to the first report of a sweep on MNIST, compared with a bare import of TensorFlow.
 
-python -m benchmarks.startup [--rounds 5]
+Usage: python -m benchmarks.startup [--rounds 5]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ space: {cell: lstm, units: 64, batch_size: 64, learning_rate: {type: float, low:
 
 
 def sweep() -> None:
-    """Print when the first report of a sweep was made."""
+    """Run a sweep; print the seconds to its first report, to its last one, and to its exit."""
     import json
 
     from sweeper.study.open import read_study

@@ -1,4 +1,4 @@
-"""The same work for everybody: a fixed list of configurations, a slice of MNIST, a plain Keras model."""
+"""The same work for every peer: a fixed list of configurations, a slice of MNIST, a plain Keras model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _LAYERS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
 
 
 def configurations(count: int) -> list[dict[str, Any]]:
-    """The first of the 48 points of the space, cells and widths mixed."""
+    """Return the first `count` of the 48 points of the space, shuffled so that cells and widths are mixed."""
     points = [dict(zip(SPACE, point, strict=True)) for point in itertools.product(*SPACE.values())]
     random.Random(0).shuffle(points)
     return points[:count]
 
 
 def load_data() -> tuple[Any, Any, Any, Any]:
-    """Pixels from 0 to 1 and labels, for training and for validation."""
+    """Return pixels from 0 to 1 and labels, for training and for validation."""
     import numpy as np
 
     with np.load(Path(os.environ["SWEEPER_DATA_DIR"]) / "mnist.npz") as arrays:
@@ -48,7 +48,7 @@ def build_model(config: dict[str, Any]) -> Any:
 
 
 def fit(config: dict[str, Any], data: tuple[Any, Any, Any, Any], callbacks: list[Any] | None = None) -> float:
-    """Train one configuration the plain way; its accuracy on the validation images."""
+    """Train one configuration with `model.fit`; return its accuracy on the validation images."""
     x, y, x_val, y_val = data
     history = build_model(config).fit(
         x,

@@ -24,8 +24,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults", "the fault campaign in tests/faults")
     group.addoption("--seed", type=int, action="append", help="run each fault with this seed; can be repeated")
-    group.addoption("--times", type=int, default=3, help="repetitions of faults at random moments")
-    group.addoption("--minutes", type=float, default=30.0, help="minutes of random faults")
+    group.addoption("--times", type=int, default=3, help="repetitions of a fault at random moments")
+    group.addoption("--minutes", type=float, default=30.0, help="duration of the random faults, in minutes")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The baselines as their benchmark runs and reads them: real TensorFlow, a fraction of the steps."""
+"""The baselines, run and read as their benchmark does it: real TensorFlow, a fraction of the steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks import baselines
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_baseline_runs_from_its_file_and_is_read_as_the_table_shows_it(tmp_path: Path) -> None:
+def test_baseline_runs_from_its_file_and_is_read_for_the_table(tmp_path: Path) -> None:
     shorter = ["--set", "budget.steps=200", "--set", "budget.report_every=100", "--trials", "2"]
     done = subprocess.run(
         [sys.executable, "-m", "sweeper", "run", str(baselines.FILES / "e8.yaml"), *shorter],

@@ -1,4 +1,4 @@
-"""Whole sweeps, by the command, with real TensorFlow, Ray and MLflow; only the data is small."""
+"""Whole sweeps by the real command, with real TensorFlow, Ray and MLflow; only the data is small."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sweeper.study.open import read_study
-from sweeper.study.study import SweepStudy
+from sweeper.study.view import StudyView
 from tests.tracking.tools import Server
 
 SPACE = """
@@ -44,7 +44,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A folder in which a sweep has run to its end, and what the command said."""
+    """Run a sweep to its end; return its folder and the finished command."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "small.yaml").write_text(SPACE)
     return folder, sweeper("run", "small.yaml", "--json", folder=folder)
@@ -53,12 +53,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
 Finished = tuple[Path, subprocess.CompletedProcess[str]]
 
 
-def study_in(folder: Path, name: str = "small") -> SweepStudy:
+def study_in(folder: Path, name: str = "small") -> StudyView:
     return read_study(name, f"sqlite:///{folder / 'sweeper.db'}")
 
 
 def mlflow_runs(folder: Path) -> tuple[Any, dict[int, Any], Any]:
-    """The client, the children by trial number, and the parent."""
+    """Return the client, the runs of the trials by number, and the run of the sweep."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
@@ -72,7 +72,7 @@ def mlflow_runs(folder: Path) -> tuple[Any, dict[int, Any], Any]:
     return client, children, parent
 
 
-def test_the_command_ends_well_and_prints_one_json_document(finished: Finished) -> None:
+def test_command_succeeds_and_prints_one_json_document(finished: Finished) -> None:
     folder, done = finished
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -82,7 +82,7 @@ def test_the_command_ends_well_and_prints_one_json_document(finished: Finished) 
     assert sum(result["counts"].values()) == 8
 
 
-def test_nothing_but_sweeper_talks(finished: Finished) -> None:
+def test_only_sweeper_writes_to_stderr(finished: Finished) -> None:
     _, done = finished
     for chatter in (
         "tensorflow",
@@ -98,7 +98,7 @@ def test_nothing_but_sweeper_talks(finished: Finished) -> None:
         assert chatter not in done.stderr
 
 
-def test_the_study_and_mlflow_agree_trial_by_trial(finished: Finished) -> None:
+def test_study_and_mlflow_agree_trial_by_trial(finished: Finished) -> None:
     folder, _ = finished
     study = study_in(folder)
     client, children, _ = mlflow_runs(folder)
@@ -119,7 +119,7 @@ def test_the_study_and_mlflow_agree_trial_by_trial(finished: Finished) -> None:
         assert run.data.metrics["val_accuracy"] == row.value
 
 
-def test_some_trials_are_pruned_and_what_that_saved_is_counted(finished: Finished) -> None:
+def test_some_trials_are_pruned_and_the_savings_counted(finished: Finished) -> None:
     folder, done = finished
     rows = study_in(folder).rows()
     assert {row.state for row in rows} == {"COMPLETE", "PRUNED"}
@@ -127,11 +127,11 @@ def test_some_trials_are_pruned_and_what_that_saved_is_counted(finished: Finishe
     assert str(sum(row.step for row in rows)) in text
 
 
-def test_the_champion_loads_with_pyfunc_and_predicts_what_was_measured(finished: Finished) -> None:
+def test_champion_loads_with_pyfunc_and_predicts_as_measured(finished: Finished) -> None:
     folder, _ = finished
     script = """
 import mlflow, numpy as np
-from sweeper.training.datasets import Digits
+from sweeper.datasets.catalog import Digits
 mlflow.set_tracking_uri("sqlite:///mlflow.db")
 arrays = Digits(type="digits").load()
 model = mlflow.pyfunc.load_model("models:/small@champion")
@@ -156,7 +156,7 @@ def test_only_the_best_trial_keeps_a_checkpoint(finished: Finished) -> None:
     assert kept == {f"{best.number:04d}"}
 
 
-def test_the_same_command_on_a_finished_sweep_changes_nothing(finished: Finished) -> None:
+def test_same_command_on_a_finished_sweep_changes_nothing(finished: Finished) -> None:
     folder, first = finished
     began = time.monotonic()
     again = sweeper("run", "small.yaml", "--json", folder=folder)
@@ -167,8 +167,8 @@ def test_the_same_command_on_a_finished_sweep_changes_nothing(finished: Finished
     assert time.monotonic() - began < 60
 
 
-def test_a_sweep_whose_driver_is_killed_ends_as_if_it_had_not_been(finished: Finished, tmp_path: Path) -> None:
-    """The metrics of trials that both sweeps ran with the same parameters are equal to the bit."""
+def test_sweep_whose_driver_was_killed_ends_as_an_undisturbed_one(finished: Finished, tmp_path: Path) -> None:
+    """Compare the metrics, bit for bit, of trials that both sweeps ran with the same parameters."""
     (tmp_path / "small.yaml").write_text(SPACE)
     command = [sys.executable, "-m", "sweeper", "run", "small.yaml"]
     driver = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
@@ -200,7 +200,7 @@ def _wait_for_report(folder: Path, driver: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_the_sweep_with_its_exit_code_and_the_way_to_go_on(
+def test_signal_stops_the_sweep_and_the_message_names_the_next_command(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     space = SPACE.replace("dataset: {type: digits}", "trainable: tests.samples:slow_count").replace(
@@ -212,16 +212,16 @@ def test_a_signal_stops_the_sweep_with_its_exit_code_and_the_way_to_go_on(
     env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
     driver = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
     _wait_for_report(tmp_path, driver)  # type: ignore[arg-type]
-    asked = time.monotonic()
+    began = time.monotonic()
     driver.send_signal(number)
-    _, said = driver.communicate(timeout=60)
-    assert driver.returncode == code, said
-    assert time.monotonic() - asked < 15
-    assert "sweeper run" in said
+    _, output = driver.communicate(timeout=60)
+    assert driver.returncode == code, output
+    assert time.monotonic() - began < 15
+    assert "sweeper run" in output
     assert {row.state for row in study_in(tmp_path).rows()} == {"RUNNING"}
 
 
-def test_a_sweep_that_this_machine_can_never_run_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_sweep_too_large_for_this_machine_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SPACE)
     refused = sweeper("run", "small.yaml", "--cpus", "4096", folder=tmp_path)
     assert refused.returncode == 2
@@ -229,7 +229,7 @@ def test_a_sweep_that_this_machine_can_never_run_leaves_nothing_behind(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_damaged_data_ends_the_command_and_leaves_no_entry_behind(tmp_path: Path) -> None:
+def test_damaged_data_ends_the_command_and_leaves_no_study(tmp_path: Path) -> None:
     space = SPACE.replace("{type: digits}", "{type: mnist}")
     (tmp_path / "small.yaml").write_text(space)
     (tmp_path / "data").mkdir()
@@ -242,19 +242,19 @@ def test_damaged_data_ends_the_command_and_leaves_no_entry_behind(tmp_path: Path
     assert json.loads(sweeper("list", "--json", folder=tmp_path).stdout) == []
 
 
-def test_the_store_a_sweep_was_sent_to_is_remembered(tmp_path: Path) -> None:
+def test_tracking_uri_of_a_sweep_is_remembered(tmp_path: Path) -> None:
     space = "name: far\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
     (tmp_path / "far.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")
     env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "sweeper"]
-    run = [*command, "run", "far.yaml", "--tracking-uri", f"sqlite:///{tmp_path}/elsewhere.db"]
+    run = [*command, "run", "far.yaml", "--tracking-uri", f"sqlite:///{tmp_path}/other.db"]
     assert subprocess.run(run, cwd=tmp_path, env=env, capture_output=True).returncode == 0
     done = subprocess.run([*command, "sync", "far"], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert "elsewhere.db" in done.stdout, done.stderr
+    assert "other.db" in done.stdout, done.stderr
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_sweep_that_is_over_before_mlflow_is_loaded_ends_well(tmp_path: Path) -> None:
+def test_sweep_that_ends_before_mlflow_is_loaded_succeeds(tmp_path: Path) -> None:
     space = "name: short\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
     (tmp_path / "short.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")
     env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -266,7 +266,7 @@ def test_a_sweep_that_is_over_before_mlflow_is_loaded_ends_well(tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_a_sweep_whose_time_is_up_has_a_champion_all_the_same_and_goes_on(tmp_path: Path) -> None:
+def test_sweep_that_reaches_its_timeout_still_has_a_champion(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SPACE.replace("trials: 8", "trials: 5000"))
     done = sweeper("run", "small.yaml", "--timeout", "30s", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -277,7 +277,7 @@ def test_a_sweep_whose_time_is_up_has_a_champion_all_the_same_and_goes_on(tmp_pa
 
 
 @pytest.mark.long
-def test_a_champion_that_mlflow_could_not_take_is_kept_and_registered_by_the_same_command(tmp_path: Path) -> None:
+def test_champion_is_registered_later_if_mlflow_was_unavailable(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SPACE.replace("trials: 8, epochs: 3", "trials: 1, epochs: 1"))
     server = Server(tmp_path)
     command = ("run", "small.yaml", "--json", "--tracking-uri", server.url)

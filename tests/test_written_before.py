@@ -1,4 +1,4 @@
-"""Studies, folders and MLflow stores that sweeper 0.1.0 wrote: shown, continued, extended and synced by this one."""
+"""Studies, folders and MLflow stores of sweeper 0.1.0 are shown, resumed, extended and synced by this version."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sweeper(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_an_old_study_is_shown(project: Path) -> None:
+def test_old_study_is_shown(project: Path) -> None:
     shown = json.loads(sweeper(project, "show", "old", "--json"))
     best = shown["trials"][0]
     assert (best["number"], best["state"], best["params"]["units"]) == (6, "COMPLETE", 8)
@@ -46,7 +46,7 @@ def test_an_old_study_is_shown(project: Path) -> None:
     assert "the network refused" in sweeper(project, "show", "flaky", "--json")
 
 
-def test_an_interrupted_old_sweep_continues_from_its_checkpoints(project: Path) -> None:
+def test_interrupted_old_sweep_resumes_from_its_checkpoints(project: Path) -> None:
     (project / "fast").touch()
     sweeper(project, "resume", "counting")
     trials = json.loads(sweeper(project, "show", "counting", "--json"))["trials"]
@@ -56,7 +56,7 @@ def test_an_interrupted_old_sweep_continues_from_its_checkpoints(project: Path) 
     assert json.loads((project / "sweeps" / "counting" / "study.json").read_text())["name"] == "counting"
 
 
-def test_an_old_study_is_synced_once(project: Path) -> None:
+def test_old_study_is_synced_once(project: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
@@ -69,7 +69,7 @@ def test_an_old_study_is_synced_once(project: Path) -> None:
 
 
 @pytest.mark.long
-def test_an_old_sweep_is_extended(project: Path) -> None:
+def test_old_sweep_is_extended(project: Path) -> None:
     sweeper(project, "resume", "old", "--trials", "10")
     trials = json.loads(sweeper(project, "show", "old", "--json", "--all"))["trials"]
     assert sorted(trial["number"] for trial in trials) == list(range(10))

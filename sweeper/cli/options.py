@@ -27,7 +27,7 @@ def _url(kind: str) -> Callable[..., str | None]:
         if url is None:
             return None
         is_typed = str(context.get_parameter_source(str(parameter.name))).endswith("COMMANDLINE")
-        if fault := getattr(urls, f"fault_of_{kind}")(url, secrets=not is_typed):
+        if fault := getattr(urls, f"problem_of_{kind}")(url, secrets=not is_typed):
             raise InputError(f"{parameter.opts[0]}: {fault}")
         return urls.expand(url)
 
@@ -67,13 +67,15 @@ All = Annotated[bool, typer.Option("--all", metavar="", help="All trials, not on
 Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")]
 Storage = Annotated[
     str,
-    typer.Option(envvar="SWEEPER_STORAGE", metavar="URL", callback=_url("database"), help="The database of studies."),
+    typer.Option(
+        envvar="SWEEPER_STORAGE", metavar="URL", callback=_url("database_url"), help="The database of studies."
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        callback=_url("tracking"),
+        callback=_url("tracking_uri"),
         help="MLflow's store; else the file's, MLFLOW_TRACKING_URI's, or one here.",
     ),
 ]

@@ -106,13 +106,8 @@ def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
         SweepBusyError: Another process runs a sweep in it, with a copy of the study's database.
     """
     folder = place.path
+    handle = _open_locked(folder, study)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error.strerror}); choose another with --dir") from error
-    try:
-        _lock(handle, folder, study)
         _claim(handle, folder, study)
         if place.remote is not None:
             _claim_remote(place.remote, study)
@@ -121,6 +116,24 @@ def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
         if not os.fstat(handle).st_size:  # the claim was refused
             (folder / MARKER).unlink(missing_ok=True)
         os.close(handle)
+
+
+def _open_locked(folder: Path, study: Claimant) -> int:
+    """Open the folder's marker, lock it, and return its file descriptor."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}); choose another with --dir") from error
+    try:
+        _lock(handle, folder, study)
+        if os.fstat(handle).st_nlink:
+            return handle
+    except BaseException:
+        os.close(handle)  # the marker stays: it belongs to the process that holds the lock
+        raise
+    os.close(handle)  # a process that was refused removed this file before it was locked here
+    return _open_locked(folder, study)
 
 
 def _lock(handle: int, folder: Path, study: Claimant) -> None:

@@ -5,10 +5,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sweeper.cli.main import main
+from sweeper.core import sweep_folder
 from sweeper.core.errors import InputError, SweepBusyError
 from sweeper.core.sweep_folder import MARKER, SweepFolder, claim_folder
 from sweeper.spec import Sweep
@@ -101,6 +103,38 @@ def test_two_copies_of_one_study_cannot_share_a_folder(make_sweep: MakeSweep, tm
     with open_study(make_sweep()) as study, claim_folder(SweepFolder(tmp_path / "own"), study):
         with pytest.raises(SweepBusyError, match="another process runs a sweep in"):
             begin(make_sweep(storage=f"sqlite:///{tmp_path / 'copy.db'}"), tmp_path / "own")
+
+
+def test_refused_study_leaves_the_marker_to_one_that_is_claiming(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, place = sweep_folder._claim, SweepFolder(tmp_path / "own")
+
+    def claim_while_another_is_refused(*arguments: Any) -> None:
+        with pytest.raises(SweepBusyError), claim_folder(place, other):
+            pass
+        claim(*arguments)
+
+    other_sweep = make_sweep(storage=f"sqlite:///{tmp_path / 'other.db'}")
+    with open_study(make_sweep()) as study, open_study(other_sweep) as other:
+        monkeypatch.setattr(sweep_folder, "_claim", claim_while_another_is_refused)
+        with claim_folder(place, study):
+            assert json.loads((tmp_path / "own" / MARKER).read_text())["study"] == study.id
+
+
+def test_marker_that_was_removed_before_its_lock_is_created_again(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, marker = sweep_folder._lock, tmp_path / "own" / MARKER
+    removals = iter([marker.unlink])
+
+    def lock_after_removal(*arguments: Any) -> None:
+        next(removals, lambda: None)()
+        lock(*arguments)
+
+    monkeypatch.setattr(sweep_folder, "_lock", lock_after_removal)
+    with open_study(make_sweep()) as study, claim_folder(SweepFolder(tmp_path / "own"), study):
+        assert json.loads(marker.read_text())["study"] == study.id
 
 
 def test_lock_of_an_owner_without_a_lease_does_not_count(

@@ -1,4 +1,4 @@
-"""What a case of bad input is: a folder, a command line, and how the message begins."""
+"""Cases of bad input: a folder, a command line, and the beginning of the expected message."""
 
 from __future__ import annotations
 
@@ -22,9 +22,20 @@ GRID = "sampler: {type: grid}\n"
 
 @dataclass(frozen=True)
 class Case:
-    """A folder with a sweep file, a command line, and how the message begins (after `error: `)."""
+    """A folder with a sweep file, a command line, and the beginning of the message.
 
-    says: str
+    Attributes:
+        message: the beginning of the message, after `error: `.
+        content: the content of sweep.yaml; None for no such file.
+        options: options of the command.
+        path: the file that the command is given.
+        prepare: a function that prepares the folder.
+        verbs: verbs that must refuse it.
+        environment: variables to set.
+        is_root: False if the case needs a user without root's rights.
+    """
+
+    message: str
     content: str | bytes | None = BASE
     options: tuple[str, ...] = ()
     path: str = "sweep.yaml"
@@ -34,49 +45,49 @@ class Case:
     is_root: bool = True
 
 
-def line(text: str, says: str) -> Case:
-    """The sample with lines in the place of those that begin with the same key, or after them."""
+def line(text: str, message: str) -> Case:
+    """Return a case of the sample file, with its lines replaced by those of the same key, or with lines added."""
     lines = {text.partition(":")[0]: text for text in BASE.splitlines()}
     lines |= {text.partition(":")[0]: text for text in text.splitlines()}
-    return Case(f"sweep.yaml{':' if says[0].isdigit() else '  '}{says}", "\n".join(lines.values()) + "\n")
+    return Case(f"sweep.yaml{':' if message[0].isdigit() else '  '}{message}", "\n".join(lines.values()) + "\n")
 
 
-def file(content: str | bytes, says: str) -> Case:
-    return Case(f"sweep.yaml{says}", content)
+def file(content: str | bytes, message: str) -> Case:
+    return Case(f"sweep.yaml{message}", content)
 
 
-def space(text: str, says: str) -> Case:
-    return line(f"space: {{{text}}}", says)
+def space(text: str, message: str) -> Case:
+    return line(f"space: {{{text}}}", message)
 
 
-def height(domain: str, says: str) -> Case:
-    return space(f"height: {{{domain}}}", says)
+def height(domain: str, message: str) -> Case:
+    return space(f"height: {{{domain}}}", message)
 
 
-def budget(text: str, says: str) -> Case:
-    return line(f"budget: {{trials: 3, epochs: 2, {text}}}", says)
+def budget(text: str, message: str) -> Case:
+    return line(f"budget: {{trials: 3, epochs: 2, {text}}}", message)
 
 
-def option(name: str, value: str, says: str) -> Case:
-    """An option of `sweeper run`."""
-    return Case(says, options=(name, value), verbs=("run",))
+def option(name: str, value: str, message: str) -> Case:
+    """Return a case of an option of `sweeper run`."""
+    return Case(message, options=(name, value), verbs=("run",))
 
 
-def path(name: str, says: str, prepare: Callable[[Path], None] | None = None) -> Case:
-    return Case(says, path=name, prepare=prepare)
+def path(name: str, message: str, prepare: Callable[[Path], None] | None = None) -> Case:
+    return Case(message, path=name, prepare=prepare)
 
 
-def source(code: str, says: str, *, module: str = "mine") -> Case:
-    """A module beside the file, with what is to be a trainable."""
+def source(code: str, message: str, *, module: str = "mine") -> Case:
+    """Return a case of a module beside the file that should hold a trainable."""
 
     def prepare(folder: Path) -> None:
         (folder / f"{module}.py").write_text(code)
 
-    return replace(line(f"trainable: {module}:train", says), prepare=prepare)
+    return replace(line(f"trainable: {module}:train", message), prepare=prepare)
 
 
 def finished(**changes: object) -> Callable[[Path], None]:
-    """A study called x of a sweep that differs."""
+    """Return a function that creates a study called x of another sweep."""
     declared = {
         "name": "x",
         "trainable": "tests.samples:climb",

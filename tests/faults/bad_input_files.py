@@ -1,4 +1,4 @@
-"""Files, YAML, values and keys that cannot be: by kind, the cases."""
+"""Cases of bad input by kind: files, YAML, values and keys."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def circle(folder: Path) -> None:
 
 FILES: dict[str, list[Case]] = {
     # the file
-    "a file that is not there": [
+    "a missing file": [
         path("swep.yaml", "swep.yaml  no such file; the folder holds sweep.yaml"),
         path("no/x.yaml", "no/x.yaml  no such file"),
     ],
     "a folder": [path(".", ".  is a folder, not a file; it holds sweep.yaml"), path("/", "/  is a folder")],
-    "a file that may not be read": [
+    "a file that cannot be read": [
         Case("sweep.yaml  no permission to read it", prepare=no_permission, is_root=False),
         path("/proc/self/mem", "/proc/self/mem  cannot be read (Input/output error)"),
     ],
@@ -34,7 +34,7 @@ FILES: dict[str, list[Case]] = {
         file("", "  is empty; the shortest sweep has name, budget and space"),
         file("\n \n", "  is empty"),
     ],
-    "nothing but comments": [
+    "only comments": [
         file("# a\n", "  is empty"),
         file("---\n# a\n...\n", ":1:1  is empty; a sweep is a mapping"),
     ],
@@ -57,7 +57,7 @@ FILES: dict[str, list[Case]] = {
         file(b"\xff" * 2_000_000, "  is larger than 0.5 MB"),
         line(f"enqueue: [{'{},' * 20_001}]", "6:59930  more than 20,000 values; is it a sweep?"),
     ],
-    "links in a circle": [
+    "a circle of links": [
         path("a.yaml", "a.yaml  cannot be read (Too many levels of symbolic links)", circle),
         path("self.yaml", "self.yaml  cannot be read", lambda folder: (folder / "self.yaml").symlink_to("self.yaml")),
     ],
@@ -84,7 +84,7 @@ FILES: dict[str, list[Case]] = {
         file(BASE + "---\n" + BASE, ":6:1  a second document starts here; one file is one sweep"),
         file("a: 1\n...\n---\nb: 2\n", ":3:1  a second document"),
     ],
-    "no mapping": [
+    "not a mapping": [
         file("- name: x\n", ":1:1  holds a list; a sweep is a mapping with name, budget and space"),
         file("hello\n", ":1:1  holds 'hello'"),
         file("null\n", ":1:1  is empty; a sweep is a mapping"),
@@ -118,7 +118,7 @@ FILES: dict[str, list[Case]] = {
         file("a: !mine 1\n", ":1:4  '!mine': tags"),
         line("seed: !!int 1", "6:7  '!!int': tags"),
     ],
-    "a key that is no text": [
+    "a key that is not text": [
         file("1: a\n", ":1:1  the key '1' is no text; quote it if it is meant"),
         file("null: a\n", ":1:1  the key 'null' is no"),
         file("[1, 2]: a\n", ":1:1  the key 'a list or a mapping' is no text"),
@@ -163,7 +163,7 @@ FILES: dict[str, list[Case]] = {
         line("dataset: {type: digits, train: true}", "6:25  dataset.train: true must"),
         budget("timeout: true", "4:32  budget.timeout: true must be a number"),
     ],
-    "a number beyond all bounds": [
+    "a number that is too large": [
         line(f"seed: 1{'0' * 400}", "6:7  '10000"),
         height("type: int, low: 0, high: 1e400", "5:37  space.height.high: inf must be a whole"),
         line("budget: {trials: 3, epochs: 1e300}", "4:21  budget.epochs: 1e+300 must be <= 1e+06"),
@@ -194,7 +194,7 @@ FILES: dict[str, list[Case]] = {
         line("name:", "1:1  name: is null"),
         height("type: float, low: ~, high: 1", "5:31  space.height.low: is null"),
     ],
-    "a word that is none of those known": [
+    "an unknown word": [
         line("sampler: {type: tpee}", "6:11  sampler.type: 'tpee' is unknown here. Did you mean 'tpe'?"),
         line(
             "objective: {metric: score, direction: max}",

@@ -1,4 +1,4 @@
-"""Names, spaces, runs and surroundings that cannot be: by kind, the cases."""
+"""Cases of bad input by kind: names, spaces, runs and the environment."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def closed(folder: Path) -> None:
     (folder / "closed").mkdir(mode=0o555)
 
 
-def data(says: str, **environment: str) -> Case:
-    """A dataset that cannot be had in such an environment."""
+def data(message: str, **environment: str) -> Case:
+    """Return a case of a dataset that is not available in such an environment."""
     asked = line("trainable: sweeper.training:train_rnn\ndataset: {type: mnist}\nspace: {units: 8}", "0")
-    return replace(asked, says=says, verbs=("run",), environment=environment)
+    return replace(asked, message=message, verbs=("run",), environment=environment)
 
 
 SWEEPS: dict[str, list[Case]] = {
@@ -86,7 +86,7 @@ SWEEPS: dict[str, list[Case]] = {
         ),
         height("type: int, low: -1, high: 1, log: true", "5:29  space.height.low: -1 is not"),
     ],
-    "a step that leads nowhere": [
+    "an invalid step": [
         height(
             "type: int, low: 1, high: 32, step: 2",
             "5:47  space.height.step: 2 does not lead from 1 to 32; it does to high: 31",
@@ -120,7 +120,7 @@ SWEEPS: dict[str, list[Case]] = {
         source(DATACLASS, "5:1  space: a is missing; P needs a value for it"),
         source(PYDANTIC, "5:1  space: width is missing; Params needs a value for it", module="ours"),
     ],
-    "a condition that cannot be": [
+    "an impossible condition": [
         height(
             "type: int, low: 1, high: 9, when: {depth: 2}",
             "5:53  space.height.when.depth: there is no parameter 'depth' in this space",
@@ -158,7 +158,7 @@ SWEEPS: dict[str, list[Case]] = {
         option("--trials", "0", "sweep.yaml  --trials: 0 must be >= 1"),
         option("--trials", "-1", "sweep.yaml  --trials: -1 must be >= 1"),
     ],
-    "no trials at a time, or too many": [
+    "no parallel trials, or too many": [
         budget("parallel: 4", "4:32  budget.parallel: 4 is more than the 3 trials there are; use 3, or auto"),
         budget("parallel: 0", "4:32  budget.parallel: 0 must be >= 1 or auto"),
         option("--parallel", "0", "sweep.yaml  --parallel: 0 must be"),
@@ -211,8 +211,8 @@ SWEEPS: dict[str, list[Case]] = {
         option("--seed", "99999999999", f"sweep.yaml  --seed: 99999999999 {OUT_OF_RANGE}"),
         option("--seed", "one", "sweep.yaml  --seed: 'one' must be a whole number"),
     ],
-    # the world
-    "an address that cannot be": [
+    # the environment
+    "an invalid address": [
         line("storage: postgres://h/d", "6:1  storage: has an unknown scheme 'postgres'. Did you mean 'postgresql'?"),
         line("storage: postgresql://h:99999/d", "6:1  storage: is no URL; is the port a number from 1 to 65535?"),
         line("tracking: {uri: 'http://'}", "6:12  tracking.uri: names no host"),
@@ -222,7 +222,7 @@ SWEEPS: dict[str, list[Case]] = {
         option("--address", "http://h:1", "--address: has an unknown scheme"),
         option("--storage", "postgresql+nothing://h/d", "the database of studies has no driver here"),
     ],
-    "a trainable that is none": [
+    "a missing or invalid trainable": [
         line("trainable: no.where:train", "2:1  trainable: there is no module 'no.where' in "),
         line(
             "trainable: tests.samples:climp",
@@ -232,11 +232,11 @@ SWEEPS: dict[str, list[Case]] = {
         source("train = 5\n", "2:1  trainable: the name in module 'mine' is not a plain function (line 1)"),
         line("trainable: train_rnn", "2:1  trainable: 'train_rnn' must be package.module:function"),
     ],
-    "data that is not there": [
+    "missing data": [
         data("mnist: SWEEPER_DATA_DIR is /nowhere, and there is no such folder", SWEEPER_DATA_DIR="/nowhere"),
         data("mnist is not here, and cannot be kept in /proc/none", KERAS_HOME="/proc/none"),
     ],
-    "a place that cannot be written": [
+    "a file or folder that cannot be written": [
         replace(option("--dir", "closed/x", "cannot write to "), prepare=closed, is_root=False),
         option("--dir", "sweep.yaml", "cannot write to "),
         option("--dir", "/proc/x", "cannot write to /proc/x (No such file or directory); choose another with --dir"),
@@ -247,7 +247,7 @@ SWEEPS: dict[str, list[Case]] = {
         ),
         option("--tracking-uri", "sqlite:////proc/x/m.db", "cannot write to /proc/x "),
     ],
-    "a secret written in clear": [
+    "a secret in plain text": [
         line(
             "storage: postgresql://u:hunter2@h/d",
             "6:1  storage: has a password in clear; put it in an environment variable and write ${env:NAME}",

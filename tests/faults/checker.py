@@ -1,9 +1,8 @@
-"""Whether a sweep kept its promises, judged by what its trials and its driver wrote down outside of its storage.
+"""Checks that a sweep kept its promises, against a history that its trials and its driver wrote outside its storage.
 
-Trials and driver append to one file, `history.jsonl`: the order of its lines is the order of what happened. Each line
-is a `start` (a trial begins an attempt, at a step), an `epoch` (it has trained a step and is about to report it), a
-`done` (its function came to its end) or an `ack` (the driver heard from the study that a report, or the end of a trial,
-is on record).
+Trials and driver append to one file, `history.jsonl`: the order of its lines is the order of the events. Each line is a
+`start` (a trial begins an attempt, at a step), an `epoch` (it has trained a step and is about to report it), a `done`
+(its function has returned) or an `ack` (the study has acknowledged a report, or the end of a trial).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that happened to a trial."""
+    """One event of a trial."""
 
     what: str
     number: int
@@ -36,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Result:
-    """A trial as the study has it: its end, and the value of the objective by step."""
+    """A trial in the study: its state and value, and the objective's value by step."""
 
     number: int
     state: str
@@ -55,7 +54,14 @@ class Copy:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that is left of a sweep: the history, and what the study and MLflow hold."""
+    """What a sweep leaves: the history, and the content of the study and of MLflow.
+
+    Attributes:
+        planned: trials that the sweep should have.
+        optuna: trials by state, as Optuna counts them.
+        best, best_copy: the best trial according to the study, and to MLflow.
+        interval: reports from one checkpoint to the next.
+    """
 
     history: Sequence[Line]
     results: Sequence[Result]
@@ -69,7 +75,7 @@ class Outcome:
 
 
 def write_line(folder: Path, line: Line) -> None:
-    """Append one line to the history and wait for the disk: it is there, whatever is killed next."""
+    """Append one line to the history and sync it to disk, so that no kill can lose it."""
     handle = os.open(folder / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(handle, (json.dumps(line.__dict__) + "\n").encode())
@@ -86,9 +92,9 @@ def read_history(folder: Path) -> list[Line]:
 
 
 def violations(outcome: Outcome) -> list[str]:
-    """Every promise that was not kept, in words; none if the sweep survived."""
+    """Return a sentence for each promise that was broken; none if the sweep survived."""
     return [
-        *_missing_or_doubled(outcome),
+        *_missing_or_duplicated(outcome),
         *_started_after_the_end(outcome.history),
         *_trained_again(outcome.history, outcome.interval),
         *differing_copies(outcome),
@@ -96,8 +102,8 @@ def violations(outcome: Outcome) -> list[str]:
     ]
 
 
-def _missing_or_doubled(outcome: Outcome) -> Iterator[str]:
-    """Each planned trial has one end, and each acknowledged report and end is there as it was acknowledged."""
+def _missing_or_duplicated(outcome: Outcome) -> Iterator[str]:
+    """Check that each planned trial ended once, and that all acknowledged reports and ends are on record unchanged."""
     count = Counter(result.number for result in outcome.results)
     yield from (f"trial {number} is in the study {n} times" for number, n in count.items() if n > 1)
     yield from (f"trial {number} is missing" for number in range(outcome.planned) if number not in count)
@@ -115,7 +121,7 @@ def _missing_or_doubled(outcome: Outcome) -> Iterator[str]:
         elif (line.state, line.step) != (result.state, max(result.values, default=0)):
             yield f"trial {line.number} was acknowledged as {line.state} at step {line.step}; the study has {result}"
         elif (first := ends.setdefault(line.number, line)).state != line.state:
-            yield f"trial {line.number} ended as {first.state}, and then as {line.state}"
+            yield f"trial {line.number} ended as {first.state}, then as {line.state}"
     yield from (f"trial {result.number} has not ended" for result in outcome.results if result.state == "RUNNING")
     for result in outcome.results:
         if sorted(result.values) != list(range(1, len(result.values) + 1)):
@@ -125,7 +131,7 @@ def _missing_or_doubled(outcome: Outcome) -> Iterator[str]:
 
 
 def _started_after_the_end(history: Iterable[Line]) -> Iterator[str]:
-    """A trial whose end was acknowledged is never started again."""
+    """Check that no trial is started after its end was acknowledged."""
     ended: set[int] = set()
     for line in history:
         if line.what == "ack" and line.state != "RUNNING":
@@ -135,7 +141,7 @@ def _started_after_the_end(history: Iterable[Line]) -> Iterator[str]:
 
 
 def _trained_again(history: Iterable[Line], interval: int) -> Iterator[str]:
-    """An attempt goes step by step, and begins at most one checkpoint before where the one before it stood."""
+    """Check that an attempt trains step by step and begins at most `interval` steps before the last step reached."""
     reached: dict[int, int] = defaultdict(int)
     at: dict[tuple[int, int, int], int] = {}
     for line in history:
@@ -153,7 +159,7 @@ def _trained_again(history: Iterable[Line], interval: int) -> Iterator[str]:
 
 
 def differing_copies(outcome: Outcome) -> Iterator[str]:
-    """MLflow has one run for each trial, with its state and each of its reports once."""
+    """Check that MLflow has one run for each trial, with its state, and with each of its reports once."""
     count = Counter(copy.number for copy in outcome.copies)
     yield from (f"MLflow has {n} runs of trial {number}" for number, n in count.items() if n > 1)
     copies = {copy.number: copy for copy in outcome.copies}
@@ -168,6 +174,7 @@ def differing_copies(outcome: Outcome) -> Iterator[str]:
 
 
 def _wrong_best(outcome: Outcome) -> Iterator[str]:
+    """Check that the study and MLflow name the best trial, the first among equals."""
     complete = [result for result in outcome.results if result.state == "COMPLETE" and result.value is not None]
     sign = -1 if outcome.direction == "maximize" else 1
     best = min(complete, key=lambda result: (sign * (result.value or 0), result.number), default=None)
@@ -179,7 +186,7 @@ def _wrong_best(outcome: Outcome) -> Iterator[str]:
 
 
 def read_outcome(folder: Path, name: str, storage: str, tracking_uri: str, *, interval: int = 1) -> Outcome:
-    """What a sweep in a folder came to, read by the public readers of each of the three."""
+    """Read the outcome of the sweep in a folder, with the public readers of sweeper, Optuna and MLflow."""
     import optuna
 
     from sweeper.study.open import read_study
@@ -222,7 +229,7 @@ def _read_copies(uri: str, sweep_id: str, metric: str) -> tuple[list[Copy], int 
 
 
 def leftovers(folder: Path, name: str, storage: str) -> list[str]:
-    """Temporary files of a sweep that has ended, and its lease if it still holds one."""
+    """Return a sentence for each temporary file of a sweep that has ended, and for a lease that it still holds."""
     import sqlalchemy as sa
 
     files = [path for pattern in ("**/.writing-*", "**/*.tmp", "**/.writable") for path in folder.glob(pattern)]

@@ -1,4 +1,4 @@
-"""A campaign for each test and seed, and what it found, for the table of docs/reliability.md."""
+"""Fixtures of the campaign: one per test and seed, and a way to record a row of the table in docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def campaign(tmp_path: Path, seed: int) -> Iterator[Campaign]:
 
 
 @pytest.fixture
-def say(record_property: Callable[[str, Any], None], seed: int) -> Callable[..., None]:
-    """Note for the table what the fault was and what happened."""
+def record(record_property: Callable[[str, Any], None], seed: int) -> Callable[..., None]:
+    """Return a function that records a row of the table: the fault, and what happened."""
 
-    def say(fault: str, seen: str) -> None:
+    def record(fault: str, seen: str) -> None:
         for name, value in {"fault": fault, "seen": seen, "seed": seed}.items():
             record_property(name, value)
 
-    return say
+    return record

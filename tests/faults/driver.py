@@ -1,4 +1,4 @@
-"""The command `sweeper` as the campaign runs it: whatever its study acknowledges is written into the history."""
+"""The command `sweeper` as the campaign runs it: it also appends to the history what its study acknowledges."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.checker import Line, write_line
 
 
 class Acknowledgements:
-    """Writes down what the study says is on record."""
+    """Listener that appends what the study has recorded to the history."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,11 +27,11 @@ class Acknowledgements:
             write_line(self._folder, line)
 
     def on_phase(self, message: str) -> None:
-        """The history is about trials."""
+        """Do nothing: the history is about trials."""
 
 
-def acknowledge() -> None:
-    """Give each sweep of this process one listener more."""
+def log_acknowledgements() -> None:
+    """Add the listener to every sweep of this process."""
     undisturbed = run.run_sweep
 
     def run_sweep(sweep: Sweep, *, listeners: Any = (), **options: Any) -> SweepResult:
@@ -41,5 +41,5 @@ def acknowledge() -> None:
 
 
 if __name__ == "__main__":
-    acknowledge()
+    log_acknowledgements()
     sys.exit(main())

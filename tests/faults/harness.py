@@ -1,4 +1,4 @@
-"""Runs a sweep in processes of its own, does things to them at random moments, and has the end judged."""
+"""Runs a sweep in processes of its own, injects faults at random moments, and checks the result."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.faults.checker import Line, leftovers, read_history, read_outcome, vi
 
 ROOT = Path(__file__).parents[2]
 MARK = "SWEEPER_FAULTS"
-"""An environment variable that all processes of a campaign inherit: those left behind are found by it."""
+"""Environment variable that all processes of a campaign inherit, so that those left behind can be found."""
 
-PATIENCE = 240.0
-"""Seconds after which something that had to happen has not; a busy machine is no fault."""
+PATIENCE_S = 240.0
+"""Longest wait for something that must happen, in seconds. Long, because the machine may be busy."""
 
 PAPER: dict[str, Any] = {
     "name": "paper",
@@ -47,7 +47,7 @@ KERAS: dict[str, Any] = {
 
 
 class Campaign:
-    """One sweep in one folder, started as often as its driver ends, until it is done."""
+    """One sweep in one folder, started again each time its driver ends, until the sweep is done."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
@@ -64,7 +64,13 @@ class Campaign:
         (self.folder / "sweep.yaml").write_text(json.dumps(self.sweep))  # JSON is YAML
 
     def start(self, *options: str, before: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
-        """The command, in a process group of its own; the same each time, with what is to stand before it."""
+        """Start the sweep's command in a process group of its own.
+
+        Args:
+            options: further options of the command.
+            before: a command that runs it, such as `nohup`.
+            environment: variables to set.
+        """
         command = [*before, sys.executable, "-m", "tests.faults.driver", "run", "sweep.yaml", "--debug", *options]
         command += ["--tracking-uri", self.tracking_uri]
         env = self._environment() | environment
@@ -74,10 +80,10 @@ class Campaign:
         return run
 
     def sweeper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another command, from another terminal, to its end."""
+        """Run another command of sweeper to its end, as from another terminal."""
         command = [sys.executable, "-m", "sweeper", *arguments]
         return subprocess.run(
-            command, cwd=self.folder, env=self._environment(), capture_output=True, text=True, timeout=PATIENCE
+            command, cwd=self.folder, env=self._environment(), capture_output=True, text=True, timeout=PATIENCE_S
         )
 
     def _environment(self) -> dict[str, str]:
@@ -85,33 +91,33 @@ class Campaign:
         own = {key: value for key, value in os.environ.items() if key not in hidden}
         return own | {"PYTHONPATH": str(ROOT), MARK: self._mark}
 
-    def said(self, run: int = -1) -> str:
-        """What a run wrote on the terminal."""
+    def output(self, run: int = -1) -> str:
+        """Return what a run wrote to the terminal; the last one by default."""
         return (self.folder / f"{range(len(self.runs))[run]:03d}.log").read_text(errors="replace")
 
     def history(self) -> list[Line]:
         return read_history(self.folder)
 
     def wait_for(self, claim: Callable[[], Any], run: subprocess.Popen[bytes] | None = None) -> bool:
-        """Wait until the claim holds; False when the run ended first."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait until the claim holds; return False if the run ended first."""
+        deadline = time.monotonic() + PATIENCE_S
         while not claim():
             if run is not None and run.poll() is not None:
                 return bool(claim())
             if time.monotonic() > deadline:
-                raise AssertionError(f"nothing happened in {PATIENCE:g} s:\n{self.said()}")
+                raise AssertionError(f"waited {PATIENCE_S:g} s in vain:\n{self.output()}")
             time.sleep(0.02)
         return True
 
     def wait_for_lines(self, count: int, run: subprocess.Popen[bytes]) -> bool:
-        """Wait until the history has grown by so many lines, and a random moment more."""
+        """Wait until the history has grown by `count` lines, then a random moment of up to 0.2 s."""
         wanted = len(self.history()) + count
         happened = self.wait_for(lambda: len(self.history()) >= wanted, run)
         time.sleep(self.random.uniform(0, 0.2))
         return happened
 
     def processes(self) -> list[psutil.Process]:
-        """All that descends from the runs of this campaign, by the mark they inherit."""
+        """Return the live processes that the runs of this campaign started, found by the mark they inherit."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -123,12 +129,12 @@ class Campaign:
         return found
 
     def trainers(self) -> list[int]:
-        """The processes that train, as they said themselves and as far as they are alive."""
+        """Return the ids of the live processes that train; they write their ids into the history."""
         pids = {line.pid for line in self.history() if line.pid}
         return sorted(pids & {process.pid for process in self.processes()})
 
     def named(self, name: str) -> list[psutil.Process]:
-        """Processes whose command contains a name: `raylet`, `gcs_server`."""
+        """Return the processes whose command contains a name: `raylet`, `gcs_server`."""
         return [process for process in self.processes() if any(name in part for part in process.cmdline()[:1])]
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
@@ -138,25 +144,30 @@ class Campaign:
         except ProcessLookupError:
             pass
 
-    def resolve_unreachable(self, seconds: float = 30.0) -> None:
-        """Nothing may be left of the processes a few seconds after the run that started them."""
+    def wait_for_exit(self, seconds: float = 30.0) -> None:
+        """Wait until all processes of the campaign are gone; fail if one is left after so many seconds."""
         deadline = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not left, f"still there after {seconds:g} s: {[process.cmdline()[:3] for process in left]}"
 
     def finish(self, *, codes: tuple[int, ...] = (0,), interval: int = 1, **environment: str) -> None:
-        """Go on with the same command, undisturbed, until the sweep is done; then judge it."""
+        """Run the same command once more, undisturbed, and check the result."""
         run = self.start(**environment)
-        assert run.wait(PATIENCE) in codes, f"exit code {run.returncode}:\n{self.said()}"
-        self.judge(interval=interval)
+        assert run.wait(PATIENCE_S) in codes, f"exit code {run.returncode}:\n{self.output()}"
+        self.check(interval=interval)
 
-    def judge(self, *, interval: int = 1) -> None:
-        self.resolve_unreachable()
+    def check(self, *, interval: int = 1) -> None:
+        """Fail if the sweep broke a promise or left something behind.
+
+        Args:
+            interval: reports from one checkpoint to the next.
+        """
+        self.wait_for_exit()
         name = self.sweep["name"]
         found = violations(read_outcome(self.folder, name, self.storage, self.tracking_uri, interval=interval))
         found += leftovers(self.folder, name, self.storage)
-        assert not found, "\n".join([*found, self.said()])
+        assert not found, "\n".join([*found, self.output()])
 
     def clean_up(self) -> None:
         for process in self.processes():
@@ -165,7 +176,7 @@ class Campaign:
             run.wait()
 
     def fingerprint(self) -> list[Any]:
-        """What the study holds, without what may differ: times, attempts, processes."""
+        """Return the content of the study without what may differ between runs: times, attempts, processes."""
         from sweeper.study.open import read_study
 
         study = read_study(self.sweep["name"], self.storage)

@@ -1,4 +1,4 @@
-"""A trainable that looks around, prints, raises and reports what could do harm where it is shown; and its sweep."""
+"""A trainable that records its surroundings and prints, raises and reports harmful texts; and the sweep around it."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def _write(folder: Path) -> None:
 
 
 def _surroundings() -> dict[str, Any]:
-    """What a trial finds: its environment, and what the processes of its sweep listen on and are called."""
+    """Return what a trial can see: its environment, and the addresses and command lines of the sweep's processes."""
     driver = [parent for parent in psutil.Process().parents() if "sweeper" in parent.cmdline()][-1]
     listening, commands = set(), []
     for process in [driver, *driver.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):  # some of them end while we look
-            places = process.net_connections("inet")
-            listening |= {place.laddr.ip for place in places if place.status == psutil.CONN_LISTEN}
+        with suppress(psutil.NoSuchProcess):  # a process may end meanwhile
+            sockets = process.net_connections("inet")
+            listening |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
             commands.append(" ".join(process.cmdline()))
     return {
         "names": sorted(os.environ),
@@ -63,7 +63,7 @@ def _surroundings() -> dict[str, Any]:
 
 
 def space_file(storage: str = "sqlite:///sweeper.db", tracking: str = "") -> str:
-    """The sweep, as JSON, which is YAML."""
+    """Return the text of the sweep file: JSON, which is YAML."""
     declared = {
         "name": "hostile",
         "trainable": "tests.faults.hostile:train",

@@ -1,7 +1,7 @@
-"""A sweep without Ray in a process that is forked in a moment, and killed at the write it is told to be killed at.
+"""A sweep without Ray, in a process that is forked quickly and killed at a chosen durable write.
 
-Whatever is durable is written by the same code: the study's commits, the checkpoints, MLflow's projection, the files.
-Only the muscle is another: the trials run in the process itself, one after the other.
+The product's own code makes all durable writes: the study's commits, the checkpoints, MLflow's projection, the files.
+Only Ray is replaced: the trials run in the process itself, one after the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  so that a fork need not import it
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  imported before the fork
 from sqlalchemy.engine.default import DefaultDialect
 
 from sweeper import run
@@ -35,7 +35,13 @@ from tests.faults import driver
 
 @dataclass(frozen=True)
 class Point:
-    """A durable write: the n-th of the study's thread or of MLflow's, and the moment before it or after it."""
+    """A moment before or after a durable write.
+
+    Attributes:
+        thread: which thread writes, "study" or "mlflow".
+        count: the number of the write within its thread, from 1.
+        moment: "before" or "after".
+    """
 
     thread: str
     count: int
@@ -43,15 +49,15 @@ class Point:
 
 
 class FailPoint:
-    """Counts the durable writes of this process and kills it at one of them."""
+    """Counter of the durable writes of this process; kills the process at one of them."""
 
     def __init__(self, point: Point | None) -> None:
         self._point = point
         self._counts = {"study": 0, "mlflow": 0}
         self._lock = threading.Lock()
 
-    def around(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        def written(*args: Any, **options: Any) -> Any:
+    def wrap(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
             kind = {"sweeper-mlflow": "mlflow", "sweeper-lease": ""}.get(threading.current_thread().name, "study")
             if not kind or not _is_durable(args):
                 return write(*args, **options)
@@ -63,7 +69,7 @@ class FailPoint:
             self._kill_at(Point(kind, count, "after"))
             return result
 
-        return written
+        return counted
 
     def _kill_at(self, point: Point) -> None:
         if point == self._point:
@@ -74,7 +80,7 @@ class FailPoint:
 
 
 def _is_durable(args: tuple[Any, ...]) -> bool:
-    """Whether a commit ends a transaction: SQLAlchemy also commits after it has only read."""
+    """Return whether a commit ends a transaction; SQLAlchemy also commits after reads."""
     connection = next((getattr(arg, "driver_connection", arg) for arg in args[1:2]), None)
     return not isinstance(connection, sqlite3.Connection) or connection.in_transaction
 
@@ -82,38 +88,39 @@ def _is_durable(args: tuple[Any, ...]) -> bool:
 def tune_trials(
     study: SweepStudy, context: WorkerContext, *, control: Control, must_evaluate: Any
 ) -> dict[str, float] | None:
-    """What `sweeper.driver.tune` does, by this process itself."""
+    """Run the trials in this process, in the place of `sweeper.driver.tune.tune_trials`."""
     one_by_one: Any = {"has_room": lambda handed_out: not handed_out}
     bridge = TuneBridge(study, must_evaluate=must_evaluate, control=control, **one_by_one)
     while not isinstance(task := bridge.next_task(), str):
         if task is None:
             time.sleep(0.05)
             continue
-        under_way = TaskRunner(context, task)
-        while bridge.handle_event(task, under_way.next_event()) is Verdict.CONTINUE:
+        runner = TaskRunner(context, task)
+        while bridge.handle_event(task, runner.next_event()) is Verdict.CONTINUE:
             pass
-        under_way.stop()
+        runner.stop()
     return bridge.evaluation
 
 
 @contextmanager
-def _prepared(study: SweepStudy, context: WorkerContext, **_: Any) -> Iterator[WorkerContext]:
+def _data_without_ray(study: SweepStudy, context: WorkerContext, **_: Any) -> Iterator[WorkerContext]:
     data = context.load_data()
     record_dataset(study, data.facts() if data else None)
     yield replace(context, data=data)
 
 
 def run_light(folder: Path, uri: str, point: Point | None) -> None:
-    """Run the sweep of a folder to its end, or to the write."""
+    """Run the sweep of a folder to its end, or until the process is killed at `point`."""
     os.chdir(folder)
-    sys.modules["sweeper.driver.tune"] = muscle = ModuleType("sweeper.driver.tune")
-    muscle.tune_trials = tune_trials  # type: ignore[attr-defined]
-    run._ray_with_data = _prepared  # type: ignore[assignment]
-    driver.acknowledge()
+    assert callable(run._ray_with_data)
+    sys.modules["sweeper.driver.tune"] = without_ray = ModuleType("sweeper.driver.tune")
+    without_ray.tune_trials = tune_trials  # type: ignore[attr-defined]
+    run._ray_with_data = _data_without_ray  # type: ignore[assignment]
+    driver.log_acknowledgements()
     fail_point = FailPoint(point)
-    DefaultDialect.do_commit = fail_point.around(DefaultDialect.do_commit)  # type: ignore[method-assign]
+    DefaultDialect.do_commit = fail_point.wrap(DefaultDialect.do_commit)  # type: ignore[method-assign]
     for name in ("fsync", "rename"):
-        setattr(os, name, fail_point.around(getattr(os, name)))
+        setattr(os, name, fail_point.wrap(getattr(os, name)))
     sweep = load_sweep("sweep.yaml")
     result = run.run_sweep(sweep, tracking_uri=uri)
     if point is None:

@@ -1,4 +1,4 @@
-"""A network between sweeper and MLflow that is slow, hangs, answers with errors, or loses answers."""
+"""A TCP relay between sweeper and a server that can be slow, hang, answer with errors, or lose answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ _ERROR = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: 
 
 
 class Network:
-    """Relays TCP connections to a port in one of its moods: passes, slow, hangs, errors, loses.
+    """Relay of TCP connections to a port.
 
-    It loses nothing but the answer to the next request that begins as `deaf_to`, where that is set.
+    Attributes:
+        mood: what happens to requests: "passes", "slow" (5 s each), "hangs", "errors" (503), or "loses" (the answers of
+            three in ten).
+        deaf_to: the beginning of a request; the answer to the next such request is lost, whatever the mood.
+        lost: answers that were lost so far.
     """
 
     def __init__(self, port: int, seed: int, *, host: str = "127.0.0.1") -> None:
@@ -56,13 +60,13 @@ class Network:
             server.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
-        """What the server says; of an answer that is lost, the server has done what was asked."""
+        """Relay the server's answers. When an answer is lost, the server has still done what was asked."""
         while answer := _receive(server):
             if server in self._deaf or (self.mood == "loses" and self._random.random() < 0.3):
                 self._deaf.discard(server)
                 self.lost += 1
                 answer = b""
-            with suppress(OSError):  # who asked may be gone
+            with suppress(OSError):  # the client may have disconnected
                 client.sendall(answer) if answer else client.shutdown(socket.SHUT_RDWR)
 
 

@@ -1,4 +1,4 @@
-"""A sweep without Ray, in a process of its own: it writes down what the study has acknowledged, on another disk."""
+"""A sweep without Ray, in a process of its own, that logs what the study has acknowledged to a file on another disk."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from sweeper.spec import Sweep
 from sweeper.study.open import open_study
 
 
-class Witness:
-    """Keeps every acknowledgement of the study, each on the disk before the next step is made."""
+class AcknowledgementLog:
+    """File of the study's acknowledgements. Each is synced to disk before the next step is made."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a")
 
-    def say(self, *words: object) -> None:
+    def write(self, *words: object) -> None:
         self._file.write(" ".join(map(str, words)) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-        """Told here nothing that counts: the study's answer counts."""
+        """Do nothing: a report counts as acknowledged when the study's method returns."""
 
     def on_phase(self, message: str) -> None:
-        self.say("phase", message)
+        self.write("phase", message)
 
 
-def main(storage: str, witness: Path, trials: int, pause: float) -> int:
-    """Run a sweep to its end, or take it up; the exit code is that of the command line."""
-    told = Witness(witness)
+def main(storage: str, path: Path, trials: int, pause: float) -> int:
+    """Start or resume a sweep, run it to its end, and return the exit code that the command line would."""
+    log = AcknowledgementLog(path)
     sweep = Sweep.from_mapping(
         {
             "name": "climbing",
@@ -47,19 +47,19 @@ def main(storage: str, witness: Path, trials: int, pause: float) -> int:
         }
     )
     try:
-        with open_study(sweep, listeners=[told]) as study:
+        with open_study(sweep, listeners=[log]) as study:
             while not study.is_exhausted():
                 row = study.ask()
-                told.say("asked", row.number, row.params["height"])
+                log.write("asked", row.number, row.params["height"])
                 for step in range(row.step + 1, 10):
                     time.sleep(pause)
                     study.report(row.number, Report(step, 0.0, {"score": row.params["height"] * step}))
-                    told.say("reported", row.number, step)
+                    log.write("reported", row.number, step)
                     if study.row(row.number).state != "RUNNING":
                         break
-                told.say("ended", row.number, study.row(row.number).state)
+                log.write("ended", row.number, study.row(row.number).state)
     except SweeperError as error:
-        told.say("error", error)
+        log.write("error", error)
         return error.exit_code
     return 0
 

@@ -1,4 +1,7 @@
-"""The table of docs/reliability.md: `python -m tests.faults.table FILE ...`, of files of `pytest --junitxml=FILE`."""
+"""The table of docs/reliability.md, from files that `pytest --junitxml=FILE` wrote.
+
+Usage: python -m tests.faults.table FILE ...
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,22 @@ from xml.etree import ElementTree
 
 
 def runs(files: Iterable[str]) -> Iterator[dict[str, str]]:
-    """What each test said of itself: the fault, the seed, what was seen; a test that failed said nothing."""
+    """Yield the fault, the seed, what was seen and the result of each test; a failed one recorded only its name."""
     for file in files:
         for case in ElementTree.parse(file).iter("testcase"):
-            said = {item.get("name", ""): item.get("value", "") for item in case.iter("property")}
+            recorded = {item.get("name", ""): item.get("value", "") for item in case.iter("property")}
             if case.find("skipped") is not None:
                 continue
             failed = case.find("failure") is not None or case.find("error") is not None
             yield {
                 "fault": str(case.get("name")).partition("[")[0],
-                **said,
+                **recorded,
                 "result": "failed" if failed else "survived",
             }
 
 
 def table(files: Iterable[str]) -> str:
-    """A row for each fault, with what was seen in the run of the last seed."""
+    """Return a table with a row for each fault; it shows what the run of the last seed saw."""
     rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     for run in runs(files):
         if "seed" in run or run["result"] == "failed":

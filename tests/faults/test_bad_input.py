@@ -1,6 +1,6 @@
-"""Every kind of bad input: refused with one clear message, before anything is created; and what is accepted knowingly.
+"""Every kind of bad input is refused with a clear message before anything is created; unusual input is accepted.
 
-`python -m tests.faults.test_bad_input > docs/bad-input.md` writes the table of the documentation.
+`python -m tests.faults.test_bad_input > docs/bad-input.md` writes the page of the documentation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.faults.bad_input_files import FILES
 from tests.faults.bad_input_sweeps import SWEEPS
 
 ROOT = Path(__file__).parents[2]
-NOBODY = 65534
+NOBODY_UID = 65534
 KINDS = FILES | SWEEPS
 CASES = [pytest.param(case, id=f"{kind}-{i}") for kind, cases in KINDS.items() for i, case in enumerate(cases)]
 
@@ -60,7 +60,7 @@ ACCEPTED = {
 
 @contextmanager
 def world(case: Case, folder: Path) -> Iterator[None]:
-    """The folder of a case as the present one, with its environment and, where permissions matter, not as root."""
+    """Enter the folder of a case, with its environment and, where permissions matter, not as root."""
     if case.content is not None:
         data = case.content if isinstance(case.content, bytes) else case.content.encode()
         (folder / "sweep.yaml").write_bytes(data)
@@ -71,14 +71,14 @@ def world(case: Case, folder: Path) -> Iterator[None]:
             case.prepare(folder)
         os.environ.pop("SWEEPER_DATA_DIR", None)
         os.environ |= case.environment
-        falls = not case.is_root and os.geteuid() == 0
-        if falls:
+        drops_root = not case.is_root and os.geteuid() == 0
+        if drops_root:
             folder.chmod(0o777)
-            os.seteuid(NOBODY)
+            os.seteuid(NOBODY_UID)
         try:
             yield
         finally:
-            if falls:
+            if drops_root:
                 os.seteuid(0)
             sys.path[:] = path
             for name in [name for name, module in sys.modules.items() if _is_in(folder, module)]:
@@ -92,7 +92,7 @@ def _is_in(folder: Path, module: object) -> bool:
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    """The exit code of a command, what it printed, and what it said."""
+    """Run a command in this process; return its exit code, its stdout and its stderr."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         code = main(arguments)
     return code, out.getvalue(), err.getvalue()
@@ -103,7 +103,7 @@ def commands(case: Case) -> Iterator[tuple[str, ...]]:
         yield (verb, case.path, *case.options)
 
 
-def told(err: str) -> list[str]:
+def messages(err: str) -> list[str]:
     return [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
 
 
@@ -118,42 +118,42 @@ def test_bad_input_is_refused_before_anything_is_created(case: Case, tmp_path: P
         for command in commands(case):
             code, out, err = run(*command)
             assert code == 2, err
-            assert any(message.startswith(case.says) for message in told(err)), err
+            assert any(message.startswith(case.message) for message in messages(err)), err
             assert "Traceback" not in err and "hunter2" not in err and out == ""
             assert contents() - before == set()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_met_in_two_ways_at_least(kind: str) -> None:
+def test_each_kind_has_two_cases_at_least(kind: str) -> None:
     assert len(KINDS[kind]) >= 2
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
-def test_what_is_unusual_and_right_is_accepted(kind: str, tmp_path: Path) -> None:
-    for text, says in ACCEPTED[kind]:
+def test_unusual_but_valid_input_is_accepted(kind: str, tmp_path: Path) -> None:
+    for text, message in ACCEPTED[kind]:
         (tmp_path / "sweep.yaml").write_text(text)
         code, out, err = run("validate", "sweep.yaml")
-        assert code == 0 and says in out + err, err
+        assert code == 0 and message in out + err, err
 
 
-def test_a_name_is_text_whatever_it_looks_like(tmp_path: Path) -> None:
+def test_name_is_text_whatever_it_looks_like(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(BASE)
     for name in ("2024", "null", "1e3", "true"):
         _, _, err = run("run", "sweep.yaml", "--name", name, "--trials", "0")
-        assert told(err) == ["sweep.yaml  --trials: 0 must be >= 1"]
+        assert messages(err) == ["sweep.yaml  --trials: 0 must be >= 1"]
 
 
-def test_a_start_point_that_an_option_puts_out_of_the_space_is_told_with_the_way_out(tmp_path: Path) -> None:
+def test_start_point_outside_a_changed_space_is_refused_with_a_proposal(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(BASE + "enqueue: [{height: 0.5}]\n")
     code, _, err = run("run", "sweep.yaml", "--set", "space.height=0.7")
     assert code == 2
     assert "enqueue[0].height: 0.5 is not in the space, which has 0.7" in err and "--set enqueue=null" in err
 
 
-def test_all_faults_of_a_file_and_of_its_options_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_file_and_its_options_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(BASE.replace("low: 0", "low: 2").replace("epochs: 2", "epochs: 0"))
     _, _, err = run("run", "sweep.yaml", "--name", "a/b", "--seed", "-1")
-    assert [message.split(": ")[0] for message in told(err)] == [
+    assert [message.split(": ")[0] for message in messages(err)] == [
         "sweep.yaml:4:21  budget.epochs",
         "sweep.yaml:5:31  space.height.low",
         "sweep.yaml  --name",
@@ -161,16 +161,16 @@ def test_all_faults_of_a_file_and_of_its_options_are_told_at_once(tmp_path: Path
     ]
 
 
-def test_at_most_twenty_faults_are_told(tmp_path: Path) -> None:
+def test_at_most_twenty_problems_are_reported(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(BASE + "".join(f"k{i}: 1\n" for i in range(500)))
     _, _, err = run("validate", "sweep.yaml")
-    assert len(told(err)) == 21 and told(err)[-1] == "sweep.yaml  and many more problems"
+    assert len(messages(err)) == 21 and messages(err)[-1] == "sweep.yaml  and many more problems"
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [kind for kind, cases in KINDS.items() if cases[0].is_root])
-def test_the_real_command_refuses_soon(kind: str, tmp_path: Path) -> None:
-    """In processor time, most of which goes into starting Python: a busy machine takes longer for everything."""
+def test_real_command_refuses_bad_input_within_three_seconds(kind: str, tmp_path: Path) -> None:
+    """Measure processor time, most of it for starting Python: elapsed time depends on what else the machine does."""
     case = KINDS[kind][0]
     with world(case, tmp_path):
         before, (command, *_) = contents(), commands(case)
@@ -183,35 +183,37 @@ def test_the_real_command_refuses_soon(kind: str, tmp_path: Path) -> None:
             timeout=60,
         )
         now = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 2 and any(text.startswith(case.says) for text in told(done.stderr)), done.stderr
+        assert done.returncode == 2 and any(text.startswith(case.message) for text in messages(done.stderr)), (
+            done.stderr
+        )
         assert "Traceback" not in done.stderr and contents() == before
         assert now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < 3
 
 
 def table() -> Iterator[str]:
-    """The documentation: each kind with the message of its first case, as it is printed."""
+    """Yield the lines of the documentation: each kind with the message of its first case, as it is printed."""
     yield "# Bad input\n"
     yield (
-        "What is wrong with a sweep file, a command line or what they refer to is told before anything is created or\n"
-        "started: where it is, what was seen, the rule, and mostly a proposal; all faults at once (at most 20), exit\n"
-        "code 2. The messages are real; `python -m tests.faults.test_bad_input > docs/bad-input.md` writes this page.\n"
+        "Mistakes in a sweep file, on the command line or in what they refer to are reported before anything is\n"
+        "created or started: position, value, rule, and mostly a proposal; all at once (at most 20), exit code 2. The\n"
+        "messages are real; `python -m tests.faults.test_bad_input > docs/bad-input.md` writes this page.\n"
     )
-    yield "| | Kind | What is said, for example |\n|---|---|---|"
+    yield "| | Kind | Message, for example |\n|---|---|---|"
     for number, (kind, cases) in enumerate(KINDS.items(), 1):
         with tempfile.TemporaryDirectory() as folder, world(cases[0], Path(folder)):
             _, _, err = run(*next(commands(cases[0])))
             yield f"| {number} | {kind} | `{_example(err, cases[0], folder)}` |"
-    yield "\nAccepted knowingly: " + "; ".join(ACCEPTED) + "."
+    yield "\nAccepted on purpose: " + "; ".join(ACCEPTED) + "."
 
 
 def _example(err: str, case: Case, folder: str) -> str:
-    message = next(message for message in told(err) if message.startswith(case.says))
+    message = next(message for message in messages(err) if message.startswith(case.message))
     if message.endswith(":"):
-        message = " ".join(" ".join(told(err)).split())
+        message = " ".join(" ".join(messages(err)).split())
     return message.replace(os.path.realpath(folder), "/home/ada").replace(folder, "/home/ada").replace("|", "\\|")
 
 
-def test_the_page_of_the_documentation_shows_what_is_printed() -> None:
+def test_page_of_the_documentation_shows_what_is_printed() -> None:
     shown = (ROOT / "docs/bad-input.md").read_text()
     assert shown == "\n".join(table()) + "\n", "run: python -m tests.faults.test_bad_input > docs/bad-input.md"
 

@@ -1,4 +1,4 @@
-"""Mutations of the shipped sweep files: each is a sweep or refused with words, and judged in a second of processor."""
+"""Mutations of the shipped sweep files: each is accepted or refused with a message, within 1 s of processor time."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ VALUE = re.compile(r"(?<=: )[^,{}\[\]\n#]+")
 def flip_bytes(text: str, rng: random.Random) -> bytes:
     data = bytearray(text.encode())
     for _ in range(rng.randint(1, 8)):
-        place = rng.randrange(len(data))
+        index = rng.randrange(len(data))
         match rng.randrange(3):
             case 0:
-                data[place] = rng.randrange(256)
+                data[index] = rng.randrange(256)
             case 1:
-                del data[place]
+                del data[index]
             case _:
-                data.insert(place, rng.randrange(256))
+                data.insert(index, rng.randrange(256))
     return bytes(data)
 
 
@@ -70,7 +70,7 @@ def swap_tokens(text: str, rng: random.Random) -> str:
 
 
 def change_values(text: str, rng: random.Random) -> str:
-    """Leaves the file YAML and its keys as they are, so that what lies behind the parser is reached."""
+    """Change values only: the file stays YAML with its keys, so that the code behind the parser is reached."""
     for _ in range(rng.randint(1, 4)):
         found = list(VALUE.finditer(text))
         value, other = rng.choice(found), rng.choice(found)
@@ -90,7 +90,7 @@ MUTATIONS = (flip_bytes, move_lines, swap_tokens, change_values, repeat_parts)
 
 
 def check(seed: str, path: Path) -> bool:
-    """Whether the mutated file of a seed is a sweep still."""
+    """Write the mutated file of a seed and load it; return whether it is still a sweep."""
     rng = random.Random(seed)
     mutated: str | bytes = rng.choice(SHIPPED)
     for mutate in rng.choices(MUTATIONS, k=rng.choice([1, 1, 2])):
@@ -110,7 +110,7 @@ def check(seed: str, path: Path) -> bool:
 
 
 def check_many(seeds: range, path: Path, *, root: int) -> int:
-    """How many of the files are sweeps still."""
+    """Return how many of the mutated files are still sweeps."""
     accepted = 0
     for seed in seeds:
         try:
@@ -121,7 +121,7 @@ def check_many(seeds: range, path: Path, *, root: int) -> int:
     return accepted
 
 
-def test_a_mutated_sweep_file_is_a_sweep_or_refused_with_words(tmp_path: Path) -> None:
+def test_mutated_sweep_file_is_accepted_or_refused_with_a_message(tmp_path: Path) -> None:
     accepted = check_many(range(300), tmp_path / "fuzz.yaml", root=0)
     assert 0 < accepted < 300
 
@@ -129,7 +129,7 @@ def test_a_mutated_sweep_file_is_a_sweep_or_refused_with_words(tmp_path: Path) -
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("root", SEEDS)
-def test_ten_thousand_mutated_sweep_files_are_sweeps_or_refused_with_words(root: int, tmp_path: Path) -> None:
-    """`FUZZ_SEEDS=1,2,3` chooses others."""
+def test_ten_thousand_mutated_files_are_accepted_or_refused_with_a_message(root: int, tmp_path: Path) -> None:
+    """Run with the seeds in `FUZZ_SEEDS`, such as `1,2,3`; 0 by default."""
     accepted = check_many(range(10_000), tmp_path / "fuzz.yaml", root=root)
     assert 0 < accepted < 10_000

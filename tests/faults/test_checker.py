@@ -1,4 +1,4 @@
-"""The checker itself: histories that must fail, and one that must not."""
+"""The checker itself: histories that must fail, and two that must pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.checker import Copy, Line, Outcome, Result, violations
 
 
 def _life(number: int, *, reports: int = 3) -> list[Line]:
-    """A trial that was trained without an accident."""
+    """Return the history of a trial that was trained undisturbed."""
     lines = [Line("start", number, pid=7)]
     for step in range(1, reports + 1):
         lines.append(Line("epoch", number, step, pid=7))
@@ -33,11 +33,11 @@ def _outcome(history: Iterable[Line] = (), planned: int = 2) -> Outcome:
     )
 
 
-def test_a_sweep_without_an_accident_passes() -> None:
+def test_undisturbed_sweep_passes() -> None:
     assert violations(_outcome()) == []
 
 
-def test_a_trial_killed_and_continued_from_its_checkpoint_passes() -> None:
+def test_killed_trial_that_resumed_from_its_checkpoint_passes() -> None:
     life = [Line("start", 0, pid=7), Line("epoch", 0, 1, pid=7), Line("start", 0, 0, attempt=2, pid=8)]
     life += [Line("epoch", 0, step, attempt=2, pid=8) for step in (1, 2, 3)]
     assert violations(replace(_outcome(), history=life)) == []
@@ -46,7 +46,7 @@ def test_a_trial_killed_and_continued_from_its_checkpoint_passes() -> None:
 GOOD = _outcome()
 BROKEN = {
     "a lost trial": replace(GOOD, results=GOOD.results[:1], copies=GOOD.copies[:1], optuna=Counter({"COMPLETE": 1})),
-    "a doubled trial": replace(GOOD, results=[*GOOD.results, GOOD.results[1]], optuna=Counter({"COMPLETE": 3})),
+    "a duplicated trial": replace(GOOD, results=[*GOOD.results, GOOD.results[1]], optuna=Counter({"COMPLETE": 3})),
     "a lost report": replace(
         GOOD, results=[replace(GOOD.results[0], values={1: 0.1, 2: 0.2}), GOOD.results[1]], copies=GOOD.copies
     ),
@@ -57,7 +57,7 @@ BROKEN = {
     "an end that changed": replace(GOOD, history=[*GOOD.history, Line("ack", 1, 3, state="PRUNED")]),
     "a finished trial started again": _outcome([Line("start", 0, step=3, attempt=2)]),
     "an epoch left out": replace(GOOD, history=[Line("start", 0), Line("epoch", 0, 1), Line("epoch", 0, 3)]),
-    "an epoch told twice": replace(GOOD, history=[Line("start", 0), Line("epoch", 0, 1), Line("epoch", 0, 1)]),
+    "an epoch reported twice": replace(GOOD, history=[Line("start", 0), Line("epoch", 0, 1), Line("epoch", 0, 1)]),
     "more than an interval trained again": replace(
         GOOD, history=[Line("start", 0), *[Line("epoch", 0, s) for s in (1, 2)], Line("start", 0, attempt=2)]
     ),
@@ -77,5 +77,5 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_the_checker_finds(fault: str) -> None:
+def test_checker_finds(fault: str) -> None:
     assert violations(BROKEN[fault])

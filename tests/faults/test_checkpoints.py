@@ -1,4 +1,4 @@
-"""Checkpoints: killed in the middle of being written, damaged afterwards, continued from five times."""
+"""Checkpoints: writing one is interrupted by a kill, some are damaged, and a trial resumes from them five times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.faults.test_processes import kill_driver, rows_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 
-Say = Callable[[str, str], None]
+Record = Callable[[str, str], None]
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda content: content[: len(content) // 2],
@@ -27,8 +27,8 @@ def checkpoints(campaign: Campaign) -> list[Path]:
     return sorted(campaign.folder.glob("sweeps/*/trials/*/attempt-*"))
 
 
-def test_a_worker_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(
-    campaign: Campaign, say: Say, pytestconfig: pytest.Config
+def test_worker_killed_while_writing_a_checkpoint_leaves_a_whole_one(
+    campaign: Campaign, record: Record, pytestconfig: pytest.Config
 ) -> None:
     times = pytestconfig.getoption("--times")
     campaign.declare(
@@ -49,16 +49,16 @@ def test_a_worker_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(
         written = [path.parent for path in campaign.folder.glob("sweeps/*/trials/*/.writing-*")]
         torn += bool(written)
         assert all(CheckpointStore(folder).latest() for folder in written if list(folder.glob("attempt-*")))
-    assert run.wait(240) == 0, campaign.said()
-    campaign.judge()
-    say(
+    assert run.wait(240) == 0, campaign.output()
+    campaign.check()
+    record(
         "`kill -9` while a checkpoint is written",
         f"{campaign.kills} kills, {torn} torn files, none ever loaded",
     )
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(campaign: Campaign, say: Say, how: str) -> None:
+def test_damaged_checkpoint_is_skipped_for_the_one_before_it(campaign: Campaign, record: Record, how: str) -> None:
     campaign.declare(PAPER, budget={"trials": 1, "epochs": 60})
     undisturbed = Campaign(campaign.folder / "undisturbed", 0)
     undisturbed.folder.mkdir()
@@ -72,10 +72,10 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(campaign: Ca
     value.write_bytes(DAMAGE[how](value.read_bytes()))
     campaign.finish(interval=2)
     assert campaign.fingerprint() == undisturbed.fingerprint()
-    say(f"a checkpoint that is {how}", "the one before is used; the trial ends as if nothing had been")
+    record(f"a checkpoint that is {how}", "the one before is used; the trial ends as an undisturbed one")
 
 
-def test_without_any_whole_checkpoint_a_trial_begins_again(campaign: Campaign, say: Say) -> None:
+def test_trial_without_a_whole_checkpoint_starts_again(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER, budget={"trials": 1, "epochs": 40})
     run = campaign.start()
     campaign.wait_for(lambda: len(checkpoints(campaign)) == CheckpointStore.KEEP, run)
@@ -85,10 +85,12 @@ def test_without_any_whole_checkpoint_a_trial_begins_again(campaign: Campaign, s
     campaign.finish(interval=40)
     starts = [line.step for line in campaign.history() if line.what == "start"]
     assert starts == [0, 0]
-    say("all checkpoints of a trial damaged", "it begins again at step 0; no step is on record twice")
+    record("all checkpoints of a trial damaged", "it starts again at step 0; no step is recorded twice")
 
 
-def test_a_network_interrupted_five_times_ends_bit_for_bit_as_one_that_was_not(campaign: Campaign, say: Say) -> None:
+def test_network_interrupted_five_times_ends_bit_for_bit_as_an_undisturbed_one(
+    campaign: Campaign, record: Record
+) -> None:
     campaign.declare(KERAS, budget={"trials": 1, "epochs": 150, "max_failures": 10})
     undisturbed = Campaign(campaign.folder / "undisturbed", 0)
     undisturbed.folder.mkdir()
@@ -109,4 +111,4 @@ def test_a_network_interrupted_five_times_ends_bit_for_bit_as_one_that_was_not(c
     assert ours.files == theirs.files
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours.files)
     seen = f"each of {row.step} reports, the weights and the optimizer's state equal to the last bit"
-    say("a Keras trial interrupted five times", seen)
+    record("a Keras trial interrupted five times", seen)

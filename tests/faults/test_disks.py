@@ -1,4 +1,4 @@
-"""Disks that are full and databases that are locked under a sweep that runs: it waits, and goes on by itself."""
+"""Full disks and locked databases under a running sweep: it waits, and continues by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import PAPER, PATIENCE, Campaign
+from tests.faults.harness import PAPER, PATIENCE_S, Campaign
 from tests.faults.test_durability import fill
 from tests.faults.test_processes import starts
 
@@ -23,12 +23,12 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system"),
 ]
 
-Say = Callable[[str, str], None]
+Record = Callable[[str, str], None]
 
 
 @pytest.fixture
 def small(campaign: Campaign) -> Iterator[Path]:
-    """A file system of 8 MB that holds what a sweep writes, but for MLflow's store and the campaign's own files."""
+    """Mount a file system of 8 MB for what a sweep writes, except MLflow's store and the campaign's own files."""
     folder = campaign.folder / "small"
     folder.mkdir()
     mounted(folder, "8m")
@@ -43,7 +43,7 @@ def mounted(folder: Path, size: str) -> None:
 
 @pytest.fixture
 def small_for_ray(campaign: Campaign) -> Iterator[Path]:
-    """A file system of 24 MB for Ray's own files, whose paths must be short."""
+    """Mount a file system of 24 MB for Ray's own files; its path is short, because Ray puts sockets there."""
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     mounted(folder, "24m")
     yield folder
@@ -53,7 +53,9 @@ def small_for_ray(campaign: Campaign) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("what", ["sweeps", "sweeper.db"])
-def test_a_full_disk_holds_a_sweep_up_and_loses_nothing(campaign: Campaign, say: Say, small: Path, what: str) -> None:
+def test_sweep_waits_for_room_on_a_full_disk_and_loses_nothing(
+    campaign: Campaign, record: Record, small: Path, what: str
+) -> None:
     if what == "sweeps":
         (small / what).mkdir()
     (campaign.folder / what).symlink_to(small / what)
@@ -62,44 +64,44 @@ def test_a_full_disk_holds_a_sweep_up_and_loses_nothing(campaign: Campaign, say:
     campaign.wait_for(lambda: starts(campaign), run)
     campaign.wait_for_lines(campaign.random.randint(3, 30), run)
     filler = fill(small)
-    campaign.wait_for(lambda: "disk full on" in campaign.said(), run)
+    campaign.wait_for(lambda: "disk full on" in campaign.output(), run)
     time.sleep(campaign.random.uniform(1, 5))
-    standing = len(campaign.history())
+    paused_at = len(campaign.history())
     time.sleep(3)
-    assert len(campaign.history()) <= standing + 2
+    assert len(campaign.history()) <= paused_at + 2
     filler.unlink()
-    assert run.wait(PATIENCE) == 0, campaign.said()
-    campaign.judge()
+    assert run.wait(PATIENCE_S) == 0, campaign.output()
+    campaign.check()
     name = {"sweeps": "the checkpoints", "sweeper.db": "the study's database"}[what]
-    say(f"a full disk under {name}", "one line says so; the sweep stands still, and goes on when there is room")
+    record(f"a full disk under {name}", "one line reports it; the sweep waits, and continues when there is room")
 
 
-def test_a_database_that_another_process_locks_is_waited_for(campaign: Campaign, say: Say) -> None:
+def test_sweep_waits_for_a_database_that_another_process_locks(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER, budget={"trials": 6, "epochs": 30})
     run = campaign.start()
     campaign.wait_for(lambda: starts(campaign), run)
     campaign.wait_for_lines(campaign.random.randint(3, 30), run)
-    for seconds, is_said in ((2, False), (30, True)):
+    for seconds, is_announced in ((2, False), (30, True)):
         with closing(sqlite3.connect(campaign.folder / "sweeper.db", timeout=60, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             time.sleep(seconds)
             other.execute("ROLLBACK")
         campaign.wait_for_lines(4, run)
-        assert ("is away (locked by another process): waiting" in campaign.said()) == is_said, campaign.said()
-    assert run.wait(PATIENCE) == 0, campaign.said()
-    campaign.judge()
-    say("the study's database locked for 2 s, and for 30 s", "the first is not noticed, of the second one line speaks")
+        assert ("is away (locked by another process): waiting" in campaign.output()) == is_announced, campaign.output()
+    assert run.wait(PATIENCE_S) == 0, campaign.output()
+    campaign.check()
+    record("the study's database locked for 2 s, and for 30 s", "no message for the first, one line for the second")
 
 
-def test_a_full_disk_under_the_files_of_ray_is_refused_at_first_and_later_not_noticed(
-    campaign: Campaign, say: Say, small_for_ray: Path
+def test_full_disk_under_ray_is_refused_at_first_and_tolerated_later(
+    campaign: Campaign, record: Record, small_for_ray: Path
 ) -> None:
     campaign.declare(PAPER, budget={"trials": 6, "epochs": 30})
     filler = fill(small_for_ray)
-    run, asked = campaign.start(RAY_TMPDIR=str(small_for_ray)), time.monotonic()
-    assert run.wait(PATIENCE) == 2, campaign.said()
-    seconds = time.monotonic() - asked
-    assert f"error: cannot write to {small_for_ray} (its disk is full, 0.0 MB free)" in campaign.said()
+    run, began = campaign.start(RAY_TMPDIR=str(small_for_ray)), time.monotonic()
+    assert run.wait(PATIENCE_S) == 2, campaign.output()
+    seconds = time.monotonic() - began
+    assert f"error: cannot write to {small_for_ray} (its disk is full, 0.0 MB free)" in campaign.output()
     assert not (campaign.folder / "sweeper.db").exists()
     filler.unlink()
 
@@ -108,9 +110,9 @@ def test_a_full_disk_under_the_files_of_ray_is_refused_at_first_and_later_not_no
     campaign.wait_for_lines(campaign.random.randint(3, 30), run)
     filler = fill(small_for_ray)
     campaign.kill(campaign.random.choice(campaign.trainers()))
-    assert run.wait(PATIENCE) == 0, campaign.said()
-    campaign.judge()
-    say(
+    assert run.wait(PATIENCE_S) == 0, campaign.output()
+    campaign.check()
+    record(
         "a full disk under Ray's files",
-        f"refused within {seconds:.1f} s; while a sweep runs, it goes on, a killed worker too",
+        f"refused within {seconds:.1f} s; a running sweep continues, a killed worker too",
     )

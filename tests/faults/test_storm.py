@@ -1,4 +1,4 @@
-"""Random faults, one after the other, over one large sweep, and over one of real networks beside it."""
+"""Random faults, one after the other, during a large sweep and during one of real networks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import KERAS, PAPER, PATIENCE, Campaign
+from tests.faults.harness import KERAS, PAPER, PATIENCE_S, Campaign
 from tests.faults.test_durability import fill
 from tests.faults.test_processes import rows_of, starts
 from tests.tracking.tools import Server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(4 * 3600)]
 
-Say = Callable[[str, str], None]
-PAUSE = (10.0, 30.0)
-"""Seconds from one fault to the next."""
+Record = Callable[[str, str], None]
+INTERVAL_S = (10.0, 30.0)
+"""Shortest and longest time from one fault to the next, in seconds."""
 
 
 class Storm:
-    """Does one fault after the other to a sweep, and keeps it running."""
+    """Random faults to one sweep, which is started again whenever it has ended."""
 
     def __init__(self, campaign: Campaign, server: Server, disk: Path | None) -> None:
         self.campaign = campaign
@@ -35,8 +35,8 @@ class Storm:
         self._trials = int(campaign.sweep["budget"]["trials"])
         self._run = self._start()
 
-    def strike(self) -> None:
-        """One fault, to a sweep that runs: one that was ended goes on, and one that is done is extended."""
+    def inject_fault(self) -> None:
+        """Inject one fault into a running sweep; first resume a sweep that was stopped, or extend one that is done."""
         if self._run.poll() is not None:
             if self._run.returncode in DONE:
                 self._trials += 10
@@ -45,9 +45,9 @@ class Storm:
         if fault(self):
             self.done[fault.__name__.strip("_").replace("_", " ")] += 1
 
-    def calm(self) -> None:
-        """Let the sweep come to its end, and MLflow have what it missed if it was away just then."""
-        while self._run.wait(10 * PATIENCE) not in DONE:
+    def finish(self) -> None:
+        """Run the sweep to its end, and deliver to MLflow what it missed if it was down then."""
+        while self._run.wait(10 * PATIENCE_S) not in DONE:
             self._run = self._start()
         arguments = (str(self.campaign.sweep["name"]), "--tracking-uri", self.campaign.tracking_uri)
         done = self.campaign.sweeper("sync", *arguments)
@@ -57,8 +57,8 @@ class Storm:
         return self.campaign.start("--trials", str(self._trials))
 
     def _end(self, run: subprocess.Popen[bytes]) -> None:
-        assert run.wait(PATIENCE) is not None
-        self.campaign.resolve_unreachable(30)
+        assert run.wait(PATIENCE_S) is not None
+        self.campaign.wait_for_exit(30)
 
     def _kill_driver(self) -> bool:
         self.campaign.kill(self._run.pid)
@@ -123,7 +123,7 @@ FAULTS = [
     Storm._fill_disk,
 ]
 DONE = (0, 3)
-"""Exit codes of a sweep that has come to its end."""
+"""Exit codes of a sweep that is done."""
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A small file system for studies and checkpoints, where one can be mounted."""
+    """Mount a file system of 256 MB for studies and checkpoints; yield None without the right to mount."""
     if os.geteuid() != 0:
         yield None
         return
@@ -147,10 +147,10 @@ def disk(tmp_path: Path) -> Iterator[Path | None]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_storm_of_random_faults_loses_nothing(
-    campaign: Campaign, say: Say, server: Server, disk: Path | None, pytestconfig: pytest.Config
+def test_random_faults_lose_nothing(
+    campaign: Campaign, record: Record, server: Server, disk: Path | None, pytestconfig: pytest.Config
 ) -> None:
-    """As long as was asked: four fifths of it over trials on paper, a fifth over networks, a tenth of all trials."""
+    """Spend four fifths of `--minutes` on paper trials, and a fifth on networks, which are a tenth of all trials."""
     minutes = pytestconfig.getoption("--minutes")
     trials = max(10, round(minutes * 200 / 30))
     paper = {"trials": trials - trials // 10, "epochs": 40, "max_failures": 50}
@@ -169,21 +169,21 @@ def test_a_storm_of_random_faults_loses_nothing(
         part.declare(base | pace, budget=budget, pruner={"type": "median", "n_startup_trials": 4, "min_epochs": 4})
         part.tracking_uri = server.url
         try:
-            seen.append(_weather(part, server, disk, minutes * 60 * share))
+            seen.append(_run_storm(part, server, disk, minutes * 60 * share))
         finally:
             part.clean_up()
-    say(f"random faults for {minutes:g} minutes, one every 10 to 30 s", "; ".join(seen))
+    record(f"random faults for {minutes:g} minutes, one every 10 to 30 s", "; ".join(seen))
 
 
-def _weather(part: Campaign, server: Server, disk: Path | None, seconds: float) -> str:
+def _run_storm(part: Campaign, server: Server, disk: Path | None, seconds: float) -> str:
     storm = Storm(part, server, disk)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        storm.strike()
-        time.sleep(part.random.uniform(*PAUSE))
-    storm.calm()
-    part.judge()
+        storm.inject_fault()
+        time.sleep(part.random.uniform(*INTERVAL_S))
+    storm.finish()
+    part.check()
     rows = rows_of(part)
     assert starts(part) <= sum(row.attempt for row in rows)
     faults = ", ".join(f"{count} x {name}" for name, count in sorted(storm.done.items()))
-    return f"{part.sweep['name']}: {len(rows)} trials, {faults}; nothing lost, nothing doubled"
+    return f"{part.sweep['name']}: {len(rows)} trials, {faults}; nothing lost, nothing duplicated"

@@ -1,4 +1,4 @@
-"""Trainables that raise, crash, diverge or report nonsense: each fails alone, with words, and the sweep goes on."""
+"""Trainables that raise, crash, diverge or report nonsense: each fails alone, with a reason; the sweep continues."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.faults.trainables import ACTS, CRASHES
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
-Say = Callable[[str, str], None]
+Record = Callable[[str, str], None]
 
-WORDS = {
+REASONS = {
     "raise": "ValueError: too high (trainables.py:",
     "import": "ModuleNotFoundError: No module named 'kears'",
     "unpicklable": "_Unpicklable: holds a lock",
@@ -44,21 +44,21 @@ def _sweep(campaign: Campaign, acts: list[str], **changes: object) -> None:
     )
 
 
-def test_what_a_trainable_does_wrong_is_the_end_of_that_trial_alone(campaign: Campaign, say: Say) -> None:
+def test_misbehaving_trial_fails_alone(campaign: Campaign, record: Record) -> None:
     acts = [act for act in ACTS if act not in CRASHES]
     campaign.random.shuffle(acts)
     _sweep(campaign, acts)
     campaign.finish(codes=(3,), interval=3)
     for act, row in zip(acts, rows_of(campaign), strict=True):
-        assert row.state == ("FAIL" if act in WORDS else "COMPLETE"), f"{act}: {row}"
-        assert WORDS.get(act, "") in (row.reason or ""), f"{act}: {row}"
+        assert row.state == ("FAIL" if act in REASONS else "COMPLETE"), f"{act}: {row}"
+        assert REASONS.get(act, "") in (row.reason or ""), f"{act}: {row}"
         assert len(row.reason or "") < 500, f"{act}: {row}"
-        assert row.step == (1 if act in WORDS else 3), f"{act}: {row}"
-    seen = f"FAIL with the reason in words for {len(WORDS)} of {len(acts)} acts, the others COMPLETE; exit 3"
-    say("a trial raises, exits, reports NaN, inf, None, text, an array, a lock, nothing", seen)
+        assert row.step == (1 if act in REASONS else 3), f"{act}: {row}"
+    seen = f"FAIL with the reason for {len(REASONS)} of {len(acts)} acts, the others COMPLETE; exit 3"
+    record("a trial raises, exits, reports NaN, inf, None, text, an array, a lock, nothing", seen)
 
 
-def test_a_process_that_a_trainable_ends_is_tried_again_and_never_a_success(campaign: Campaign, say: Say) -> None:
+def test_trial_that_ends_its_process_is_retried_and_never_complete(campaign: Campaign, record: Record) -> None:
     acts = [*CRASHES, "good", "fine"]
     campaign.random.shuffle(acts)
     _sweep(campaign, acts, max_failures=1)
@@ -66,10 +66,10 @@ def test_a_process_that_a_trainable_ends_is_tried_again_and_never_a_success(camp
     for act, row in zip(acts, rows_of(campaign), strict=True):
         assert row.state == ("FAIL" if act in CRASHES else "COMPLETE"), f"{act}: {row}"
         assert row.attempt == (2 if act in CRASHES else 1), f"{act}: {row}"
-    say("`os._exit(0)`, abort, a segmentation fault, `kill -9` in a trial", "2 attempts each, then FAIL; exit 3")
+    record("`os._exit(0)`, abort, a segmentation fault, `kill -9` in a trial", "2 attempts each, then FAIL; exit 3")
 
 
-def test_a_sweep_in_which_all_trials_fail_has_no_best_trial(campaign: Campaign, say: Say) -> None:
+def test_sweep_in_which_all_trials_fail_has_no_best_trial(campaign: Campaign, record: Record) -> None:
     _sweep(campaign, ["raise", "nan", "None"])
     campaign.finish(codes=(1,), interval=3)
-    say("all trials fail", "exit 1, no best trial")
+    record("all trials fail", "exit 1, no best trial")

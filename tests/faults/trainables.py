@@ -1,4 +1,4 @@
-"""Trainables of the campaign: each writes into the history what it does, outside of sweeper's storage."""
+"""Trainables of the campaign: each appends to the history what it does, outside sweeper's storage."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.faults.checker import Line, write_line
 
 
 def paper(params: dict[str, Any], trial: Trial) -> None:
-    """Follows a curve that depends on its parameters, its seed and its step only; a checkpoint at each report."""
-    _witness(trial)
+    """Follow a curve that depends only on the parameters, the seed and the step; save a checkpoint at each report."""
+    _log_steps(trial)
     value = float((trial.checkpoint / "value").read_text()) if trial.checkpoint else 0.0
     while trial.step < trial.reports:
         time.sleep(params.get("pause", 0.1))
@@ -31,11 +31,11 @@ def paper(params: dict[str, Any], trial: Trial) -> None:
 
 
 def keras(params: RNNParams, trial: Trial) -> None:
-    """The network that sweeper ships, with a checkpoint at each report."""
+    """Train the network that sweeper ships, with a checkpoint at each report."""
     from sweeper.training import trainable
 
     trainable.CHECKPOINT_SECONDS = 0.0
-    _witness(trial)
+    _log_steps(trial)
     trainable.train_rnn(params, trial)
     write_line(Path.cwd(), Line("done", trial.number, trial.step, trial.attempt, os.getpid()))
 
@@ -44,8 +44,8 @@ keras.evaluate = evaluate  # type: ignore[attr-defined]
 
 
 def misbehave(params: dict[str, Any], trial: Trial) -> None:
-    """Does at its second report what its parameter says, and is a good trial in all else."""
-    _witness(trial)
+    """Do what the parameter `act` names in the place of the second report; behave well otherwise."""
+    _log_steps(trial)
     while trial.step < trial.reports:
         act = ACTS.get(params["act"]) if trial.step == 1 else None
         metrics: Any = {"score": params["height"]} if act is None else act()
@@ -53,8 +53,8 @@ def misbehave(params: dict[str, Any], trial: Trial) -> None:
 
 
 def slow_to_save(params: dict[str, Any], trial: Trial) -> None:
-    """Spends nearly all its time within the writing of checkpoints of several files."""
-    _witness(trial)
+    """Spend nearly all time writing checkpoints of ten files."""
+    _log_steps(trial)
     value = float((trial.checkpoint / "9").read_text()) if trial.checkpoint else 0.0
 
     def write(folder: Path) -> None:
@@ -74,16 +74,16 @@ def _writer(value: float) -> Callable[[Path], None]:
     return write
 
 
-def _witness(trial: Trial) -> None:
-    """Write down that the trial starts, and each step before it is reported."""
+def _log_steps(trial: Trial) -> None:
+    """Append to the history that the trial starts, and from now on each step before it is reported."""
     folder, report = Path.cwd(), trial.report
 
-    def told(metrics: Any, **options: Any) -> None:
+    def logged(metrics: Any, **options: Any) -> None:
         write_line(folder, Line("epoch", trial.number, trial.step + 1, trial.attempt, os.getpid()))
         report(metrics, **options)
 
     write_line(folder, Line("start", trial.number, trial.step, trial.attempt, os.getpid()))
-    trial.report = told  # type: ignore[method-assign]
+    trial.report = logged  # type: ignore[method-assign]
 
 
 class _Unpicklable(Exception):
@@ -131,7 +131,7 @@ ACTS: dict[str, Callable[[], Any]] = {
     "float16": _numpy("float16"),
     "bool": _score(True),
 }
-"""What a trainable may do wrong without ending its process; the last two are right."""
+"""Faults of a trainable that do not end its process; the last two are valid reports."""
 
 CRASHES: dict[str, Callable[[], Any]] = {
     "_exit": lambda: os._exit(0),
@@ -139,6 +139,6 @@ CRASHES: dict[str, Callable[[], Any]] = {
     "segfault": lambda: ctypes.string_at(0),
     "kill": lambda: os.kill(os.getpid(), 9),
 }
-"""What ends the process of a trainable at each attempt."""
+"""Faults that end the trainable's process at each attempt."""
 
 ACTS |= CRASHES
