@@ -169,12 +169,12 @@ class Nodes:
         self._waited_s += passed
         if self._waited_s > MAX_WAIT_FOR_NODE_S:
             raise CapacityError(
-                f"For {MAX_WAIT_FOR_NODE_S / 60:g} minutes, no node was able to run any of the {len(waiting)} waiting "
-                "trials. Progress is saved; run the same command again to resume."
+                f"For {MAX_WAIT_FOR_NODE_S / 60:g} minutes, no node was able to run any waiting trial (waiting: "
+                f"{len(waiting)}). Progress is saved; run the same command again to resume."
             )
         if self._waited_s > QUIET_WAIT_S and not self._is_announced:
             self._is_announced = True
             self._announce(
-                f"No node can run the {len(waiting)} waiting trials. The sweep waits up to "
-                f"{MAX_WAIT_FOR_NODE_S / 60:g} minutes for one."
+                f"No node can run any waiting trial (waiting: {len(waiting)}). The sweep waits up to "
+                f"{MAX_WAIT_FOR_NODE_S / 60:g} minutes for a node."
             )

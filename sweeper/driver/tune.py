@@ -64,8 +64,8 @@ def tune_trials(
     wanted = context.sweep.budget.parallel
     parallel = None if wanted == "auto" else int(wanted)
     if search:
-        room = nodes.room()
-        study.announce(f"Running {room if parallel is None else min(parallel, room)} trials at a time.")
+        count = nodes.room() if parallel is None else min(parallel, nodes.room())
+        study.announce(f"Running {count} {'trial' if count == 1 else 'trials'} at a time.")
     request_of = partial(_request, context.sweep.resources)
 
     def has_room(handed_out: list[Task]) -> bool:

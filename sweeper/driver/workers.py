@@ -139,8 +139,8 @@ class WorkerMonitor(TrialProgressCallback):
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Call trials failed in Ray that are FAIL in the study, and kill the workers that hang.
 
-        For Tune, a trial that reports its own failure has ended well, which keeps its worker. By now the worker is free,
-        so only the status of the trial is left to change.
+        For Tune, a trial that reports its own failure has ended well, which keeps its worker. By now the worker is
+        free, so only the status of the trial is left to change.
         """
         while self.bridge.failed:
             self.bridge.failed.pop().set_status(TuneTrial.ERROR)

@@ -23,6 +23,7 @@ from ray.tune.registry import register_trainable
 from sweeper.driver import ray_internals
 from sweeper.driver.actor import TrialActor
 from sweeper.driver.capacity import can_autoscale
+from tests.driver.conftest import SharedRay
 
 
 def names_in(function: Callable[..., Any]) -> set[str]:
@@ -46,7 +47,8 @@ def test_address_auto_means_what_ray_address_holds(monkeypatch: pytest.MonkeyPat
     assert ray_internals.discover_address() == "192.0.2.1:6379"
 
 
-def test_token_is_read_from_the_environment_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_is_read_from_the_environment_again(monkeypatch: pytest.MonkeyPatch, shared_ray: SharedRay) -> None:
+    shared_ray.close()  # it would be asked with the wrong token
     with monkeypatch.context() as patch:
         for token in ("a" * 64, "b" * 64):
             patch.setenv("RAY_AUTH_MODE", "token")
