@@ -163,7 +163,7 @@ class Nodes:
         nodes = self.alive().values()
         if not waiting or any(trials_that_fit(request, node["Resources"]) for request in waiting for node in nodes):
             if self._is_announced:
-                self._announce("A node can run trials again. The sweep continues.")
+                self._announce("The sweep continues.")
             self._waited_s, self._is_announced = 0.0, False
             return
         self._waited_s += passed

@@ -16,7 +16,7 @@ from sweeper.driver.capacity import refuse_infeasible_on_cluster
 from sweeper.driver.cluster import ray_cluster
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
-from sweeper.study.study import SweepStudy
+from sweeper.study.view import StudyView
 from tests.runs import run_trials
 
 MakeSweep = Callable[..., Sweep]
@@ -32,7 +32,7 @@ def cluster(no_ray: None) -> Iterator[None]:
             yield
 
 
-def tune(sweep: Sweep) -> SweepStudy:
+def tune(sweep: Sweep) -> StudyView:
     with open_study(sweep) as study:
         run_trials(study)
     return read_study(sweep.name, sweep.storage_url())
