@@ -174,7 +174,7 @@ def _train(
     stop: Any,
 ) -> dict[str, float] | None:
     """Run the trials on Ray; return the metrics of the best one on the test set, if it was evaluated."""
-    study.announce("starting Ray")
+    study.announce("Starting Ray.")
     with _ray_with_data(study, context, address=address) as context:
         from sweeper.driver.stop import RunControl
         from sweeper.driver.tune import tune_trials

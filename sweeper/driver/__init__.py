@@ -1,1 +1,1 @@
-"""The process that runs a sweep: all that knows Ray."""
+"""The driver: the process that runs a sweep, and all code that knows Ray."""

@@ -1,4 +1,4 @@
-"""The process that runs trials as Ray Tune sees it. What it imports, every worker must wait for: no Optuna here."""
+"""The Ray actor that runs trials. Every worker waits for what this module imports, so it does not import Optuna."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sweeper.worker.task import Task, WorkerContext
 
 _WORKER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the shell
-    "PL_DISABLE_FORK": "1",  # what Tune gives its own workers
+    "PL_DISABLE_FORK": "1",  # as Tune sets it for its workers, see `skip_runtime_env_and_telemetry`
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 
@@ -34,14 +34,14 @@ _PASSWORD_VARIABLES = (
 )
 
 
-_NODE_ID = "ray.io/node-id"
+_NODE_ID_LABEL = "ray.io/node-id"
 
 
 _ADDRESS_VARIABLES = ("SWEEPER_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
-    """A warm worker: one process that runs task after task, so that imports and compiled models are paid once."""
+    """A warm worker: one process that runs many tasks, so that it imports packages and compiles models once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         os.umask(PRIVATE_UMASK)
@@ -51,8 +51,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """What a trial needs of a node, and which nodes it is not to have; warm workers are reused among equals."""
-        excluded = {_NODE_ID: f"!in({', '.join(config['excluded'])})"} if config["excluded"] else {}
+        """Request the trial's resources on any node that is not excluded. Equal requests share warm workers."""
+        excluded = {_NODE_ID_LABEL: f"!in({', '.join(config['excluded'])})"} if config["excluded"] else {}
         return tune.PlacementGroupFactory([config["request"]], bundle_label_selector=[excluded])
 
     def setup(self, config: dict[str, Any], context: WorkerContext | None = None) -> None:
@@ -76,14 +76,14 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
 
 def _drop_driver_secrets(sweep: Sweep) -> None:
-    """Take out of the environment of trials what only the driver needs, before any code of theirs runs.
+    """Remove the driver's passwords from the environment of trials, before any code of a trial runs.
 
-    Trials talk neither to the study's database nor to MLflow: what proves who may, they need not hold. Whatever else
-    the environment has, they may want, as keys for the data they load. It is no wall: they run as the same user.
+    Trials connect neither to the study's database nor to MLflow. They keep all other variables, which may be keys for
+    the data that they load. This is no security boundary: they run as the same user as the driver.
     """
     urls = [url for url in (sweep.storage, sweep.tracking.uri) if url]
     for url in urls:
-        with suppress(InputError):  # a node elsewhere has no such variables
+        with suppress(InputError):  # another node may not have these variables
             expand(url)
     for name in _driver_only_variables(urls):
         value = os.environ.pop(name, "")
@@ -94,17 +94,17 @@ def _drop_driver_secrets(sweep: Sweep) -> None:
 
 
 def _driver_only_variables(urls: list[str]) -> Iterator[str]:
-    """The variables that the sweep's own addresses refer to, passwords by their usual names, addresses with one."""
+    """Yield the variables that the sweep's URLs refer to, those of passwords, and those of URLs that hold one."""
     yield from (name for url in urls for name in references(url))
     yield from _PASSWORD_VARIABLES
     yield from (name for name in _ADDRESS_VARIABLES if has_secret(os.environ.get(name, "")))
 
 
 def task_from(config: Mapping[str, Any]) -> Task:
-    """The task in a Ray Tune config, see `as_config`."""
+    """Read a task from a Ray Tune config, the inverse of `as_config`."""
     return Task(**{field.name: config[field.name] for field in fields(Task)})
 
 
 def as_config(task: Task) -> dict[str, Any]:
-    """A task as a Ray Tune config: plain values, so that Ray's own views can show them."""
+    """Convert a task to a Ray Tune config of plain values, which Ray's own tools can show."""
     return asdict(task)

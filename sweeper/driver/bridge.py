@@ -1,4 +1,4 @@
-"""What the hooks of Tune do, in the study's words: the next task, an event, a worker lost. Knows no Ray."""
+"""The bridge between a study and Ray Tune: what Tune's hooks do, in the study's words. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 
 
 FINISHED = "FINISHED"
-"""What a searcher of Tune says when all is done."""
+"""Value that a searcher of Tune returns when there is nothing left to run."""
 
 
 MAX_EVALUATION_ATTEMPTS = 3
-"""Workers that the evaluation of the best trial may take with it."""
+"""Attempts at evaluating the best trial, of which each may lose its worker."""
 
 
 class TuneBridge:
-    """What the hooks of Tune share: the study that decides, and the first error of a hook.
+    """State that Tune's hooks share: the study, which decides, and the first error of a hook.
 
-    An exception in a hook would abort Tune in the middle of things; it is kept, the run stops, and it is raised then.
+    An exception in a hook would abort Tune halfway. It is kept instead, the run stops, and `tune_trials` raises it.
     """
 
     def __init__(
@@ -41,42 +41,49 @@ class TuneBridge:
     ) -> None:
         self.error: BaseException | None = None
         self.evaluation: dict[str, float] | None = None
-        self.failed: list[Any] = []  # Tune's trials
+        self.failed: list[Any] = []
+        """Tune's trials whose task is FAIL in the study, and that Tune does not call failed yet."""
         self._study = study
         self._has_room = has_room
         self._must_evaluate = must_evaluate
-        self._is_evaluated = False
-        self._evaluations = 0
+        self._is_evaluation_started = False
+        self._evaluation_attempts = 0
         self._control = control
         self._search = search
-        self._noticed: set[int] = set()
+        self._trials_with_notice: set[int] = set()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """Nothing of it goes into Tune's snapshots of itself: no sweep is ever restored from one."""
+        """Pickle as None: Tune pickles its hooks into snapshots, and no sweep is ever restored from one."""
         return type(None), ()
 
     def next_task(self) -> Task | str | None:
-        """The next task, None for "none now", `FINISHED` when all is done."""
+        """Return the next task, None if there is none now, or `FINISHED`. Blocks while the sweep is paused."""
         if self.wait_or_stop():
             return FINISHED
-        if self._search and not self._has_room([self._task(row) for row in self._study.running()]):
-            return None
-        if self._search and self._study.has_next():
-            task = self._task(self._study.ask())
-            try:
-                task.trial_resources(self._study.sweep.resources)
-            except ValueError as error:
-                self._study.fail(task.number, Failure("error", str(error)))
-                return None
-            return task
         if self._search and (self._study.running() or not self._study.is_exhausted()):
+            return self._next_trial_task()
+        return self._evaluation_task() or FINISHED
+
+    def _next_trial_task(self) -> Task | None:
+        """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid."""
+        if not self._has_room([self._task(row) for row in self._study.running()]) or not self._study.has_next():
             return None
+        task = self._task(self._study.ask())
+        try:
+            task.trial_resources(self._study.sweep.resources)
+        except ValueError as error:
+            self._study.fail(task.number, Failure("error", str(error)))
+            return None
+        return task
+
+    def _evaluation_task(self) -> Task | None:
+        """Return the task that evaluates the best trial; None if that is done, running or not wanted."""
         best = self._study.best()
-        if best is None or self._is_evaluated or not self._must_evaluate(best):
-            return FINISHED
-        self._is_evaluated = True
-        self._evaluations += 1
-        self._study.announce(f"evaluating trial {best.number}, the best, on the test set")
+        if best is None or self._is_evaluation_started or not self._must_evaluate(best):
+            return None
+        self._is_evaluation_started = True
+        self._evaluation_attempts += 1
+        self._study.announce(f"Evaluating trial {best.number}, the best one, on the test set.")
         return Task(best.number, best.params, best.attempt, evaluate=True, recorded=best.step)
 
     def _task(self, row: TrialRecord) -> Task:
@@ -85,17 +92,17 @@ class TuneBridge:
         return Task(row.number, row.params, row.attempt, whole_gpu=whole_gpu, recorded=row.step)
 
     def handle_event(self, task: Task, event: Event) -> Verdict:
-        """Hand a worker's event to the study."""
+        """Pass an event of a worker to the study; return whether its task continues. Never blocks."""
         if event.notice is not None:
-            self._notify(task.number, event.notice)
+            self._log_notice(task.number, event.notice)
             return Verdict.CONTINUE
-        self._noticed.discard(task.number)
+        self._trials_with_notice.discard(task.number)
         if task.evaluate:
             if event.failure is not None:
-                logger.warning("the best trial could not be evaluated: %s", event.failure.reason)
+                self._log_failed_evaluation(event.failure)
             self.evaluation = event.evaluation
             return Verdict.STOP
-        if task.attempt != self._study.row(task.number).attempt:  # given up, and still alive: another one is at it
+        if task.attempt != self._study.row(task.number).attempt:  # this attempt counts as lost; a newer one runs
             return Verdict.STOP
         if event.failure is not None:
             if self.error is not None:  # the failure is the sweep's, and not the trial's
@@ -105,28 +112,32 @@ class TuneBridge:
             return self._study.report(task.number, event.report, node=event.node)
         return self._study.finish(task.number)
 
-    def _notify(self, number: int, notice: str) -> None:
-        """Pass on what a trial has to say; one that waits for room says so at each attempt."""
-        if number not in self._noticed:
+    def _log_notice(self, number: int, notice: str) -> None:
+        """Log a trial's notice, unless it repeats: a trial that waits for disk space sends one at each attempt."""
+        if number not in self._trials_with_notice:
             logger.warning("trial %d: %s", number, notice)
-        self._noticed.add(number)
+        self._trials_with_notice.add(number)
+
+    def _log_failed_evaluation(self, failure: Failure) -> None:
+        logger.warning("The best trial could not be evaluated: %s.", failure.reason)
 
     def has_failed(self, task: Task) -> bool:
+        """Return whether the study calls the trial of a task FAIL."""
         return not task.evaluate and self._study.row(task.number).state == "FAIL"
 
     def handle_lost_worker(self, task: Task, failure: Failure, node: str | None = None) -> None:
-        """The worker of a task is gone, on this node."""
-        if self.is_stopping():  # the worker was ended with the run; the next run resumes the trial
+        """Record that a task lost its worker, on the node with this host name. Never blocks."""
+        if self.is_stopping():  # the worker was killed because the run stops; the next run resumes the trial
             return
         if not task.evaluate:
             self._study.fail(task.number, failure, node=node)
-        elif self._evaluations < MAX_EVALUATION_ATTEMPTS:
-            self._is_evaluated = False
+        elif self._evaluation_attempts < MAX_EVALUATION_ATTEMPTS:
+            self._is_evaluation_started = False
         else:
-            logger.warning("the best trial could not be evaluated: %s", failure.reason)
+            self._log_failed_evaluation(failure)
 
     def blame_node(self, attempts: list[tuple[int, int]]) -> None:
-        """Attempts that failed are not to count any more against their trials, given by both their numbers."""
+        """Stop counting failed attempts against their trials, given as (trial number, attempt number)."""
         self._study.blame_node(attempts)
 
     def wait_or_stop(self) -> bool:
@@ -146,7 +157,7 @@ _T = TypeVar("_T")
 
 
 def capture_errors(fallback: Any) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
-    """Keep what a hook raises in its bridge and answer `fallback` instead."""
+    """Decorate a hook so that its first exception is kept in its bridge, and it returns `fallback`."""
 
     def decorate(hook: Callable[..., _T]) -> Callable[..., _T]:
         @wraps(hook)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 
 import ray
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray.experimental.internal_kv import _internal_kv_get
 
 from sweeper.core.errors import ResourceError
+from sweeper.driver.ray_internals import autoscaler_status
 from sweeper.spec import Sweep, TrialResources
 from sweeper.spec.resources import format_params
 
 ResourceRequest = Mapping[str, float]
-"""What one trial needs of a node, by Ray's names: CPU, GPU, ..."""
+"""Amounts that one trial needs of a node, by Ray's resource names: CPU, GPU, memory (bytes), ..."""
 
 
 def request_for(share: TrialResources) -> dict[str, float]:
-    """What a trial needs, by Ray's names."""
+    """Convert the resources of a trial to a request to Ray."""
     request = {"CPU": share.cpus, "GPU": share.gpus, **share.custom}
     if share.memory is not None:
         request["memory"] = share.memory * 1e9
@@ -31,21 +28,24 @@ def request_for(share: TrialResources) -> dict[str, float]:
 
 
 def possible_requests(sweep: Sweep) -> list[dict[str, float]]:
-    """What the trials of a sweep may ask for."""
+    """List the requests that the trials of a sweep may make, at the corners of its space."""
     return [request_for(share) for share, _ in sweep.resources.corner_requests(sweep.space)]
 
 
 def trials_that_fit(request: ResourceRequest, node: ResourceRequest) -> int:
-    """How many trials fit on a node that has nothing else to do."""
+    """Count the trials that fit on a node with these free resources."""
     # 0.3 / 0.1 is a little less than 3
     return min((int(node.get(kind, 0) / n + 1e-6) for kind, n in request.items() if n > 0), default=0)
 
 
 def refuse_infeasible(sweep: Sweep, nodes: Iterable[ResourceRequest], where: str) -> None:
-    """Refuse a sweep some of whose trials none of these nodes could ever run.
+    """Refuse a sweep if none of these nodes could ever run some of its trials.
+
+    Args:
+        where: what the nodes are called in the message, such as "this machine".
 
     Raises:
-        ResourceError: it says what there is.
+        ResourceError: with what a trial needs, and the most that a node has.
     """
     nodes = list(nodes)
     for share, point in sweep.resources.corner_requests(sweep.space):
@@ -59,7 +59,7 @@ def refuse_infeasible(sweep: Sweep, nodes: Iterable[ResourceRequest], where: str
 
 
 def _format_amounts(amounts: ResourceRequest) -> str:
-    """1 CPU, 2 GPU and 8 GB memory; whether there is an accelerator is a yes or no."""
+    """Write amounts as "1 CPU, 2 GPU and 8 GB memory"; an accelerator as its name, or "no NAME"."""
     *others, last = [
         f"{n / 1e9:.3g} GB memory"
         if kind == "memory"
@@ -72,44 +72,37 @@ def _format_amounts(amounts: ResourceRequest) -> str:
 
 
 def refuse_infeasible_on_cluster(sweep: Sweep) -> None:
-    """Refuse what the cluster will not be able to run, as it is and as far as it may grow.
+    """Refuse a sweep if the connected cluster could never run some of its trials, unless it can autoscale.
 
     Raises:
-        ResourceError: it says what there is.
+        ResourceError: with what a trial needs, and the most that a node has.
     """
     if not can_autoscale():
         refuse_infeasible(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]], "the largest node")
 
 
 def can_autoscale() -> bool:
-    """Whether an autoscaler brings nodes when trials wait for them.
+    """Return whether an autoscaler adds nodes when trials wait for them.
 
-    Ray runs its autoscaler in nearly every cluster, if only to watch, and says nowhere which it is. The old one invents
-    names for the nodes that it just watches. The new one works where nodes have the names of their groups, as on
-    Kubernetes; there the head of a cluster that grows is started without the one that watches.
+    Ray runs an autoscaler in nearly every cluster, often only to monitor it, and no API tells which of the two it is.
+    The first autoscaler invents names such as node_1f2e for nodes that it only monitors. The second one adds nodes only
+    where they carry the names of their groups, as on Kubernetes; there, the head of a cluster that can grow is started
+    without the monitoring one.
     """
-    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
+    status, is_v2 = autoscaler_status()
     kinds = [*status.get("active_nodes", {}), *(pending[1] for pending in status.get("pending_nodes", []))]
     if any(not re.fullmatch(r"node_[0-9a-f]+", kind) for kind in kinds):
         return True
-    is_new = _internal_kv_get("__autoscaler_v2_enabled", namespace=b"__autoscaler")
-    if is_new != b"1" or not any(node["Labels"].get("ray.io/node-group") for node in ray.nodes() if node["Alive"]):
+    if not is_v2 or not any(node["Labels"].get("ray.io/node-group") for node in ray.nodes() if node["Alive"]):
         return False
     started = os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
     return "--head" not in started or "--no-monitor" in started
 
 
-def _allowed_cpus() -> int | None:
-    """The CPUs that `taskset` and the like leave us, if not all: Ray knows the limits of containers, but not these."""
+def allowed_cpus() -> int | None:
+    """Return how many CPUs `taskset` and similar tools leave to this process; None if all of them.
+
+    Ray respects the limits of containers, but not these.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return allowed if allowed is not None and allowed < (os.cpu_count() or 0) else None
-
-
-def local_resources() -> dict[str, float]:
-    """What a Ray of our own would have on this machine, found out without starting it."""
-    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    spec = ResourceAndLabelSpec(num_cpus=_allowed_cpus())
-    found: dict[str, float] = spec.resolve(is_head=True, node_ip_address="127.0.0.1").to_resource_dict()
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,26 @@ from sweeper.core.errors import InputError
 from sweeper.core.remote_folder import RemoteFolder
 
 NODE_TIMEOUT_S = 60.0
-"""Seconds that a node has to answer; it may have to start a process for that."""
+"""Time that a node has to answer; it may first have to start a process."""
 
 
-_SAME_VERSION = ("python", "ray", "sweeper")
+MAX_FINDINGS = 20
+"""Findings that are listed in a message."""
+
+
+_MUST_BE_EQUAL = ("python", "ray", "sweeper")
 
 
 _PACKAGES = ("ray", "sweeper", "tensorflow", "keras", "numpy")
 
 
+Answer = tuple[dict[str, str], Path | str | None]
+"""Versions on a node; then the file that it wrote beside the probe, the problem with a remote folder, or None."""
+
+
 @dataclass(frozen=True)
 class NodeReport:
-    """What was found on one node: its GPUs, what keeps a sweep from running there, what is only worth a word."""
+    """Findings on one node: its GPUs, the faults that prevent a sweep there, and notes that do not."""
 
     node: str
     gpus: float
@@ -38,63 +45,78 @@ class NodeReport:
 
 
 def inspect_nodes(folder: Path | str | None) -> list[NodeReport]:
-    """Ask every node that is alive; to be called where Ray is connected.
+    """Inspect every live node of the connected cluster.
 
     Args:
-        folder: there already, and to be shared by all of them, or the URL of one that all reach; None: that is not
-            asked.
+        folder: an existing folder that all nodes must share, or the URL of one that all must reach; None: no check.
     """
     if folder is None or isinstance(folder, str):
-        return list(_collect(folder))
+        return _collect(folder)
     probe = folder / f".probe-{uuid4().hex}"
     probe.write_text("here")
     try:
-        return list(_collect(probe))
+        return _collect(probe)
     finally:
         for left in folder.glob(f"{probe.name}*"):
             left.unlink(missing_ok=True)
 
 
-def _collect(probe: Path | str | None) -> Iterator[NodeReport]:
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(_inspect_this_node)
+def _collect(probe: Path | str | None) -> list[NodeReport]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = [
+    answers = _ask_all(nodes, probe)
+    deadline = time.monotonic() + NODE_TIMEOUT_S
+    return [_report(node, answer, probe, deadline=deadline) for node, answer in zip(nodes, answers, strict=True)]
+
+
+def _ask_all(nodes: list[dict[str, Any]], probe: Path | str | None) -> list[Any]:
+    """Start `_inspect_this_node` on every node; return Ray's references to their answers."""
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_inspect_this_node)
+    return [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(probe)
         for node in nodes
     ]
-    deadline = time.monotonic() + NODE_TIMEOUT_S
-    for node, answer in zip(nodes, asked, strict=True):
-        name, gpus = node["NodeManagerAddress"], node["Resources"].get("GPU", 0.0)
-        try:
-            found, written = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
-        except GetTimeoutError:
-            yield NodeReport(name, gpus, ("does not answer",))
-        except RayError as error:  # as where sweeper is not installed
-            yield NodeReport(name, gpus, (f"cannot be asked ({str(error).strip().splitlines()[-1]})",))
-        else:
-            faults, notes = _differences(found)
-            if isinstance(probe, str) and written is not None:
-                faults.append(str(written))
-            elif isinstance(probe, Path) and (written is None or not written.exists()):
-                faults.append(f"does not share {probe.parent}")
-            yield NodeReport(name, gpus, tuple(faults), tuple(notes))
+
+
+def _report(node: dict[str, Any], answer: Any, probe: Path | str | None, *, deadline: float) -> NodeReport:
+    """Wait for the answer of a node until the deadline, and judge it."""
+    name, gpus = node["NodeManagerAddress"], node["Resources"].get("GPU", 0.0)
+    try:
+        found, written = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
+    except GetTimeoutError:
+        return NodeReport(name, gpus, (f"did not answer within {NODE_TIMEOUT_S:g} s",))
+    except RayError as error:  # as where sweeper is not installed
+        return NodeReport(name, gpus, (f"could not be inspected ({str(error).strip().splitlines()[-1]})",))
+    faults, notes = _differences(found)
+    if fault := _folder_fault(probe, written):
+        faults.append(fault)
+    return NodeReport(name, gpus, tuple(faults), tuple(notes))
+
+
+def _folder_fault(probe: Path | str | None, written: Path | str | None) -> str | None:
+    """Return what is wrong with the folder on a node, by what the node wrote or found; None if nothing is."""
+    if isinstance(probe, str):
+        return None if written is None else str(written)
+    if probe is None or isinstance(written, Path) and written.exists():
+        return None
+    return f"does not share {probe.parent}"
 
 
 def _differences(there: dict[str, str]) -> tuple[list[str], list[str]]:
-    """What of the versions on a node keeps a sweep from running, and what is only another."""
+    """Compare the versions on a node with those here; return the faults, and the notes about harmless differences."""
     faults: list[str] = []
     notes: list[str] = []
     for package, number in versions(_PACKAGES).items():
         if there.get(package) != number:
-            text = f"has {package} {there.get(package, 'not at all')}, and here it is {number}"
-            (faults if package in _SAME_VERSION else notes).append(text)
+            found = f"has {package} {there[package]}" if package in there else f"has no {package}"
+            (faults if package in _MUST_BE_EQUAL else notes).append(f"{found}; this machine has {number}")
     return faults, notes
 
 
-def _inspect_this_node(probe: Path | str | None) -> tuple[dict[str, str], Path | str | None]:
-    """What a node has: its versions, and the file it wrote beside the one that the driver did; None if it sees none.
+def _inspect_this_node(probe: Path | str | None) -> Answer:
+    """Return the versions on this node, and what it can do with the folder of the sweep. Runs as a Ray task.
 
-    Of a folder that is given by a URL, what is wrong with it.
+    Args:
+        probe: a file that the driver wrote into the folder, or the URL of a remote folder, or None.
     """
     if probe is None:
         return versions(_PACKAGES), None
@@ -113,15 +135,11 @@ def _inspect_this_node(probe: Path | str | None) -> tuple[dict[str, str], Path |
     return versions(_PACKAGES), answer
 
 
-MAX_FINDINGS = 20
-"""Findings that are told."""
-
-
 def check_nodes(folder: Path | str) -> list[str]:
-    """What is only worth a word about the nodes of a cluster.
+    """Inspect the nodes of the connected cluster; return harmless differences between them and this machine.
 
     Raises:
-        InputError: what keeps a sweep from running there.
+        InputError: a node has a fault that prevents the sweep.
     """
     found = inspect_nodes(folder)
     if faults := [f"  node {node.node} {fault}" for node in found for fault in node.faults]:

@@ -1,4 +1,4 @@
-"""What can be known to go wrong before anything is created or started."""
+"""Checks that refuse a sweep before anything is created or started."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sweeper.spec import Resources, Sweep
 from sweeper.study.database_url import check_database_url
 
 MIN_RAY_BYTES = 4_000_000
-"""Bytes that Ray's files take at first; where they have no room, Ray says after half a minute that its time is up."""
+"""Space that Ray's files take at its start. Without it, Ray reports a timeout after half a minute."""
 
 
 def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, tracking_uri: str) -> Sweep:
-    """The sweep with the dataset it will really use, once nothing is seen that would stop it.
+    """Refuse a sweep that cannot run as it is; return it with the dataset that it will use.
 
     Raises:
         InputError: the sweep cannot be run as it is.
-        ResourceError: this machine, where it is to run, could never run one of its trials.
+        ResourceError: the sweep would run on this machine, which could never run one of its trials.
         DatasetError: the data is missing.
     """
     cluster = address or os.environ.get("RAY_ADDRESS")
@@ -45,6 +45,7 @@ def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, trackin
 def _check_machine(sweep: Sweep) -> None:
     if sweep.resources == Resources():  # every machine has that, and Ray takes half a second to import
         return
-    from sweeper.driver.capacity import local_resources, refuse_infeasible
+    from sweeper.driver.capacity import allowed_cpus, refuse_infeasible
+    from sweeper.driver.ray_internals import detect_local_resources
 
-    refuse_infeasible(sweep, [local_resources()], "this machine")
+    refuse_infeasible(sweep, [detect_local_resources(allowed_cpus())], "this machine")

@@ -1,4 +1,4 @@
-"""Why a running sweep stops or waits: signals, its timeout, commands, repeated failures."""
+"""Stop or pause a running sweep: on a signal, its timeout, a command, a lost lease or repeated failures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ from sweeper.core.files import PinnedPath
 from sweeper.study.commands import Command
 from sweeper.study.study import SweepStudy
 
+logger = logging.getLogger(__name__)
+
+
+POLL_INTERVAL_S = 1.0
+"""Interval between two reads of the commands that other processes send."""
+
 
 class StopSignal:
-    """Why a sweep is to end early, if it is: a signal, or its timeout. A second Ctrl-C leaves at once."""
+    """The reason to stop a sweep early, once there is one: a signal or its timeout. A second Ctrl-C exits at once."""
 
     _REASONS = {
         signal.SIGINT: StopReason.INTERRUPTED,
@@ -33,7 +39,7 @@ class StopSignal:
     def __init__(self, timeout: float | None) -> None:
         self.reason: StopReason | None = None
         self.detail = ""
-        """A sentence about the reason, where its name does not say all."""
+        """Sentence about the reason, if its name is not enough."""
         self.is_announced = False
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._before: dict[signal.Signals, Any] = {}
@@ -41,9 +47,9 @@ class StopSignal:
         self._pipe: tuple[int, int] | None = None
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
+        if threading.current_thread() is threading.main_thread():  # no other thread may set signal handlers
             self._before = {number: signal.getsignal(number) for number in self._REASONS}
-            if self._before[signal.SIGHUP] is signal.SIG_IGN:  # `nohup`: the sweep is to outlive its terminal
+            if self._before[signal.SIGHUP] is signal.SIG_IGN:  # `nohup`: the sweep must outlive its terminal
                 del self._before[signal.SIGHUP]
             reader, writer = self._pipe = os.pipe()
             os.set_blocking(writer, False)
@@ -60,20 +66,21 @@ class StopSignal:
             signal.signal(number, handler)
         if self._pipe is not None:
             signal.set_wakeup_fd(self._wakeup_before)
-            os.close(self._pipe[1])  # which ends the thread, and that closes the other end
+            os.close(self._pipe[1])  # ends the thread, which closes the other end
 
     def is_set(self) -> bool:
+        """Return whether the sweep has to stop; check its timeout."""
         if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
             self.reason = StopReason.TIMEOUT
         return self.reason is not None
 
     def extend(self, seconds: float) -> None:
-        """Give time back that the sweep could not use."""
+        """Move the timeout by the seconds that the sweep was paused."""
         if self._deadline is not None:
             self._deadline += seconds
 
     def requested(self) -> StopReason | None:
-        """Why the sweep is to end; None if it is not."""
+        """Return why the sweep has to stop; None if it has not."""
         return self.reason if self.is_set() else None
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
@@ -81,50 +88,43 @@ class StopSignal:
 
 
 def _exit_at_second_interrupt(reader: int) -> None:
-    """End the process at the second Ctrl-C, from a thread.
+    """Exit the process at the second Ctrl-C, from a thread.
 
-    Python's handlers run in the main thread, and only when it comes back from what it waits for: Ray's shutdown, say.
-    The number of each signal, though, is written into the pipe at once.
+    Python runs signal handlers in the main thread only, after any call into C that it waits for, such as Ray's
+    shutdown. It writes the number of each signal into the pipe at once.
     """
     seen = 0
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         while numbers := pipe.read(64):
             seen += numbers.count(bytes([signal.SIGINT]))
             if seen > 1:
-                os.write(2, b"\nleft at once; nothing is lost\n")
+                os.write(2, b"\nExited immediately. Progress is saved; run the same command again to resume.\n")
                 _kill_children()
                 os._exit(130)
 
 
 def _kill_children() -> None:
-    """End all that descends from this process; it would end by itself, but later.
+    """Kill all descendants of this process; they would end by themselves, but later.
 
-    What is halted starts nothing any more, so that none slips through that began while the others were ended; nor does
-    the main thread, which may be about to start Ray.
+    First suspend all of them, because a suspended process starts no others; otherwise those that start during the
+    killing would survive. The main thread may be about to start Ray, so it must start no process either.
     """
     subprocess.Popen.__init__ = lambda *_, **__: time.sleep(3600)  # type: ignore[method-assign]
     me = psutil.Process()
-    halted: set[psutil.Process] = set()
-    while new := set(me.children(recursive=True)) - halted:
+    suspended: set[psutil.Process] = set()
+    while new := set(me.children(recursive=True)) - suspended:
         for child in new:
             with suppress(psutil.NoSuchProcess):
                 child.suspend()
-        halted |= new
+        suspended |= new
     own = set(me.children())
-    for child in [*(halted - own), *own]:  # the main thread may wait for one of its own, and must not get to go on
+    for child in [*(suspended - own), *own]:  # direct children last: the main thread may wait for one, and would resume
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
 
 
-logger = logging.getLogger(__name__)
-
-
-POLL_INTERVAL_S = 1.0
-"""Seconds between two looks at what another terminal wants."""
-
-
 class Control(Protocol):
-    """What may end or pause a run of trials."""
+    """Decides whether a run of trials stops or pauses."""
 
     def wait_or_stop(self) -> bool:
         """Return whether the run has to stop. Blocks while the sweep is paused."""
@@ -136,7 +136,7 @@ class Control(Protocol):
 class RunControl:
     """Decides, between two events, whether a sweep stops, and pauses it.
 
-    A driver that does not answer holds up everything: a worker waits at its report, and computes nothing.
+    To pause, the driver just waits: each worker then waits for the answer to its report, and computes nothing.
     """
 
     def __init__(self, study: SweepStudy, stop: StopSignal, folder: PinnedPath) -> None:
@@ -151,7 +151,7 @@ class RunControl:
 
         Raises:
             LeaseLostError: another process owns the sweep now.
-            StorageError: its folder is gone.
+            StorageError: the folder of the sweep was removed or replaced.
         """
         self._study.require_lease()
         self._folder.check_unchanged()
@@ -180,7 +180,7 @@ class RunControl:
         if self._command != "pause":
             return
         since = time.monotonic()
-        self._study.announce(f"paused; go on with: sweeper unpause {self._study.name}")
+        self._study.announce(f"Paused. Continue with: sweeper unpause {self._study.name}")
         while self._command == "pause" and not self._stop.is_set():
             self._study.require_lease()
             time.sleep(POLL_INTERVAL_S / 4)
@@ -188,15 +188,15 @@ class RunControl:
             self._stop.extend(time.monotonic() - since)
             since = time.monotonic()
         if not self._stop.is_set() and self._command is None:
-            self._study.announce("going on")
+            self._study.announce("The sweep continues.")
 
     def _poll(self) -> None:
-        """See what is wanted; a database that is away for the moment wants nothing new."""
+        """Read the current command; keep the last one while the database is unavailable."""
         self._polled = time.monotonic()
         try:
             self._command = self._study.commands.acknowledge()
         except SQLAlchemyError:
-            logger.debug("the orders for sweep %r cannot be read", self._study.name, exc_info=True)
+            logger.debug("cannot read the commands for sweep %r", self._study.name, exc_info=True)
 
 
 class _PastTimeout:
@@ -206,9 +206,9 @@ class _PastTimeout:
         self._stop = stop
 
     def wait_or_stop(self) -> bool:
-        """Return whether something else than the timeout ended the run."""
+        """Return whether something other than the timeout stops the run. Never blocks: the pause was for the search."""
         return self.is_stopping()
 
     def is_stopping(self) -> bool:
-        """Return whether something else than the timeout ended the run."""
+        """Return whether something other than the timeout stops the run."""
         return self._stop.reason is not StopReason.TIMEOUT

@@ -1,17 +1,16 @@
-"""The bridge between the study and Ray Tune, the muscle: only this module, its watch and its actor import ray.tune."""
+"""Run the trials of a study on Ray Tune. Only this module, `workers` and `actor` import ray.tune."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ray import tune
-from ray.air._internal import usage
-from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -21,6 +20,7 @@ from sweeper.driver.actor import TrialActor, as_config, task_from
 from sweeper.driver.bridge import FINISHED, TuneBridge, capture_errors
 from sweeper.driver.capacity import possible_requests, request_for
 from sweeper.driver.nodes import Nodes
+from sweeper.driver.ray_internals import forget_trial, report_errors_to, skip_runtime_env_and_telemetry, unstage
 from sweeper.driver.stop import Control
 from sweeper.driver.workers import WorkerMonitor
 from sweeper.spec import Resources
@@ -34,12 +34,12 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # snapshots of Tune's state: a sweep is never restored from one
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the study hands out no more than there is use for
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the study hands out no more trials than can be used
 }
 
 
 MAX_ENDED_TRIALS = 100
-"""Ended trials that Tune may remember, for whoever looks into Ray."""
+"""Ended trials that Tune keeps, for whoever inspects Ray."""
 
 
 def tune_trials(
@@ -53,125 +53,116 @@ def tune_trials(
     """Run the study's trials to their end on Ray, then evaluate the best one on the test set.
 
     Args:
-        must_evaluate: whether the best trial is to be evaluated at the end, on a worker that is warm already.
         control: asked about ten times a second whether to stop; unfinished trials are left for a later run to resume.
-        search: whether trials are run at all; if not, the best of those there are is evaluated.
+        must_evaluate: decides whether the best trial is evaluated at the end, on a worker that is already warm.
+        search: whether to run trials at all; if not, only the best one so far is evaluated.
 
     Returns:
-        The metrics of the evaluation, None where there was none.
+        The metrics of the evaluation; None if there was none.
     """
-    os.environ.update(_TUNE_ENVIRONMENT)
     nodes = Nodes(possible_requests(context.sweep), study.announce)
-    request_of = partial(_request, context.sweep.resources)
     wanted = context.sweep.budget.parallel
     parallel = None if wanted == "auto" else int(wanted)
+    if search:
+        count = nodes.room() if parallel is None else min(parallel, nodes.room())
+        study.announce(f"Running {count} {'trial' if count == 1 else 'trials'} at a time.")
+    request_of = partial(_request, context.sweep.resources)
 
     def has_room(handed_out: list[Task]) -> bool:
         return nodes.has_room([request_of(task) for task in handed_out], parallel)
 
-    if search:
-        room = nodes.room()
-        study.announce(f"running {room if parallel is None else min(parallel, room)} trials at a time")
     bridge = TuneBridge(study, has_room=has_room, must_evaluate=must_evaluate, control=control, search=search)
-    watch = WorkerMonitor(bridge, nodes, context.sweep.budget.stall_timeout)
-    with skip_runtime_env_and_telemetry(), report_errors_to(watch), closing(watch):
-        tune.run(
-            tune.with_parameters(TrialActor, context=context),
-            name="ray",
-            storage_path=str(context.folder.path),
-            num_samples=-1,  # the searcher says when it is over
-            search_alg=_StudySearcher(bridge, nodes, watch, request_of),
-            scheduler=_StudyScheduler(bridge, nodes),
-            callbacks=[watch],
-            stop=_RunStopper(watch),
-            reuse_actors=True,
-            max_failures=0,  # the study says what is tried again, and when: it comes back as another of Tune's trials
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-            raise_on_failed_trial=False,
-            verbose=0,
-        )
+    run_tune(make_hooks(bridge, nodes, request_of, stall_timeout=context.sweep.budget.stall_timeout), context)
     if bridge.error is not None:
         raise bridge.error
     return bridge.evaluation
 
 
-@contextmanager
-def skip_runtime_env_and_telemetry() -> Iterator[None]:
-    """Spare Tune two things that would cost the start seconds.
-
-    It gives its workers an environment, which `TrialActor` does itself. Ray starts a worker without one along with itself,
-    to be ready when it is. One with an environment it starts when it is request_of for, and twice: the first process is
-    replaced by another, and both import Ray.
-
-    And it counts callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
-    """
-    environment, count = dict(class_cache.DEFAULT_ENV_VARS), usage.tag_callbacks
-    class_cache.DEFAULT_ENV_VARS.clear()
-    usage.tag_callbacks = lambda callbacks: False
-    try:
-        yield
-    finally:
-        class_cache.DEFAULT_ENV_VARS.update(environment)
-        usage.tag_callbacks = count
+def _request(resources: Resources, task: Task) -> dict[str, float]:
+    return request_for(task.trial_resources(resources))
 
 
-@contextmanager
-def report_errors_to(watch: WorkerMonitor) -> Iterator[None]:
-    """Have Tune tell the watch why a trial lost its worker, and leave it at that.
+@dataclass(frozen=True)
+class Hooks:
+    """The objects through which Tune calls the bridge."""
 
-    It would write that into files for the watch to read, and where their disk is full the sweep would end with it. And
-    a trial whose node was preempted it would start again by itself.
-    """
-    before = TuneTrial.handle_error
+    searcher: Searcher
+    scheduler: TrialScheduler
+    monitor: WorkerMonitor
+    stopper: tune.Stopper
 
-    def tell(trial: TuneTrial, error: Exception | None = None) -> None:
-        trial.run_metadata.num_failures += 1  # more than `max_failures`
-        watch.record_error(trial, str(error))
 
-    TuneTrial.handle_error = tell
-    try:
-        yield
-    finally:
-        TuneTrial.handle_error = before
+def make_hooks(
+    bridge: TuneBridge, nodes: Nodes, request_of: Callable[[Task], dict[str, float]], *, stall_timeout: float | None
+) -> Hooks:
+    """Connect Tune's searcher, scheduler, callback and stopper with the bridge and the nodes."""
+    monitor = WorkerMonitor(bridge, nodes, stall_timeout)
+    return Hooks(
+        _StudySearcher(bridge, nodes, monitor, request_of),
+        _StudyScheduler(bridge, nodes),
+        monitor,
+        _RunStopper(monitor),
+    )
+
+
+def run_tune(hooks: Hooks, context: WorkerContext) -> None:
+    """Run Tune's loop until the searcher has finished or the stopper stops it."""
+    os.environ.update(_TUNE_ENVIRONMENT)
+    with skip_runtime_env_and_telemetry(), report_errors_to(hooks.monitor.record_error), closing(hooks.monitor):
+        tune.run(
+            tune.with_parameters(TrialActor, context=context),
+            name="ray",
+            storage_path=str(context.folder.path),
+            num_samples=-1,  # until the searcher returns FINISHED
+            search_alg=hooks.searcher,
+            scheduler=hooks.scheduler,
+            callbacks=[hooks.monitor],
+            stop=hooks.stopper,
+            reuse_actors=True,
+            max_failures=0,  # the study decides about retries: each comes back as another of Tune's trials
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
 
 
 class _StudySearcher(Searcher):
     """Tune's searcher: asks the study for the next trial."""
 
     def __init__(
-        self, bridge: TuneBridge, nodes: Nodes, watch: WorkerMonitor, request_of: Callable[[Task], dict[str, float]]
+        self, bridge: TuneBridge, nodes: Nodes, monitor: WorkerMonitor, request_of: Callable[[Task], dict[str, float]]
     ) -> None:
         super().__init__()
         self.bridge = bridge
         self._nodes = nodes
-        self._watch = watch
-        self._request = request_of
+        self._monitor = monitor
+        self._request_of = request_of
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
     @capture_errors(FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        self._watch.resolve_unreachable()  # without a trial Tune does nothing but ask for one
+        self._monitor.resolve_unreachable()  # without any trial, Tune calls no other hook than this one
         task = self.bridge.next_task()
         if not isinstance(task, Task):
             return task
-        request_of = self._request(task)
-        return as_config(task) | {"request": request_of, "excluded": self._nodes.excluded_for(request_of)}
+        request = self._request_of(task)
+        return as_config(task) | {"request": request, "excluded": self._nodes.excluded_for(request)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the schedule has told the study, with the state that Tune does not know."""
+        """Do nothing: the scheduler has told the study, with the state, which Tune does not know."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: the study is the record."""
+        """Do nothing: the study is the record."""
 
 
 class _StudyScheduler(FIFOScheduler):
-    """Tune's scheduler: hands each event to the study and obeys its verdict.
+    """Tune's scheduler: passes each event to the study and obeys its verdict.
 
-    It is here and not in the searcher that reports are taken, because Tune does not show a searcher the result at
-    which a scheduler stops a trial.
+    Reports are handled here and not in the searcher, because Tune does not show a searcher the result at which a
+    scheduler stops a trial.
     """
 
     def __init__(self, bridge: TuneBridge, nodes: Nodes) -> None:
@@ -190,10 +181,10 @@ class _StudyScheduler(FIFOScheduler):
 
     @capture_errors(None)
     def choose_trial_to_run(self, controller: Any) -> TuneTrial | None:
-        """The newest trial that waits for a worker.
+        """Return the newest trial that waits for a worker; stop those whose excluded nodes have changed.
 
-        One that has waited longer has a worker on its way. Tune's choice, the oldest of all, would give it a worker
-        that is free, and kill the one that starts: with short trials no second worker ever came to be.
+        A trial that has waited longer already has a worker on its way. Tune would choose the oldest trial, give it a
+        free worker, and kill the one that starts; with short trials, no second worker would ever start.
         """
         waiting = []
         for trial in [trial for trial in controller.get_live_trials() if trial.status == TuneTrial.PENDING]:
@@ -205,12 +196,8 @@ class _StudyScheduler(FIFOScheduler):
 
     @capture_errors(None)
     def on_trial_remove(self, controller: Any, trial: TuneTrial) -> None:
-        """A trial that waits for a worker is stopped, to be handed out again: it may not go where it was to go.
-
-        Tune forgets that it is no longer to be counted among those that a worker is kept for.
-        """
-        if trial in getattr(controller, "_staged_trials", ()):
-            controller._unstage_trial_with_resources(trial)
+        """Return a waiting trial to the study when it was stopped because the nodes where it may run changed."""
+        unstage(controller, trial)
         self.bridge.handle_lost_worker(
             task_from(trial.config), Failure("node", "the nodes that trials may go to changed")
         )
@@ -223,32 +210,17 @@ class _StudyScheduler(FIFOScheduler):
 
 
 class _RunStopper(tune.Stopper):
-    """Ends the run from outside: signals, timeouts, a lost lease, an error of ours."""
+    """Tune's stopper: ends the run on signals, timeouts, a lost lease or an error of a hook."""
 
-    def __init__(self, watch: WorkerMonitor) -> None:
-        self._watch = watch
+    def __init__(self, monitor: WorkerMonitor) -> None:
+        self._monitor = monitor
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if not self._watch.bridge.wait_or_stop():
+        """Return whether the run has to stop. Blocks while the sweep is paused."""
+        if not self._monitor.bridge.wait_or_stop():
             return False
-        self._watch.kill_after_grace()
+        self._monitor.kill_after_grace()
         return True
-
-
-def forget_trial(controller: Any, trial: TuneTrial) -> None:
-    """Let go of a trial that ended: Tune holds each for ever, and writes them all down when it ends.
-
-    There is no public way. Where these attributes are not what they are now, trials stay, and cost memory only.
-    """
-    for name in ("_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
-        holder: Any = getattr(controller, name, ())
-        if trial in holder:
-            holder.remove(trial)
-    getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
-
-
-def _request(resources: Resources, task: Task) -> dict[str, float]:
-    return request_for(task.trial_resources(resources))

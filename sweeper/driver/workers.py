@@ -1,4 +1,4 @@
-"""The watch over the workers: notices which are gone and where, ends those that hang, and waits for nodes."""
+"""The monitor of the workers: notices lost ones and their nodes, kills hanging ones, and waits for nodes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from sweeper.core.trials import Failure
 from sweeper.driver.actor import task_from
 from sweeper.driver.bridge import TuneBridge, capture_errors
-from sweeper.driver.nodes import Nodes, actor_in
+from sweeper.driver.nodes import MAX_LOOP_TURN_S, Nodes
+from sweeper.driver.ray_internals import actor_id_of, actor_of
 from sweeper.worker.runner import classify_exception
 from sweeper.worker.task import Task
 
-MAX_LOOP_TURN_S = 5.0
-"""Seconds that one turn of Tune's loop takes at most, unless something holds the driver up."""
-
-
 STOP_GRACE_S = 3.0
-"""Seconds that a trial has to come to its next report when the run stops."""
+"""Time that a trial has to reach its next report when the run stops."""
 
 
 NODE_LOSS_DETECTION_S = 30.0
-"""Seconds in which Ray has found out whether a node is lost, when a worker cannot be reached."""
+"""Longest time that Ray needs to notice that the node of an unreachable worker is lost."""
+
+
+NODE_LOST = Failure("node", "its node was lost")
+
+
+WORKER_UNREACHABLE = Failure("crash", "its worker could not be reached")
+"""The worker did not answer. Its node may be lost; Ray needs up to `NODE_LOSS_DETECTION_S` to notice."""
 
 
 class WorkerMonitor(TrialProgressCallback):
-    """Notices workers that are gone, and ends those that hang.
+    """Notices lost workers, and kills those that hang.
 
-    It stands in the place of Tune's own progress callback, which prints nothing and remembers every trial.
+    As a TrialProgressCallback, it replaces Tune's own, which prints nothing here and remembers every trial.
     """
 
     def __init__(self, bridge: TuneBridge, nodes: Nodes, stall_timeout: float | None) -> None:
@@ -46,32 +50,32 @@ class WorkerMonitor(TrialProgressCallback):
         self._last_report: dict[TuneTrial, float] = {}
         self._stalled: set[TuneTrial] = set()
         self._errors: dict[TuneTrial, str] = {}
-        self._out_of_touch: list[tuple[float, Task, str | None, Failure]] = []
+        self._unreachable: list[tuple[float, Task, str | None]] = []
         self._last_turn = time.monotonic()
         self._timer: threading.Timer | None = None
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """As the bridge: it is in none of Tune's snapshots."""
+        """Pickle as None: Tune pickles its callbacks into snapshots, and no sweep is ever restored from one."""
         return type(None), ()
 
     def kill_after_grace(self) -> None:
-        """The run stops: workers that do not come to a report within a moment are ended; Tune would wait 10 seconds."""
+        """Kill the workers that reach no report within `STOP_GRACE_S`; Tune alone would wait 10 s for them."""
         if self._timer is None:
-            actors = [trial.temporary_state.ray_actor for trial in self._last_report]
+            actors = [actor_of(trial) for trial in self._last_report]
             self._timer = threading.Timer(
                 STOP_GRACE_S, lambda: [ray.kill(actor) for actor in actors if actor is not None]
             )
             self._timer.start()
 
     def close(self) -> None:
-        """Let go of the workers, if Tune has ended them."""
+        """Cancel the killing: Tune has ended its workers."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer.join()
             self._timer = None
 
     def log_result(self, trial: TuneTrial, result: dict[str, Any], error: bool = False) -> None:
-        """Nothing: the listeners of the study show what happens."""
+        """Print nothing: the listeners of the study show what happens."""
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._last_report[trial] = time.monotonic()
@@ -79,101 +83,109 @@ class WorkerMonitor(TrialProgressCallback):
     @capture_errors(None)
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, *_: Any, **info: Any) -> None:
         self._last_report[trial] = time.monotonic()
-        actor = trial.temporary_state.ray_actor
-        if actor is not None:
-            self._nodes.mark_healthy(self._nodes.node_of_actor(actor._actor_id.hex()))
+        self._nodes.mark_healthy(self._nodes.node_of_actor(actor_id_of(trial)))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._last_report.pop(trial, None)
 
     def record_error(self, trial: TuneTrial, error: str) -> None:
-        """What Ray says of a worker that is gone."""
+        """Keep Ray's message about a lost worker until `on_trial_error` is called for its trial."""
         self._errors[trial] = error
 
     @capture_errors(None)
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._last_report.pop(trial, None)
         text = self._errors.pop(trial, "")
-        task, node, failure = (
-            task_from(trial.config),
-            self._nodes.node_of_actor(actor_in(text)),
-            classify_lost_worker(text),
-        )
-        if trial in self._stalled:
-            self._stalled.remove(trial)
-            failure = Failure("stall", f"no report for {self._stall_timeout:g} s: its worker hung and was ended")
-        elif failure == WORKER_UNREACHABLE:
-            self._out_of_touch.append((time.monotonic() + NODE_LOSS_DETECTION_S, task, node, failure))
+        task, node = task_from(trial.config), self._nodes.node_of_actor(actor_in(text))
+        failure = self._classify(trial, text, node)
+        if failure == WORKER_UNREACHABLE:
+            self._unreachable.append((time.monotonic() + NODE_LOSS_DETECTION_S, task, node))
             return
-        elif failure.kind == "crash" and self._nodes.is_lost(node):
-            failure = NODE_LOST
         if node is not None and not trial.has_reported_at_least_once:
-            blamed = self._nodes.record_death(node, (task.number, task.attempt), failure.kind, trial.config["request"])
-            if blamed:
-                self.bridge.blame_node(blamed)
-                failure = Failure("node", f"{failure.reason}, on a node that is set aside")
+            failure = self._blame_node(trial, node, failure)
         self.bridge.handle_lost_worker(task, failure, self._nodes.hostname(node))
 
+    def _classify(self, trial: TuneTrial, text: str, node: str | None) -> Failure:
+        """Classify the loss of a worker by Ray's message, and by what is known of the worker and its node."""
+        if trial in self._stalled:
+            self._stalled.remove(trial)
+            return Failure("stall", f"no report for {self._stall_timeout:g} s: its worker hung and was ended")
+        failure = classify_lost_worker(text)
+        if failure != WORKER_UNREACHABLE and failure.kind == "crash" and self._nodes.is_lost(node):
+            return NODE_LOST
+        return failure
+
+    def _blame_node(self, trial: TuneTrial, node: str, failure: Failure) -> Failure:
+        """Count a death before the first report against its node; return the failure that remains for the trial."""
+        task = task_from(trial.config)
+        blamed = self._nodes.record_death(node, (task.number, task.attempt), failure.kind, trial.config["request"])
+        if not blamed:
+            return failure
+        self.bridge.blame_node(blamed)
+        return Failure("node", f"{failure.reason}, on a node that gets no more trials")
+
     def resolve_unreachable(self) -> None:
-        """See what became of the workers that could not be reached: Ray needs a while to know that a node is lost."""
-        waiting, self._out_of_touch = self._out_of_touch, []
-        for until, task, node, failure in waiting:
+        """Report the workers that could not be reached, as soon as Ray knows whether their nodes are lost."""
+        waiting, self._unreachable = self._unreachable, []
+        for until, task, node in waiting:
             if self._nodes.is_lost(node):
                 self.bridge.handle_lost_worker(task, NODE_LOST, self._nodes.hostname(node))
             elif time.monotonic() > until:
-                self.bridge.handle_lost_worker(task, failure, self._nodes.hostname(node))
+                self.bridge.handle_lost_worker(task, WORKER_UNREACHABLE, self._nodes.hostname(node))
             else:
-                self._out_of_touch.append((until, task, node, failure))
+                self._unreachable.append((until, task, node))
 
     @capture_errors(None)
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Let Ray call failed what the study calls FAIL, and end the workers that hang.
+        """Call trials failed in Ray that are FAIL in the study, and kill the workers that hang.
 
-        To Tune a trial that reports its own failure has ended well, which is what keeps its worker; by now the worker
-        is free, and only the name is left to change.
+        For Tune, a trial that reports its own failure has ended well, which keeps its worker. By now the worker is
+        free, so only the status of the trial is left to change.
         """
         while self.bridge.failed:
             self.bridge.failed.pop().set_status(TuneTrial.ERROR)
         self.resolve_unreachable()
         self._nodes.wait_for_room([trial.config["request"] for trial in trials if trial.status == TuneTrial.PENDING])
+        self._kill_stalled()
+
+    def _kill_stalled(self) -> None:
         now = time.monotonic()
-        stood_still = now - self._last_turn
-        if stood_still > MAX_LOOP_TURN_S:  # the driver itself was held up, and nobody could be heard
-            self._last_report = {trial: since + stood_still for trial, since in self._last_report.items()}
+        turn = now - self._last_turn
+        if turn > MAX_LOOP_TURN_S:  # the driver itself was blocked, as by a pause, and received no reports
+            self._last_report = {trial: since + turn for trial, since in self._last_report.items()}
         self._last_turn = now
         for trial, since in self._last_report.items():
             if now - since > self._stall_timeout and trial not in self._stalled:
                 self._stalled.add(trial)
-                ray.kill(trial.temporary_state.ray_actor)
+                ray.kill(actor_of(trial))
 
 
-NODE_LOST = Failure("node", "its node was lost")
-
-
-WORKER_UNREACHABLE = Failure("crash", "its worker could not be reached")
-"""Perhaps its node is lost, which Ray does not know at once."""
+def actor_in(text: str) -> str | None:
+    """Return the hex id of the actor that an error of Ray names, None if it names none."""
+    found = re.search(r"actor_id[:=]\s*([0-9a-f]{32})|The actor ([0-9a-f]{32}) is unavailable", text)
+    return (found[1] or found[2]) if found else None
 
 
 def classify_lost_worker(text: str) -> Failure:
-    """The failure that Ray describes when a worker is gone: it died, its node did, or it could not even start."""
+    """Classify Ray's message about a lost worker: it died, its node did, or it could not start."""
     _, started, tail = text.rpartition("in its creation task")
     if started:
         return _classify_failed_start(tail)
     if re.search(r"node has died|node was (preempted|terminated)|node preemption|by preemption", text):
         return NODE_LOST
-    # Ray guesses at the out-of-memory killer of the system whenever a worker dies; this is its own.
+    # Ray suspects the out-of-memory killer of the system whenever a worker dies; this is its own.
     if re.search(r"memory pressure|running low on memory", text):
         return Failure("memory", "its worker was killed: the node ran out of memory")
     return WORKER_UNREACHABLE if "is unavailable:" in text else Failure("crash", "its worker died")
 
 
 def _classify_failed_start(text: str) -> Failure:
-    """What ended the start of a worker: an exception of the code that it runs, which comes again, or something else."""
+    """Classify why a worker could not start: an exception of the code that it runs, which would recur, or a crash."""
     after = text.rpartition('  File "')[2].splitlines()[1:]
     said = next((line for line in after if line and not line.startswith(" ")), "")
     name = said.partition(":")[0]
     if not re.fullmatch(r"[A-Za-z_][\w.]*", name) or name.startswith("ray."):
-        return Failure("crash", f"its worker died while it started ({said or 'no word why'})")
+        return Failure("crash", f"its worker died while it started ({said or 'no reason given'})")
     error = getattr(builtins, name, None)
     kind = (
         classify_exception(error())

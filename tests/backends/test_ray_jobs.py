@@ -133,7 +133,7 @@ class TestOnACluster:
     ) -> None:
         assert jobs.submit(submission("followed")) == "followed was submitted as job sweeper-followed-1"
         said = "".join(jobs.logs("followed", follow=True))
-        assert "2 of 2 ended" in said and said.count("running 2 trials at a time") == 1
+        assert "2 of 2 ended" in said and said.count("Running 2 trials at a time.") == 1
         status = jobs.status("followed")
         assert (status.state, status.attempt, status.details["exit code"]) == ("succeeded", 1, "0")
         rows = read_study("followed", f"sqlite:///{tmp_path / 'there.db'}").rows()

@@ -69,7 +69,7 @@ def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_pa
         stopped = sweeper("stop", "counting")
         assert stopped.returncode == 0 and "go on with: sweeper resume counting\n" in stopped.stderr
         assert driver.wait(60) == 0
-        assert driver.stderr is not None and b"paused; go on with" in driver.stderr.read()
+        assert driver.stderr is not None and b"Paused. Continue with: sweeper unpause counting" in driver.stderr.read()
     assert "RUNNING" in {row.state for row in read_study("counting", storage).rows()}
 
     resumed = sweeper("resume", "counting", "--trials", "7", "--json")
@@ -125,7 +125,7 @@ def test_a_sweep_whose_ray_dies_ends_at_once_and_the_same_command_goes_on(tmp_pa
         victim.kill()
         assert driver.wait(30) == 75
         assert driver.stderr is not None
-        assert f"Ray's {part} died; nothing is lost, the same command goes on" in driver.stderr.read().decode()
+        assert f"Ray's process {part} died, so the sweep stops. Progress is saved;" in driver.stderr.read().decode()
     _, alive = psutil.wait_procs(children, 30)
     assert not alive
     again = sweeper("run", "counting.yaml", "--json")

@@ -15,13 +15,13 @@ from sweeper.cli.main import main
 from sweeper.core.errors import InputError
 from sweeper.driver.auth import refuse_open_cluster
 
-# 0.0.0.0 is no loopback address, and yet leads to this machine and nowhere else.
-ELSEWHERE = "0.0.0.0"
+# 0.0.0.0 is no loopback address, but it reaches this machine and no other.
+REMOTE = "0.0.0.0"
 
 
 @contextmanager
 def ray_head(folder: Path, auth_mode: str) -> Iterator[int]:
-    """The port of the process that a Ray cluster's clients turn to first, on the loopback address."""
+    """Start the GCS server of a Ray cluster, which clients contact first; yield its port."""
     import ray
 
     with socket.socket() as probe:
@@ -55,33 +55,31 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_cluster_elsewhere_that_obeys_anyone_is_refused_before_anything_is_made(
+def test_open_cluster_is_refused_before_anything_is_created(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "far.yaml").write_text(
         "name: far\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
         "space: {height: {type: float, low: 0, high: 1}}\n"
     )
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # what the client says of itself does not close the cluster
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # a setting of the client does not close the cluster
     (tmp_path / "head").mkdir()
     with ray_head(tmp_path / "head", "disabled") as port:
-        assert main(["run", "far.yaml", "--address", f"{ELSEWHERE}:{port}"]) == 2
+        assert main(["run", "far.yaml", "--address", f"{REMOTE}:{port}"]) == 2
         with pytest.raises(InputError, match="--insecure"):
-            refuse_open_cluster(f"ray://{ELSEWHERE}:{port}")
+            refuse_open_cluster(f"ray://{REMOTE}:{port}")
         refuse_open_cluster(f"127.0.0.1:{port}")
-    assert "asks for no token" in capsys.readouterr().err
+    assert "accepts requests without a token" in capsys.readouterr().err
     assert not (tmp_path / "sweeps").exists() and not (tmp_path / "sweeper.db").exists()
 
 
-def test_a_cluster_elsewhere_that_asks_for_its_token_is_not_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cluster_that_requires_a_token_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ray_head(tmp_path, "token") as port:
-        monkeypatch.setenv("RAY_ADDRESS", f"{ELSEWHERE}:{port}")
+        monkeypatch.setenv("RAY_ADDRESS", f"{REMOTE}:{port}")
         refuse_open_cluster(None)
 
 
-def test_a_cluster_that_cannot_be_reached_is_left_to_ray_to_explain() -> None:
-    refuse_open_cluster(f"{ELSEWHERE}:9")
+def test_unreachable_cluster_is_left_to_ray_to_explain() -> None:
+    refuse_open_cluster(f"{REMOTE}:9")
     refuse_open_cluster("no-such-host.invalid:6379")
     refuse_open_cluster("local")

@@ -1,4 +1,4 @@
-"""A cluster that begins without a worker, and Ray's autoscaler, which starts nodes on this machine for what waits."""
+"""A cluster without a worker, whose autoscaler starts nodes on this machine for waiting trials."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sweeper.spec import Sweep
 from sweeper.study.open import open_study
 from tests.runs import run_trials
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_ray")]
 
 MARK = "SWEEPER_TEST_AUTOSCALING"
-PORT = 6379  # the nodes that Ray starts on this machine know no other
+PORT = 6379  # the nodes that Ray starts on this machine use no other
 
 CONFIG: dict[str, Any] = {
     "cluster_name": "tests",
@@ -57,7 +57,7 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+def address(tmp_path: Path, no_ray: None) -> Iterator[str]:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", PORT)) == 0:
             pytest.skip(f"port {PORT} is taken")
@@ -83,7 +83,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         head.wait()
 
 
-def test_trials_wait_for_the_nodes_that_the_autoscaler_brings(address: str, make_sweep: Callable[..., Sweep]) -> None:
+def test_trials_wait_for_the_nodes_that_the_autoscaler_adds(address: str, make_sweep: Callable[..., Sweep]) -> None:
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 4, "epochs": 40})
     with ray_cluster(address, sweep.trainable), open_study(sweep) as study:
         deadline = time.monotonic() + 30

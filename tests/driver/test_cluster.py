@@ -4,25 +4,27 @@ import os
 import signal
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sweeper.driver.cluster import ray_cluster
+from sweeper.core.errors import StopReason
+from sweeper.driver.cluster import KEPT_SESSIONS, ray_cluster
 from sweeper.driver.stop import StopSignal
 
+pytestmark = pytest.mark.usefixtures("no_ray")
 
-def test_a_signal_means_the_same_while_ray_runs_and_makes_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
-    meant = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated"}
-    with StopSignal(None) as stop, ray_cluster(None):
-        for number, reason in meant.items():
-            stop.reason = None
-            os.kill(os.getpid(), number)
-            assert stop.reason == reason
-    assert "***" not in capfd.readouterr().err
+REASONS = {
+    signal.SIGINT: StopReason.INTERRUPTED,
+    signal.SIGTERM: StopReason.TERMINATED,
+    signal.SIGHUP: StopReason.TERMINATED,
+}
 
 
-def test_what_ray_left_of_old_runs_goes_and_what_still_runs_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """Make the folders of 30 old sessions, the oldest of which still runs."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as base, socket.socket(socket.AF_UNIX) as raylet:
         monkeypatch.setenv("RAY_TMPDIR", base)
         folder = Path(base) / f"sweeper-{os.getuid()}" / "ray"
@@ -32,7 +34,18 @@ def test_what_ray_left_of_old_runs_goes_and_what_still_runs_stays(monkeypatch: p
             (session / "sockets").mkdir(parents=True)
         raylet.bind(str(old[0] / "sockets" / "raylet"))
         raylet.listen()
-        with ray_cluster(None):
-            assert all(session.exists() for session in old)
-        left = sorted(folder.glob("session_2*"))
-        assert left[:-1] == [old[0], *old[-19:]] and left[-1] not in old
+        yield old
+
+
+def test_ray_keeps_our_signal_handlers_and_the_newest_sessions(
+    sessions: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with StopSignal(None) as stop, ray_cluster(None):  # one Ray for both: it takes seconds to start
+        for number, reason in REASONS.items():
+            stop.reason = None
+            os.kill(os.getpid(), number)
+            assert stop.reason is reason
+        assert all(session.exists() for session in sessions)
+    assert "***" not in capfd.readouterr().err  # Ray's page about SIGTERM
+    left = sorted(sessions[0].parent.glob("session_2*"))
+    assert left[:-1] == [sessions[0], *sessions[1 - KEPT_SESSIONS :]] and left[-1] not in sessions

@@ -1,4 +1,4 @@
-"""Nodes asked for real: Ray's processes of a second node on this machine, with other eyes than those of the first."""
+"""Inspection of real nodes: Ray's processes of several nodes on this machine, which see different files."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sweeper.driver.node_check import NodeReport, inspect_nodes
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.usefixtures("no_ray"),
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="hides files from a process"),
 ]
 Node = Callable[..., None]
@@ -36,8 +37,8 @@ FAR = {
 
 
 @pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    """Starts nodes of one cluster: the first is its head."""
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_ray: None) -> Iterator[Node]:
+    """Yield a function that starts a node of one cluster; the first is its head."""
     with socket.create_server(("127.0.0.2", 0)) as server:
         address = f"127.0.0.2:{server.getsockname()[1]}"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
@@ -84,11 +85,11 @@ def sweeper(verb: str, address: str, folder: Path, *arguments: str) -> subproces
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
-def surveyed(folder: Path) -> dict[str, NodeReport]:
+def inspected(folder: Path) -> dict[str, NodeReport]:
     return {found.node: found for found in inspect_nodes(folder)}
 
 
-def test_nodes_that_lack_what_a_sweep_needs_are_found(node: Node, tmp_path: Path) -> None:
+def test_nodes_that_cannot_run_the_sweep_are_found(node: Node, tmp_path: Path) -> None:
     shared, other = tmp_path / "shared", tmp_path / "other"
     shared.mkdir()
     for name, number in (("keras", "0.1"), ("sweeper", "0.0.1")):
@@ -97,13 +98,13 @@ def test_nodes_that_lack_what_a_sweep_needs_are_found(node: Node, tmp_path: Path
     node()
     node("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {shared} && exec "$0" "$@"')
     node(PYTHONPATH=f"{other}:{os.environ.get('PYTHONPATH', '')}")
-    found = surveyed(shared)
+    found = inspected(shared)
     assert (found["127.0.0.2"].faults, found["127.0.0.2"].notes) == ((), ())
     assert found["127.0.0.3"].faults == (f"does not share {shared}",)
     (fault,) = found["127.0.0.4"].faults
-    assert fault.startswith("has sweeper 0.0.1, and here it is ")
+    assert fault.startswith("has sweeper 0.0.1; this machine has ")
     (note,) = found["127.0.0.4"].notes
-    assert note.startswith("has keras 0.1, and here it is ")
+    assert note.startswith("has keras 0.1; this machine has ")
     assert list(shared.iterdir()) == []
     address = ray.get_runtime_context().gcs_address
     states = {check["name"]: check["state"] for check in json.loads(sweeper("doctor", address, shared).stdout)}

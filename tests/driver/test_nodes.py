@@ -1,4 +1,4 @@
-"""Sweeps on several real nodes, which come, go and are poisoned while it runs."""
+"""Sweeps on several real nodes, which are added, killed and poisoned while a sweep runs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sweeper.core.trials import Report, TrialRecord
 from sweeper.driver.cluster import ray_cluster
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
-from sweeper.study.study import SweepStudy
+from sweeper.study.view import StudyView
 from tests.runs import run_trials
 
 MakeSweep = Callable[..., Sweep]
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_ray")]
 
 
 class Stage(Cluster):  # type: ignore[misc]
-    """A head on which no trial runs, and nodes that tests bring and kill."""
+    """A head on which no trial runs, and nodes that tests add and kill."""
 
     def bring(self, **options: Any) -> Any:
         return self.add_node(**{"num_cpus": 1, "object_store_memory": 80 << 20} | options)
@@ -35,7 +35,7 @@ class Stage(Cluster):  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Stage]:
+def head(no_ray: None) -> Iterator[Stage]:
     checks = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
     arguments = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
     cluster = Stage(initialize_head=True, head_node_args=arguments)
@@ -54,7 +54,7 @@ def stage(head: Stage) -> Iterator[Stage]:
 
 
 class Script:
-    """Does something to the cluster at what the study tells, and keeps what it told."""
+    """Changes the cluster at certain updates of the study, and keeps the updates."""
 
     def __init__(
         self,
@@ -77,21 +77,17 @@ class Script:
         self._on_phase(message)
 
 
-def run_on(study: SweepStudy) -> None:
-    run_trials(study)
-
-
-def tune(sweep: Sweep, script: Script) -> SweepStudy:
+def tune(sweep: Sweep, script: Script) -> StudyView:
     with open_study(sweep, listeners=(script,)) as study:
-        run_on(study)
+        run_trials(study)
     return read_study(sweep.name, sweep.storage_url())
 
 
-def kinds(study: SweepStudy) -> list[str]:
+def kinds(study: StudyView) -> list[str]:
     return [attempt.kind for attempts in study.attempts().values() for attempt in attempts]
 
 
-def test_of_three_nodes_one_is_killed_and_one_is_added(
+def test_sweep_survives_a_killed_node_and_uses_an_added_one(
     stage: Stage, make_sweep: MakeSweep, record_property: Callable[[str, object], None]
 ) -> None:
     nodes = [stage.bring() for _ in range(3)]
@@ -118,11 +114,11 @@ def test_of_three_nodes_one_is_killed_and_one_is_added(
     assert (attempt.kind, attempt.reason) == ("node", "its node was lost") and attempt.step > 0
     noticed = next(when for when, row in script.updates if row.number == lost.number and row.attempt == 2)
     record_property("seconds until it was noticed", round(noticed - killed[0], 1))
-    record_property("seconds until its trial went on", round(again[lost.number] - killed[0], 1))
+    record_property("seconds until its trial resumed", round(again[lost.number] - killed[0], 1))
     assert noticed - killed[0] < 30
 
 
-def test_a_node_where_trials_die_is_set_aside(stage: Stage, make_sweep: MakeSweep) -> None:
+def test_node_where_trials_die_gets_no_more(stage: Stage, make_sweep: MakeSweep) -> None:
     stage.bring()
     poisoned = stage.bring(env_vars={"SWEEPER_TEST_POISON": "1"})
     budget = {"trials": 12, "epochs": 60, "max_failures": 2}  # as long as three workers that start and die may take
@@ -130,13 +126,14 @@ def test_a_node_where_trials_die_is_set_aside(stage: Stage, make_sweep: MakeSwee
     study = tune(make_sweep(trainable="tests.samples:die_of_poison", budget=budget), script)
     assert [row.state for row in study.rows()] == ["COMPLETE"] * 12
     assert kinds(study) == ["node"] * 3
-    assert [line for line in script.said if "is set aside:" in line] == [
-        f"node {poisoned.node_ip_address} is set aside: 3 attempts in a row died on it"
+    poisoned_name = poisoned.node_ip_address
+    assert [line for line in script.said if "gets no more trials" in line] == [
+        f"Node {poisoned_name} gets no more trials: 3 attempts in a row died on it before their first report."
     ]
     assert {attempt.node for past in study.attempts().values() for attempt in past} == {study.rows()[0].node}
 
 
-def test_the_last_node_that_can_run_a_trial_is_never_set_aside(stage: Stage, make_sweep: MakeSweep) -> None:
+def test_last_node_that_can_run_a_trial_is_never_excluded(stage: Stage, make_sweep: MakeSweep) -> None:
     stage.bring()
     stage.bring(num_gpus=1, env_vars={"SWEEPER_TEST_POISON": "1"})
     budget = {"trials": 3, "epochs": 2, "max_failures": 1}
@@ -145,16 +142,16 @@ def test_the_last_node_that_can_run_a_trial_is_never_set_aside(stage: Stage, mak
     study = tune(sweep, script)
     assert [row.state for row in study.rows()] == ["FAIL"] * 3
     assert kinds(study) == ["crash"] * 6
-    assert not [line for line in script.said if "set aside" in line]
+    assert not [line for line in script.said if "gets no more trials" in line]
 
 
-def test_a_node_that_was_set_aside_is_used_again_when_the_others_are_gone(stage: Stage, make_sweep: MakeSweep) -> None:
+def test_excluded_node_is_used_again_when_the_others_are_lost(stage: Stage, make_sweep: MakeSweep) -> None:
     sound = stage.bring()
     stage.bring(env_vars={"SWEEPER_TEST_POISON": "1"})
     Path("cured").unlink(missing_ok=True)
 
     def cure(message: str) -> None:
-        if "is set aside:" in message:
+        if "gets no more trials" in message:
             Path("cured").touch()
             stage.kill(sound)
 
@@ -163,7 +160,7 @@ def test_a_node_that_was_set_aside_is_used_again_when_the_others_are_gone(stage:
     space = {"height": {"type": "float", "low": 0.0, "high": 1.0}, "cure": str(Path("cured").absolute())}
     study = tune(make_sweep(trainable="tests.samples:die_of_poison", budget=budget, space=space), script)
     assert [row.state for row in study.rows()] == ["COMPLETE"] * 6
-    assert [line for line in script.said if "is set aside:" in line]
+    assert [line for line in script.said if "gets no more trials" in line]
 
 
 def test_trials_wait_while_no_node_can_run_them(
@@ -177,16 +174,19 @@ def test_trials_wait_while_no_node_can_run_them(
             stage.kill(only)
 
     def help_out(message: str) -> None:
-        if "no node can run" in message:
+        if "No node can run" in message:
             stage.bring(num_cpus=2)
 
     script = Script(on_report=kill, on_phase=help_out)
     study = tune(make_sweep(trainable="tests.samples:slow_count", budget={"trials": 3, "epochs": 10}), script)
     assert [row.state for row in study.rows()] == ["COMPLETE"] * 3
-    assert script.said[-2:] == ["no node can run 1 waiting trials; waiting", "going on"]
+    assert script.said[-2:] == [
+        "No node can run any waiting trial (waiting: 1). The sweep waits up to 10 minutes for a node.",
+        "The sweep continues.",
+    ]
 
 
-def test_a_sweep_ends_when_no_node_can_run_its_trials_for_long(
+def test_sweep_ends_when_no_node_can_run_its_trials_for_long(
     stage: Stage, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeper.driver.nodes.MAX_WAIT_FOR_NODE_S", 3.0)
@@ -197,7 +197,7 @@ def test_a_sweep_ends_when_no_node_can_run_its_trials_for_long(
             stage.kill(only)
 
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 3, "epochs": 10})
-    with pytest.raises(CapacityError, match="nothing is lost, the same command goes on") as caught:
+    with pytest.raises(CapacityError, match="Progress is saved; run the same command again to resume.") as caught:
         tune(sweep, Script(on_report=kill))
     assert caught.value.exit_code == 75
     stage.bring()

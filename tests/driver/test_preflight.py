@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import InputError, ResourceError
+from sweeper.core.sweep_folder import SweepFolder
 from sweeper.driver.preflight import preflight
 from sweeper.spec import Sweep
 
@@ -15,10 +16,12 @@ MakeSweep = Callable[..., Sweep]
 
 
 def check(sweep: Sweep, **options: Any) -> Sweep:
-    return preflight(sweep, folder=Path("sweep"), address=None, tracking_uri="sqlite:///mlflow.db", **options)
+    return preflight(
+        sweep, folder=SweepFolder.of("sweep", sweep.name), address=None, tracking_uri="sqlite:///mlflow.db", **options
+    )
 
 
-def test_what_this_machine_can_never_run_is_refused_before_anything_is_made(make_sweep: MakeSweep) -> None:
+def test_sweep_too_large_for_this_machine_is_refused_first(make_sweep: MakeSweep) -> None:
     there = r"this machine has \d+ CPU and 0 GPU. Lower --cpus or --gpus"
     with pytest.raises(ResourceError, match=f"each trial needs 4000 CPU and 0 GPU; {there}"):
         check(make_sweep(resources={"cpus": 4000}))
@@ -27,7 +30,7 @@ def test_what_this_machine_can_never_run_is_refused_before_anything_is_made(make
     assert not list(Path.cwd().iterdir())
 
 
-def test_this_machine_has_what_ray_would_say_and_no_more_than_the_process_may_use(
+def test_this_machine_has_the_cpus_that_the_process_may_use(
     make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
@@ -38,15 +41,13 @@ def test_this_machine_has_what_ray_would_say_and_no_more_than_the_process_may_us
     check(make_sweep(resources={"cpus": 3, "gpus": 2}))
 
 
-def test_a_folder_for_ray_that_cannot_be_written_to_is_refused(
-    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_for_ray_that_is_not_writable_is_refused(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
     with pytest.raises(InputError, match="cannot write to /proc/nowhere .*: set RAY_TMPDIR to another folder"):
         check(make_sweep())
 
 
-def test_what_another_cluster_can_run_is_not_judged_by_this_machine(
+def test_sweep_on_a_cluster_is_not_judged_by_this_machine(
     make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")

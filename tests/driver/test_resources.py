@@ -1,4 +1,4 @@
-"""What trials have to themselves, on a Ray that believes in four CPUs and two GPUs."""
+"""What trials have to themselves, on a Ray that is told to have four CPUs and two GPUs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.driver.capacity import refuse_infeasible_on_cluster
 from sweeper.driver.cluster import ray_cluster
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
-from sweeper.study.study import SweepStudy
+from sweeper.study.view import StudyView
 from tests.runs import run_trials
 
 MakeSweep = Callable[..., Sweep]
@@ -25,21 +25,21 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
+def cluster(no_ray: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 4, "GPU": 2, "scratch": 1}')
         with ray_cluster(None):
             yield
 
 
-def tune(sweep: Sweep) -> SweepStudy:
+def tune(sweep: Sweep) -> StudyView:
     with open_study(sweep) as study:
         run_trials(study)
     return read_study(sweep.name, sweep.storage_url())
 
 
 def holders(make_sweep: MakeSweep, trials: int, resources: dict[str, Any], **space: Any) -> list[dict[str, Any]]:
-    """What the trials of a sweep wrote down of their GPUs."""
+    """Run a sweep; read what its trials wrote about their GPUs."""
     space |= {"height": {"type": "float", "low": 0.0, "high": 1.0}, "log": str(Path("gpus.jsonl").absolute())}
     sweep = make_sweep(
         trainable="tests.samples:hold_gpus", budget={"trials": trials, "epochs": 3}, space=space, resources=resources
@@ -49,7 +49,7 @@ def holders(make_sweep: MakeSweep, trials: int, resources: dict[str, Any], **spa
 
 
 def fullest(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """How much of each GPU was given away at the worst of times."""
+    """Compute the highest share of each GPU that was in use at one moment."""
     devices = {device for line in lines for device in line["seen"].split(",")}
     moments = [line["began"] for line in lines]
     return {
@@ -77,7 +77,7 @@ def test_shares_of_gpus_are_packed_as_declared(make_sweep: MakeSweep) -> None:
     assert len({line["pid"] for line in lines}) == 4
 
 
-def test_a_wide_network_has_a_whole_gpu_and_a_narrow_one_a_share(make_sweep: MakeSweep) -> None:
+def test_wide_network_has_a_whole_gpu_and_narrow_one_a_share(make_sweep: MakeSweep) -> None:
     units = {"type": "categorical", "choices": [64, 1024]}
     lines = holders(make_sweep, 12, {"gpus": "1 if units > 512 else 0.25"}, units=units)
     rows = {row.number: row for row in read_study("climbing", f"sqlite:///{Path('sweeper.db').absolute()}").rows()}
@@ -86,12 +86,12 @@ def test_a_wide_network_has_a_whole_gpu_and_a_narrow_one_a_share(make_sweep: Mak
     assert max(fullest(lines).values()) <= 1
 
 
-def test_what_the_nodes_were_given_by_name_is_shared_out_as_well(make_sweep: MakeSweep) -> None:
+def test_custom_resources_of_nodes_are_shared_out(make_sweep: MakeSweep) -> None:
     lines = sorted(holders(make_sweep, 3, {"custom": {"scratch": 0.6}}), key=lambda line: line["began"])
     assert all(one["ended"] <= other["began"] for one, other in zip(lines, lines[1:], strict=False))
 
 
-def test_a_trial_that_runs_out_of_its_share_of_a_gpu_is_tried_once_on_a_whole_one(make_sweep: MakeSweep) -> None:
+def test_trial_that_exhausts_its_gpu_share_is_retried_on_a_whole_gpu(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(
         trainable="tests.samples:exhaust_gpu",
         budget={"trials": 3, "epochs": 1},
@@ -108,7 +108,7 @@ def test_a_trial_that_runs_out_of_its_share_of_a_gpu_is_tried_once_on_a_whole_on
     assert {attempt.kind for past in study.attempts().values() for attempt in past} == {"gpu"}
 
 
-def test_a_point_for_which_the_expression_fails_fails_alone(make_sweep: MakeSweep) -> None:
+def test_point_for_which_the_expression_fails_fails_alone(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(
         budget={"trials": 3, "epochs": 1},
         space={"height": {"type": "float", "low": 0.0, "high": 1.0}},
@@ -120,7 +120,7 @@ def test_a_point_for_which_the_expression_fails_fails_alone(make_sweep: MakeSwee
     assert "resources.gpus with height=0.123: 1.5 GPUs cannot be given" in str(rows[0].reason)
 
 
-def test_what_the_cluster_can_never_run_is_refused_in_seconds(make_sweep: MakeSweep) -> None:
+def test_trials_that_never_fit_the_cluster_are_refused_in_seconds(make_sweep: MakeSweep) -> None:
     space = {"units": {"type": "int", "low": 16, "high": 1024}}
     began = time.monotonic()
     for resources, message in {

@@ -11,20 +11,21 @@ from uuid import uuid4
 
 import psutil
 
+from sweeper.core.errors import StopReason
 from sweeper.driver.stop import StopSignal
 
 
-def test_a_signal_is_a_request_and_the_handlers_before_come_back() -> None:
+def test_signal_requests_a_stop_and_its_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal(None) as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
-        assert stop.is_set() and stop.reason == "terminated"
+        assert stop.is_set() and stop.reason is StopReason.TERMINATED
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_what_nohup_started_outlives_its_terminal() -> None:
+def test_sweep_started_by_nohup_ignores_the_end_of_its_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignal(None) as stop:
@@ -36,26 +37,26 @@ def test_what_nohup_started_outlives_its_terminal() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_terminal_that_closes_is_a_request() -> None:
+def test_closed_terminal_requests_a_stop() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         with StopSignal(None) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.01)
-            assert stop.is_set() and stop.reason == "terminated"
+            assert stop.is_set() and stop.reason is StopReason.TERMINATED
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_timeout_is_a_request() -> None:
+def test_timeout_requests_a_stop() -> None:
     with StopSignal(0.05) as stop:
         assert not stop.is_set()
         time.sleep(0.06)
-        assert stop.is_set() and stop.reason == "timeout"
+        assert stop.is_set() and stop.reason is StopReason.TIMEOUT
 
 
-def test_a_sweep_may_run_in_any_thread() -> None:
-    reasons: list[str | None] = []
+def test_sweep_may_run_in_any_thread() -> None:
+    reasons: list[StopReason | None] = []
 
     def run() -> None:
         with StopSignal(0.0) as stop:
@@ -66,22 +67,22 @@ def test_a_sweep_may_run_in_any_thread() -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert reasons == ["timeout"]
+    assert reasons == [StopReason.TIMEOUT]
 
 
 STUCK = """
 import ctypes
 
-from sweeper.stopping import StopRequest
+from sweeper.driver.stop import StopSignal
 
-with StopRequest(None):
+with StopSignal(None):
     print("ready", flush=True)
     while True:
         ctypes.CDLL(None).sleep(100)  # no handler of Python's runs before it returns
 """
 
 
-def test_a_second_ctrl_c_leaves_at_once_whatever_the_main_thread_waits_for() -> None:
+def test_second_ctrl_c_exits_while_the_main_thread_is_blocked() -> None:
     with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == b"ready\n"
@@ -90,17 +91,17 @@ def test_a_second_ctrl_c_leaves_at_once_whatever_the_main_thread_waits_for() -> 
             process.send_signal(signal.SIGINT)
             time.sleep(0.3)
         assert process.wait(20) == 130
-        assert b"left at once; nothing is lost" in process.stderr.read()
+        assert b"Exited immediately. Progress is saved; run the same command again to resume." in process.stderr.read()
 
 
 BREEDING = """
 import subprocess, sys
 
-from sweeper.stopping import StopRequest
+from sweeper.driver.stop import StopSignal
 
 BREED = "import subprocess\\nwhile True: subprocess.Popen(['sleep', '60'], start_new_session=True)"
 
-with StopRequest(None):
+with StopSignal(None):
     children = [subprocess.Popen([sys.executable, "-c", BREED]) for _ in range(3)]
     print("ready", flush=True)
     while children[0].poll() is None:
@@ -108,7 +109,7 @@ with StopRequest(None):
 """
 
 
-def test_a_second_ctrl_c_ends_also_what_is_just_being_started() -> None:
+def test_second_ctrl_c_kills_processes_that_are_just_starting() -> None:
     mark = {"SWEEPER_TEST": uuid4().hex}
 
     def left() -> list[psutil.Process]:
@@ -137,12 +138,12 @@ def test_a_second_ctrl_c_ends_also_what_is_just_being_started() -> None:
                 orphan.kill()
 
 
-def test_signals_end_nothing_after_the_request() -> None:
+def test_signals_have_their_old_meaning_after_the_block() -> None:
     code = (
-        "import os, signal\nfrom sweeper.stopping import StopRequest\n"
-        "with StopRequest(None) as stop:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "import os, signal\nfrom sweeper.driver.stop import StopSignal\n"
+        "with StopSignal(None) as stop:\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "signal.signal(signal.SIGINT, lambda *_: print('mine', flush=True))\n"
-        "os.kill(os.getpid(), signal.SIGINT)\nprint(stop.reason)"
+        "os.kill(os.getpid(), signal.SIGINT)\nprint(stop.reason.value)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "mine\ninterrupted\n"), done.stderr

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import ray
 from sweeper.core.errors import ResourceError
 from sweeper.core.trials import Report, TrialRecord
 from sweeper.driver.capacity import possible_requests, refuse_infeasible_on_cluster
-from sweeper.driver.cluster import ray_cluster
 from sweeper.driver.nodes import Nodes
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
@@ -43,14 +42,11 @@ PRUNERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with ray_cluster(None):
-        yield
+pytestmark = pytest.mark.usefixtures("any_ray")
 
 
 class Spy:
-    """Keeps what the study told."""
+    """Keeps the updates of the study."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, str, int | None]] = []
@@ -65,7 +61,7 @@ class Spy:
 def tune(
     sweep: Sweep, *, listeners: tuple[Spy, ...] = (), parallel: int | str = 2, **options: Any
 ) -> list[TrialRecord]:
-    """Run a sweep on the cluster; what its study holds afterwards, read afresh."""
+    """Run a sweep on the cluster; read from its database what the study holds afterwards."""
     with open_study(sweep, listeners=listeners) as study:
         run_trials(study, parallel=parallel, **options)
     return read_study(sweep.name, sweep.storage_url()).rows()
@@ -76,7 +72,7 @@ def optuna_trials(sweep: Sweep) -> list[optuna.trial.FrozenTrial]:
 
 
 def assert_sound(sweep: Sweep, rows: list[TrialRecord], spy: Spy) -> None:
-    """What must hold of every sweep that ran to its end."""
+    """Check what must hold of every sweep that ran to its end."""
     last = sweep.budget.reports
     assert [row.number for row in rows] == list(range(sweep.budget.trials))
     assert {row.state for row in rows} <= {"COMPLETE", "PRUNED"}
@@ -91,13 +87,13 @@ def assert_sound(sweep: Sweep, rows: list[TrialRecord], spy: Spy) -> None:
 
 
 @pytest.mark.parametrize("kind", PRUNERS)
-def test_every_pruner_stops_trials_and_tells_them_pruned(make_sweep: MakeSweep, kind: str) -> None:
+def test_every_pruner_stops_trials_and_marks_them_pruned(make_sweep: MakeSweep, kind: str) -> None:
     sweep = make_sweep(budget={"trials": 12, "epochs": 9}, pruner={"type": kind, **PRUNERS[kind]})
     spy = Spy()
     rows = tune(sweep, listeners=(spy,))
     assert_sound(sweep, rows, spy)
     pruned = [row for row in rows if row.state == "PRUNED"]
-    # Patience is for curves that fall: those of `climb` never do.
+    # Patience waits for a curve to fall, and those of `climb` never do.
     assert bool(pruned) == (kind not in ("none", "patient"))
 
 
@@ -118,7 +114,7 @@ def test_every_sampler_proposes_what_the_space_allows(make_sweep: MakeSweep, kin
     assert len(set(points)) == 8 if kind == "grid" else len(set(points)) > 1
 
 
-def test_the_sampler_never_sees_a_pruned_trial_as_complete(make_sweep: MakeSweep) -> None:
+def test_sampler_never_sees_a_pruned_trial_as_complete(make_sweep: MakeSweep) -> None:
     """Ray's own OptunaSearch tells Optuna COMPLETE, with the value of the moment, for what a scheduler stopped."""
     sweep = make_sweep(
         budget={"trials": 12, "epochs": 9},
@@ -132,7 +128,7 @@ def test_the_sampler_never_sees_a_pruned_trial_as_complete(make_sweep: MakeSweep
     assert "PRUNED" in {state for state, _ in told.values()}
 
 
-def test_a_minimised_sweep_prunes_what_is_high(make_sweep: MakeSweep) -> None:
+def test_minimised_sweep_prunes_high_trials(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(
         trainable="tests.samples:descend",
         objective={"metric": "cost", "direction": "minimize"},
@@ -145,7 +141,7 @@ def test_a_minimised_sweep_prunes_what_is_high(make_sweep: MakeSweep) -> None:
     assert pruned and min(complete) < min(pruned)
 
 
-def test_a_trial_that_raises_fails_with_its_reason_and_the_others_go_on(make_sweep: MakeSweep) -> None:
+def test_trial_that_raises_fails_with_its_reason_and_others_continue(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:fail_above_half")
     for row in tune(sweep):
         if row.params["height"] > 0.5:
@@ -155,7 +151,7 @@ def test_a_trial_that_raises_fails_with_its_reason_and_the_others_go_on(make_swe
             assert row.state == "COMPLETE"
 
 
-def test_ray_calls_failed_what_the_study_calls_failed(make_sweep: MakeSweep) -> None:
+def test_ray_and_the_study_call_the_same_trials_failed(make_sweep: MakeSweep) -> None:
     rows = tune(make_sweep(trainable="tests.samples:fail_above_half"))
     (snapshot,) = Path("sweep/ray").glob("experiment_state-*.json")
     states = {}
@@ -166,7 +162,7 @@ def test_ray_calls_failed_what_the_study_calls_failed(make_sweep: MakeSweep) -> 
     assert set(states.values()) == {"ERROR", "TERMINATED"}
 
 
-def test_a_trial_that_diverges_fails_with_the_epoch(make_sweep: MakeSweep) -> None:
+def test_trial_that_diverges_fails_with_the_epoch(make_sweep: MakeSweep) -> None:
     rows = tune(make_sweep(trainable="tests.samples:diverge_above_half"))
     diverged = [row for row in rows if row.params["height"] > 0.5]
     assert diverged and all(row.state == "FAIL" for row in diverged)
@@ -182,7 +178,7 @@ def test_a_trial_that_diverges_fails_with_the_epoch(make_sweep: MakeSweep) -> No
         ("leave", "SystemExit: 0"),
     ],
 )
-def test_a_trainable_that_does_not_keep_the_contract_fails_its_trials(
+def test_trainable_that_breaks_the_contract_fails_its_trials(
     make_sweep: MakeSweep, trainable: str, reason: str
 ) -> None:
     rows = tune(make_sweep(trainable=f"tests.samples:{trainable}", budget={"trials": 2, "epochs": 2}))
@@ -190,7 +186,7 @@ def test_a_trainable_that_does_not_keep_the_contract_fails_its_trials(
     assert all(reason in str(row.reason) for row in rows)
 
 
-def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(make_sweep: MakeSweep) -> None:
+def test_trial_whose_worker_is_killed_resumes_from_its_checkpoint(make_sweep: MakeSweep) -> None:
     spy = Spy()
     sweep = make_sweep(trainable="tests.samples:crash_once", budget={"trials": 2, "epochs": 5})
     rows = tune(sweep, listeners=(spy,))
@@ -198,7 +194,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(make_sweep: 
     assert [(row.attempt, row.value) for row in rows] == [(2, 5.0), (2, 5.0)]
 
 
-def test_a_trial_whose_worker_dies_too_often_fails_and_the_others_go_on(make_sweep: MakeSweep) -> None:
+def test_trial_whose_worker_dies_too_often_fails_and_others_continue(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(
         trainable="tests.samples:crash_always",
         budget={"trials": 2, "epochs": 2, "max_failures": 1},
@@ -210,7 +206,7 @@ def test_a_trial_whose_worker_dies_too_often_fails_and_the_others_go_on(make_swe
     assert complete.state == "COMPLETE"
 
 
-def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on_elsewhere(make_sweep: MakeSweep) -> None:
+def test_worker_that_hangs_is_killed_and_its_trial_resumes(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:hang_once", budget={"trials": 2, "epochs": 4, "stall_timeout": "3s"})
     with open_study(sweep) as study:
         run_trials(study, parallel=2)
@@ -221,7 +217,7 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on_elsewhere(make_sweep
     ] * 2
 
 
-def test_what_may_go_better_the_next_time_is_tried_again_on_the_same_worker(make_sweep: MakeSweep) -> None:
+def test_network_error_is_retried_on_the_same_worker(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:lose_connection_once", budget={"trials": 2, "epochs": 3})
     with open_study(sweep) as study:
         run_trials(study, parallel=2)
@@ -230,7 +226,7 @@ def test_what_may_go_better_the_next_time_is_tried_again_on_the_same_worker(make
     assert len(processes) <= 2
 
 
-def test_trials_that_all_fail_alike_are_hopeless(make_sweep: MakeSweep) -> None:
+def test_trials_that_all_fail_alike_stop_the_sweep(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:say_nothing", budget={"trials": 30, "epochs": 3})
     with open_study(sweep) as study:
         run_trials(study, parallel=2, stop_when=lambda: study.retries.repeated_failure() is not None)
@@ -238,7 +234,7 @@ def test_trials_that_all_fail_alike_are_hopeless(make_sweep: MakeSweep) -> None:
         assert study.retries.repeated_failure() == "5 trials in a row failed: ended without a report of 'score'"
 
 
-def test_trials_that_are_far_from_their_next_report_do_not_hold_up_the_end(make_sweep: MakeSweep) -> None:
+def test_trials_far_from_their_next_report_do_not_delay_the_end(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:take_long", budget={"trials": 4, "epochs": 8})
     spy, asked = Spy(), []
 
@@ -253,7 +249,7 @@ def test_trials_that_are_far_from_their_next_report_do_not_hold_up_the_end(make_
     assert not read_study(sweep.name, sweep.storage_url()).attempts()
 
 
-def test_a_stopped_sweep_leaves_its_trials_to_be_continued(make_sweep: MakeSweep) -> None:
+def test_stopped_sweep_leaves_its_trials_to_be_resumed(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 4, "epochs": 8})
     spy = Spy()
     interrupted = tune(sweep, listeners=(spy,), stop_when=lambda: len(spy.seen) > 10)
@@ -284,7 +280,7 @@ def test_workers_stay_warm_from_trial_to_trial(
     assert len(processes) <= 2
 
 
-def test_workers_read_the_data_from_memory_they_share_and_are_those_ray_started_with(make_sweep: MakeSweep) -> None:
+def test_workers_share_the_data_and_need_no_environment(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(
         trainable="tests.samples:report_surroundings", dataset={"type": "digits"}, budget={"trials": 3, "epochs": 1}
     )
@@ -297,20 +293,20 @@ def test_workers_read_the_data_from_memory_they_share_and_are_those_ray_started_
             assert (metrics["shared"], metrics["plain"], metrics["samples"]) == (1.0, 1.0, 1200)
 
 
-def test_no_worker_is_started_in_vain(make_sweep: MakeSweep) -> None:
+def test_no_worker_is_started_without_need(make_sweep: MakeSweep) -> None:
     before = set(ray.util.placement_group_table())
     tune(make_sweep(budget={"trials": 30, "epochs": 1}))
     assert len(set(ray.util.placement_group_table()) - before) == 2
 
 
-def test_tune_remembers_the_last_trials_only(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_keeps_only_the_last_ended_trials(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweeper.driver.tune.MAX_ENDED_TRIALS", 3)
     tune(make_sweep(budget={"trials": 12, "epochs": 1}))
     (snapshot,) = Path("sweep/ray").glob("experiment_state-*.json")
     assert len(json.loads(snapshot.read_text())["trial_data"]) == 3
 
 
-def test_no_more_trials_run_at_once_than_asked_for(make_sweep: MakeSweep) -> None:
+def test_no_more_trials_run_at_once_than_requested(make_sweep: MakeSweep) -> None:
     running: set[int] = set()
     most: list[int] = []
 
@@ -323,7 +319,7 @@ def test_no_more_trials_run_at_once_than_asked_for(make_sweep: MakeSweep) -> Non
     assert max(most) == 1
 
 
-def test_an_error_in_the_study_ends_the_run_and_is_raised(make_sweep: MakeSweep) -> None:
+def test_error_in_the_study_ends_the_run_and_is_raised(make_sweep: MakeSweep) -> None:
     class Broken(SweepStudy):
         def report(self, *args: Any, **kwargs: Any) -> Verdict:
             raise OSError("no space left")
@@ -334,12 +330,12 @@ def test_an_error_in_the_study_ends_the_run_and_is_raised(make_sweep: MakeSweep)
         run_trials(study, parallel=2)
 
 
-def test_what_no_node_can_ever_run_is_refused(make_sweep: MakeSweep) -> None:
+def test_trials_that_fit_no_node_are_refused(make_sweep: MakeSweep) -> None:
     with pytest.raises(ResourceError, match="each trial needs 64 CPU and 0 GPU; the largest node has"):
         refuse_infeasible_on_cluster(make_sweep(resources={"cpus": 64}))
 
 
-def test_as_many_trials_run_as_the_cluster_has_room_for(make_sweep: MakeSweep) -> None:
+def test_as_many_trials_run_as_fit_on_the_cluster(make_sweep: MakeSweep) -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     for share, room in {1: cpus, 0.5: 2 * cpus}.items():
         (asked,) = possible_requests(make_sweep(resources={"cpus": share}))

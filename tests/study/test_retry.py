@@ -100,7 +100,7 @@ def test_exceptions_are_told_apart(error: BaseException, kind: FailureKind) -> N
         ),
         (f"{AT_THE_START}models.NoSuchModel: gru", "error", "could not start (models.NoSuchModel: gru)"),
         (f"{AT_THE_START}ray.exceptions.ObjectLostError: Failed", "crash", "died while it started (ray.exceptions"),
-        (f"{AT_THE_START}", "crash", "died while it started (no word why)"),
+        (f"{AT_THE_START}", "crash", "died while it started (no reason given)"),
         ("The actor 1e0a is unavailable: RpcError: Socket closed", "crash", "could not be reached"),
         ("", "crash", "its worker died"),
     ],

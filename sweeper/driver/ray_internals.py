@@ -1,0 +1,245 @@
+"""Every private name of Ray that sweeper uses, as of Ray 2.60: one function each, with its reason.
+
+`tests/driver/test_ray_internals.py` fails when a name moves. Ray is imported inside the functions, because commands
+that need no Ray also load this module.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.tune.experiment import Trial as TuneTrial
+
+
+def discover_address() -> str | None:
+    """Return HOST:PORT of the cluster that the address `auto` means; None if there is none.
+
+    Ray 2.60. The public way, `ray.init("auto")`, joins the cluster; it must first be known to require a token.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address("auto")  # type: ignore[no-any-return]
+
+
+def reload_auth_token() -> None:
+    """Make Ray read RAY_AUTH_MODE and the token from the environment again.
+
+    Ray 2.60 reads them once, when it is imported, and has no public way to read them later. This process may also have
+    been at another cluster before, with another token.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")  # first: a thread that reloads the token in between must find the new mode
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def listen_on_loopback_only() -> Iterator[None]:
+    """Make a Ray that is started in the block listen on the loopback address only, as on macOS and Windows.
+
+    Ray 2.60. The public variable, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, is read only when Ray is imported, and child
+    processes would inherit it.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def own_signal_handlers() -> Iterator[None]:
+    """Keep this process's signal handlers while `ray.init` runs in the block.
+
+    Ray 2.60 installs its own, and `ray.init` has no option against it. Its Python handler would end the process with
+    code 15, and would be active for seconds while Ray starts. The handlers of its C++ core, which are installed last,
+    take over Ctrl-C and print a page at SIGTERM.
+    """
+    from ray._private import utils
+
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    install, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = install
+        if threading.current_thread() is threading.main_thread():  # no other thread may set signal handlers
+            for number, handler in ours.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def silence_worker_logs() -> Iterator[None]:
+    """Stop Ray, within the block, from printing a page about dead processes to stdout.
+
+    Ray 2.60 has no option for this: `log_to_driver=False` covers the output of workers only. The study reports what a
+    dead process means for the sweep, and stdout is for results.
+    """
+    from ray._private import worker
+
+    before, worker.print_to_stdstream = worker.print_to_stdstream, lambda *message, **how: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
+
+
+def detect_local_resources(cpus: int | None) -> dict[str, float]:
+    """Return the resources that a Ray started on this machine would have, without starting it.
+
+    Ray 2.60. The public way, `ray.cluster_resources()`, needs a running Ray, which takes seconds to start.
+
+    Args:
+        cpus: the CPUs that Ray may use; None: as many as it finds.
+    """
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    spec = ResourceAndLabelSpec(num_cpus=cpus)
+    found: dict[str, float] = spec.resolve(is_head=True, node_ip_address="127.0.0.1").to_resource_dict()
+    return found
+
+
+def autoscaler_status() -> tuple[dict[str, Any], bool]:
+    """Return the last report of Ray's first autoscaler ({} without one), and whether the second one is enabled.
+
+    Ray 2.60. `ray status` prints the report as text only, `ray.autoscaler.sdk` can only request resources, and the REST
+    API needs the dashboard.
+    """
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray._raylet import (  # type: ignore[attr-defined]
+        GCS_AUTOSCALER_STATE_NAMESPACE,
+        GCS_AUTOSCALER_V2_ENABLED_KEY,
+    )
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
+    is_v2 = _internal_kv_get(GCS_AUTOSCALER_V2_ENABLED_KEY, namespace=GCS_AUTOSCALER_STATE_NAMESPACE.encode())
+    return status, is_v2 == b"1"
+
+
+def node_of_actor(actor_id: str) -> str:
+    """Return the id of the node where an actor runs or ran; "" if it was never placed on one.
+
+    Ray 2.60. The public way, `ray.util.state.get_actor`, needs the dashboard.
+    """
+    from ray._private.state import actors
+
+    node: str = actors(actor_id).get("Address", {}).get("NodeID", "")
+    return node
+
+
+def draining_nodes() -> set[str]:
+    """Return the ids of the nodes that are being drained, such as a spot machine that is taken back.
+
+    Ray 2.60. `ray.nodes()` does not list them, and `ray.util.state.list_nodes` needs the dashboard.
+    """
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def job_brought_its_code() -> bool:
+    """Return whether this process is the driver of a submitted job, whose runtime environment holds the code.
+
+    Ray 2.60. The public way, `ray.get_runtime_context().runtime_env`, answers only after `ray.init`, which needs to
+    know: two environments that both bring code are refused.
+    """
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    return RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ
+
+
+@contextmanager
+def skip_runtime_env_and_telemetry() -> Iterator[None]:
+    """Save Tune two steps that would delay its start by seconds; Ray 2.60 has no option for either.
+
+    Tune gives its workers an environment, which `TrialActor` sets itself. Ray starts workers without an environment
+    together with itself, so that they are ready early. A worker with an environment starts only when it is requested,
+    and twice: the first process is replaced by another, and both import Ray.
+
+    Tune also counts callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
+    """
+    from ray.air._internal import usage
+    from ray.tune.execution import class_cache
+
+    environment, count = dict(class_cache.DEFAULT_ENV_VARS), usage.tag_callbacks
+    class_cache.DEFAULT_ENV_VARS.clear()
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS.update(environment)
+        usage.tag_callbacks = count
+
+
+@contextmanager
+def report_errors_to(record: Callable[[TuneTrial, str], None]) -> Iterator[None]:
+    """Pass to `record`, within the block, why a trial lost its worker, in the place of what Tune does.
+
+    Ray 2.60 gives callbacks only the trial. It writes the error into files, and if their disk is full, the sweep would
+    end. It would also restart a trial whose node was preempted by itself.
+    """
+    from ray.tune.experiment import Trial as TuneTrial
+
+    before = TuneTrial.handle_error
+
+    def handle_error(trial: TuneTrial, error: Exception | None = None) -> None:
+        trial.run_metadata.num_failures += 1  # more than `max_failures`, so that Tune does not retry
+        record(trial, str(error))
+
+    TuneTrial.handle_error = handle_error
+    try:
+        yield
+    finally:
+        TuneTrial.handle_error = before
+
+
+def unstage(controller: Any, trial: TuneTrial) -> None:
+    """Stop Tune from keeping a worker for a trial that was stopped while it waited.
+
+    Ray 2.60: `stop_trial`, the public way, leaves the trial among those that a worker is kept for.
+    """
+    if trial in getattr(controller, "_staged_trials", ()):
+        controller._unstage_trial_with_resources(trial)
+
+
+def forget_trial(controller: Any, trial: TuneTrial) -> None:
+    """Remove a trial that ended from Tune's memory.
+
+    Ray 2.60 holds every trial until Tune ends, writes them all to disk then, and has no public way to remove one. If
+    these attributes ever change, trials stay, which costs memory only.
+    """
+    for name in ("_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
+        holder: Any = getattr(controller, name, ())
+        if trial in holder:
+            holder.remove(trial)
+    getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
+
+
+def actor_of(trial: TuneTrial) -> ActorHandle | None:
+    """Return the actor that runs a trial of Tune; None while it has none.
+
+    Ray 2.60 has no public way: callbacks receive the trial, whose `get_ray_actor_ip` returns an address only.
+    """
+    return trial.temporary_state.ray_actor
+
+
+def actor_id_of(trial: TuneTrial) -> str | None:
+    """Return the hex id of the actor that runs a trial of Tune; None while it has none.
+
+    Ray 2.60: an actor can ask for its own id through the runtime context, but a handle has no public id.
+    """
+    actor = actor_of(trial)
+    return None if actor is None else str(actor._actor_id.hex())

@@ -1,0 +1,165 @@
+"""What Tune's hooks do in the study's words, and which of them may wait for a paused sweep."""
+
+from __future__ import annotations
+
+import ast
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sweeper.driver
+from sweeper.core.errors import LeaseLostError
+from sweeper.core.files import PinnedPath
+from sweeper.core.trials import Failure, Report
+from sweeper.driver import stop
+from sweeper.driver.bridge import FINISHED, MAX_EVALUATION_ATTEMPTS, TuneBridge
+from sweeper.driver.stop import RunControl, StopSignal
+from sweeper.spec import Sweep
+from sweeper.study.open import open_study
+from sweeper.study.study import SweepStudy, Verdict
+from sweeper.worker.task import Event, Task
+
+MakeSweep = Callable[..., Sweep]
+
+DEAD = Failure("crash", "its worker died")
+
+
+class Paused:
+    """The control of a paused sweep. To ask it would take hours; here it fails the test."""
+
+    def wait_or_stop(self) -> bool:
+        raise AssertionError("blocked by the pause")
+
+    def is_stopping(self) -> bool:
+        return False
+
+
+class Running:
+    def wait_or_stop(self) -> bool:
+        return False
+
+    def is_stopping(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def study(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> Iterator[SweepStudy]:
+    monkeypatch.setattr(stop, "POLL_INTERVAL_S", 0.05)
+    with open_study(make_sweep(budget={"trials": 2, "epochs": 2})) as study:
+        yield study
+
+
+def bridge_to(study: SweepStudy, control: Any, **options: Any) -> TuneBridge:
+    defaults: dict[str, Any] = {"has_room": lambda handed_out: True, "must_evaluate": lambda best: True}
+    return TuneBridge(study, control=control, **defaults | options)
+
+
+def task_of(study: SweepStudy) -> Task:
+    row = study.ask()
+    return Task(row.number, row.params, row.attempt)
+
+
+def complete(study: SweepStudy) -> None:
+    """Run every trial of the study to its end."""
+    while study.has_next():
+        row = study.ask()
+        for step in (1, 2):
+            study.report(row.number, Report(step, 0.0, {"score": float(step)}))
+
+
+def test_events_are_handled_while_the_sweep_is_paused(study: SweepStudy) -> None:
+    bridge, task = bridge_to(study, Paused()), task_of(study)
+    assert bridge.handle_event(task, Event(notice="no room for a checkpoint")) is Verdict.CONTINUE
+    assert bridge.handle_event(task, Event(report=Report(1, 0.0, {"score": 0.5}))) is Verdict.CONTINUE
+    assert bridge.handle_event(task, Event(report=Report(2, 0.0, {"score": 0.6}))) is Verdict.STOP
+    assert study.row(task.number).state == "COMPLETE"
+
+
+def test_lost_workers_are_handled_while_the_sweep_is_paused(study: SweepStudy) -> None:
+    bridge, task = bridge_to(study, Paused()), task_of(study)
+    bridge.handle_lost_worker(task, DEAD, "node-3")
+    (attempt,) = study.retries.of(task.number)
+    assert (attempt.kind, attempt.reason, attempt.node) == ("crash", "its worker died", "node-3")
+
+
+def test_next_task_waits_until_a_paused_sweep_continues(study: SweepStudy) -> None:
+    control = RunControl(study, StopSignal(None), PinnedPath(Path.cwd(), "the folder of the sweep"))
+    bridge = bridge_to(study, control)
+    study.commands.send("pause")
+    threading.Timer(1.0, study.commands.clear).start()
+    started = time.monotonic()
+    assert isinstance(bridge.next_task(), Task)
+    assert time.monotonic() - started > 0.9
+
+
+def test_is_stopping_answers_at_once_while_the_sweep_is_paused(study: SweepStudy) -> None:
+    control = RunControl(study, StopSignal(None), PinnedPath(Path.cwd(), "the folder of the sweep"))
+    bridge, paused = bridge_to(study, control), threading.Event()
+    study.announce = lambda message: paused.set()  # type: ignore[method-assign]
+    study.commands.send("pause")
+    waiting = threading.Thread(target=bridge.wait_or_stop)
+    waiting.start()
+    assert paused.wait(20)
+    started = time.monotonic()
+    assert not bridge.is_stopping() and not control.is_stopping()
+    assert time.monotonic() - started < 0.5 and waiting.is_alive()
+    study.commands.clear()
+    waiting.join(20)
+    assert not waiting.is_alive()
+
+
+def test_only_the_next_task_and_the_stopper_wait_for_a_pause() -> None:
+    callers = set()
+    for path in Path(sweeper.driver.__file__).parent.glob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+                if any(isinstance(call, ast.Attribute) and call.attr == "wait_or_stop" for call in calls):
+                    callers.add(f"{path.stem}.{function.name}")
+    assert callers == {"bridge.next_task", "bridge.wait_or_stop", "tune.stop_all"}
+
+
+def test_next_task_is_none_while_no_node_has_room(study: SweepStudy) -> None:
+    bridge = bridge_to(study, Running(), has_room=lambda handed_out: not handed_out)
+    assert isinstance(bridge.next_task(), Task) and bridge.next_task() is None
+
+
+def test_trial_whose_resources_are_invalid_fails_alone(make_sweep: MakeSweep) -> None:
+    resources = {"gpus": "1.5 if height == 0.123 else 0"}
+    sweep = make_sweep(budget={"trials": 2, "epochs": 2}, resources=resources, enqueue=[{"height": 0.123}])
+    with open_study(sweep) as study:
+        bridge = bridge_to(study, Running())
+        assert bridge.next_task() is None and study.row(0).state == "FAIL"
+        task = bridge.next_task()
+        assert isinstance(task, Task) and task.number == 1
+
+
+def test_best_trial_is_evaluated_once_all_trials_have_ended(study: SweepStudy) -> None:
+    bridge = bridge_to(study, Running())
+    complete(study)
+    task = bridge.next_task()
+    assert isinstance(task, Task) and (task.number, task.evaluate, task.recorded) == (0, True, 2)
+    assert bridge.next_task() == FINISHED
+    assert bridge.handle_event(task, Event(evaluation={"test_score": 1.0})) is Verdict.STOP
+    assert bridge.evaluation == {"test_score": 1.0}
+
+
+def test_evaluation_that_loses_its_worker_is_retried_twice(study: SweepStudy) -> None:
+    bridge = bridge_to(study, Running(), search=False)
+    complete(study)
+    for _ in range(MAX_EVALUATION_ATTEMPTS):
+        task = bridge.next_task()
+        assert isinstance(task, Task) and task.evaluate
+        bridge.handle_lost_worker(task, DEAD)
+    assert bridge.next_task() == FINISHED and bridge.evaluation is None
+
+
+def test_worker_killed_by_the_end_of_the_run_is_no_failure(study: SweepStudy) -> None:
+    bridge, task = bridge_to(study, Running()), task_of(study)
+    bridge.error = LeaseLostError("another process owns the sweep")
+    bridge.handle_lost_worker(task, DEAD)
+    assert not study.retries.of(task.number) and bridge.next_task() == FINISHED

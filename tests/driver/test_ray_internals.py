@@ -1,0 +1,165 @@
+"""What sweeper relies on in Ray and what Ray does not promise: each test fails when the library moves."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import time
+from collections.abc import Callable
+from types import CodeType, SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray._private import ray_constants, services, utils, worker
+from ray._private.authentication_test_utils import reset_auth_token_state
+from ray._raylet import AuthenticationTokenLoader
+from ray.air._internal import usage
+from ray.tune.execution import class_cache
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.registry import register_trainable
+
+from sweeper.driver import ray_internals
+from sweeper.driver.actor import TrialActor
+from sweeper.driver.capacity import can_autoscale
+from tests.driver.conftest import SharedRay
+
+
+def names_in(function: Callable[..., Any]) -> set[str]:
+    """List the attributes and globals that the code of a function uses, within its own functions too."""
+
+    def names(code: CodeType) -> set[str]:
+        inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        return set(code.co_names).union(*map(names, inner))
+
+    return names(function.__code__)
+
+
+@pytest.fixture
+def trial() -> TuneTrial:
+    register_trainable("nothing", TrialActor)
+    return TuneTrial("nothing", stub=True)
+
+
+def test_address_auto_means_what_ray_address_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    assert ray_internals.discover_address() == "192.0.2.1:6379"
+
+
+def test_token_is_read_from_the_environment_again(monkeypatch: pytest.MonkeyPatch, shared_ray: SharedRay) -> None:
+    shared_ray.close()  # it would be asked with the wrong token
+    with monkeypatch.context() as patch:
+        for token in ("a" * 64, "b" * 64):
+            patch.setenv("RAY_AUTH_MODE", "token")
+            patch.setenv("RAY_AUTH_TOKEN", token)
+            ray_internals.reload_auth_token()
+            assert AuthenticationTokenLoader.instance().get_raw_token() == token
+    reset_auth_token_state()
+
+
+def test_ray_started_in_the_block_listens_on_the_loopback_address() -> None:
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    with ray_internals.listen_on_loopback_only():
+        assert services.get_node_ip_address() == "127.0.0.1"
+    assert ray_constants.ENABLE_RAY_CLUSTER and "ENABLE_RAY_CLUSTER" in names_in(services.get_node_ip_address)
+
+
+def test_ray_installs_its_signal_handler_where_it_is_stopped() -> None:
+    before, install = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
+    assert "set_sigterm_handler" in names_in(inspect.unwrap(ray.init))
+    with ray_internals.own_signal_handlers():
+        utils.set_sigterm_handler(lambda *_: None)
+        assert signal.getsignal(signal.SIGTERM) is before
+        signal.signal(signal.SIGTERM, lambda *_: None)  # as the C++ core does
+    assert signal.getsignal(signal.SIGTERM) is before and utils.set_sigterm_handler is install
+
+
+def test_ray_prints_dead_processes_where_it_is_silenced(capsys: pytest.CaptureFixture[str]) -> None:
+    page = {"lines": ["a worker died"], "pid": "raylet", "is_err": False}
+    assert "print_to_stdstream" in names_in(worker.listen_error_messages)
+    with ray_internals.silence_worker_logs():
+        worker.print_to_stdstream(page, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+    worker.print_to_stdstream(page, ignore_prefix=False)
+    assert "a worker died" in capsys.readouterr().out
+
+
+def test_resources_are_detected_without_starting_ray() -> None:
+    found = ray_internals.detect_local_resources(3)
+    assert found["CPU"] == 3 and found["memory"] > 1e8
+    assert ray_internals.detect_local_resources(None)["CPU"] >= 1
+
+
+def test_autoscaler_that_only_monitors_reports_invented_names(any_ray: None) -> None:
+    deadline = time.monotonic() + 60
+    while not (status := ray_internals.autoscaler_status())[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (node,) = ray.nodes()
+    assert status[0]["active_nodes"] == {f"node_{node['NodeID']}": 1} and status[1] is False
+    assert not can_autoscale()
+
+
+def test_node_of_a_dead_actor_is_known_and_not_draining(any_ray: None, trial: TuneTrial) -> None:
+    @ray.remote(num_cpus=0)
+    class Idle:
+        def get_auto_filled_metrics(self, **_: Any) -> dict[str, Any]:
+            return {}
+
+    actor = Idle.remote()
+    trial.set_ray_actor(actor)
+    assert ray_internals.actor_of(trial) is actor
+    ray.get(actor.get_auto_filled_metrics.remote())
+    ray.kill(actor)
+    (node,) = ray.nodes()
+    assert ray_internals.node_of_actor(str(ray_internals.actor_id_of(trial))) == node["NodeID"]
+    assert ray_internals.draining_nodes() == set()
+
+
+def test_trial_has_no_actor_before_it_starts(trial: TuneTrial) -> None:
+    assert ray_internals.actor_of(trial) is None and ray_internals.actor_id_of(trial) is None
+
+
+def test_driver_of_a_submitted_job_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not ray_internals.job_brought_its_code()
+    monkeypatch.setenv(worker.RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
+    assert ray_internals.job_brought_its_code()
+
+
+def test_tune_gives_no_environment_and_counts_no_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in class_cache.ENV_VARS_TO_PROPAGATE:
+        monkeypatch.delenv(name, raising=False)
+    before, count = dict(class_cache.DEFAULT_ENV_VARS), usage.tag_callbacks
+    with ray_internals.skip_runtime_env_and_telemetry():
+        worker_class = class_cache._ActorClassCache().get(TrialActor)
+        assert not worker_class._default_options["runtime_env"].get("env_vars")
+        assert usage.tag_callbacks([]) is False
+    assert class_cache.DEFAULT_ENV_VARS == before != {} and usage.tag_callbacks is count
+    assert "tag_callbacks" in names_in(ray.tune.run)
+
+
+def test_tune_reports_errors_and_does_not_retry(trial: TuneTrial) -> None:
+    before, errors = TuneTrial.handle_error, []
+    assert "handle_error" in names_in(TuneController._process_trial_failure)
+    with ray_internals.report_errors_to(lambda failed, text: errors.append((failed, text))):
+        trial.handle_error(RuntimeError("its worker died"))
+    assert errors == [(trial, "its worker died")] and not trial.should_recover()
+    assert TuneTrial.handle_error is before
+
+
+def test_tune_keeps_staged_trials_where_they_are_unstaged() -> None:
+    assert "_staged_trials" in names_in(TuneController.__init__)
+    unstaged: list[str] = []
+    controller = SimpleNamespace(_staged_trials={"staged"}, _unstage_trial_with_resources=unstaged.append)
+    ray_internals.unstage(controller, "staged")
+    ray_internals.unstage(controller, "other")
+    assert unstaged == ["staged"] and callable(TuneController._unstage_trial_with_resources)
+
+
+def test_tune_keeps_ended_trials_where_they_are_forgotten(trial: TuneTrial) -> None:
+    lists = {"_trials": [trial], "_stopped_trials": {trial}, "_failed_trials": {trial}, "_trials_to_cache": {trial}}
+    assert {*lists, "_trial_metadata"} <= names_in(TuneController.__init__)
+    controller = SimpleNamespace(**lists, _trial_metadata={trial.trial_id: "{}"})
+    ray_internals.forget_trial(controller, trial)
+    assert not any(vars(controller).values())
