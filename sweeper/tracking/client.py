@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,6 +93,10 @@ def _create(path: Path) -> None:
     """
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
 
+    leftover = re.compile(rf"\.writing-[0-9a-f]{{8}}{re.escape(path.suffix)}(-journal|-wal|-shm)?")
+    for file in path.parent.iterdir():  # of processes that were killed here: the caller holds the lock of this folder
+        if leftover.fullmatch(file.name) and file.is_file():
+            file.unlink()
     with written_whole(path) as beside:
         beside.touch(mode=0o600)
         engine = create_sqlalchemy_engine_with_retry(f"{SQLITE}{beside}")

@@ -31,6 +31,7 @@ def package_model(folder: Path) -> Path:
     example = np.load(folder / "example.npy", allow_pickle=False)
     signature = infer_signature(example, model.predict(example, verbose=0))
     with written_whole(folder / PACKED) as beside:
+        beside.mkdir()  # MLflow saves the example before it makes the folder
         save_model(model, str(beside), signature=signature, input_example=example, pip_requirements=_requirements())
     return folder / PACKED
 
@@ -82,6 +83,6 @@ def read_evaluation(folder: Path, expected_digest: str) -> tuple[int, dict[str, 
         found = json.loads((folder / _EVALUATION).read_text())
         metrics = {str(name): float(value) for name, value in found["metrics"].items()}
         evaluated = int(found["trial"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return (evaluated, metrics) if expected_digest and expected_digest == digest(folder) else None

@@ -247,7 +247,7 @@ def test_a_cluster_elsewhere_that_asks_for_no_token_is_refused_unless_someone_in
         pytest.skip("this machine has no address but its own")
     url = f"http://{elsewhere}:{server.server_port}"
     try:
-        with pytest.raises(InputError, match="asks for no token.*--insecure"):
+        with pytest.raises(InputError, match="without a token.*--insecure"):
             RayJobs(url)
         RayJobs(url, insecure=True)
     finally:

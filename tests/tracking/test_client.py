@@ -89,7 +89,7 @@ def test_sync_explains_an_unreachable_server(study: RecordedStudy) -> None:
 KILLED = """
 import os, sys
 import sqlalchemy as sa
-from sweeper.tracking import store
+from sweeper.tracking import client
 
 writes = []
 
@@ -101,7 +101,7 @@ def leave_in_the_middle(connection: object) -> None:
 
 
 sa.event.listen(sa.Engine, "commit", leave_in_the_middle)
-store.connect(f"sqlite:///{sys.argv[1]}")
+client.connect(f"sqlite:///{sys.argv[1]}")
 """
 
 
@@ -109,7 +109,8 @@ def test_a_store_whose_maker_was_killed_is_made_by_the_next_one(tmp_path: Path) 
     path = tmp_path / "mlflow.db"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
-    assert not path.exists() and list(tmp_path.iterdir())
+    assert not path.exists() and list(tmp_path.glob(".writing-*.db"))
+    (tmp_path / ".writing-0123abcd.json").touch()
     assert connect(f"sqlite:///{path}").search_experiments()
-    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("mlflow.db")] == ["mlflow.db"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".writing-0123abcd.json", "mlflow.db"]
     assert path.stat().st_mode & 0o777 == 0o600

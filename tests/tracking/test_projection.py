@@ -143,7 +143,7 @@ def test_a_patient_projection_opens_its_store_at_the_first_report(study: Recorde
     uri = f"sqlite:///{path}"
     projection = Projection(study.sweep, uri)
     study.listeners = (projection,)
-    projection.start(study, patience=60.0)
+    projection.start(study, first_report_wait_s=60.0)
     study.begin(0)
     time.sleep(0.5)
     assert not path.exists()
@@ -158,6 +158,6 @@ def test_a_patient_projection_opens_its_store_at_the_first_report(study: Recorde
 
 def test_a_patient_projection_is_closed_without_a_report(uri: str, study: RecordedStudy) -> None:
     projection = Projection(study.sweep, uri)
-    projection.start(study, patience=60.0)
+    projection.start(study, first_report_wait_s=60.0)
     assert projection.close(20)
     assert_equal(uri, study)

@@ -100,7 +100,7 @@ def test_links_show_the_trials_sorted_their_curves_and_the_best_compared(shown: 
 
 
 def test_the_table_of_trials_shows_metric_parameters_and_state(shown: RecordedStudy, uri: str) -> None:
-    key = f"sweeper-{shown.facts['id']}"
+    key = f"sweeper-{shown.id}"
     assert f"?viewStateShareKey={key}&" in _url(sweep_links(shown, uri, "http://h"), "all trials, best first")
     experiment = connect(uri).get_experiment_by_name("shown")
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
