@@ -101,7 +101,7 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     ("resources", f"{CLUSTER}/autoscalerOptions/resources", {}, "does not say how much"),
     ("images", f"{MLFLOW}/containers/0/image", "sweeper:latest", "has no version"),
     ("images", f"{MLFLOW}/containers/0/image", "sweeper", "has no version"),
-    ("images", f"{HEAD}/containers/0/image", "sweeper:0.1.0-ray2.59.0", f"is not of Ray {RAY}"),
+    ("images", f"{HEAD}/containers/0/image", "sweeper:0.2.0-ray2.59.0", f"is not of Ray {RAY}"),
     ("images", f"{CLUSTER}/rayVersion", "2.59.0", "rayVersion is not"),
     ("secrets", "Service/mlflow/kind", "Secret", "stands in clear"),
     ("secrets", f"{ENV}/0", {"name": "AWS_SECRET_ACCESS_KEY", "value": "abc"}, "stands in clear"),
@@ -199,7 +199,7 @@ def test_what_is_submitted_with_gpus_is_the_rayjob_of_the_overlay(overlays: dict
 
 
 def test_what_is_submitted_keeps_to_the_rules_whatever_is_filled_in(crds: dict[str, Crd]) -> None:
-    template = Template(image="example.org/sweeper:0.1.0-ray" + RAY, gpus=2, cpus=8, memory="64Gi", workers=9)
+    template = Template(image="example.org/sweeper:0.2.0-ray" + RAY, gpus=2, cpus=8, memory="64Gi", workers=9)
     rendered = template.render(Submission("My_Sweep", "name: My_Sweep"))
     objects = [item for item in described() if item["kind"] != "RayJob"] + rendered
     assert [fault for rule in RULES.values() for fault in rule(objects)] == []
@@ -207,7 +207,7 @@ def test_what_is_submitted_keeps_to_the_rules_whatever_is_filled_in(crds: dict[s
     (worker,) = rendered[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert worker["maxReplicas"] == 9
     (container,) = worker["template"]["spec"]["containers"]
-    assert container["image"] == f"example.org/sweeper:0.1.0-ray{RAY}-gpu"
+    assert container["image"] == f"example.org/sweeper:0.2.0-ray{RAY}-gpu"
     assert container["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
 
 
