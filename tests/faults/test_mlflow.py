@@ -74,7 +74,7 @@ def test_mlflow_that_is_killed_and_returns_has_everything(campaign: Campaign, sa
     assert run.wait(PATIENCE) == 0, campaign.said()
     assert sync(campaign).startswith("0 records")
     campaign.judge()
-    assert "is away" in campaign.said() and "is back" in campaign.said(), campaign.said()
+    assert "does not answer" in campaign.said() and "answers again" in campaign.said(), campaign.said()
     say("MLflow killed in the middle, back later", "one line when it goes, one when it is back; all there, once")
 
 

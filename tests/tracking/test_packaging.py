@@ -14,7 +14,7 @@ METRICS = {"test_accuracy": 0.9, "test_loss": 0.1}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The folder of an evaluated model, with two files where the packed model is."""
+    """Return the folder of a model, with two files as the packed model."""
     packed = tmp_path / "champion" / PACKED
     (packed / "data").mkdir(parents=True)
     (packed / "MLmodel").write_text("flavors: {}\n")
@@ -55,8 +55,8 @@ def rename_a_file(folder: Path) -> None:
 
 def replace_a_file_by_a_link(folder: Path) -> None:
     model = folder / PACKED / "data" / "model.keras"
-    elsewhere = model.rename(folder / "model.keras")
-    model.symlink_to(elsewhere)
+    target = model.rename(folder / "model.keras")
+    model.symlink_to(target)
 
 
 def delete_the_model(folder: Path) -> None:
