@@ -1,4 +1,4 @@
-"""Where else a sweep can run: what is submitted, and what can be asked about it, whatever runs it there."""
+"""Remote sweeps: what is submitted to a cluster, and what every kind of cluster can be asked about it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True)
 class Submission:
-    """A sweep that is to run elsewhere.
+    """A sweep to run on a cluster.
 
-    Its name also names the job: a submission that is repeated, because its answer was lost, does not run twice.
+    Its name also names the job, so that a submission that is repeated because its answer was lost does not run twice.
     """
 
     name: str
     text: str
-    """The sweep file, complete."""
+    """The complete sweep file."""
     options: tuple[str, ...] = ()
-    """Further options of `sweeper run` there."""
+    """Further options of `sweeper run` on the cluster."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a submitted sweep stands; `attempt` counts its submissions."""
+    """State of a submitted sweep; `attempt` counts its submissions."""
 
     name: str
     state: Literal["waiting", "running", "stopped", "succeeded", "failed"]
@@ -32,21 +32,21 @@ class JobStatus:
     details: dict[str, str] = field(default_factory=dict)
 
     @property
-    def wait_or_stop(self) -> bool:
+    def is_over(self) -> bool:
         return self.state not in ("waiting", "running")
 
 
 class Backend(Protocol):
-    """Runs sweeps elsewhere."""
+    """A cluster that runs submitted sweeps."""
 
     def submit(self, submission: Submission) -> str:
-        """Have the sweep run, or go on where it was stopped; a line that says what happened."""
+        """Start a sweep, or resume one that ended; return one line that says which."""
 
     def status(self, name: str) -> JobStatus:
-        """How the sweep stands."""
+        """Return the state of a sweep."""
 
     def logs(self, name: str, *, follow: bool) -> Iterator[str]:
-        """What `sweeper run` prints there, piece by piece; with `follow` until it ends, whatever the network does."""
+        """Yield the output of `sweeper run`; with `follow`, until it ends, also after a lost connection."""
 
     def stop(self, name: str) -> None:
-        """Have the sweep end in good order; returns when it has."""
+        """Stop a sweep with its progress saved; return when it has stopped."""

@@ -1,16 +1,16 @@
-"""Runs sweeps on Kubernetes, each as a RayJob of KubeRay's."""
+"""Backend that runs each sweep on Kubernetes, as a RayJob of KubeRay."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from sweeper.backends import JobStatus, Submission
-from sweeper.backends.kubernetes_api import REQUEST_TIMEOUT_S, KubernetesApi, reason_of
-from sweeper.backends.rayjob import SWEEP, Object, Template, job_name
+from sweeper.backends.kubernetes_api import REQUEST_OPTIONS, KubernetesApi, reason_of
+from sweeper.backends.rayjob import SWEEP_ANNOTATION, Object, Template, job_name
 from sweeper.core.errors import InputError
 
 _RAYJOBS = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
@@ -25,103 +25,110 @@ _STATES: dict[str, Any] = {
     "Failed": "failed",
     "ValidationFailed": "failed",
 }
-"""What the operator does with a RayJob, in our words; all else is waiting."""
+"""States of a RayJob, as the operator names them, and ours; a sweep in any other state is waiting."""
 
 
 @dataclass(frozen=True)
 class KubeRay:
-    """A cluster with KubeRay's operator; `template` says in which namespace, on what workers."""
+    """A cluster with KubeRay's operator; `template` holds the namespace and the workers."""
 
     template: Template = field(default_factory=Template)
     context: str | None = None
     """A context of the kubeconfig other than the current one."""
-    patience: float = 180.0
-    """Seconds that a sweep has to stop, an old RayJob to be gone, and a lost API server to come back."""
-    look: float = 1.0
-    """Seconds between two looks."""
+    timeout_s: float = 180.0
+    """Limit for a sweep to stop and for an old RayJob to be deleted; `logs` waits as long for an unavailable server."""
+    poll_interval_s: float = 1.0
+    retry_reads: bool = False
+    """Retry reads while the API server is unavailable, as `logs` does."""
 
     @cached_property
     def _api(self) -> KubernetesApi:
-        return KubernetesApi(self.context, patience=self.patience, look=self.look)
+        limits = {"timeout_s": self.timeout_s, "poll_interval_s": self.poll_interval_s}
+        return KubernetesApi(self.context, **limits, retry_reads=self.retry_reads)
 
     def render(self, submission: Submission) -> list[Object]:
-        """The objects that `submit` makes."""
+        """Return the objects that `submit` creates."""
         return self.template.render(submission)
 
     def submit(self, submission: Submission) -> str:
-        """Make the RayJob of a sweep; one that has ended is made again, and the sweep goes on where it stood.
+        """Create the RayJob of a sweep. If it has ended, create it anew: the sweep resumes.
 
         Raises:
-            InputError: the cluster finds the objects invalid.
+            InputError: the cluster rejects the objects as invalid.
             BackendError: the cluster cannot be reached, or refuses.
         """
         config, job = self.render(submission)
         name = job["metadata"]["name"]
         place = f"RayJob {name} in namespace {self.template.namespace}"
-        with self._api.explained():
+        with self._api.translated_errors():
             before = self._find(name)
             if before is not None:
-                if not _status(before).wait_or_stop and not before["metadata"].get("deletionTimestamp"):
-                    self._own_config(before)  # whoever made it may have been cut off before that
+                if not _status(before).is_over and not before["metadata"].get("deletionTimestamp"):
+                    self._set_config_owner(before)  # the submission that created it may have been cut off before this
                     return f"{submission.name} is running already: {place}"
                 self._remove(name)
             self._apply(config)
             try:
-                made = self._api.jobs.create_namespaced_custom_object(**self._where, body=job)
+                made = self._api.jobs.create_namespaced_custom_object(**self._request, body=job)
             except self._api.errors.ConflictException:
                 return f"{submission.name} is running already: {place}"
-            self._own_config(made)
-        return f"{submission.name} {'goes on' if before else 'is submitted'}: {place}"
+            self._set_config_owner(made)
+        return f"{submission.name} {'resumes' if before else 'is submitted'}: {place}"
 
     def status(self, name: str) -> JobStatus:
-        """How a sweep stands.
+        """Return the state of a sweep.
 
         Raises:
-            InputError: it was not submitted, or has been deleted.
+            InputError: it was never submitted, or its RayJob was deleted.
         """
-        with self._api.explained():
+        with self._api.translated_errors():
             return _status(self._job(name))
 
     def logs(self, name: str, *, follow: bool) -> Iterator[str]:
-        """What a sweep prints, by lines, from its beginning, as the pods that submitted it have it."""
-        told: dict[str, str] = {}  # until when, by pod
+        """Yield the output of a sweep line by line, from its beginning: the logs of the pods that submitted it."""
+        yield from replace(self, retry_reads=True)._logs(name, follow=follow)
+
+    def _logs(self, name: str, *, follow: bool) -> Iterator[str]:
+        shown: dict[str, str] = {}  # the time of the last line that was shown, by pod
         finished: set[str] = set()
         while True:
-            # Asked before the logs are read: what was written until it ended is read then.
-            is_over = self._api.ask(lambda: _status(self._job(name))).wait_or_stop
-            for pod, has_finished in self._api.ask(lambda: self._submitters(name)):
+            with self._api.translated_errors():
+                # The state is read before the logs: then they hold everything that was written until the end.
+                is_over = _status(self._job(name)).is_over
+                pods = self._submitters(name)
+            for pod, has_finished in pods:
                 if pod not in finished:
-                    yield from self._log(pod, told, follow=follow and not is_over)
+                    yield from self._new_lines(pod, shown, follow=follow and not is_over)
                 if has_finished:
                     finished.add(pod)
             if is_over or not follow:
                 return
-            time.sleep(self.look)
+            time.sleep(self.poll_interval_s)
 
     def stop(self, name: str) -> None:
-        """Suspend the RayJob of a sweep: the head has the sweep stop in good order, and all pods go.
+        """Suspend the RayJob of a sweep: the head stops the sweep with its progress saved, and all pods are deleted.
 
-        Deleting it would do the same, but leave nothing behind that says so.
+        Deleting the RayJob would stop the sweep too, but leave no object that shows its state.
 
         Raises:
             InputError: it is not running.
-            BackendError: it has not stopped in time.
+            BackendError: it has not stopped after `timeout_s`.
         """
-        with self._api.explained():
-            if (status := _status(self._job(name))).wait_or_stop:
+        with self._api.translated_errors():
+            if (status := _status(self._job(name))).is_over:
                 raise InputError(f"sweep {name!r} is not running: it has {status.state}")
-            where = {**self._where, "name": job_name(name)}
+            request = {**self._request, "name": job_name(name)}
             patch = {"spec": {"suspend": True}}
-            self._api.jobs.patch_namespaced_custom_object(**where, body=patch, _content_type=_MERGE)
-            self._api.wait(lambda: _status(self._job(name)).wait_or_stop, f"sweep {name!r} is still stopping")
+            self._api.jobs.patch_namespaced_custom_object(**request, body=patch, _content_type=_MERGE)
+            self._api.wait(lambda: _status(self._job(name)).is_over, f"sweep {name!r} is still stopping")
 
     def _find(self, name: str) -> Object | None:
         try:
-            found: Object = self._api.jobs.get_namespaced_custom_object(**self._where, name=name)
+            found: Object = self._api.jobs.get_namespaced_custom_object(**self._request, name=name)
         except self._api.errors.NotFoundException as error:
             if reason_of(error)[0]:
                 return None
-            raise  # it does not know what a RayJob is
+            raise  # without a reason, the server does not know the kind RayJob
         return found
 
     def _job(self, sweep: str) -> Object:
@@ -130,13 +137,13 @@ class KubeRay:
         return job
 
     def _remove(self, name: str) -> None:
-        """Delete a RayJob, and wait until all that it owns is gone: two attempts at a sweep never meet."""
+        """Delete a RayJob, and wait until everything that it owns is deleted: two attempts never run side by side."""
         options = {"propagationPolicy": "Foreground"}
         try:
-            self._api.jobs.delete_namespaced_custom_object(**self._where, name=name, body=options)
+            self._api.jobs.delete_namespaced_custom_object(**self._request, name=name, body=options)
         except self._api.errors.NotFoundException:
             return
-        self._api.wait(lambda: self._find(name) is None, f"RayJob {name}, which has ended, is still being deleted")
+        self._api.wait(lambda: self._find(name) is None, f"RayJob {name} of the last attempt is still being deleted")
 
     def _apply(self, config: Object) -> None:
         self._api.core.patch_namespaced_config_map(
@@ -146,47 +153,49 @@ class KubeRay:
             field_manager="sweeper",
             force=True,
             _content_type=_APPLY,
-            **REQUEST_TIMEOUT_S,
+            **REQUEST_OPTIONS,
         )
 
-    def _own_config(self, job: Object) -> None:
-        """Have the ConfigMap go when the RayJob does."""
+    def _set_config_owner(self, job: Object) -> None:
+        """Make the RayJob own its ConfigMap, so that both are deleted together."""
         meta = job["metadata"]
         owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": meta["name"], "uid": meta["uid"]}
         patch = {"metadata": {"ownerReferences": [{**owner, "blockOwnerDeletion": True}]}}
         names = (meta["name"], self.template.namespace)
-        self._api.core.patch_namespaced_config_map(*names, patch, _content_type=_MERGE, **REQUEST_TIMEOUT_S)
+        self._api.core.patch_namespaced_config_map(*names, patch, _content_type=_MERGE, **REQUEST_OPTIONS)
 
     def _submitters(self, sweep: str) -> list[tuple[str, bool]]:
-        """The pods that submitted a sweep, the first one first, and whether each has finished."""
+        """Return the pods that submitted a sweep, the oldest first, and whether each has finished."""
         label = f"batch.kubernetes.io/job-name={job_name(sweep)}"
         pods = self._api.core.list_namespaced_pod(
-            self.template.namespace, label_selector=label, **REQUEST_TIMEOUT_S
+            self.template.namespace, label_selector=label, **REQUEST_OPTIONS
         ).items
         pods.sort(key=lambda pod: pod.metadata.creation_timestamp)
         return [(pod.metadata.name, pod.status.phase in ("Succeeded", "Failed")) for pod in pods]
 
-    def _log(self, pod: str, told: dict[str, str], *, follow: bool) -> Iterator[str]:
-        """The lines of a pod that were not told yet; a lost connection is made again."""
+    def _new_lines(self, pod: str, shown: dict[str, str], *, follow: bool) -> Iterator[str]:
+        """Yield the lines of a pod that were not shown yet; reconnect when the connection is lost."""
         from urllib3.exceptions import HTTPError
 
         while True:
+            with self._api.translated_errors():
+                lines = self._open_log(pod, follow=follow)
             try:
-                for data in self._api.ask(lambda: self._open_log(pod, follow=follow)):
+                for data in lines:
                     moment, _, line = data.decode("utf-8", "replace").partition(" ")
-                    if not line.endswith("\n") or moment <= told.get(pod, ""):
-                        continue  # half a line is read again, and what was told is not
-                    if told and pod not in told:
-                        yield f"--- {pod} submits it now, and tells its log from the beginning\n"
-                    told[pod] = moment
+                    if not line.endswith("\n") or moment <= shown.get(pod, ""):
+                        continue  # half a line is read again after the reconnect
+                    if shown and pod not in shown:
+                        yield f"--- pod {pod} submits the sweep now; its log follows from the beginning\n"
+                    shown[pod] = moment
                     yield line
                 return
             except (HTTPError, OSError):
-                time.sleep(self.look)
+                time.sleep(self.poll_interval_s)
 
     def _open_log(self, pod: str, *, follow: bool) -> Iterator[bytes]:
-        """The lines of a pod, each after its time; none, if its container is not there yet, or no more."""
-        options = {"follow": follow, "timestamps": True, "_preload_content": False, **REQUEST_TIMEOUT_S}
+        """Return the lines of a pod, each after its time; none if its container does not exist yet, or no longer."""
+        options = {"follow": follow, "timestamps": True, "_preload_content": False, **REQUEST_OPTIONS}
         try:
             lines: Iterator[bytes] = self._api.core.read_namespaced_pod_log(pod, self.template.namespace, **options)
         except (self._api.errors.BadRequestException, self._api.errors.NotFoundException):
@@ -194,24 +203,24 @@ class KubeRay:
         return lines
 
     @property
-    def _where(self) -> dict[str, Any]:
-        return {**_RAYJOBS, "namespace": self.template.namespace, **REQUEST_TIMEOUT_S}
+    def _request(self) -> dict[str, Any]:
+        return {**_RAYJOBS, "namespace": self.template.namespace, **REQUEST_OPTIONS}
 
 
 def _status(job: Object) -> JobStatus:
-    """What the operator says of a RayJob."""
+    """Return the state of a RayJob, as the operator has recorded it."""
     status = job.get("status", {})
     phase = status.get("jobDeploymentStatus", "")
     state = _STATES.get(phase, "waiting")
     if state == "succeeded" and status.get("jobStatus") == "STOPPED":
         state = "stopped"
-    message = str(status.get("message", "")).strip().splitlines()[-1:]  # before it stands the end of the log
+    message = str(status.get("message", "")).strip().splitlines()[-1:]  # the end of the log is before it
     keys = {"rayClusterName": "cluster", "startTime": "began", "endTime": "ended"}
     return JobStatus(
-        name=job["metadata"].get("annotations", {}).get(SWEEP, job["metadata"]["name"]),
+        name=job["metadata"].get("annotations", {}).get(SWEEP_ANNOTATION, job["metadata"]["name"]),
         state=state,
         message="; ".join(filter(None, [status.get("reason"), *message])),
         attempt=max(1, status.get("failed", 0) + (state != "failed")),
         details={"RayJob": phase or "not seen by KubeRay's operator yet"}
-        | {told: str(status[key]) for key, told in keys.items() if status.get(key)},
+        | {label: str(status[key]) for key, label in keys.items() if status.get(key)},
     )

@@ -1,4 +1,4 @@
-"""The connection to a Kubernetes API server: found in a kubeconfig, patient, and its refusals told in one line."""
+"""Connection to a Kubernetes API server: found through a kubeconfig, its errors translated into one line."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from sweeper.core.errors import BackendError, InputError, SweeperError
 
-T = TypeVar("T")
+REQUEST_OPTIONS = {"_request_timeout": (10.0, 60.0)}
+"""Options of every request: seconds to connect, and between two pieces of an answer. The client has no limit itself."""
 
-
-REQUEST_TIMEOUT_S = {"_request_timeout": (10.0, 60.0)}
-"""Of every request: seconds to connect, and from one piece of an answer to the next. By default there is no limit."""
+_POLLS_PER_RETRY = 10
+"""Longest pause between two retries of a read, in polls."""
 
 
 class KubernetesApi:
@@ -25,14 +25,19 @@ class KubernetesApi:
 
     Args:
         context: a context of the kubeconfig other than the current one.
-        patience: seconds that what is awaited may take.
-        look: seconds between two looks.
+        timeout_s: limit of `wait`, and about how long the server may be unavailable for reads that are retried.
+        poll_interval_s: seconds between two polls of `wait`.
+        retry_reads: retry reads while the server is unavailable. Without it, a server that cannot be reached is
+            reported at once.
     """
 
-    def __init__(self, context: str | None, *, patience: float, look: float) -> None:
+    def __init__(
+        self, context: str | None, *, timeout_s: float, poll_interval_s: float, retry_reads: bool = False
+    ) -> None:
         self._context = context
-        self._patience = patience
-        self.look = look
+        self._timeout_s = timeout_s
+        self._poll_interval_s = poll_interval_s
+        self._retry_reads = retry_reads
 
     @cached_property
     def jobs(self) -> Any:
@@ -47,60 +52,49 @@ class KubernetesApi:
         return self._client.exceptions
 
     def wait(self, is_done: Callable[[], bool], otherwise: str) -> None:
-        """Look until something is done.
+        """Poll until something is done.
+
+        Args:
+            otherwise: what is still so if the time runs out, for the message.
 
         Raises:
-            BackendError: it is not, in time.
+            BackendError: it is not done after `timeout_s`.
         """
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._timeout_s
         while not is_done():
             if time.monotonic() > deadline:
-                raise BackendError(f"{otherwise} after {self._patience:.0f} s; ask again, or look with kubectl")
-            time.sleep(self.look)
-
-    def ask(self, question: Callable[[], T]) -> T:
-        """The answer of an API server that may be away for a while."""
-        from urllib3.exceptions import HTTPError
-
-        deadline = time.monotonic() + self._patience
-        with self.explained():
-            while True:
-                try:
-                    return question()
-                except (HTTPError, OSError, self.errors.ServiceException):
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(self.look)
+                raise BackendError(
+                    f"{otherwise} after {self._timeout_s:.0f} s; repeat the command, or look at it with kubectl"
+                )
+            time.sleep(self._poll_interval_s)
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Tells what the API server has against a request, or that there is none."""
+    def translated_errors(self) -> Iterator[None]:
+        """Raise BackendError or InputError in the place of the errors of the client and of the network."""
         from urllib3.exceptions import HTTPError
 
         try:
             yield
         except self.errors.ApiException as error:
-            raise self._explain(error) from error
+            raise self._translate_api_error(error) from error
         except (HTTPError, OSError) as error:
-            raise BackendError(f"the Kubernetes API at {self._host} cannot be reached: {_cause(error)}") from error
+            raise BackendError(f"the Kubernetes API at {self._host} cannot be reached: {_root_cause(error)}") from error
 
-    def _explain(self, error: Any) -> SweeperError:
+    def _translate_api_error(self, error: Any) -> SweeperError:
         reason, message = reason_of(error)
         if error.status in (400, 422):
-            return InputError(f"the cluster refuses what was asked ({error.status}): {message}")
+            return InputError(f"the cluster rejects the request ({error.status}): {message}")
         if error.status == 401:
-            told = (
-                f"does not know you (401): log in again, or choose another context of {self._context or 'kubeconfig'}"
-            )
+            kubeconfig = self._context or "kubeconfig"
+            problem = f"does not accept your credentials (401): log in again, or choose another context of {kubeconfig}"
         elif error.status == 403:
-            told = (
-                f"forbids it (403): {message}. The role sweeper-submitter of k8s/base/access.yaml allows all it takes"
-            )
+            role = "The role sweeper-submitter in k8s/base/access.yaml allows everything that sweeper needs"
+            problem = f"forbids the request (403): {message}. {role}"
         elif error.status == 404 and not reason:
-            told = "knows no RayJobs (404): install KubeRay, as k8s/README.md says"
+            problem = "knows no RayJobs (404): install KubeRay, as k8s/README.md describes"
         else:
-            told = f"answers {error.status}: {message}"
-        return BackendError(f"the Kubernetes API at {self._host} {told}")
+            problem = f"answers {error.status}: {message}"
+        return BackendError(f"the Kubernetes API at {self._host} {problem}")
 
     @property
     def _host(self) -> str:
@@ -118,26 +112,40 @@ class KubernetesApi:
     def _connection(self) -> Any:
         from kubernetes import config
 
-        client = self._client
-        logging.getLogger("urllib3.connectionpool").setLevel(
-            logging.ERROR
-        )  # it tells of every attempt; we, of the last
-        file = os.environ.get("KUBECONFIG")  # which the package reads only once, when it is imported
+        # It logs every retry; the last error is in our message.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+        settings = self._client.Configuration()
+        settings.retries = self._read_retries() if self._retry_reads else None
+        file = os.environ.get("KUBECONFIG")  # the package reads the variable only once, when it is imported
         try:
-            return config.new_client_from_config(file, self._context)
+            return config.new_client_from_config(file, self._context, client_configuration=settings)
         except config.ConfigException as error:
             try:
                 if self._context is not None:
                     raise
-                settings = client.Configuration()
                 config.load_incluster_config(client_configuration=settings)
-                return client.ApiClient(settings)
+                return self._client.ApiClient(settings)
             except config.ConfigException:
-                raise InputError(f"no Kubernetes cluster is known here ({_cause(error)}); set KUBECONFIG") from error
+                message = f"no Kubernetes cluster is configured here ({_root_cause(error)}); set KUBECONFIG"
+                raise InputError(message) from error
+
+    def _read_retries(self) -> Any:
+        """Return retries that together wait about `timeout_s`: after 0, 2, 4, 8, 10, 10, ... polls."""
+        from urllib3 import Retry
+
+        longest = _POLLS_PER_RETRY * self._poll_interval_s
+        return Retry(
+            total=max(1, round(self._timeout_s / longest)),
+            backoff_factor=self._poll_interval_s,
+            backoff_max=longest,
+            status_forcelist=(500, 502, 503, 504),
+            allowed_methods={"GET"},
+            raise_on_status=False,  # the last answer says more than "too many 503 error responses"
+        )
 
 
 def reason_of(error: Any) -> tuple[str, str]:
-    """The API server's word for what went wrong, and its message; no word, if its API did not answer."""
+    """Return the API server's reason for an error, and its message; the reason is empty if something else answered."""
     try:
         answer = json.loads(error.body)
         return str(answer.get("reason", "")), str(answer["message"])
@@ -145,8 +153,8 @@ def reason_of(error: Any) -> tuple[str, str]:
         return "", str(error.reason)
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost reason of an error of the network, in one line."""
+def _root_cause(error: BaseException) -> str:
+    """Return the first line of the innermost reason of an error of the network."""
     reason = getattr(error, "reason", None)
     while isinstance(reason, BaseException):
         error, reason = reason, getattr(reason, "reason", None)

@@ -1,4 +1,4 @@
-"""The RayJob that runs a sweep: the one in k8s/base, filled in."""
+"""The RayJob that runs a sweep: the manifest in k8s/base, filled in."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from sweeper.backends import Submission
 
 Object = dict[str, Any]
 
-SWEEP = "sweeper/name"
-"""The annotation that holds the name of the sweep; the name of the RayJob follows narrower rules."""
+SWEEP_ANNOTATION = "sweeper/name"
+"""Annotation with the name of the sweep; the name of a RayJob follows narrower rules."""
 
 _RESULTS = "/mnt/sweeps"
 _SWEEP_FILE = "/etc/sweeper/sweep.yaml"
-_LONGEST = 47
-"""What the operator takes; it appends to the name."""
+MAX_NAME_CHARS = 47
+"""Longest name that the operator accepts; it appends to the name."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """What is filled in beside the sweep; None leaves what the manifest says."""
+    """Values to fill in beside the sweep; None keeps the value of the manifest."""
 
     namespace: str = "sweeper"
     image: str | None = None
     worker_image: str | None = None
-    """By default that of the head; with GPUs, the same with `-gpu` appended."""
+    """Image of the workers; by default that of the head, with `-gpu` appended if they have GPUs."""
     gpus: int = 0
     """GPUs of each worker."""
     cpus: int | None = None
     """CPUs of each worker."""
     memory: str | None = None
-    """Memory of each worker, as 16Gi."""
+    """Memory of each worker, as in 16Gi."""
     workers: int | None = None
-    """The most workers there may be."""
+    """Highest number of workers."""
     service_account: str | None = None
-    """Of the head."""
+    """Service account of the head."""
 
     def render(self, submission: Submission) -> list[Object]:
-        """The sweep file in a ConfigMap, and the RayJob that runs it."""
+        """Return a ConfigMap with the sweep file, and the RayJob that runs it."""
         name = job_name(submission.name)
-        meta = {"name": name, "namespace": self.namespace, "annotations": {SWEEP: submission.name}}
+        meta = {"name": name, "namespace": self.namespace, "annotations": {SWEEP_ANNOTATION: submission.name}}
         config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"sweep.yaml": submission.text}}
         job = _manifest()
         job["metadata"] |= meta
@@ -71,17 +71,17 @@ class Template:
 
 
 def job_name(sweep: str) -> str:
-    """A name that Kubernetes and the operator take, the same for the same sweep and another for any other."""
-    if re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", sweep) and len(sweep) <= _LONGEST:
+    """Return a name that Kubernetes and the operator accept; different sweeps get different names."""
+    if re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", sweep) and len(sweep) <= MAX_NAME_CHARS:
         return sweep
     slug = re.sub(r"[^a-z0-9]+", "-", sweep.lower())[:31].strip("-")
     return f"sweep-{slug}-{hashlib.sha256(sweep.encode()).hexdigest()[:8]}"
 
 
 def entrypoint(submission: Submission) -> str:
-    """The command that Ray runs, as the manifest has it.
+    """Return the command that Ray runs, in the form of the manifest.
 
-    A shell of the submitter reads it first and one of the head after it: what is quoted here is read once.
+    Quote once: the submitter's shell splits it into words, and Ray's client quotes them again for the head's shell.
     """
     options = submission.options
     if not any(option.partition("=")[0] == "--dir" for option in options):

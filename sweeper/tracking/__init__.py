@@ -1,4 +1,4 @@
-"""MLflow as a picture of the study: runs, the champion in the registry, links. Only this package imports mlflow."""
+"""A copy of the study in MLflow: runs, the champion in the registry, links. Only this package imports mlflow."""
 
 from __future__ import annotations
 

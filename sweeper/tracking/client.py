@@ -1,10 +1,11 @@
-"""Connections to MLflow: which store, its experiments and runs; with short timeouts and quiet logs."""
+"""Client of MLflow: the address of the store, a connection with short timeouts, experiments and runs."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
     from sweeper.spec import Sweep
 
+logger = logging.getLogger(__name__)
+
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    # MLflow would repeat a `runs/create` whose answer was lost, and make a second run; we repeat after a look.
+    # MLflow would repeat a `runs/create` whose answer was lost, and create a second run; we first search for the run.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -36,42 +39,42 @@ _SETTINGS = {
 
 
 def tracking_uri(sweep: Sweep, override: str | None = None) -> str:
-    """The MLflow store of a sweep: the override, else the sweep's, else MLFLOW_TRACKING_URI, else a file here.
+    """Return the MLflow store of a sweep: `override`, else the sweep's, else MLFLOW_TRACKING_URI, else a local file.
 
     Raises:
-        InputError: it is no address, or a folder, which MLflow keeps no runs in any more, or refers to a variable that
+        InputError: the address is not valid, is a folder, which MLflow no longer supports, or refers to a variable that
             is not set.
     """
     asked = override or sweep.tracking.resolved_uri() or os.environ.get("MLFLOW_TRACKING_URI")
     uri = expand(asked or f"{SQLITE}mlflow.db")
     if fault := problem_of_tracking_uri(uri, secrets=True):
         raise InputError(f"the address of MLflow {fault}")
-    if ("://" not in uri or uri.startswith("file:")) and uri != "databricks" and not _takes_folders():
-        raise InputError(f"MLflow keeps no runs in a folder ({uri}) any more; use {SQLITE}{uri}/mlflow.db, or a server")
+    if ("://" not in uri or uri.startswith("file:")) and uri != "databricks" and not _folders_are_allowed():
+        raise InputError(f"MLflow no longer keeps runs in a folder ({uri}); use {SQLITE}{uri}/mlflow.db, or a server")
     path = sqlite_path(uri)
     return uri if path is None else f"{SQLITE}{path}"
 
 
-def _takes_folders() -> bool:
+def _folders_are_allowed() -> bool:
     return os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
 
 
 def is_http(uri: str) -> bool:
-    """Whether a server answers there."""
+    """Return whether the address is that of a server, and not of a database."""
     return uri.startswith(("http://", "https://"))
 
 
 def configure_mlflow() -> None:
-    """Make MLflow quiet and impatient in this process; what the environment says already stands."""
+    """Set short timeouts and quiet logs for MLflow in this process; variables that are set keep their values."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # MLflow reads its level when it is imported, which somebody else may have done before.
+    # MLflow reads its level when it is imported, and other code may have imported it before.
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at `uri`; a SQLite store that does not exist is created, readable by its owner only."""
+    """Return a client of the store at `uri`. Create a SQLite store that does not exist, with mode 0600."""
     configure_mlflow()
     from mlflow import MlflowClient
 
@@ -85,13 +88,19 @@ def connect(uri: str) -> MlflowClient:
 
 
 def _create(path: Path) -> None:
-    """Make a SQLite store beside, and give it its name when it is whole.
+    """Create a SQLite store beside `path`, and rename it when it is complete.
 
-    MLflow makes its tables in some fifty migrations. Of a process that is killed between two of them remains a file
-    with which no MLflow can do anything, "table _alembic_tmp_metrics already exists".
+    MLflow creates its tables in some fifty migrations. A process that is killed between two of them leaves a file that
+    no MLflow can open: "table _alembic_tmp_metrics already exists".
     """
+    # `_initialize_tables` is private in MLflow 3.17. The public way, a client of the file, also creates an experiment
+    # in it and keeps an engine on its temporary name. test_client.py kills a process between two migrations.
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
 
+    leftover = re.compile(rf"\.writing-[0-9a-f]{{8}}{re.escape(path.suffix)}(-journal|-wal|-shm)?")
+    for file in path.parent.iterdir():  # the caller holds the folder's lock, so these are of processes that were killed
+        if leftover.fullmatch(file.name) and file.is_file():
+            file.unlink()
     with written_whole(path) as beside:
         beside.touch(mode=0o600)
         engine = create_sqlalchemy_engine_with_retry(f"{SQLITE}{beside}")
@@ -103,7 +112,7 @@ def _create(path: Path) -> None:
 
 @contextmanager
 def default_store(uri: str) -> Iterator[None]:
-    """Make `uri` the store of the whole process for a moment; MLflow's registry looks for models there only."""
+    """Make `uri` the store of the whole process for the block; MLflow's registry looks for models there only."""
     import mlflow
 
     before = os.environ.get("MLFLOW_TRACKING_URI")
@@ -117,20 +126,20 @@ def default_store(uri: str) -> Iterator[None]:
 
 
 def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
-    """The id of the experiment called `name`, created if there is none.
+    """Return the id of the experiment called `name`; create it if there is none.
 
     Raises:
-        TrackingError: it was deleted, and MLflow keeps its name.
+        TrackingError: it was deleted; MLflow keeps its name reserved.
     """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         path = sqlite_path(uri)
-        # MLflow would take a folder relative to the working directory of whoever reads the artifacts.
+        # By default MLflow uses a folder relative to the working directory, and every reader has another one.
         artifacts = None if path is None else (path.parent / "mlartifacts").as_uri()
         try:
-            # The tag keeps the UI from asking what kind of experiment this is.
+            # Without this tag the UI asks what kind of experiment this is.
             tags = {"mlflow.experimentKind": "custom_model_development"}
             return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
         except MlflowException as error:
@@ -143,23 +152,20 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
 
 
 def short_reason(error: Exception) -> str:
-    """What went wrong in the store, in one short line."""
+    """Return the reason for an error of MLflow in one short line, with secrets masked."""
     cause: BaseException = error
     while not isinstance(error, TrackingError) and (cause.__cause__ or cause.__context__) is not None:
         cause = cause.__cause__ or cause.__context__ or cause
-    for kind, words in (("ConnectionRefused", "connection refused"), ("Timeout", "no answer in time")):
+    for kind, reason in (("ConnectionRefused", "connection refused"), ("Timeout", "no answer in time")):
         if kind in type(cause).__name__:
-            return words
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return redact(first)[:300]
-
-
-logger = logging.getLogger(__name__)
+            return reason
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return redact(line)[:300]
 
 
 @dataclass
 class KnownRun:
-    """What MLflow is known to hold of one run; `steps` is None until its history was looked at."""
+    """Contents of one run, as far as they are known; `steps` is None until its history was read."""
 
     id: str
     status: str
@@ -170,7 +176,7 @@ class KnownRun:
 
 
 def search_runs(client: MlflowClient, experiment: str, filter_string: str) -> Iterator[MlflowRun]:
-    """All runs of an experiment that a filter finds, page after page."""
+    """Yield all runs of an experiment that match a filter, page by page."""
     token: str | None = None
     while True:
         page = client.search_runs([experiment], filter_string, max_results=500, page_token=token)
@@ -181,28 +187,28 @@ def search_runs(client: MlflowClient, experiment: str, filter_string: str) -> It
 
 
 def log_dataset(client: MlflowClient, run_id: str, facts: Mapping[str, Any]) -> None:
-    """Note on a run what data it was trained on; MLflow keeps one of equals."""
+    """Record on a run the data that it was trained on; MLflow stores equal records once."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     found = content.dataset_facts(facts)
     if {"name", "digest"} <= found.keys():
         source = json.dumps({"uri": str(found.get("source", found["name"]))})
         sizes = {name: value for name, value in found.items() if isinstance(value, int)}
-        # MLflow takes 36 characters of a digest; the whole of it is in the tags.
+        # MLflow accepts 36 characters of a digest; the tags have all of it.
         dataset = Dataset(str(found["name"]), str(found["digest"])[:36], "local", source, profile=json.dumps(sizes))
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
 def log_text_best_effort(client: MlflowClient, run_id: str, text: str, name: str) -> None:
-    """Keep a small file with a run; a store that takes no files does not hold up the rest."""
+    """Store a small text file with a run; log a warning if the store cannot keep files."""
     try:
         client.log_text(run_id, text, name)
     except Exception as error:
-        logger.warning("MLflow does not keep %s: %s", name, short_reason(error))
+        logger.warning("MLflow did not store %s (%s).", name, short_reason(error))
 
 
 def known_run(run: MlflowRun) -> KnownRun:
-    """A run as MLflow has just described it; its history is not part of that."""
+    """Return the contents of a run that was just read; its history is read later, when it is needed."""
     return KnownRun(
         id=run.info.run_id,
         status=run.info.status,

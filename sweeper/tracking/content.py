@@ -1,4 +1,4 @@
-"""What MLflow is to hold of a sweep and of each trial, within MLflow's limits."""
+"""Contents of MLflow for a sweep and its trials: names, parameters and tags, within MLflow's limits."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Sweep
 
+MAX_KEY_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_BATCH_METRICS = 250, 6000, 8000, 1000
+"""MLflow's limits: of a name, of the value of a parameter and of a tag, and of the metrics in one request."""
+
+_FORBIDDEN = re.compile(r"[^/\w.\- :]")
 
 STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-"""Optuna's states in MLflow's words, as MLflow's own Optuna storage puts them."""
+"""MLflow's status for each state of Optuna, as in MLflow's own Optuna storage."""
 
 
 class Study(Protocol):
-    """The record of a sweep, as far as it is copied into MLflow."""
+    """The part of a study that is copied into MLflow."""
 
     @property
     def id(self) -> str | None: ...
@@ -45,7 +49,7 @@ def trial_name(number: int) -> str:
 
 
 def trial_tags(sweep: Sweep, row: TrialRecord) -> dict[str, str]:
-    """The tags of a trial's run; one without a value is empty, as it may have had one before."""
+    """Return the tags of a trial's run. A tag without a value is empty, to replace an earlier value."""
     reason = row.reason or ""
     return {
         "sweeper.trial": str(row.number),
@@ -58,7 +62,7 @@ def trial_tags(sweep: Sweep, row: TrialRecord) -> dict[str, str]:
 
 
 def sweep_params(sweep: Sweep) -> dict[str, Any]:
-    """What a sweep was asked to do, flat: `metric`, `trials`, `sampler`, `sampler.n_startup_trials` and so on."""
+    """Return the settings of a sweep, flat: `metric`, `trials`, `sampler`, `sampler.n_startup_trials` and so on."""
     spec = sweep.model_dump(mode="json")
     sections = {"trainable": spec["trainable"], "seed": spec["seed"], **spec["objective"], **spec["budget"]}
     sections |= {name: spec[name] for name in ("dataset", "sampler", "pruner", "resources")}
@@ -67,7 +71,7 @@ def sweep_params(sweep: Sweep) -> dict[str, Any]:
 
 
 def sweep_tags(sweep: Sweep, rows: Sequence[TrialRecord], facts: Mapping[str, Any], *, is_live: bool) -> dict[str, str]:
-    """The tags of the sweep's own run: where it stands, its best trial, its data."""
+    """Return the tags of the sweep's own run: its state, its best trial, its data."""
     leader = best_trial(rows, sweep.objective.direction)
     tags = {"sweeper.state": sweep_state(sweep, rows, is_live=is_live), "sweeper.trials": str(sweep.budget.trials)}
     for state in STATUS:
@@ -81,7 +85,7 @@ def sweep_tags(sweep: Sweep, rows: Sequence[TrialRecord], facts: Mapping[str, An
 
 
 def sweep_state(sweep: Sweep, rows: Sequence[TrialRecord], *, is_live: bool) -> str:
-    """RUNNING; STOPPED if trials are left; else COMPLETE, or FAIL if none completed."""
+    """Return RUNNING; STOPPED if trials are left; else COMPLETE, or FAIL if no trial completed."""
     if is_live:
         return "RUNNING"
     ended = [row for row in rows if row.state != "RUNNING"]
@@ -91,10 +95,10 @@ def sweep_state(sweep: Sweep, rows: Sequence[TrialRecord], *, is_live: bool) -> 
 
 
 def best_so_far(sweep: Sweep, rows: Iterable[TrialRecord]) -> Iterator[tuple[TrialRecord, float]]:
-    """Each COMPLETE trial with the best value among it and those of lower number.
+    """Yield each COMPLETE trial with the best value among it and the trials of lower number.
 
-    It goes as far as all lower numbers have ended: then the curve depends on the trials only, not on who was faster,
-    and a replay draws it again.
+    Ends before the first trial that is not over. So the curve depends on the trials only, not on which was faster, and
+    a later sync writes the same curve.
     """
     better = max if sweep.objective.direction == "maximize" else min
     best: float | None = None
@@ -117,7 +121,7 @@ def sweep_yaml(sweep: Sweep) -> str:
 
 
 def dataset_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Name, digest, source and split sizes of the data, as far as they were recorded."""
+    """Return the name, digest, source and split sizes of the data, as far as they were recorded."""
     found = facts.get("dataset")
     return {} if not isinstance(found, Mapping) else {str(name): value for name, value in found.items()}
 
@@ -134,29 +138,8 @@ def milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1000)
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield name, int(value) if isinstance(value, float) and value.is_integer() else value
-        return
-    for key, inner in value.items():
-        yield from _flat(name if key == "type" else f"{name}.{key}", inner)
-
-
-def _note(sweep: Sweep, leader: TrialRecord | None) -> str:
-    metric = sweep.objective.metric
-    best = f"Best {metric}: {leader.value:g} (trial {leader.number})." if leader and leader.value is not None else ""
-    return "\n\n".join(part for part in (sweep.description, best) if part)
-
-
-MAX_KEY_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_BATCH_METRICS = 250, 6000, 8000, 1000
-"""The longest name, the longest value of a parameter and of a tag, and the most metrics in one batch."""
-
-
-_FORBIDDEN = re.compile(r"[^/\w.\- :]")
-
-
 def fit_key(key: str) -> str:
-    """A name MLflow takes for a parameter or a metric; a changed one ends in a checksum, so that none meet."""
+    """Return a name that MLflow accepts for a parameter or a metric; a changed one ends in a checksum, to be unique."""
     clean = normpath(_FORBIDDEN.sub("_", key)) if key else "_"
     if clean.startswith((".", "/")):
         clean = "_" + clean.lstrip("./")
@@ -176,19 +159,19 @@ def fit_tags(tags: Mapping[str, Any]) -> dict[str, str]:
 
 
 def fit_text(value: object) -> str:
-    """Text that a database can hold: an error of a trial may have anything in it, also halves of characters."""
+    """Return text that a database can store: the error of a trial may contain NUL and lone surrogates."""
     return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def altered_names(params: Mapping[str, Any], metrics: Iterable[str] = ()) -> str:
-    """The names of what does not arrive as it is, for the tag `sweeper.truncated`."""
+    """Return the names whose name or value is changed on its way to MLflow, for the tag `sweeper.truncated`."""
     names = [name for name, value in params.items() if fit_key(name) != name or len(str(value)) > MAX_PARAM_CHARS]
     names += [name for name in metrics if fit_key(name) != name]
     return ", ".join(name[:60] for name in names)
 
 
 def batches(reports: Iterable[Report]) -> Iterator[list[Metric]]:
-    """The metrics of reports in batches MLflow takes; a report is never divided, so that a step is there or not."""
+    """Yield the metrics of reports in batches that MLflow accepts. All metrics of a report are in the same batch."""
     from mlflow.entities import Metric
 
     batch: list[Metric] = []
@@ -203,3 +186,17 @@ def batches(reports: Iterable[Report]) -> Iterator[list[Metric]]:
         batch += metrics
     if batch:
         yield batch
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield name, int(value) if isinstance(value, float) and value.is_integer() else value
+        return
+    for key, inner in value.items():
+        yield from _flat(name if key == "type" else f"{name}.{key}", inner)
+
+
+def _note(sweep: Sweep, leader: TrialRecord | None) -> str:
+    metric = sweep.objective.metric
+    best = f"Best {metric}: {leader.value:g} (trial {leader.number})." if leader and leader.value is not None else ""
+    return "\n\n".join(part for part in (sweep.description, best) if part)

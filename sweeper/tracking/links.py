@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 _USERINFO = re.compile(r"(?<=://)[^/]*@")
 
-COMPARED = 10
-"""How many of the best trials the comparison shows."""
+MAX_COMPARED_TRIALS = 10
+"""Trials in the comparison of the best."""
 
-COLUMNS = 20
-"""How many parameters the table of trials shows."""
+MAX_PARAMETER_COLUMNS = 20
+"""Columns for parameters in the table of trials."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """A page of the MLflow UI that shows something of a sweep."""
+    """A page of the MLflow UI about a sweep."""
 
     title: str
     url: str
 
 
 def sweep_links(study: content.Study, uri: str, base: str) -> list[Link]:
-    """Where the UI at `base` shows a sweep.
+    """Return links to the pages about a sweep in the UI at `base`.
 
     Raises:
-        TrackingError: MLflow cannot be reached, or does not know the sweep.
+        TrackingError: MLflow cannot be reached, or does not have the sweep.
     """
-    unknown = f"MLflow at {redact(uri)} knows no sweep {study.name!r}; copy it with: sweeper sync {study.name}"
+    unknown = f"MLflow at {redact(uri)} does not have sweep {study.name!r}; copy it with `sweeper sync {study.name}`"
     if study.id is None:
         raise TrackingError(unknown)
     try:
@@ -61,7 +61,7 @@ def sweep_links(study: content.Study, uri: str, base: str) -> list[Link]:
     view = _save_view(client, experiment, study.id, order, _columns(study.sweep))
     valued = [row for row in study.rows() if row.state in ("COMPLETE", "PRUNED") and row.value is not None]
     ranked = leaderboard(valued, study.sweep.objective.direction)
-    best = [runs[str(row.number)] for row in ranked if str(row.number) in runs]
+    best = [runs[str(row.number)] for row in ranked if str(row.number) in runs][:MAX_COMPARED_TRIALS]
     pages = _Pages(base, experiment)
     links = [
         Link("all trials, best first", pages.trials(view or _query(order))),
@@ -69,7 +69,7 @@ def sweep_links(study: content.Study, uri: str, base: str) -> list[Link]:
         Link("the sweep", pages.run(parent)),
     ]
     if len(best) > 1:
-        links.insert(2, Link(f"the best {len(best[:COMPARED])} compared", pages.comparison(best[:COMPARED])))
+        links.insert(2, Link(f"the best {len(best)} compared", pages.comparison(best)))
     if best:
         links.append(Link("the best trial", pages.run(best[0])))
     if study.sweep.tracking.model is not None:
@@ -78,7 +78,7 @@ def sweep_links(study: content.Study, uri: str, base: str) -> list[Link]:
 
 
 class _Pages:
-    """Addresses of pages of MLflow's UI; it reads what it shows from behind the `#`."""
+    """Addresses of pages of MLflow's UI, which reads the page to show from the part behind the `#`."""
 
     def __init__(self, base: str, experiment: str) -> None:
         self._base = f"{_USERINFO.sub('', base).rstrip('/')}/#"
@@ -97,12 +97,12 @@ class _Pages:
         return self._page(f"models/{quote(name, safe='')}", {})
 
     def _page(self, path: str, query: dict[str, str]) -> str:
-        # Without the workflow type the UI opens as one for language models. The comparison looks for `runs` first.
+        # Without the workflow type the UI opens its view for language models. The comparison expects `runs` first.
         return f"{self._base}/{path}?{urlencode(query | {'workflowType': 'machine_learning'}, quote_via=quote)}"
 
 
 def _order(sweep: Sweep, parent: str) -> dict[str, Any]:
-    # Sorted by a metric the table is flat. In its own order children hide until their parent is unfolded.
+    # Sorted by a metric, the table is flat. In the default order, trials are hidden until their parent is unfolded.
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
         "orderByKey": f"metrics.`{fit_key(sweep.objective.metric)}`",
@@ -115,8 +115,8 @@ def _query(order: dict[str, Any]) -> dict[str, str]:
 
 
 def _columns(sweep: Sweep) -> list[str]:
-    """What the table shows of each trial: the metric, the parameters searched, and what became of it."""
-    searched = [name for name, domain in sweep.space.items() if domain.count() != 1][:COLUMNS]
+    """Return the columns of the table of trials: the metric, the searched parameters, the state and its reason."""
+    searched = [name for name, domain in sweep.space.items() if domain.count() != 1][:MAX_PARAMETER_COLUMNS]
     return [
         f"metrics.`{fit_key(sweep.objective.metric)}`",
         *(f"params.`{fit_key(name)}`" for name in searched),
@@ -128,7 +128,10 @@ def _columns(sweep: Sweep) -> list[str]:
 def _save_view(
     client: MlflowClient, experiment: str, name: str, order: dict[str, Any], columns: list[str]
 ) -> dict[str, str] | None:
-    """Save the table with its columns as a shared view of the experiment; a link alone cannot choose columns."""
+    """Save the table with its columns as a shared view of the experiment: a link alone cannot select columns.
+
+    Return the query that opens it; None if this user may not write.
+    """
     view = order | {
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -143,6 +146,6 @@ def _save_view(
     }
     try:
         client.set_experiment_tag(experiment, f"mlflow.sharedViewState.sweeper-{name}", json.dumps(view))
-    except Exception:  # whoever may only read gets the table with MLflow's own columns
+    except Exception:  # a user who may only read gets the table with MLflow's default columns
         return None
     return {"viewStateShareKey": f"sweeper-{name}"}

@@ -1,4 +1,4 @@
-"""Packs a Keras model as an MLflow model, in a worker that has Keras loaded anyway. No store is touched."""
+"""Packing of a Keras model as an MLflow model, in a worker that has Keras loaded anyway; no store is used."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from sweeper.core.files import write_json, written_whole
 from sweeper.tracking.client import configure_mlflow
 
 PACKED = "mlflow_model"
-"""The folder of the packed model, beside the model it was made of."""
+"""Folder of the packed model, beside the Keras model it was made from."""
+
+_EVALUATION = "evaluation.json"
 
 
 def package_model(folder: Path) -> Path:
-    """Make `folder/mlflow_model` of `folder/model.keras` and `folder/example.npy`; where Keras is loaded anyway.
+    """Create `folder/mlflow_model` from `folder/model.keras` and `folder/example.npy`; return its path.
 
-    The requirements are those installed here. Left alone, MLflow would find them by loading the model in another
-    process, for a quarter of a minute.
+    Pins the requirements to the versions that are installed here. By default MLflow finds them by loading the model in
+    another process, which takes 15 s.
     """
     configure_mlflow()
     import keras
@@ -31,14 +33,15 @@ def package_model(folder: Path) -> Path:
     example = np.load(folder / "example.npy", allow_pickle=False)
     signature = infer_signature(example, model.predict(example, verbose=0))
     with written_whole(folder / PACKED) as beside:
+        beside.mkdir()  # MLflow saves the example before it makes the folder
         save_model(model, str(beside), signature=signature, input_example=example, pip_requirements=_requirements())
     return folder / PACKED
 
 
 def digest(folder: Path) -> str | None:
-    """The SHA-256 of the packed model in `folder`, with the names of its files; None if there is none.
+    """Return the SHA-256 of the packed model in `folder`, names of files included; None if there is none.
 
-    The study remembers it: what is in a folder may have been put there by anyone who could write to it since.
+    The study stores it, because anyone who can write to the folder can replace the model.
     """
     packed = folder / PACKED
     if not packed.is_dir():
@@ -51,8 +54,25 @@ def digest(folder: Path) -> str | None:
     return found.hexdigest()
 
 
+def store_evaluation(folder: Path, trial: int, metrics: Mapping[str, float]) -> str | None:
+    """Write the test metrics of a trial beside its model; return the digest of the packed model, for the study."""
+    write_json(folder / _EVALUATION, {"trial": trial, "metrics": dict(metrics)})
+    return digest(folder)
+
+
+def read_evaluation(folder: Path, expected_digest: str) -> tuple[int, dict[str, float]] | None:
+    """Return the evaluated trial and its test metrics; None if they cannot be read or the packed model has changed."""
+    try:
+        found = json.loads((folder / _EVALUATION).read_text())
+        metrics = {str(name): float(value) for name, value in found["metrics"].items()}
+        evaluated = int(found["trial"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    return (evaluated, metrics) if expected_digest and expected_digest == digest(folder) else None
+
+
 def _requirements() -> list[str]:
-    """What the model needs to be loaded, in exactly the versions it was made with."""
+    """Return the packages that loading the model needs, pinned to the versions it was made with."""
     import keras
 
     backend = str(keras.backend.backend())
@@ -65,23 +85,3 @@ def _requirements() -> list[str]:
             except PackageNotFoundError:
                 continue
     return pinned
-
-
-_EVALUATION = "evaluation.json"
-
-
-def store_evaluation(folder: Path, trial: int, metrics: Mapping[str, float]) -> str | None:
-    """Write beside a model what it reached on the test set; return the digest of the folder, for the study to keep."""
-    write_json(folder / _EVALUATION, {"trial": trial, "metrics": dict(metrics)})
-    return digest(folder)
-
-
-def read_evaluation(folder: Path, expected_digest: str) -> tuple[int, dict[str, float]] | None:
-    """Return the trial that was evaluated and its metrics; None if the files are not those that the study recorded."""
-    try:
-        found = json.loads((folder / _EVALUATION).read_text())
-        metrics = {str(name): float(value) for name, value in found["metrics"].items()}
-        evaluated = int(found["trial"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
-    return (evaluated, metrics) if expected_digest and expected_digest == digest(folder) else None

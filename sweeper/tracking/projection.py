@@ -1,4 +1,4 @@
-"""Keeps MLflow up to date while a sweep runs, from a thread of its own that may be as slow as MLflow is."""
+"""Projection of a running study into MLflow: a thread of its own, so that a slow MLflow does not slow the sweep."""
 
 from __future__ import annotations
 
@@ -20,29 +20,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 1.0
-"""Seconds between two looks at what has changed."""
+"""Seconds between two deliveries of what has changed."""
 
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds to wait after the first, second, ... failure in a row."""
+"""Seconds to wait after the first, second, ... consecutive failure."""
+
+_UNAVAILABLE = "MLflow at %s does not answer (%s). The sweep continues; `sweeper sync %s` delivers what is missing."
+_AVAILABLE_AGAIN = "MLflow at %s answers again: %d records delivered."
 
 
 class Projection:
-    """Copies what happens in a study into MLflow, about once a second.
+    """Listener that copies the changes of a study into MLflow, about once a second.
 
-    It remembers only which trials changed, and reads their reports from the study when MLflow takes them: an outage
-    costs no memory, delays nobody and loses nothing. What was not delivered when the process ends, the next
-    `start` or `sync` delivers.
+    It remembers only which trials changed, and reads their reports from the study when it delivers them. So an outage
+    of MLflow costs no memory, delays no trial and loses no data. The next `start` or `sync` delivers what is missing
+    when the process ends.
     """
 
     def __init__(self, sweep: Sweep, uri: str) -> None:
         self.name = sweep.name
         self.uri = uri
-        self._mirror: StudySync | None = None
+        self._sync: StudySync | None = None
         self._changed: dict[int, TrialRecord] = {}
         self._state = threading.Condition()
         self._wake = threading.Event()
-        self._has_news = threading.Event()
-        self._patience = 0.0
+        self._first_report = threading.Event()
+        self._first_report_wait_s = 0.0
         self._is_closing = False
         self._is_abandoned = False
         self._is_idle = False
@@ -51,15 +54,15 @@ class Projection:
         self._thread = threading.Thread(target=self._work, name="sweeper-mlflow", daemon=True)
 
     def start(self, study: Study, *, first_report_wait_s: float = 0.0) -> None:
-        """Begin with everything the study holds and MLflow lacks; the store is opened in the background.
+        """Start the thread, which first delivers everything that MLflow lacks of the study.
 
         Args:
-            first_report_wait_s: seconds to wait for a report before that: it is five seconds of a processor's work, which a sweep
-                that begins has better use for.
+            first_report_wait_s: longest wait for a report before the store is opened, in seconds. Opening takes 5 s of
+                CPU time, which the first trials need more.
         """
         configure_mlflow()
-        self._patience = first_report_wait_s
-        self._mirror = StudySync(study, self.uri)
+        self._first_report_wait_s = first_report_wait_s
+        self._sync = StudySync(study, self.uri)
         with self._state:
             self._changed = {**{row.number: row for row in study.rows()}, **self._changed}
         self._thread.start()
@@ -69,14 +72,14 @@ class Projection:
             self._changed[row.number] = row
             self._is_idle = False
         if report is not None:
-            self._has_news.set()
+            self._first_report.set()
 
     def on_phase(self, message: str) -> None:
         pass
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until MLflow has everything; False when it cannot be reached or is not done in time."""
-        self._has_news.set()
+        """Wait until MLflow has everything; return False if it cannot be reached or the time runs out."""
+        self._first_report.set()
         with self._state:
             self._is_idle = False
             self._wake.set()
@@ -85,30 +88,30 @@ class Projection:
             return self._is_idle
 
     def stop_writing(self) -> None:
-        """Write nothing any more: the sweep is another process's, which copies it as well."""
+        """Stop at once, without a last delivery: another process owns the sweep now, and delivers it too."""
         self._is_abandoned = True
-        self._has_news.set()
+        self._first_report.set()
         self._wake.set()
 
     def close(self, timeout: float = 30.0) -> bool:
-        """Deliver the rest, say that the sweep has ended, and end; False if MLflow does not have everything."""
+        """Deliver the rest and the end of the sweep, and stop; return False if MLflow does not have everything."""
         if self._thread.ident is None or self._is_abandoned:
             return True
         self._is_closing = True
-        self._has_news.set()
+        self._first_report.set()
         self._wake.set()
         self._thread.join(timeout)
         return self._is_idle and not self._thread.is_alive()
 
     def _work(self) -> None:
-        self._has_news.wait(self._patience)
+        self._first_report.wait(self._first_report_wait_s)
         while not self._is_abandoned:
             self._wake.clear()
             is_closing = self._is_closing
             is_delivered = self._deliver(is_live=not is_closing)
             if is_closing and (is_delivered or self._failures > 1):
                 return
-            # The last attempts before the end do not wait for an outage to pass.
+            # When the sweep ends, two more attempts follow shortly; they do not wait for the end of an outage.
             wait = BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1] if self._failures else POLL_INTERVAL_S
             if is_closing:
                 time.sleep(POLL_INTERVAL_S / 2)
@@ -116,44 +119,44 @@ class Projection:
                 self._wake.wait(wait)
 
     def _deliver(self, *, is_live: bool) -> bool:
-        """Write all changes up to now; nothing that goes wrong here may end the thread."""
-        assert self._mirror is not None
+        """Write all changes up to now; return whether MLflow has everything. No error here may end the thread."""
+        assert self._sync is not None
         with self._state:
             rows, self._changed = self._changed, {}
         try:
             if rows or not is_live or not self._attempts or self._failures:
-                self._mirror.write(rows.values(), is_live=is_live)
+                self._sync.write(rows.values(), is_live=is_live)
         except Exception as error:
             with self._state:
                 self._changed = {**rows, **self._changed}
                 self._attempts, self._failures = self._attempts + 1, self._failures + 1
                 self._state.notify_all()
-            # A single failure may be one lost answer, and is nobody's concern; of the database the study speaks itself.
+            # A single failure may be one lost answer: it is not reported. The study reports failures of its database.
             if self._failures == 2 and not isinstance(error, StorageError):
-                logger.warning("MLflow at %s is away (%s); the sweep goes on", redact(self.uri), short_reason(error))
+                logger.warning(_UNAVAILABLE, redact(self.uri), short_reason(error), self.name)
             logger.debug("MLflow failed", exc_info=True)
             return False
         if self._failures > 1:
-            logger.warning("MLflow at %s is back: %d records delivered", redact(self.uri), self._mirror.written)
+            logger.warning(_AVAILABLE_AGAIN, redact(self.uri), self._sync.written)
         with self._state:
-            self._attempts, self._failures, self._mirror.written = self._attempts + 1, 0, 0
+            self._attempts, self._failures, self._sync.written = self._attempts + 1, 0, 0
             self._is_idle = not self._changed
             self._state.notify_all()
         return self._is_idle
 
 
 def sync(study: Study, uri: str) -> int:
-    """Write into MLflow whatever it lacks of a study; the number of records written. Run it as often as you like.
+    """Write into MLflow what it lacks of a study; return the number of records written.
 
     Raises:
-        TrackingError: MLflow cannot be reached or refuses.
+        TrackingError: MLflow cannot be reached, or refuses.
     """
     configure_mlflow()
-    mirror = StudySync(study, uri)
+    study_sync = StudySync(study, uri)
     for attempt in range(3):
         try:
-            mirror.write(study.rows(), is_live=False)
-            return mirror.written
+            study_sync.write(study.rows(), is_live=False)
+            return study_sync.written
         except Exception as error:
             if attempt == 2:
                 raise TrackingError(f"MLflow at {redact(uri)}: {short_reason(error)}") from error

@@ -1,4 +1,7 @@
-"""The best model of a sweep: logged, registered, and made champion if it beats the present one. Knows no Keras."""
+"""Registration of a sweep's best model: logged, registered, and made the champion if it beats the current one.
+
+Keras is not needed here: the model was packed by a worker.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +35,15 @@ COMPARABILITY_TAGS = (
     "sweeper.metric",
     "sweeper.direction",
 )
-"""The tags two versions must share for their values to be compared."""
+"""Tags that two versions must share for their values to be comparable."""
 
 
 @dataclass(frozen=True)
 class Champion:
     """The best model of a sweep in MLflow: its version, and whether it is the champion now.
 
-    `version` is None if the sweep names no model to register it as; `previous` is the version that was the champion
-    before, if another one was.
+    `version` is None if the sweep has no `tracking.model`; `previous` is the version that was the champion before, if
+    it was another one.
     """
 
     name: str | None
@@ -56,25 +59,25 @@ class Champion:
 def register_champion(
     study: content.Study, best: TrialRecord, evaluation: Mapping[str, float], folder: Path, uri: str
 ) -> Champion | None:
-    """Log the packed model with its test metrics, register it, and make it the champion if it beats the present one.
+    """Log the packed model with its test metrics, register it, and make it the champion if it beats the current one.
 
-    What is there already stays as it is, so it can be repeated. None if there is no packed model in `folder`: then
-    only the metrics are logged.
+    Steps that were done before are not repeated. Without a packed model in `folder`, only the metrics are logged; then
+    return None.
 
     Raises:
-        TrackingError: MLflow cannot be reached or refuses; the model stays where it is.
+        TrackingError: MLflow cannot be reached, or refuses; the model stays in `folder`.
     """
     try:
         return _Registration(study, best, uri).run(evaluation, folder / PACKED)
     except Exception as error:
-        kept = f"the best model is kept in {folder}; run the same sweep again to register it"
         raise TrackingError(
-            f"MLflow at {redact(uri)} did not register the model ({short_reason(error)}); {kept}"
+            f"MLflow at {redact(uri)} did not register the model ({short_reason(error)}); the best model is kept in "
+            f"{folder}, and running the same sweep again registers it"
         ) from error
 
 
 class _Registration:
-    """The steps from a packed model to a version in the registry; each looks first whether it was done before."""
+    """Steps from a packed model to a version in the registry; each first checks whether it was done before."""
 
     def __init__(self, study: content.Study, best: TrialRecord, uri: str) -> None:
         self._sweep, self._facts, self._best, self._id = study.sweep, study.facts, best, str(study.id)
@@ -85,7 +88,7 @@ class _Registration:
         runs = {run.data.tags.get("sweeper.trial"): run for run in self._runs()}
         child, parent = runs.get(str(self._best.number)), runs.get(None)
         if child is None or parent is None:
-            raise TrackingError(f"trial {self._best.number} has not arrived there yet")
+            raise TrackingError(f"trial {self._best.number} has not been delivered yet")
         log_dataset(self._client, child.info.run_id, self._facts)
         if not packed.is_dir():
             self._log_metrics(child, evaluation, None)
@@ -100,7 +103,7 @@ class _Registration:
         return list(search_runs(self._client, self._experiment, f"tags.`sweeper.id` = '{self._id}'"))
 
     def _log_model(self, child: MlflowRun, packed: Path) -> LoggedModel:
-        """The packed model as a logged model of the trial's run, in the way of mlflow.models.Model.log."""
+        """Log the packed model for the trial's run, like mlflow.models.Model.log; return the logged model."""
         from mlflow.models import Model
 
         same = f"tags.`sweeper.id` = '{self._id}' AND tags.`sweeper.trial` = '{self._best.number}'"
@@ -110,7 +113,8 @@ class _Registration:
             meta = Model.load(str(packed))
             meta.model_id = meta.model_uuid = model.model_id
             meta.run_id, meta.artifact_path = child.info.run_id, model.artifact_location
-            with TemporaryDirectory(prefix="sweeper-") as folder:  # the packed one stays as it was evaluated
+            # In a copy, because the digest of the evaluated model must not change.
+            with TemporaryDirectory(prefix="sweeper-") as folder:
                 copy = shutil.copytree(packed, Path(folder, PACKED), symlinks=True)
                 meta.save(str(copy / "MLmodel"))
                 self._client.log_model_artifacts(model.model_id, str(copy))
@@ -134,7 +138,7 @@ class _Registration:
             self._client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, self._best.step)])
 
     def _log_metrics(self, child: MlflowRun, evaluation: Mapping[str, float], model_id: str | None) -> None:
-        """Log what the test set said on the trial's run, and through it on the model."""
+        """Log the test metrics on the trial's run, and through it on the model."""
         from mlflow.entities import Metric
 
         data = content.dataset_facts(self._facts)
@@ -160,10 +164,10 @@ class _Registration:
         version = self._version(name, uri, run_id, model.model_id, tags)
         number = int(version.version)
         self._tag_model_with_version(model, name, number)
-        present = self._current_champion(name)
-        previous = None if present is None or int(present.version) == number else int(present.version)
-        promoted, reason = _compare_with_champion(number, tags, present)
-        if promoted and (present is None or previous is not None):
+        current = self._current_champion(name)
+        previous = None if current is None or int(current.version) == number else int(current.version)
+        promoted, reason = _compare_with_champion(number, tags, current)
+        if promoted and (current is None or previous is not None):
             self._client.set_registered_model_alias(name, CHAMPION_ALIAS, str(number))
         address = f"models:/{name}@{CHAMPION_ALIAS}" if promoted else f"models:/{name}/{number}"
         return Champion(name, number, promoted, previous, reason, address, run_id, model.model_id)
@@ -176,14 +180,14 @@ class _Registration:
             return self._client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
 
     def _tag_model_with_version(self, model: LoggedModel, name: str, number: int) -> None:
-        """Say on the model which version it is; the UI links runs to the registry by this tag."""
+        """Tag the model with its version; the UI links runs to the registry by this tag."""
         known = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
         if not any(entry["name"] == name for entry in known):
             versions = json.dumps([*known, {"name": name, "version": number}])
             self._client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": versions})
 
     def _tags(self) -> dict[str, str]:
-        """What a version is worth, and on which ground: validation chooses the champion, the test set only reports."""
+        """Return the tags of a version: its value in validation, which decides, and what makes it comparable."""
         sweep, data = self._sweep, content.dataset_facts(self._facts)
         sizes = [str(data.get(part, "?")) for part in ("train", "validation", "test")]
         return {
@@ -218,19 +222,19 @@ class _Registration:
             return None
 
 
-def _compare_with_champion(number: int, tags: Mapping[str, str], present: ModelVersion | None) -> tuple[bool, str]:
-    """Whether a version is to be the champion, and why, in one line.
+def _compare_with_champion(number: int, tags: Mapping[str, str], current: ModelVersion | None) -> tuple[bool, str]:
+    """Return whether a version becomes the champion, and the reason in one line.
 
-    A champion on other ground is never displaced: nothing says that the new one is better.
+    A champion that is not comparable keeps its place: there is no evidence that the new version is better.
     """
-    if present is None:
+    if current is None:
         return True, "the first champion"
-    if int(present.version) == number:
+    if int(current.version) == number:
         return True, "as before"
-    holder = f"version {present.version}"
-    differing = [key.removeprefix("sweeper.") for key in COMPARABILITY_TAGS if present.tags.get(key) != tags[key]]
+    holder = f"version {current.version}"
+    differing = [key.removeprefix("sweeper.") for key in COMPARABILITY_TAGS if current.tags.get(key) != tags[key]]
     try:
-        new, old = float(tags["sweeper.value"]), float(present.tags["sweeper.value"])
+        new, old = float(tags["sweeper.value"]), float(current.tags["sweeper.value"])
     except (KeyError, ValueError):
         differing.append("value")
         new = old = 0.0

@@ -1,4 +1,4 @@
-"""Copies a study into MLflow: one run for the sweep, one for each trial, only what is missing, as often as you like."""
+"""Sync of a study into MLflow: one run for the sweep and one for each trial; only what is missing is written."""
 
 from __future__ import annotations
 
@@ -28,27 +28,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 PARENT = -1
-"""Stands for the sweep's own run among the runs by trial number."""
-
+"""Key of the sweep's own run among the runs by trial number."""
 
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
-"""MLflow's answers to what it will never take; anything else may go better the next time."""
+"""Error codes for a request that MLflow will never accept; a retry may solve any other error."""
 
 
 class StudySync:
-    """MLflow's picture of one study.
+    """Writer of one study into MLflow.
 
-    It believes to know what MLflow holds, and writes the difference. After any error it believes nothing and reads
-    again: an answer that was lost may have been a yes.
+    It caches what MLflow holds, and writes the difference. After any error it drops the cache and reads again: a
+    request whose answer was lost may have been carried out.
     """
 
     def __init__(self, study: content.Study, uri: str) -> None:
         self.written = 0
         self._study = study
         self._sweep = study.sweep
-        assert study.id is not None, "whoever writes has opened the study, which gives it an id"
+        assert study.id is not None, "a study has an id since open_study, and only an opened study is written"
         self._id = study.id
         self._uri = uri
         self._client: MlflowClient | None = None
@@ -59,10 +57,10 @@ class StudySync:
         self._refused: dict[int, int] = {}
 
     def write(self, rows: Iterable[TrialRecord], *, is_live: bool) -> None:
-        """Bring the runs of these trials, and that of the sweep, to what the study holds.
+        """Write what the runs of these trials and the run of the sweep lack.
 
         Raises:
-            Exception: MLflow could not be reached or would not; nothing is lost, call again.
+            Exception: MLflow cannot be reached, or refuses; call again to write the rest.
         """
         self._client = client = self._client or connect(self._uri)
         rows = sorted(rows, key=lambda row: row.number)
@@ -81,7 +79,7 @@ class StudySync:
             raise
 
     def _load(self, client: MlflowClient) -> dict[int, KnownRun]:
-        """Read which runs there are, and delete the younger of two of one trial: it came from a lost answer."""
+        """Read the runs of the study. If a lost answer led to two runs of one trial, delete that with fewer metrics."""
         self._experiment = open_experiment(client, self._uri, self._sweep.tracking.experiment)
         found: dict[int, MlflowRun] = {}
         for run in search_runs(client, self._experiment, f"tags.`sweeper.id` = '{self._id}'"):
@@ -110,7 +108,7 @@ class StudySync:
     def _write_or_skip_trial(
         self, client: MlflowClient, runs: dict[int, KnownRun], parent: KnownRun, row: TrialRecord
     ) -> None:
-        """Write one trial; one that MLflow refuses twice is left out, so that it does not hold up the others."""
+        """Write one trial; skip a trial that MLflow refuses twice, so that it does not block the others."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -121,7 +119,7 @@ class StudySync:
             if error.error_code not in _REFUSALS or self._refused[row.number] < 2:
                 raise
             if self._refused[row.number] == 2:
-                logger.warning("MLflow does not take trial %d: %s", row.number, short_reason(error))
+                logger.warning("MLflow refuses trial %d (%s). Only the study has it.", row.number, short_reason(error))
 
     def _write_trial(self, client: MlflowClient, runs: dict[int, KnownRun], parent: KnownRun, row: TrialRecord) -> None:
         tags = {**content.trial_tags(self._sweep, row), "mlflow.parentRunId": parent.id}
@@ -138,12 +136,12 @@ class StudySync:
         if cut := altered_names(row.params, reports[0].metrics if reports else ()):
             tags["sweeper.truncated"] = max(cut, run.tags.get("sweeper.truncated", ""), key=len)
         self._log(client, run, row.params, reports)
-        # The state comes last: where it stands, all that it speaks of is there.
+        # The state is written last: a run with a final state is complete.
         self._set_tags(client, run, tags)
         self._set_status(client, run, status, row.ended)
 
     def _missing_reports(self, client: MlflowClient, run: KnownRun, row: TrialRecord, metric: str) -> list[Report]:
-        """The reports of a trial that its run lacks; those the study itself has not judged yet are left for later."""
+        """Return the reports that a trial's run lacks, up to the last one that the study has judged."""
         if run.steps is None:
             run.steps = {point.step for point in client.get_metric_history(run.id, metric)}
         lacking = set(range(1, row.step + 1)) - run.steps
@@ -181,23 +179,30 @@ class StudySync:
         self.written += 1
 
     def _write_sweep(self, client: MlflowClient, run: KnownRun, *, is_live: bool) -> None:
-        sweep, rows, facts = self._sweep, list(self._rows.values()), self._study.facts
-        tags = content.sweep_tags(sweep, rows, facts, is_live=is_live)
+        rows, facts = list(self._rows.values()), self._study.facts
+        tags = self._sweep_tags(rows, facts, is_live=is_live)
         if run.steps is None or not run.params:
-            log_text_best_effort(client, run.id, content.sweep_yaml(sweep), "sweep.yaml")
+            log_text_best_effort(client, run.id, content.sweep_yaml(self._sweep), "sweep.yaml")
         if run.tags.get("sweeper.dataset.digest") != tags.get("sweeper.dataset.digest"):
             log_dataset(client, run.id, facts)
-        name = fit_key(f"best_{sweep.objective.metric}")
-        if run.steps is None:
-            run.steps = {point.step for point in client.get_metric_history(run.id, name)}
-        curve = [
-            Report(row.number, row.ended.timestamp() if row.ended else 0.0, {name: best})
-            for row, best in content.best_so_far(sweep, rows)
-            if row.number not in run.steps
-        ]
-        self._log(client, run, content.sweep_params(sweep), curve)
-        if self._runs is not None and (leader := self._runs.get(int(tags.get("sweeper.best_trial", PARENT)))):
-            tags["sweeper.best_run"] = leader.id
+        self._log(client, run, content.sweep_params(self._sweep), self._sweep_curve(client, run, rows))
         self._set_tags(client, run, tags)
         ended = max((row.ended for row in rows if row.ended), default=None)
         self._set_status(client, run, content.STATUS.get(tags["sweeper.state"], "KILLED"), ended)
+
+    def _sweep_tags(self, rows: list[TrialRecord], facts: Mapping[str, Any], *, is_live: bool) -> dict[str, str]:
+        tags = content.sweep_tags(self._sweep, rows, facts, is_live=is_live)
+        if self._runs is not None and (best := self._runs.get(int(tags.get("sweeper.best_trial", PARENT)))):
+            tags["sweeper.best_run"] = best.id
+        return tags
+
+    def _sweep_curve(self, client: MlflowClient, run: KnownRun, rows: list[TrialRecord]) -> list[Report]:
+        """Return the points of `best_METRIC`, with a trial's number as the step, that the sweep's run lacks."""
+        name = fit_key(f"best_{self._sweep.objective.metric}")
+        if run.steps is None:
+            run.steps = {point.step for point in client.get_metric_history(run.id, name)}
+        return [
+            Report(row.number, row.ended.timestamp() if row.ended else 0.0, {name: best})
+            for row, best in content.best_so_far(self._sweep, rows)
+            if row.number not in run.steps
+        ]

@@ -1,4 +1,4 @@
-"""The MLflow UI of a store: a server on this machine only, started when asked for and ended with all its workers."""
+"""A local MLflow UI for a store: a server that only this machine can reach, stopped with all its workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sweeper.tracking.client import is_http
 
 @dataclass(frozen=True)
 class Ui:
-    """A running MLflow UI; `process` is None for a server somebody else runs."""
+    """A running MLflow UI; `process` is None for a server that is not ours."""
 
     url: str
     process: subprocess.Popen[bytes] | None
@@ -32,7 +32,7 @@ class Ui:
         return self.process is None or self.process.poll() is None
 
     def stop(self) -> None:
-        """End the server with all its workers; they would outlive their parent."""
+        """Stop the server and all its workers, which would outlive it."""
         if self.process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -42,26 +42,26 @@ class Ui:
                 self.process.wait(5)
 
 
-def start_ui(uri: str, port: int | None = None, *, patience: float = 90.0) -> Ui:
-    """The MLflow UI of a store, once it answers: a server on this machine only. For a server's address, that server.
+def start_ui(uri: str, port: int | None = None, *, start_timeout_s: float = 90.0) -> Ui:
+    """Start the MLflow UI of a store and return it when it answers; for the address of a server, return that server.
 
     Raises:
-        TrackingError: it does not start.
+        TrackingError: the UI does not start, or the port is not free.
     """
     if is_http(uri):
         return Ui(uri.rstrip("/"), None)
     port = _free_port(port)
     url = f"http://127.0.0.1:{port}"
-    # A file, not a pipe: nobody reads it once the server is up, and a full pipe would stop the server.
+    # A file, not a pipe: nothing reads it once the server runs, and a full pipe would block the server.
     with TemporaryFile() as output:
         ui = Ui(url, _serve(uri, port, output))
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + start_timeout_s
         while not _is_healthy(url):
             if not ui.is_running() or time.monotonic() > deadline:
                 ui.stop()
                 output.seek(0)
-                said = redact(output.read().decode(errors="replace").strip())[-500:]
-                raise TrackingError(f"the MLflow UI did not start at {url}: {said or 'no answer'}")
+                printed = redact(output.read().decode(errors="replace").strip())[-500:]
+                raise TrackingError(f"the MLflow UI did not start at {url}: {printed or 'no answer'}")
             time.sleep(0.2)
     return ui
 
@@ -69,13 +69,13 @@ def start_ui(uri: str, port: int | None = None, *, patience: float = 90.0) -> Ui
 def _serve(uri: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
     path = sqlite_path(uri)
     settings = {
-        "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where everyone would read its password
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where every user could read its password
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_PORT": str(port),
         "MLFLOW_WORKERS": "1",
         "MLFLOW_UVICORN_OPTS": "--log-level error --no-access-log",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine more processes that sweeps have no use for
-        # By default any private address will do as a name of this server: that of a page on the local network, too.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine more processes, of no use for sweeps
+        # By default the server accepts any private address as its own name, also that of a page in the local network.
         "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,localhost:*",
         "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -104,7 +104,7 @@ def _is_healthy(url: str) -> bool:
 
 def _free_port(wanted: int | None) -> int:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended does not block it
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # also just after a server stopped
         try:
             probe.bind(("127.0.0.1", wanted or 0))
         except OSError as error:

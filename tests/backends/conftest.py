@@ -9,5 +9,5 @@ from tests.environments import beside
 
 @pytest.fixture(scope="session")
 def cluster_python() -> Path:
-    """The Python of a Ray cluster with its dashboard, which in this environment would slow each start of Ray."""
+    """Return the Python of an environment that has Ray's dashboard; here it would slow each start of Ray."""
     return beside("cluster", "ray[default]")

@@ -1,4 +1,4 @@
-"""KubeRay's CustomResourceDefinitions, where they are at hand."""
+"""KubeRay's CustomResourceDefinitions, where this machine has them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def crds() -> dict[str, Crd]:
-    """KubeRay's CustomResourceDefinitions, by kind."""
+    """Return KubeRay's CustomResourceDefinitions by kind; skip the test where there are none."""
     folder = Path(os.environ.get("SWEEPER_CRDS_DIR", ROOT.parent / "shared" / "kuberay-crds"))
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: put KubeRay's CRDs into it, or name their folder in SWEEPER_CRDS_DIR")
+        pytest.skip(f"{folder} does not exist: put KubeRay's CRDs into it, or name their folder in SWEEPER_CRDS_DIR")
     found = [Crd(folder / f"ray.io_{kind}.yaml") for kind in ("rayjobs", "rayclusters")]
     return {crd.kind: crd for crd in found}

@@ -1,4 +1,4 @@
-"""Checks a document against a CustomResourceDefinition as strictly as `kubectl --validate=strict`; for tests."""
+"""A check of documents against a CustomResourceDefinition, as strict as `kubectl --validate=strict`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _KEPT = ("type", "enum", "pattern", "minimum", "maximum", "minLength", "maxLengt
 
 
 class Crd:
-    """The schema of one kind, in the version that is stored."""
+    """Schema of one kind, in the version that is stored."""
 
     def __init__(self, path: Path) -> None:
         import yaml
         from jsonschema import Draft202012Validator
 
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # there is a megabyte to read
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # much faster for a megabyte
         spec = yaml.load(path.read_text(), loader)["spec"]
         version = next(version for version in spec["versions"] if version["storage"])
         schema = _strict(version["schema"]["openAPIV3Schema"])
@@ -24,13 +24,13 @@ class Crd:
         self._validator = Draft202012Validator(schema)
 
     def faults(self, document: Any) -> list[str]:
-        """What is wrong with a document, each with its place."""
+        """Return the faults of a document, each with its place."""
         found = sorted(self._validator.iter_errors(document), key=lambda error: list(map(str, error.absolute_path)))
         return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in found]
 
 
 def _strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema as JSON Schema, in which keys that nobody declared are faults."""
+    """Return the schema as JSON Schema in which undeclared keys are faults."""
     strict = {key: schema[key] for key in _KEPT if key in schema}
     if schema.get("x-kubernetes-int-or-string"):
         strict["type"] = ["integer", "string"]
@@ -38,7 +38,7 @@ def _strict(schema: dict[str, Any]) -> dict[str, Any]:
         strict["items"] = _strict(schema["items"])
     if "properties" in schema:
         strict["properties"] = {key: _strict(value) for key, value in schema["properties"].items()}
-        # The server fills in what has a default before it looks at what is required.
+        # The server fills in defaults before it checks what is required.
         defaulted = {key for key, value in schema["properties"].items() if "default" in value}
         strict["required"] = [key for key in schema.get("required", []) if key not in defaulted]
     others = schema.get("additionalProperties")

@@ -1,7 +1,7 @@
 """A small Kubernetes API server, for tests: RayJobs, ConfigMaps and pods with their logs, on 127.0.0.1.
 
-It knows who may do what (401, 403), what exists (404, 409) and, with KubeRay's CustomResourceDefinitions at hand, what
-is valid (422). It has no operator: `on_change` is told of each RayJob and may play one.
+It checks who may do what (401, 403), what exists (404, 409) and, given KubeRay's CustomResourceDefinitions, what is
+valid (422). It has no operator: `on_change` is called with each RayJob that is written, and can act as one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 class FakeKubernetes:
-    """The server, started and ended by `with`; `crd` is KubeRay's of RayJobs, `rules` are those of a Role."""
+    """A server that runs for the time of a `with` block; `crd` is that of RayJobs, `rules` are those of a Role."""
 
     token = "a-token-for-tests"
 
@@ -44,8 +44,8 @@ class FakeKubernetes:
     ) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
         self.logs: dict[str, list[str]] = {}
-        self.drops: list[int] = []  # after how many bytes the next connections that read a log are cut
-        self.refusals: list[int] = []  # how the next requests are answered
+        self.drops: list[int] = []  # bytes after which the next connections that read a log are cut
+        self.refusals: list[int] = []  # status codes of the next answers
         self.asked: list[tuple[str, str]] = []
         self.crd, self.rules, self.on_change, self.has_kuberay = crd, rules, on_change, has_kuberay
         self.lock = threading.Lock()
@@ -61,7 +61,7 @@ class FakeKubernetes:
         self._server.server_close()
 
     def write_kubeconfig(self, path: Path, token: str | None = None) -> None:
-        """A kubeconfig that leads here, as whoever has the token."""
+        """Write a kubeconfig that names this server and a user with this token."""
         path.write_text(
             "{apiVersion: v1, kind: Config, current-context: fake, "
             f"clusters: [{{name: fake, cluster: {{server: 'http://127.0.0.1:{self._server.server_port}'}}}}], "
@@ -70,7 +70,7 @@ class FakeKubernetes:
         )
 
     def add_pod(self, name: str, job: str, phase: str = "Running") -> Object:
-        """A pod that submits a RayJob."""
+        """Add a pod that submits a RayJob."""
         created = f"2026-01-01T00:00:{len(self.logs):02}Z"
         meta = {"name": name, "labels": {"batch.kubernetes.io/job-name": job}, "creationTimestamp": created}
         self.logs[name] = []
@@ -81,7 +81,7 @@ class FakeKubernetes:
         return self.rules is None or any(all(wanted[key] in rule[key] for key in wanted) for rule in self.rules)
 
     def collect(self, uid: str) -> None:
-        """The garbage: an object and all that it owns."""
+        """Delete an object and everything that it owns, like the garbage collector."""
         for key, item in list(self.objects.items()):
             meta = item["metadata"]
             if uid in (meta.get("uid"), *(owner["uid"] for owner in meta.get("ownerReferences", []))):
@@ -106,11 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
         resource = f"{kind}/log" if found["log"] else kind
         verb = "list" if self.command == "GET" and not found["name"] else _VERBS[self.command]
         with nullcontext() if found["log"] else self.cluster.lock:
-            self._obey(verb, kind, name, resource, body, url.query)
+            self._handle(verb, kind, name, resource, body, url.query)
 
     do_POST = do_PATCH = do_DELETE = do_GET
 
-    def _obey(self, verb: str, kind: str, name: str, resource: str, body: Object, query: str) -> None:
+    def _handle(self, verb: str, kind: str, name: str, resource: str, body: Object, query: str) -> None:
         is_there = (kind, name) in self.cluster.objects
         applies = "apply" in self.headers.get("Content-Type", "")
         for wanted in [verb, "create"] if applies and not is_there else [verb]:
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _delete(self, kind: str, name: str, options: Object) -> None:
         item = self.cluster.objects[kind, name]
-        if options.get("propagationPolicy") == "Foreground":  # it goes after what it owns, otherwise before
+        if options.get("propagationPolicy") == "Foreground":  # it is deleted after what it owns, otherwise before
             item["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         else:
             del self.cluster.objects[kind, name]
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
 
     def _log(self, pod: str, *, follow: bool) -> None:
-        """Lines with their times; a line that is still to come is waited for."""
+        """Send lines with their times; with `follow`, wait for further lines until the pod ends."""
         room = self.cluster.drops.pop(0) if self.cluster.drops else None
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
@@ -191,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _merged(before: Any, patch: Any) -> Any:
-    """A JSON merge patch, which is what an apply by its only owner comes to as well."""
+    """Apply a JSON merge patch; an apply by the only field manager has the same result."""
     if not isinstance(before, dict) or not isinstance(patch, dict):
         return patch
     both = {**before, **{key: _merged(before.get(key), value) for key, value in patch.items()}}

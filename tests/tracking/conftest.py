@@ -1,4 +1,4 @@
-"""A store of MLflow for each test, and projections that do not wait long."""
+"""An MLflow store for each test, and projections with short waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tracking.tools import (
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweeper.tracking.projection.POLL_INTERVAL_S", 0.05)
     monkeypatch.setattr("sweeper.tracking.projection.BACKOFF_S", (0.2, 0.5))
 

@@ -38,7 +38,7 @@ def test_importing_tracking_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_a_new_store_is_readable_by_its_owner_only(empty_store: Path) -> None:
+def test_new_store_is_readable_by_its_owner_only(empty_store: Path) -> None:
     assert stat.S_IMODE(empty_store.stat().st_mode) == 0o600
 
 
@@ -67,12 +67,12 @@ def test_addresses_are_shown_without_secrets(secret: str) -> None:
     assert text.startswith("API request to http") and text.endswith(" failed")
 
 
-def test_a_folder_is_refused_as_a_store(make_sweep: Callable[..., Sweep]) -> None:
-    with pytest.raises(InputError, match="MLflow keeps no runs in a folder"):
+def test_folder_is_refused_as_a_store(make_sweep: Callable[..., Sweep]) -> None:
+    with pytest.raises(InputError, match="MLflow no longer keeps runs in a folder"):
         tracking_uri(make_sweep(), "./mlruns")
 
 
-def test_a_deleted_experiment_is_named(uri: str, study: RecordedStudy) -> None:
+def test_deleted_experiment_is_named(uri: str, study: RecordedStudy) -> None:
     four_trials(study)
     sync(study, uri)
     client = connect(uri)
@@ -89,7 +89,7 @@ def test_sync_explains_an_unreachable_server(study: RecordedStudy) -> None:
 KILLED = """
 import os, sys
 import sqlalchemy as sa
-from sweeper.tracking import store
+from sweeper.tracking import client
 
 writes = []
 
@@ -101,15 +101,16 @@ def leave_in_the_middle(connection: object) -> None:
 
 
 sa.event.listen(sa.Engine, "commit", leave_in_the_middle)
-store.connect(f"sqlite:///{sys.argv[1]}")
+client.connect(f"sqlite:///{sys.argv[1]}")
 """
 
 
-def test_a_store_whose_maker_was_killed_is_made_by_the_next_one(tmp_path: Path) -> None:
+def test_store_whose_maker_was_killed_is_created_by_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
-    assert not path.exists() and list(tmp_path.iterdir())
+    assert not path.exists() and list(tmp_path.glob(".writing-*.db"))
+    (tmp_path / ".writing-0123abcd.json").touch()
     assert connect(f"sqlite:///{path}").search_experiments()
-    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("mlflow.db")] == ["mlflow.db"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".writing-0123abcd.json", "mlflow.db"]
     assert path.stat().st_mode & 0o777 == 0o600

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 
 @pytest.mark.parametrize("key", ["a?b", "", "/abs", "../up", "a//b", ".", "..", "k" * 251, "é€" * 200, "a\nb", " "])
-def test_names_are_brought_into_a_form_mlflow_takes(key: str) -> None:
+def test_fitted_names_are_valid_for_mlflow(key: str) -> None:
     from mlflow.utils.validation import _validate_metric_name, _validate_param
 
     fitted = fit_key(key)
@@ -24,17 +24,17 @@ def test_names_are_brought_into_a_form_mlflow_takes(key: str) -> None:
     assert fit_key(fitted) == fitted
 
 
-def test_text_that_no_database_holds_is_spelled_out() -> None:
+def test_text_that_no_database_can_store_is_escaped() -> None:
     assert fit_tags({"a": "x\ud800y\0z", "b": "é\n"}) == {"a": "x\\ud800y\\x00z", "b": "é\n"}
 
 
-def test_different_names_stay_different_and_good_ones_stay_as_they_are() -> None:
+def test_different_names_stay_different_and_valid_ones_stay_unchanged() -> None:
     assert len(fit_params({"a?b": 1, "a!b": 2, "a_b": 3})) == 3
     for good in ("val_accuracy", "a/b", "lr 1", "x.y-z:0"):
         assert fit_key(good) == good
 
 
-def test_values_beyond_the_limits_arrive_cut_and_marked(uri: str, study: RecordedStudy) -> None:
+def test_values_beyond_the_limits_are_cut_and_marked(uri: str, study: RecordedStudy) -> None:
     study.begin(0, fine=1, long="x" * 7000, **{"bad?key": 2, "k" * 300: 3})
     study.report(0, 0.5, **{"loss@val": 1.0, "../up": 2.0})
     study.end(0, "FAIL", reason="y" * 9000)
@@ -48,7 +48,7 @@ def test_values_beyond_the_limits_arrive_cut_and_marked(uri: str, study: Recorde
     assert "loss@val, ../up" in run.data.tags["sweeper.truncated"]
 
 
-def test_long_trials_are_written_in_batches_mlflow_takes(uri: str, study: RecordedStudy) -> None:
+def test_long_trials_are_written_in_batches(uri: str, study: RecordedStudy) -> None:
     study.begin(0, **{f"p{number}": number for number in range(150)})
     for step in range(350):
         study.report(0, step / 350, **{f"m{number}": 0.0 for number in range(6)})

@@ -40,7 +40,7 @@ _LONG = [pytest.param(f"runs/{verb}", marks=pytest.mark.long) for verb in ("log-
 
 
 @pytest.mark.parametrize("request_lost", ["runs/create", *_LONG])
-def test_an_answer_lost_on_the_way_doubles_nothing_and_is_not_spoken_of(
+def test_lost_answer_duplicates_nothing_and_is_not_reported(
     server: Server, proxy: Proxy, study: RecordedStudy, request_lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     projection = Projection(study.sweep, proxy.url)
@@ -60,7 +60,7 @@ def test_an_answer_lost_on_the_way_doubles_nothing_and_is_not_spoken_of(
     assert _warnings(caplog) == []
 
 
-def test_a_server_that_dies_and_returns_has_everything_once(
+def test_server_that_dies_and_returns_has_everything_once(
     server: Server, study: RecordedStudy, caplog: pytest.LogCaptureFixture
 ) -> None:
     projection = Projection(study.sweep, server.url)
@@ -84,9 +84,9 @@ def test_a_server_that_dies_and_returns_has_everything_once(
     assert _is_true_within(60, lambda: projection.flush(20))
     assert projection.close(20)
     assert_equal(server.url, study)
-    away, back = _warnings(caplog)
-    assert "is away (connection refused); the sweep goes on" in away
-    assert "is back: " in back and "records delivered" in back
+    unavailable, available = _warnings(caplog)
+    assert "does not answer (connection refused). The sweep continues; `sweeper sync climbing` delivers" in unavailable
+    assert "answers again: " in available and " records delivered." in available
 
 
 def _is_true_within(seconds: float, claim: Callable[[], bool]) -> bool:
@@ -98,7 +98,7 @@ def _is_true_within(seconds: float, claim: Callable[[], bool]) -> bool:
     return True
 
 
-def test_two_projections_of_one_server_keep_apart(server: Server, make_sweep: Callable[..., Sweep]) -> None:
+def test_two_projections_into_one_server_stay_separate(server: Server, make_sweep: Callable[..., Sweep]) -> None:
     studies = [RecordedStudy(make_sweep(name=name, budget={"trials": 2, "epochs": 3})) for name in ("left", "right")]
     projections = [Projection(study.sweep, server.url) for study in studies]
     for study, projection in zip(studies, projections, strict=True):
@@ -113,9 +113,7 @@ def test_two_projections_of_one_server_keep_apart(server: Server, make_sweep: Ca
 
 
 @pytest.mark.long
-def test_two_hundred_trials_are_copied_in_seconds_and_checked_in_less(
-    server: Server, make_sweep: Callable[..., Sweep]
-) -> None:
+def test_two_hundred_trials_are_copied_within_a_minute(server: Server, make_sweep: Callable[..., Sweep]) -> None:
     study = RecordedStudy(make_sweep(name="many", budget={"trials": 200, "epochs": 20}))
     for number in range(200):
         study.trial(number, *[step / 20 for step in range(20)])

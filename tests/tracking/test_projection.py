@@ -53,7 +53,7 @@ def test_projection_copies_trials_as_they_happen(uri: str, study: RecordedStudy,
     ]
 
 
-def test_a_run_deleted_by_hand_is_written_again(uri: str, study: RecordedStudy, projecting: Projection) -> None:
+def test_run_deleted_by_hand_is_written_again(uri: str, study: RecordedStudy, projecting: Projection) -> None:
     study.trial(0, 0.1, 0.2, state="RUNNING")
     assert projecting.flush(20)
     connect(uri).delete_run(trial_runs(uri, study)[0].info.run_id)
@@ -63,7 +63,7 @@ def test_a_run_deleted_by_hand_is_written_again(uri: str, study: RecordedStudy, 
     assert_equal(uri, study)
 
 
-def test_a_trial_mlflow_refuses_does_not_hold_up_the_others(
+def test_trial_that_mlflow_refuses_does_not_block_the_others(
     uri: str, study: RecordedStudy, projecting: Projection, caplog: pytest.LogCaptureFixture
 ) -> None:
     study.begin(0)
@@ -73,10 +73,10 @@ def test_a_trial_mlflow_refuses_does_not_hold_up_the_others(
     projecting.flush(20)
     assert projecting.close(20)
     assert history(uri, trial_runs(uri, study)[1]) != []
-    assert "MLflow does not take trial 0" in caplog.text
+    assert "MLflow refuses trial 0" in caplog.text
 
 
-def test_a_locked_store_delays_nobody_and_gets_everything_later(
+def test_locked_store_delays_no_trial_and_gets_everything_later(
     uri: str, study: RecordedStudy, projecting: Projection
 ) -> None:
     assert projecting.flush(20)
@@ -93,7 +93,7 @@ def test_a_locked_store_delays_nobody_and_gets_everything_later(
     assert_equal(uri, study)
 
 
-def test_an_unreachable_server_costs_the_driver_nothing(study: RecordedStudy, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_server_costs_the_driver_nothing(study: RecordedStudy, caplog: pytest.LogCaptureFixture) -> None:
     uri = "http://me:canary@127.0.0.1:9"
     projection = Projection(study.sweep, uri)
     study.listeners = (projection,)
@@ -104,14 +104,17 @@ def test_an_unreachable_server_costs_the_driver_nothing(study: RecordedStudy, ca
     assert not projection.flush(20)
     assert not projection.close(10)
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warnings == ["MLflow at http://me:***@127.0.0.1:9 is away (connection refused); the sweep goes on"]
+    assert warnings == [
+        "MLflow at http://me:***@127.0.0.1:9 does not answer (connection refused). "
+        "The sweep continues; `sweeper sync climbing` delivers what is missing."
+    ]
 
 
-def test_closing_a_projection_that_never_started_is_fine(study: RecordedStudy, uri: str) -> None:
+def test_projection_that_never_started_can_be_closed(study: RecordedStudy, uri: str) -> None:
     assert Projection(study.sweep, uri).close()
 
 
-def test_a_thousand_reports_take_the_driver_a_few_milliseconds(study: RecordedStudy, projecting: Projection) -> None:
+def test_thousand_reports_cost_the_driver_less_than_a_second(study: RecordedStudy, projecting: Projection) -> None:
     study.begin(0)
     started = time.process_time()
     for step in range(1000):
@@ -119,7 +122,7 @@ def test_a_thousand_reports_take_the_driver_a_few_milliseconds(study: RecordedSt
     assert time.process_time() - started < 1.0
 
 
-def test_a_stopped_sweep_is_taken_up_in_the_same_runs(uri: str, study: RecordedStudy) -> None:
+def test_stopped_sweep_resumes_in_the_same_runs(uri: str, study: RecordedStudy) -> None:
     study.trial(0, 0.1, 0.2, state="RUNNING")
     first = Projection(study.sweep, uri)
     first.start(study)
@@ -138,12 +141,12 @@ def test_a_stopped_sweep_is_taken_up_in_the_same_runs(uri: str, study: RecordedS
     assert_equal(uri, study)
 
 
-def test_a_patient_projection_opens_its_store_at_the_first_report(study: RecordedStudy, tmp_path: Path) -> None:
+def test_waiting_projection_opens_its_store_at_the_first_report(study: RecordedStudy, tmp_path: Path) -> None:
     path = tmp_path / "later.db"
     uri = f"sqlite:///{path}"
     projection = Projection(study.sweep, uri)
     study.listeners = (projection,)
-    projection.start(study, patience=60.0)
+    projection.start(study, first_report_wait_s=60.0)
     study.begin(0)
     time.sleep(0.5)
     assert not path.exists()
@@ -156,8 +159,8 @@ def test_a_patient_projection_opens_its_store_at_the_first_report(study: Recorde
     assert_equal(uri, study)
 
 
-def test_a_patient_projection_is_closed_without_a_report(uri: str, study: RecordedStudy) -> None:
+def test_waiting_projection_is_closed_without_a_report(uri: str, study: RecordedStudy) -> None:
     projection = Projection(study.sweep, uri)
-    projection.start(study, patience=60.0)
+    projection.start(study, first_report_wait_s=60.0)
     assert projection.close(20)
     assert_equal(uri, study)

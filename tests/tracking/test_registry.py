@@ -77,7 +77,7 @@ def uri(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def finish(make_sweep: Callable[..., Sweep], uri: str, request: pytest.FixtureRequest) -> Callable[..., RecordedStudy]:
-    """A finished sweep whose best trial has the given value, of a model that only this test knows."""
+    """Return a maker of finished sweeps whose best trial has the given value; their model is this test's own."""
     model = request.node.name.replace("_", "-")[:50].split("[")[0]
 
     def make(name: str, value: float, dataset: dict[str, Any] = DATASET, **changes: Any) -> RecordedStudy:
@@ -98,7 +98,7 @@ def _register(study: RecordedStudy, folder: Path, uri: str) -> Champion:
     return champion
 
 
-def test_the_champion_loads_by_its_alias_and_predicts(
+def test_champion_loads_by_its_alias_and_predicts(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
 ) -> None:
     study = finish("first", 0.5)
@@ -108,7 +108,7 @@ def test_the_champion_loads_by_its_alias_and_predicts(
     _python(LOAD, uri, champion.name, champion_folder, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
 
 
-def test_the_packed_model_names_what_it_needs_exactly(packed: Path) -> None:
+def test_packed_model_pins_its_requirements(packed: Path) -> None:
     needs = (packed / "mlflow_model" / "requirements.txt").read_text().split()
     assert [need.split("==")[0] for need in needs] == ["mlflow", "keras", "numpy", "tensorflow"]
     assert all("==" in need for need in needs)
@@ -118,7 +118,7 @@ def test_registering_in_the_driver_loads_no_tensorflow(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("tensorflow", "keras"):
-        monkeypatch.setitem(sys.modules, name, None)  # whoever imports it now fails
+        monkeypatch.setitem(sys.modules, name, None)  # an import fails now
     assert _register(finish("light", 0.5), champion_folder, uri).version
 
 
@@ -159,7 +159,7 @@ def test_registering_twice_gives_the_same_version(
     assert len(sweep_run(uri, study).outputs.model_outputs) == 1
 
 
-def test_a_better_model_becomes_champion_and_a_worse_one_does_not(
+def test_better_model_becomes_champion_and_a_worse_one_does_not(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
 ) -> None:
     _register(finish("good", 0.5), champion_folder, uri)
@@ -175,7 +175,7 @@ def test_a_better_model_becomes_champion_and_a_worse_one_does_not(
     assert connect(uri).get_model_version_by_alias(better.name, "champion").version == 3
 
 
-def test_a_metric_to_minimize_is_better_when_lower(
+def test_metric_to_minimize_is_better_when_lower(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
 ) -> None:
     lower = {"objective": {"metric": "score", "direction": "minimize"}}
@@ -191,17 +191,17 @@ def test_a_metric_to_minimize_is_better_when_lower(
         ({"objective": {"metric": "score", "direction": "minimize"}}, "direction"),
     ],
 )
-def test_a_champion_on_other_ground_is_not_displaced(
+def test_champion_that_is_not_comparable_keeps_its_place(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str, change: dict[str, Any], named: str
 ) -> None:
-    if connect(uri).search_registered_models("name LIKE 'test-a-champion-on-other%'") == []:
+    if connect(uri).search_registered_models("name LIKE 'test-champion-that-is-not-comparable%'") == []:
         _register(finish("holder", 0.5), champion_folder, uri)
     other = _register(finish(f"other-{named.replace('.', '-')}", 0.9, **change), champion_folder, uri)
     assert not other.promoted
     assert other.reason == f"version 1 stays champion: not comparable, it has another {named}"
 
 
-def test_a_champion_made_by_hand_is_not_displaced(
+def test_champion_set_by_hand_keeps_its_place(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
 ) -> None:
     study = finish("newcomer", 0.5)
@@ -212,7 +212,7 @@ def test_a_champion_made_by_hand_is_not_displaced(
     assert not _register(study, champion_folder, uri).promoted
 
 
-def test_without_a_model_name_the_model_is_logged_but_not_registered(
+def test_model_without_a_name_is_logged_but_not_registered(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
 ) -> None:
     study = finish("nameless", 0.5, tracking={"experiment": "models"})
@@ -221,7 +221,7 @@ def test_without_a_model_name_the_model_is_logged_but_not_registered(
     assert champion.uri == f"models:/{champion.model_id}"
 
 
-def test_without_a_packed_model_only_the_metrics_are_logged(
+def test_missing_model_leaves_only_the_metrics_to_log(
     finish: Callable[..., RecordedStudy], tmp_path: Path, uri: str
 ) -> None:
     study = finish("no-model", 0.5)
@@ -229,7 +229,7 @@ def test_without_a_packed_model_only_the_metrics_are_logged(
     assert trial_runs(uri, study)[0].data.metrics["test_accuracy"] == 0.9
 
 
-def test_a_registration_broken_off_anywhere_can_be_repeated(
+def test_registration_that_fails_anywhere_can_be_repeated(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
@@ -255,17 +255,17 @@ def test_a_registration_broken_off_anywhere_can_be_repeated(
     assert {"MLmodel", "data", "requirements.txt", "input_example.json"} <= files
 
 
-def test_registering_before_the_trial_has_arrived_says_so(
+def test_registration_before_the_trial_is_delivered_is_refused(
     make_sweep: Callable[..., Sweep], champion_folder: Path, uri: str
 ) -> None:
     study = RecordedStudy(make_sweep(name="unknown", tracking={"experiment": "models", "model": "m"}))
     study.trial(0, 0.5)
-    with pytest.raises(TrackingError, match="trial 0 has not arrived there yet"):
+    with pytest.raises(TrackingError, match="trial 0 has not been delivered yet"):
         _register(study, champion_folder, uri)
 
 
 @pytest.mark.long
-def test_a_champion_registered_through_a_server_loads_through_it(
+def test_champion_registered_through_a_server_loads_through_it(
     make_sweep: Callable[..., Sweep], champion_folder: Path, tmp_path: Path
 ) -> None:
     ui = start_ui(f"sqlite:///{tmp_path}/own.db")

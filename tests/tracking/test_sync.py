@@ -33,7 +33,7 @@ def test_runs_begin_and_end_when_their_trials_did(uri: str, study: RecordedStudy
         assert run.info.run_name == f"trial-{number:04d}"
 
 
-def test_sweep_run_tells_what_was_asked_and_what_came_of_it(uri: str, study: RecordedStudy) -> None:
+def test_sweep_run_has_the_settings_and_the_results(uri: str, study: RecordedStudy) -> None:
     four_trials(study)
     sync(study, uri)
     run = sweep_run(uri, study)
@@ -57,7 +57,7 @@ def test_sweep_run_tells_what_was_asked_and_what_came_of_it(uri: str, study: Rec
     assert [file.path for file in connect(uri).list_artifacts(run.info.run_id)] == ["sweep.yaml"]
 
 
-def test_best_so_far_waits_for_lower_trials_and_is_the_same_when_replayed(uri: str, study: RecordedStudy) -> None:
+def test_best_so_far_waits_for_lower_trials_and_is_reproducible(uri: str, study: RecordedStudy) -> None:
     study.begin(0)
     study.trial(1, 0.9, 0.9, 0.9)
     sync(study, uri)
@@ -88,7 +88,7 @@ def test_sweep_run_ends_as_the_sweep_did(uri: str, make_sweep: Callable[..., Swe
     assert ended("interrupted", "COMPLETE", "RUNNING") == "KILLED STOPPED"
 
 
-def test_repeating_a_sync_writes_nothing(uri: str, study: RecordedStudy) -> None:
+def test_repeated_sync_writes_nothing(uri: str, study: RecordedStudy) -> None:
     four_trials(study)
     assert sync(study, uri) > 0
     assert sync(study, uri) == 0
@@ -104,7 +104,7 @@ def test_sync_writes_only_what_is_missing_of_a_trial(uri: str, study: RecordedSt
     assert_equal(uri, study)
 
 
-def test_an_ended_trial_that_runs_again_is_reopened(uri: str, study: RecordedStudy) -> None:
+def test_ended_trial_that_runs_again_is_reopened(uri: str, study: RecordedStudy) -> None:
     study.trial(0, 0.1, state="FAIL", reason="node lost")
     sync(study, uri)
     study.change(0, state="RUNNING", reason=None, ended=None, attempt=2)
@@ -112,7 +112,7 @@ def test_an_ended_trial_that_runs_again_is_reopened(uri: str, study: RecordedStu
     assert_equal(uri, study)
 
 
-def test_a_new_study_of_the_same_name_gets_runs_of_its_own(uri: str, study: RecordedStudy) -> None:
+def test_new_study_of_the_same_name_gets_its_own_runs(uri: str, study: RecordedStudy) -> None:
     four_trials(study)
     sync(study, uri)
     again = RecordedStudy(study.sweep)
@@ -123,14 +123,14 @@ def test_a_new_study_of_the_same_name_gets_runs_of_its_own(uri: str, study: Reco
     assert {run.info.run_id for run in runs_of(uri, study)}.isdisjoint(run.info.run_id for run in runs_of(uri, again))
 
 
-def test_reports_the_study_has_not_judged_yet_are_left_for_later(uri: str, study: RecordedStudy) -> None:
+def test_reports_that_the_study_has_not_judged_are_not_written(uri: str, study: RecordedStudy) -> None:
     study.trial(0, 0.1, 0.2, 0.3, state="RUNNING")
     study.change(0, step=2)
     sync(study, uri)
     assert [step for step, _, _ in history(uri, trial_runs(uri, study)[0])] == [1, 2]
 
 
-def test_the_sweep_kept_with_its_run_can_be_run_again(uri: str, make_sweep: Callable[..., Sweep]) -> None:
+def test_sweep_file_stored_with_its_run_can_be_loaded_again(uri: str, make_sweep: Callable[..., Sweep]) -> None:
     study = RecordedStudy(
         make_sweep(
             description='A "test": #1',
@@ -149,7 +149,7 @@ def test_the_sweep_kept_with_its_run_can_be_run_again(uri: str, make_sweep: Call
     assert load_sweep(path) == study.sweep
 
 
-def test_two_runs_of_one_trial_are_made_one(uri: str, study: RecordedStudy) -> None:
+def test_surplus_run_of_a_trial_is_deleted(uri: str, study: RecordedStudy) -> None:
     four_trials(study)
     sync(study, uri)
     client, run = connect(uri), trial_runs(uri, study)[0]
@@ -163,7 +163,7 @@ def test_two_runs_of_one_trial_are_made_one(uri: str, study: RecordedStudy) -> N
 @pytest.mark.parametrize(
     "is_done", [pytest.param(False, id="refused", marks=pytest.mark.long), pytest.param(True, id="answer lost")]
 )
-def test_whatever_call_fails_everything_arrives_once(
+def test_failure_of_any_call_duplicates_and_loses_nothing(
     uri: str, make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch, is_done: bool
 ) -> None:
     import mlflow
@@ -183,7 +183,7 @@ def test_whatever_call_fails_everything_arrives_once(
 
 
 def _failing_client(monkeypatch: pytest.MonkeyPatch, mlflow: Any, *, is_done: bool) -> dict[str, int]:
-    """From now on the n-th call to MLflow fails, before or after it was carried out."""
+    """Make the n-th call to MLflow fail, before or after it is carried out."""
     calls = {"left": 1_000_000}
     watched = (
         "create_experiment get_experiment_by_name create_run search_runs log_batch log_text log_inputs set_terminated "

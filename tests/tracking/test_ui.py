@@ -29,9 +29,7 @@ def shown(make_sweep: Callable[..., Sweep], uri: str) -> RecordedStudy:
 
 
 @pytest.mark.long
-def test_the_ui_serves_the_store_on_this_machine_only_and_ends_with_all_its_processes(
-    shown: RecordedStudy, uri: str
-) -> None:
+def test_ui_serves_its_store_and_stops_with_all_its_processes(shown: RecordedStudy, uri: str) -> None:
     ui = start_ui(uri)
     try:
         assert ui.url.startswith("http://127.0.0.1:")
@@ -46,10 +44,8 @@ def test_the_ui_serves_the_store_on_this_machine_only_and_ends_with_all_its_proc
 
 
 @pytest.mark.long
-def test_the_ui_answers_nobody_but_this_machine_and_runs_nothing_it_is_sent(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")  # not with us
+def test_ui_answers_only_this_machine_and_runs_no_jobs(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")  # which sweeper overrides
     ui = start_ui(uri)
     create = "api/2.0/mlflow/experiments/create"
     try:
@@ -82,7 +78,7 @@ def _answer(url: str, body: dict[str, str] | dict[str, object] | None = None, **
         return error.code
 
 
-def test_links_show_the_trials_sorted_their_curves_and_the_best_compared(shown: RecordedStudy, uri: str) -> None:
+def test_links_show_sorted_trials_their_curves_and_the_best_compared(shown: RecordedStudy, uri: str) -> None:
     runs, parent = trial_runs(uri, shown), sweep_run(uri, shown)
     links = sweep_links(shown, uri, "http://127.0.0.1:5000/")
     curves = _url(links, "their curves")
@@ -99,8 +95,8 @@ def test_links_show_the_trials_sorted_their_curves_and_the_best_compared(shown: 
     assert all(link.url.endswith("workflowType=machine_learning") for link in links)
 
 
-def test_the_table_of_trials_shows_metric_parameters_and_state(shown: RecordedStudy, uri: str) -> None:
-    key = f"sweeper-{shown.facts['id']}"
+def test_table_of_trials_shows_metric_parameters_and_state(shown: RecordedStudy, uri: str) -> None:
+    key = f"sweeper-{shown.id}"
     assert f"?viewStateShareKey={key}&" in _url(sweep_links(shown, uri, "http://h"), "all trials, best first")
     experiment = connect(uri).get_experiment_by_name("shown")
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
@@ -109,7 +105,7 @@ def test_the_table_of_trials_shows_metric_parameters_and_state(shown: RecordedSt
     assert view["selectedColumns"][:3] == ["metrics.`score`", "params.`height`", "tags.`sweeper.state`"]
 
 
-def test_links_leave_out_what_there_is_not(make_sweep: Callable[..., Sweep], uri: str) -> None:
+def test_links_to_missing_models_and_trials_are_left_out(make_sweep: Callable[..., Sweep], uri: str) -> None:
     study = RecordedStudy(make_sweep())
     study.trial(0, 0.5, state="FAIL")
     sync(study, uri)
@@ -120,32 +116,32 @@ def test_links_leave_out_what_there_is_not(make_sweep: Callable[..., Sweep], uri
     ]
 
 
-def test_links_hold_no_password(shown: RecordedStudy, uri: str) -> None:
+def test_links_contain_no_password(shown: RecordedStudy, uri: str) -> None:
     links = sweep_links(shown, uri, "https://me:canary@host")
     assert all(link.url.startswith("https://host/#/") for link in links)
 
 
-def test_links_to_a_sweep_mlflow_does_not_know_say_what_to_do(make_sweep: Callable[..., Sweep], uri: str) -> None:
+def test_links_to_an_unknown_sweep_are_refused_with_a_remedy(make_sweep: Callable[..., Sweep], uri: str) -> None:
     with pytest.raises(TrackingError, match="sweeper sync unheard"):
         sweep_links(RecordedStudy(make_sweep(name="unheard")), uri, "http://127.0.0.1:5000")
 
 
-def test_the_ui_of_a_server_is_that_server() -> None:
+def test_ui_of_a_server_is_that_server() -> None:
     ui = start_ui("https://mlflow.example.com/")
     assert (ui.url, ui.process, ui.is_running()) == ("https://mlflow.example.com", None, True)
     ui.stop()
 
 
-def test_a_port_that_is_taken_is_refused_at_once(uri: str) -> None:
+def test_port_that_is_taken_is_refused_at_once(uri: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(TrackingError, match="is not free"):
         start_ui(uri, taken.getsockname()[1])
 
 
 @pytest.mark.long
-def test_a_ui_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_ui_that_cannot_start_gives_the_reason(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 1000)
     with pytest.raises(TrackingError, match="file is not a database"):
-        start_ui(f"sqlite:///{tmp_path}/mlflow.db", patience=60)
+        start_ui(f"sqlite:///{tmp_path}/mlflow.db", start_timeout_s=60)
 
 
 def _url(links: list[Link], title: str) -> str:

@@ -1,4 +1,4 @@
-"""What the tracking tests share: a study in memory, what MLflow holds of it, and a network that misbehaves."""
+"""Tools of the tracking tests: a study in memory, the contents of MLflow, a server and a network that fail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DATASET: dict[str, Any] = {
 
 
 class RecordedStudy:
-    """A study in memory, as far as MLflow is told of it."""
+    """A study in memory with the parts that are copied into MLflow."""
 
     def __init__(self, sweep: Sweep, *listeners: Listener) -> None:
         self.sweep, self.name, self.listeners = sweep, sweep.name, listeners
@@ -63,7 +63,7 @@ class RecordedStudy:
         self._tell(replace(self._rows[number], **changes))
 
     def trial(self, number: int, *values: float, state: str = "COMPLETE", reason: str | None = None) -> None:
-        """A whole trial with these values."""
+        """Add a trial with these values."""
         self.begin(number)
         for value in values:
             self.report(number, value, loss=1 - value)
@@ -77,7 +77,7 @@ class RecordedStudy:
 
 
 def four_trials(study: RecordedStudy) -> None:
-    """One trial of each end, and one more."""
+    """Add a trial of each final state, and one more."""
     study.trial(0, 0.1, 0.2, 0.3)
     study.trial(1, 0.2, 0.1, state="PRUNED", reason="pruned after epoch 2")
     study.trial(2, 0.4, 0.5, 0.6)
@@ -88,7 +88,7 @@ STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAI
 
 
 def runs_of(uri: str, study: RecordedStudy) -> list[Any]:
-    """All runs MLflow shows of a sweep, read with its own client."""
+    """Return all runs of a sweep, read with MLflow's own client."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -118,7 +118,7 @@ def history(uri: str, run: Any, metric: str = "score") -> list[tuple[int, float,
 
 
 def assert_equal(uri: str, study: RecordedStudy) -> None:
-    """MLflow holds the study, all of it, once."""
+    """Assert that MLflow has everything of the study, once."""
     runs = trial_runs(uri, study)
     assert sorted(runs) == [row.number for row in study.rows()]
     parent = sweep_run(uri, study)
@@ -134,7 +134,7 @@ def assert_equal(uri: str, study: RecordedStudy) -> None:
 
 
 class Server:
-    """An MLflow server that can be killed and started again at the same address."""
+    """MLflow server that can be killed and restarted at the same address."""
 
     def __init__(self, folder: Path) -> None:
         self._store = f"sqlite:///{folder}/mlflow.db"
@@ -150,7 +150,7 @@ class Server:
 
 
 class Proxy:
-    """A TCP proxy in front of a server; `lose` swallows the answer to one request whose path contains it."""
+    """TCP proxy in front of a server; it loses the answer to one request whose path contains `lose`."""
 
     def __init__(self, port: int) -> None:
         self.lose: str | None = None
@@ -182,7 +182,7 @@ class Proxy:
                 server.sendall(data)
 
     def _swallow(self, request: bytes) -> None:
-        """Let the server do what is asked, in a connection of its own, and hang up on the one who asked."""
+        """Send the request to the server over another connection, and close the client's without an answer."""
         self.lose, self.lost = None, self.lost + 1
         with socket.create_connection(("127.0.0.1", self._target)) as other:
             other.sendall(request)
@@ -197,7 +197,7 @@ class Proxy:
 
 
 def _rest_of(client: socket.socket, request: bytes) -> bytes:
-    """What is still to come of a request: clients send the body after the head."""
+    """Return the rest of a request: clients send the body after the head."""
     head, _, body = request.partition(b"\r\n\r\n")
     sizes = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     missing, rest = int(sizes[0]) - len(body) if sizes else 0, b""

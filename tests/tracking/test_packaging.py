@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeper.tracking import read_evaluation, store_evaluation
+from sweeper.tracking.packaging import PACKED, digest
+
+METRICS = {"test_accuracy": 0.9, "test_loss": 0.1}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return the folder of a model, with two files as the packed model."""
+    packed = tmp_path / "champion" / PACKED
+    (packed / "data").mkdir(parents=True)
+    (packed / "MLmodel").write_text("flavors: {}\n")
+    (packed / "data" / "model.keras").write_bytes(b"weights")
+    return packed.parent
+
+
+def test_evaluation_is_read_as_it_was_stored(folder: Path) -> None:
+    stored = store_evaluation(folder, 7, METRICS)
+    assert stored is not None
+    assert read_evaluation(folder, stored) == (7, METRICS)
+    assert sorted(path.name for path in folder.iterdir()) == ["evaluation.json", PACKED]
+
+
+def test_evaluation_stored_again_replaces_the_one_before(folder: Path) -> None:
+    first = store_evaluation(folder, 7, METRICS)
+    second = store_evaluation(folder, 8, {"test_accuracy": 0.95})
+    assert first == second is not None
+    assert read_evaluation(folder, second) == (8, {"test_accuracy": 0.95})
+
+
+def test_model_that_is_not_packed_has_no_digest(tmp_path: Path) -> None:
+    assert store_evaluation(tmp_path, 7, METRICS) is None
+    assert read_evaluation(tmp_path, "") is None
+
+
+def change_a_file(folder: Path) -> None:
+    (folder / PACKED / "data" / "model.keras").write_bytes(b"weightS")
+
+
+def add_a_file(folder: Path) -> None:
+    (folder / PACKED / "more.py").write_text("import os\n")
+
+
+def rename_a_file(folder: Path) -> None:
+    (folder / PACKED / "MLmodel").rename(folder / PACKED / "MLmodel2")
+
+
+def replace_a_file_by_a_link(folder: Path) -> None:
+    model = folder / PACKED / "data" / "model.keras"
+    target = model.rename(folder / "model.keras")
+    model.symlink_to(target)
+
+
+def delete_the_model(folder: Path) -> None:
+    shutil.rmtree(folder / PACKED)
+
+
+@pytest.mark.parametrize(
+    "tamper", [change_a_file, add_a_file, rename_a_file, replace_a_file_by_a_link, delete_the_model]
+)
+def test_tampered_model_folder_makes_the_evaluation_invalid(folder: Path, tamper: Callable[[Path], None]) -> None:
+    stored = store_evaluation(folder, 7, METRICS)
+    tamper(folder)
+    assert stored != digest(folder)
+    assert read_evaluation(folder, stored or "") is None
+
+
+@pytest.mark.parametrize("expected", ["", "0" * 64])
+def test_digest_of_another_model_makes_the_evaluation_invalid(folder: Path, expected: str) -> None:
+    store_evaluation(folder, 7, METRICS)
+    assert read_evaluation(folder, expected) is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 20, 60])
+def test_torn_evaluation_is_not_read(folder: Path, length: int) -> None:
+    stored = store_evaluation(folder, 7, METRICS)
+    text = (folder / "evaluation.json").read_text()
+    (folder / "evaluation.json").write_text(text[:length])
+    assert read_evaluation(folder, stored or "") is None
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"null",
+        b"[]",
+        b"7",
+        b'"trial"',
+        b"{}",
+        b'{"trial": 7}',
+        b'{"trial": null, "metrics": {}}',
+        b'{"trial": 7, "metrics": []}',
+        b'{"trial": 7, "metrics": {"test_loss": "low"}}',
+        b'{"trial": 7, "metrics": {"test_loss": null}}',
+        b'{"trial": Infinity, "metrics": {}}',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+    ],
+)
+def test_nonsense_is_not_read_as_an_evaluation(folder: Path, nonsense: bytes) -> None:
+    stored = store_evaluation(folder, 7, METRICS)
+    (folder / "evaluation.json").write_bytes(nonsense)
+    assert read_evaluation(folder, stored or "") is None
+
+
+def test_missing_evaluation_is_none(tmp_path: Path) -> None:
+    assert read_evaluation(tmp_path, "0" * 64) is None
