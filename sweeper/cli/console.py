@@ -1,10 +1,9 @@
-"""What a person reads in the terminal: a console for results and one for all else, errors, tables, a sweep's result."""
+"""Output for people, with rich: tables and the result of a sweep on stdout, notes, warnings and errors on stderr."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -27,72 +26,60 @@ if TYPE_CHECKING:
 
 STATE_STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "dim"}
 
-_WIDE = 200
+_PIPE_COLUMNS = 200
 _GAP = 2
 
 
 def _console(fd: int) -> Console:
-    # In a file or a pipe a table must not be cut at rich's 80 columns; in a terminal rich asks it for its width.
-    width = None if os.isatty(fd) or "COLUMNS" in os.environ else _WIDE
+    # rich asks a terminal for its width. In a file or a pipe it would cut tables at 80 columns.
+    width = None if os.isatty(fd) or "COLUMNS" in os.environ else _PIPE_COLUMNS
     return Console(stderr=fd == 2, width=width, markup=False, highlight=False, emoji=False)
 
 
 out = _console(1)
 """Results."""
 err = _console(2)
-"""Everything else."""
-
-
-def emit(text: str) -> None:
-    """Print a result that machines read: as it is, never wrapped."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    sys.stdout.flush()
-
-
-def emit_text(text: str) -> None:
-    """Print a piece of what another process printed: its lines, without what could steer the terminal."""
-    for line in text.splitlines(keepends=True):
-        sys.stdout.write(clean(line.rstrip("\n")) + ("\n" if line.endswith("\n") else ""))
-    sys.stdout.flush()
+"""Notes, warnings, errors and progress."""
 
 
 def print_error(message: str) -> None:
-    """One red line per fault; passwords and what could steer the terminal are taken out."""
+    """Print a red line per problem, with passwords masked and control characters escaped."""
     for line in redact(message).splitlines() or [""]:
         err.print(Text.assemble(("error: ", "bold red"), (clean(line), "red")), soft_wrap=True)
 
 
 def print_traceback(error: BaseException) -> None:
-    """Where an error comes from, without passwords."""
+    """Print the traceback of an error, with passwords masked."""
     text = redact("".join(traceback.format_exception(error)))
     err.print(Text("\n".join(map(clean, text.splitlines())), "dim"), soft_wrap=True)
 
 
 def print_warning(message: str) -> None:
-    """What a log says, which may be a traceback."""
+    """Print the message of a log record, which may contain a traceback."""
     text = "\n".join(map(clean, redact(message).splitlines()))
     err.print(Text.assemble(("warning: ", "bold yellow"), text), soft_wrap=True)
 
 
 def print_note(message: str) -> None:
+    """Print what the user should know, with passwords masked and control characters escaped."""
     err.print(Text.assemble(("note: ", "bold yellow"), clean(redact(message))), soft_wrap=True)
 
 
 def shorten(text: str, length: int = 24) -> str:
-    """Text cut to a length, so that there is room for others."""
+    """Cut a text to a length."""
     return text if len(text) <= length else text[: max(0, length - 1)] + "…"
 
 
 def table(columns: Sequence[str]) -> Table:
-    """An open table in the house's look: a dim heading, no frame."""
-    made = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
+    """Make a table with a dim heading and without a frame."""
+    result = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
     for column in columns:
-        made.add_column(Text(column), no_wrap=True)
-    return made
+        result.add_column(Text(column), no_wrap=True)
+    return result
 
 
 def columns_that_fit(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
-    """How many columns, from the first, can be shown side by side without cutting any."""
+    """Return how many columns, from the first, fit into the width without a cut."""
     used = 0
     for index, column in enumerate(columns):
         used += max([cell_len(column), *(cell_len(shorten(row[index])) for row in rows)]) + (_GAP if index else 0)
@@ -102,25 +89,27 @@ def columns_that_fit(columns: Sequence[str], rows: Sequence[Sequence[str]], widt
 
 
 def leaderboard(cells: Board, width: int) -> tuple[Table, tuple[str, ...]]:
-    """A table of trials no wider than `width`, and the parameters there was no room for."""
+    """Make a table of trials at most `width` wide; return it and the parameters that did not fit."""
     columns = (*cells.fixed, *cells.params)
     fitting = max(len(cells.fixed), columns_that_fit(columns, cells.rows, width))
-    made = table(columns[:fitting])
+    rendered = table(columns[:fitting])
     for row in cells.rows:
         style = STATE_STYLES.get(row[1], "")
-        made.add_row(*(Text(shorten(cell), style if index == 1 else "") for index, cell in enumerate(row[:fitting])))
-    return made, columns[fitting:]
+        rendered.add_row(
+            *(Text(shorten(cell), style if index == 1 else "") for index, cell in enumerate(row[:fitting]))
+        )
+    return rendered, columns[fitting:]
 
 
 def print_leaderboard(
     sweep: Sweep, rows: Sequence[TrialRecord], failed: Mapping[int, Sequence[Attempt]], *, limit: int | None
 ) -> None:
-    """The first `limit` trials as a table, why trials failed or were tried again, and what was left out."""
+    """Print the first `limit` trials, the reasons of failures and retries, and a hint at what was left out."""
     shown = rows[:limit]
-    made, hidden = leaderboard(board(sweep, shown), out.width)
-    out.print(made)
+    rendered, hidden = leaderboard(board(sweep, shown), out.width)
+    out.print(rendered)
     for row in [row for row in rows if row.state == "FAIL"][:5]:
-        out.print(Text.assemble(("failed ", "red"), f"trial {row.number}: {clean(row.reason or 'no reason known')}"))
+        out.print(Text.assemble(("failed ", "red"), f"trial {row.number}: {clean(row.reason or 'unknown reason')}"))
     ended = {row.number: row for row in rows if row.state != "FAIL"}
     retried = [(trial, past) for trial in failed if trial in ended for past in failed[trial]]
     for number, attempt in retried[:5]:
@@ -132,33 +121,33 @@ def print_leaderboard(
     if len(rows) > len(shown):
         rest.append(f"{len(rows) - len(shown)} more trials: --all")
     if hidden:
-        rest.append(f"no room for {', '.join(hidden)}: --json")
+        rest.append(f"too narrow for {', '.join(hidden)}: --json")
     if rest:
         out.print(Text("; ".join(rest), "dim"))
 
 
 def print_sweeps(summaries: Sequence[SweepSummary]) -> None:
-    """One line per sweep."""
-    made = table(("sweep", "created", "trials", "", "metric", "best"))
+    """Print one line per sweep."""
+    rendered = table(("sweep", "created", "trials", "", "metric", "best"))
     for summary in summaries:
         done = sum(count for state, count in summary.counts.items() if state not in ("RUNNING", "WAITING"))
         created = summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else ""
         state = "paused" if summary.paused else "running" if summary.running else ""
         state = state or ("" if done >= summary.trials else "unfinished")
         cells = (f"{done}/{summary.trials}", state, f"{summary.metric} ({summary.direction})", metric(summary.best))
-        made.add_row(*(Text(clean(cell)) for cell in (summary.name, created, *cells)))
-    out.print(made)
+        rendered.add_row(*(Text(clean(cell)) for cell in (summary.name, created, *cells)))
+    out.print(rendered)
 
 
 def print_links(links: Sequence[tuple[str, str]]) -> None:
-    """A title and an address per line; an address is never wrapped."""
+    """Print a title and a URL per line; URLs are never wrapped."""
     width = max(len(title) for title, _ in links) + _GAP
     for title, url in links:
         out.print(Text.assemble((f"{title:<{width}}", "dim"), clean(url)), soft_wrap=True)
 
 
 def print_check(check: Check) -> None:
-    """One finding of the doctor, and what to do."""
+    """Print one finding of the doctor and its advice."""
     style = {"ok": "green", "warn": "yellow", "fail": "bold red"}[check.state]
     out.print(Text.assemble((f"{check.state:<5}", style), f"{check.name:<13} ", clean(check.found)), soft_wrap=True)
     if check.advice:
@@ -166,12 +155,12 @@ def print_check(check: Check) -> None:
 
 
 def print_result(result: SweepResult) -> None:
-    """What a sweep came to: the ten best trials, what pruning saved, the champion, and what to do next."""
+    """Print the result of a sweep: the ten best trials, what pruning saved, the champion, and the next commands."""
     ended = f", {result.stop_message}" if result.stop_message else ""
     out.print(Text(f"{result.name}: {tally(result.counts)}; {duration(result.seconds)}{ended}", "bold"))
-    made, _ = leaderboard(board(result.sweep, result.leaderboard[:10]), out.width)
+    rendered, _ = leaderboard(board(result.sweep, result.leaderboard[:10]), out.width)
     out.print()
-    out.print(made)
+    out.print(rendered)
     out.print()
     facts = Table(box=None, show_header=False, padding=(0, _GAP, 0, 0), pad_edge=False)
     for name, text in _facts(result):
@@ -180,14 +169,14 @@ def print_result(result: SweepResult) -> None:
 
 
 def _facts(result: SweepResult) -> list[tuple[str, str]]:
-    """What there is to say below the leaderboard: a word and a line each."""
-    facts = [("pruning", _pruning(result))]
+    """Return the facts below the leaderboard, each with its label."""
+    facts = [("pruning", _pruning_line(result))]
     if result.best is not None:
         metrics = ", ".join(f"{name} {metric(value)}" for name, value in (result.evaluation or {}).items())
         facts.append(("best", f"trial {result.best.number}" + (f", on the test set: {metrics}" if metrics else "")))
     champion = result.champion
     if champion is not None:
-        facts += [("model", _standing(champion)), ("", champion.uri)]
+        facts += [("model", _champion_line(champion)), ("", champion.uri)]
     facts.append(("folder", f"{result.folder} ({result.checkpoint_bytes / 1e6:.1f} MB of checkpoints)"))
     commands = [
         f"sweeper {verb} {shlex.quote(result.name)}{_storage_option(result)}" for verb in ("show", "best", "ui")
@@ -195,15 +184,15 @@ def _facts(result: SweepResult) -> list[tuple[str, str]]:
     return facts + [("next" if index == 0 else "", command) for index, command in enumerate(commands)]
 
 
-def _standing(champion: Champion) -> str:
-    """Whether the best model is the champion now, and why."""
+def _champion_line(champion: Champion) -> str:
+    """Say whether the best model is the champion, and why."""
     if champion.version is None:
         return champion.reason
     champion_now = " is the champion" if champion.promoted else ""
     return f"{champion.name} version {champion.version}{champion_now} ({champion.reason})"
 
 
-def _pruning(result: SweepResult) -> str:
+def _pruning_line(result: SweepResult) -> str:
     budget, run, budgeted = result.sweep.budget, result.reports_run, result.reports_budgeted
     each = budget.epoch_of(budget.reports) / budget.reports
     share = saved(result)
@@ -211,6 +200,6 @@ def _pruning(result: SweepResult) -> str:
 
 
 def _storage_option(result: SweepResult) -> str:
-    """How to name a database that the verbs do not look into by themselves."""
+    """Return the option that names the database, if it is not the one that the verbs open by default."""
     storage = result.sweep.storage
     return "" if storage in ("sqlite:///sweeper.db", "${env:SWEEPER_STORAGE}") else f" --storage {shlex.quote(storage)}"

@@ -1,4 +1,4 @@
-"""`sweeper doctor`: what a sweep needs around it (versions, data, devices, room, stores), and what to do about it."""
+"""Checks of this machine for `sweeper doctor`: versions, data, devices, free space and stores, each with advice."""
 
 from __future__ import annotations
 
@@ -9,29 +9,27 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from sweeper.cli.options import tracking_store
-from sweeper.core.errors import DatasetError
+from sweeper.core.errors import DatasetError, StorageError, SweeperError, TrackingError
 from sweeper.core.files import PRIVATE_UMASK, temporary_folder
 from sweeper.core.secrets import redact
 from sweeper.core.urls import sqlite_path
 
-_PATIENCE = 3.0
-"""Seconds to wait for a store."""
+LOCK_TIMEOUT_S = 3.0
+"""Longest wait for a SQLite file that another process has locked."""
 _GB = 1 << 30
 _COUNT_GPUS = "import tensorflow; print(len(tensorflow.config.list_physical_devices('GPU')))"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: what was looked at, how it is, what was seen, and what to do."""
+    """One finding: what was checked, its state, what was found, and advice."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -40,18 +38,25 @@ class Check:
 
 
 def examine(
-    storage: str, tracking_uri: str | None = None, *, cluster: Callable[[], Iterator[Check]] | None = None
+    storage: str,
+    tracking_uri: str | None = None,
+    *,
+    clusters: Mapping[str, Callable[[], Iterator[Check]]] | None = None,
 ) -> Iterator[Check]:
-    """All checks, each as soon as it is made; one that breaks is a finding of its own."""
+    """Run all checks and yield each finding at once; a check that raises is reported as a failed one.
+
+    Args:
+        clusters: further checks by name, of clusters.
+    """
     examinations: dict[str, Callable[[], Iterator[Check]]] = {
         "versions": check_versions,
         "data": check_data,
         "devices": check_devices,
-        "room": check_room,
+        "free space": check_free_space,
         "ray token": check_token,
         "studies": lambda: check_storage(storage),
         "mlflow": lambda: check_tracking(tracking_store(tracking_uri)),
-        **({"cluster": cluster} if cluster else {}),
+        **(clusters or {}),
     }
     for name, examination in examinations.items():
         try:
@@ -61,7 +66,7 @@ def examine(
 
 
 def check_versions() -> Iterator[Check]:
-    """Python and the packages that do the work, against the ranges sweeper declares."""
+    """Compare Python and the main packages with the ranges that sweeper declares."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
@@ -69,7 +74,7 @@ def check_versions() -> Iterator[Check]:
     try:
         own = metadata.metadata("sweeper")
     except metadata.PackageNotFoundError:
-        yield Check("sweeper", "warn", "not installed, so no versions are known to be tested", "pip install -e .")
+        yield Check("sweeper", "warn", "not installed, so the tested versions are unknown", "pip install -e .")
     else:
         yield Check("sweeper", "ok", own["Version"])
         ranges["python"] = SpecifierSet(own["Requires-Python"])
@@ -90,14 +95,14 @@ def check_versions() -> Iterator[Check]:
 
 
 def check_data() -> Iterator[Check]:
-    """The MNIST images: where they are, and whether they are what their checksum says."""
+    """Find the MNIST images and verify their checksums."""
     from sweeper.datasets.archives import MNIST, DatasetMissingError
 
     try:
         files = MNIST.locate()
         MNIST.read(files)
     except DatasetMissingError as error:
-        yield Check("mnist", "warn", str(error), "sweeps with `fallback: digits` run all the same")
+        yield Check("mnist", "warn", str(error), "sweeps with `fallback: digits` run with the digits dataset instead")
     except DatasetError as error:
         yield Check("mnist", "fail", str(error))
     else:
@@ -105,7 +110,10 @@ def check_data() -> Iterator[Check]:
 
 
 def check_devices() -> Iterator[Check]:
-    """CPUs, and the GPUs that TensorFlow can use; it is asked in a process of its own, for it never lets go of one."""
+    """Count the CPUs, and the GPUs that TensorFlow can use.
+
+    TensorFlow runs in a process of its own, because a process that has used a GPU holds it until it exits.
+    """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Check("cpus", "ok", f"{cpus}")
     command = [sys.executable, "-c", _COUNT_GPUS]
@@ -117,7 +125,7 @@ def check_devices() -> Iterator[Check]:
         yield Check("gpus", "fail", f"TensorFlow does not start: {last}", "reinstall tensorflow")
         return
     except subprocess.TimeoutExpired:
-        yield Check("gpus", "fail", "TensorFlow did not start within two minutes", "look at the GPU's driver")
+        yield Check("gpus", "fail", "TensorFlow did not start within two minutes", "check the GPU's driver")
         return
     gpus = int(answer.stdout.split()[-1])
     if not gpus and shutil.which("nvidia-smi"):
@@ -127,54 +135,54 @@ def check_devices() -> Iterator[Check]:
         yield Check("gpus", "ok", f"{gpus}" if gpus else "none; trials run on CPUs")
 
 
-def check_room() -> Iterator[Check]:
-    """Memory for the workers, shared memory for Ray's objects, disk for checkpoints and stores."""
+def check_free_space() -> Iterator[Check]:
+    """Measure the memory for workers, the shared memory for Ray's objects, and the disks for checkpoints and stores."""
     import psutil
 
     free = psutil.virtual_memory().available
-    advice = "a worker with TensorFlow takes about 1 GB: run fewer trials at a time with --parallel"
-    yield _enough("memory", free, 2 * _GB, f"{free / _GB:.1f} GB free", advice)
+    advice = "a worker with TensorFlow needs about 1 GB; run fewer trials at a time with --parallel"
+    yield _at_least("memory", free, 2 * _GB, f"{free / _GB:.1f} GB free", advice)
     shared = Path("/dev/shm")
     if shared.exists():
         free = shutil.disk_usage(shared).free
-        advice = "in a container: --shm-size=2g; without it Ray keeps its objects on disk, slowly"
-        yield _enough("shared memory", free, _GB, f"{free / _GB:.1f} GB free in {shared}", advice)
-    places = {"disk": Path.cwd(), "disk of Ray": temporary_folder()}
-    for name, place in places.items():
-        usage = shutil.disk_usage(place)
-        # Ray stops starting work where less than 5 % of a disk is free.
-        wanted = max(2 * _GB, usage.total // 20)
-        yield _enough(name, usage.free, wanted, f"{usage.free / _GB:.1f} GB free in {place}", "make room")
+        advice = "in a container, use --shm-size=2g; otherwise Ray keeps its objects on disk, which is slow"
+        yield _at_least("shared memory", free, _GB, f"{free / _GB:.1f} GB free in {shared}", advice)
+    folders = {"disk": Path.cwd(), "disk of Ray": temporary_folder()}
+    for name, folder in folders.items():
+        usage = shutil.disk_usage(folder)
+        # Ray starts no work when less than 5 % of a disk is free.
+        minimum = max(2 * _GB, usage.total // 20)
+        yield _at_least(name, usage.free, minimum, f"{usage.free / _GB:.1f} GB free in {folder}", "free some space")
 
 
 def check_token() -> Iterator[Check]:
-    """The token of Ray clusters on disk, if there is one: who reads it may run code there."""
+    """Check who can read the file with the token of Ray clusters: anyone with the token can run code there."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if path.exists():
         is_open = bool(path.stat().st_mode & PRIVATE_UMASK)
         advice = f"chmod 600 {shlex.quote(str(path))}"
-        yield _enough("ray token", not is_open, True, f"{path}{' can be read by others' * is_open}", advice)
+        yield _at_least("ray token", not is_open, True, f"{path}{' can be read by others' * is_open}", advice)
 
 
 def check_storage(url: str) -> Iterator[Check]:
-    """The database of studies: there, whole, and writable."""
+    """Check that the database of studies can be reached, read and written."""
     path = sqlite_path(url)
-    yield _sqlite("studies", path) if path else _server("studies", url)
+    yield _sqlite("studies", path) if path else _database_server("studies", url)
 
 
 def check_tracking(uri: str) -> Iterator[Check]:
-    """The MLflow store or server."""
+    """Check that the MLflow store can be read and written, or that the MLflow server answers."""
     path = sqlite_path(uri)
     if path is not None:
         yield _sqlite("mlflow", path)
     elif uri.startswith(("http://", "https://")):
-        yield _website("mlflow", uri)
+        yield _mlflow_server("mlflow", uri)
     else:
-        yield Check("mlflow", "ok", f"{redact(uri)} (not looked into)")
+        yield Check("mlflow", "ok", f"{redact(uri)} (not checked)")
 
 
-def _enough(name: str, has: int, wants: int, found: str, advice: str) -> Check:
-    return Check(name, "ok", found) if has >= wants else Check(name, "warn", found, advice)
+def _at_least(name: str, value: int, minimum: int, found: str, advice: str) -> Check:
+    return Check(name, "ok", found) if value >= minimum else Check(name, "warn", found, advice)
 
 
 def _sqlite(name: str, path: Path) -> Check:
@@ -182,9 +190,9 @@ def _sqlite(name: str, path: Path) -> Check:
         folder = next(parent for parent in path.parents if parent.exists())
         if os.access(folder, os.W_OK):
             return Check(name, "ok", f"{path} will be created")
-        return Check(name, "fail", f"{path} cannot be created: {folder} is not writable", "choose another place")
+        return Check(name, "fail", f"{path} cannot be created: {folder} is not writable", "choose another folder")
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         try:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             connection.execute("BEGIN IMMEDIATE")
@@ -193,7 +201,7 @@ def _sqlite(name: str, path: Path) -> Check:
             connection.close()
     except sqlite3.OperationalError as error:
         state: Literal["warn", "fail"] = "warn" if "locked" in str(error) else "fail"
-        return Check(name, state, f"{path}: {error}", "see who holds it, and whether you may write there")
+        return Check(name, state, f"{path}: {error}", "check who has it open, and whether you may write to it")
     except sqlite3.DatabaseError as error:
         return Check(name, "fail", f"{path}: {error}", "move it away and restore a copy")
     if verdict != "ok":
@@ -201,34 +209,31 @@ def _sqlite(name: str, path: Path) -> Check:
     return Check(name, "ok", f"{path}")
 
 
-def _server(name: str, url: str) -> Check:
-    import sqlalchemy as sa
+def _database_server(name: str, url: str) -> Check:
+    from sweeper.study.database import open_database
+    from sweeper.study.database_url import check_database_url
 
     try:
-        engine = sa.create_engine(url, connect_args={"connect_timeout": int(_PATIENCE)})
-        with engine.connect() as connection:
-            connection.execute(sa.text("SELECT 1"))
-        engine.dispose()
-    except ModuleNotFoundError as error:
-        return Check(name, "fail", f"the driver {error.name} is missing", "pip install 'sweeper[postgres]'")
-    except sa.exc.SQLAlchemyError as error:
-        first = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        return Check(name, "fail", redact(f"{redact(url)}: {first}"), "see that it runs, and the URL's host and port")
-    return Check(name, "ok", redact(url))
+        check_database_url(url)
+        with open_database(url, must_exist=True):
+            return Check(name, "ok", redact(url))
+    except StorageError as error:
+        return Check(name, "fail", redact(str(error)), "check that it runs, and the host and port of the URL")
+    except SweeperError as error:
+        return Check(name, "fail", redact(str(error)))
 
 
-def _website(name: str, uri: str) -> Check:
+def _mlflow_server(name: str, uri: str) -> Check:
+    from sweeper.tracking.client import ping
+
     shown = redact(uri)
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PATIENCE):
-            return Check(name, "ok", shown)
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
+        ping(uri)
+    except TrackingError as error:
+        response = getattr(error.__cause__, "response", None)
+        if response is not None and response.status_code in (401, 403):
             advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            return Check(name, "warn", f"{shown} asks who you are ({error.code})", advice)
-        return Check(name, "fail", f"{shown} answers {error.code}", "is this an MLflow server?")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return Check(
-            name, "fail", redact(f"{shown} cannot be reached: {reason}"), "start it: sweeper ui, or mlflow server"
-        )
+            return Check(name, "warn", f"{shown} asks for credentials ({response.status_code})", advice)
+        advice = "is this an MLflow server?" if response is not None else "start it: sweeper ui, or mlflow server"
+        return Check(name, "fail", f"{shown} cannot be used: {error}", advice)
+    return Check(name, "ok", shown)

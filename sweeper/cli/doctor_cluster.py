@@ -1,4 +1,4 @@
-"""What `sweeper doctor --address` finds on a Ray cluster: reached, let in, and what its nodes have."""
+"""Checks of a Ray cluster for `sweeper doctor`: its dashboard, and what each of its nodes has."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from sweeper.cli.doctor import Check
 from sweeper.core.errors import SweeperError
 
 
-def check_cluster(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
-    """The cluster at the address of its dashboard (http://...), or at the one its nodes have (HOST:PORT, auto)."""
-    try:
-        if address.startswith(("http://", "https://")):
-            yield _dashboard(address, insecure=insecure)
-        else:
-            yield from _nodes(address, folder, insecure=insecure)
-    except SweeperError as error:
-        yield Check("cluster", "fail", str(error))
-
-
-def _dashboard(address: str, *, insecure: bool) -> Check:
+def check_dashboard(url: str, *, insecure: bool) -> Iterator[Check]:
+    """Check that the dashboard at http://HEAD:8265 accepts submissions from here."""
     from sweeper.backends.ray_jobs import RayJobs
 
-    RayJobs(address, insecure=insecure)
-    return Check("cluster", "ok", f"{address} takes submissions; on one of its nodes --address auto looks at them all")
+    try:
+        RayJobs(url, insecure=insecure)
+    except SweeperError as error:
+        yield Check("dashboard", "fail", str(error))
+    else:
+        advice = "to check its nodes, run on one of them: sweeper doctor --address auto"
+        yield Check("dashboard", "ok", f"{url} accepts submissions", advice)
+
+
+def check_nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
+    """Join the cluster at HOST:PORT and check the versions, the GPUs and the folder of each node."""
+    try:
+        yield from _nodes(address, folder, insecure=insecure)
+    except SweeperError as error:
+        yield Check("cluster", "fail", str(error))
 
 
 def _nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
@@ -40,7 +43,7 @@ def _nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterat
         for node in inspect_nodes(folder):
             gpus = f"{node.gpus:g} GPUs" if node.gpus else "no GPU"
             found = "; ".join([*node.faults, *node.notes]) or f"{gpus}, the same versions as here"
-            shared = f", sees {folder}" if folder and not node.faults else ""
+            shared = f", shares {folder}" if folder and not node.faults else ""
             state: Literal["ok", "warn", "fail"] = "fail" if node.faults else "warn" if node.notes else "ok"
             advice = "install the same versions everywhere, and mount the folder on every node" if state != "ok" else ""
             yield Check(f"node {node.node}", state, f"{found}{shared}", advice)

@@ -1,18 +1,21 @@
-"""The command line: the table of verbs, and the one place that turns errors into exit codes."""
+"""The command line: the table of verbs, and the only place that turns errors into exit codes."""
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from inspect import Parameter
 from typing import Annotated
 
 import typer
 
-from sweeper.cli import run, show, submit
+from sweeper.cli import options, run, show, submit
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import private_files
 
@@ -21,7 +24,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "resume": run.resume,
     "stop": run.stop,
     "pause": run.pause,
-    "continue": run.unpause,
+    "unpause": run.unpause,
     "submit": submit.submit,
     "status": submit.status,
     "logs": submit.logs,
@@ -36,19 +39,19 @@ VERBS: dict[str, Callable[..., int | None]] = {
 }
 
 EXIT_CODES = {
-    0: "done, or stopped as asked",
-    1: "an error, or no trial completed; `doctor` found a fault",
-    2: "what was asked for is wrong; nothing was started",
+    0: "done, or stopped by `sweeper stop` or its timeout",
+    1: "an error, or no trial completed; a check of `doctor` failed",
+    2: "the input is wrong; nothing was started",
     3: "done, but some trials failed",
-    69: "MLflow, or the cluster that is asked, cannot be reached",
+    69: "MLflow, or the cluster that should run the sweep, cannot be reached",
     74: "the study's database or the sweep's folder cannot be used",
-    75: "Ray died, or no node had room for long; the same command goes on",
-    130: "stopped by Ctrl-C; the same command goes on from there",
-    143: "stopped by SIGTERM; likewise",
+    75: "Ray died, or no node had room for long; the same command resumes",
+    130: "stopped by Ctrl-C; the same command resumes",
+    143: "stopped by SIGTERM or SIGHUP; the same command resumes",
 }
 
 app = typer.Typer(
-    help="Hyperparameter sweeps that lose nothing: Optuna decides, Ray Tune runs, MLflow shows.",
+    help="Hyperparameter sweeps from one YAML file: Optuna chooses the trials, Ray Tune runs them, MLflow shows them.",
     epilog="[bold]Exit codes[/]\n" + "\n".join(f"{code:>4}  {meaning}" for code, meaning in EXIT_CODES.items()),
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -60,7 +63,7 @@ def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        from sweeper.cli.console import emit
+        from sweeper.cli.report import emit
 
         emit(f"sweeper {version('sweeper')}")
         raise typer.Exit
@@ -76,21 +79,33 @@ def _root(version: _Version = False) -> None:
     pass
 
 
+def _with_debug(verb: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Add the option --debug to a verb. The verb does not get it: `main` reads it."""
+
+    @wraps(verb)
+    def run_verb(*, debug: bool, **arguments: object) -> int | None:
+        return verb(**arguments)
+
+    signature = inspect.signature(verb, eval_str=True)
+    debug = Parameter("debug", Parameter.KEYWORD_ONLY, default=False, annotation=options.Debug)
+    parameters = [*signature.parameters.values(), debug]
+    run_verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run_verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run_verb
+
+
 for _verb, _function in VERBS.items():
-    app.command(_verb)(_function)
+    app.command(_verb)(_with_debug(_function))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; the only place that turns errors into exit codes.
-
-    An error is one red line on stderr, below its traceback with `--debug`.
-    """
+    """Run a verb and return its exit code; print an error as one red line, with `--debug` below its traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a result is shown wherever it goes, be it in ASCII
+        sys.stdout.reconfigure(errors="backslashreplace")  # stdout may be limited to ASCII
     try:
-        with private_files(), _log_shown():
+        with private_files(), _warnings_printed():
             return app(arguments, prog_name="sweeper", standalone_mode=False) or 0
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
@@ -98,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_failure(error, f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug=debug)
     except SweeperError as error:
         return _print_failure(error, str(error), error.exit_code, debug=debug)
-    except BrokenPipeError:  # as in `sweeper show NAME | head`: the reader has had enough
+    except BrokenPipeError:  # the reader closed the pipe, as in `sweeper show NAME | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:
@@ -106,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_failure(error, f"{type(error).__name__}: {error}{hint}", 1, debug=debug)
 
 
-class _Log(logging.Handler):
+class _PrintWarnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from sweeper.cli.console import print_warning
 
@@ -114,20 +129,21 @@ class _Log(logging.Handler):
 
 
 @contextmanager
-def _log_shown() -> Iterator[None]:
-    """Show what any module warns of; Python itself would print it as it is, with passwords and all."""
-    log, root = _Log(logging.WARNING), logging.getLogger()
-    root.addHandler(log)
+def _warnings_printed() -> Iterator[None]:
+    """Print the warnings of all modules with passwords masked; Python's own handler would print them as they are."""
+    handler, root = _PrintWarnings(logging.WARNING), logging.getLogger()
+    root.addHandler(handler)
     try:
         yield
     finally:
-        root.removeHandler(log)
+        root.removeHandler(handler)
 
 
 def _print_failure(error: Exception, message: str, code: int, *, debug: bool) -> int:
-    from sweeper.cli.console import print_error, print_traceback
+    """Print an error; with exit code 0, a note: the timeout was reached while the database was unavailable."""
+    from sweeper.cli.console import print_error, print_note, print_traceback
 
     if debug:
         print_traceback(error)
-    print_error(message)
+    (print_error if code else print_note)(message)
     return code

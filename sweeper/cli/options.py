@@ -8,113 +8,137 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sweeper.core.errors import InputError, SpecError
-from sweeper.core.sweep_folder import is_remote
+from sweeper.core.urls import (
+    expand,
+    problem_of_address,
+    problem_of_database_url,
+    problem_of_tracking_uri,
+    problem_of_url,
+)
+
+if TYPE_CHECKING:
+    from sweeper.spec import Sweep
 
 DEFAULT_STORAGE = "sqlite:///sweeper.db"
 
 
-def _url(kind: str) -> Callable[..., str | None]:
-    """Reads a URL; its `${env:NAME}` are filled in, so that no password need stand on a command line."""
+def _url(problem_of: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Make a callback that checks a URL and fills in its `${env:NAME}`.
+
+    References keep passwords out of the command line, which other users of the machine can read.
+    """
 
     def read(context: typer.Context, parameter: typer.CallbackParam, url: str | None) -> str | None:
-        from sweeper.core import urls
-
         if url is None:
             return None
         is_typed = str(context.get_parameter_source(str(parameter.name))).endswith("COMMANDLINE")
-        if fault := getattr(urls, f"problem_of_{kind}")(url, secrets=not is_typed):
-            raise InputError(f"{parameter.opts[0]}: {fault}")
-        return urls.expand(url)
+        if problem := problem_of(url, secrets=not is_typed):
+            raise InputError(f"{parameter.opts[0]}: {problem}")
+        return expand(url)
 
     return read
 
 
+def _checked(problem_of: Callable[[str], str | None]) -> Callable[..., str | None]:
+    """Make a callback that refuses a text with a problem."""
+
+    def check(parameter: typer.CallbackParam, text: str | None) -> str | None:
+        if text is not None and (problem := problem_of(text)):
+            raise InputError(f"{parameter.opts[0]}: {problem}")
+        return text
+
+    return check
+
+
 def _folder(path: str) -> Path | str:
+    from sweeper.core.sweep_folder import is_remote
+
     if not path:
-        raise InputError("--dir: is empty; name a folder, or leave it out for sweeps/NAME")
+        raise InputError("--dir: is empty; name a folder, or leave the option out to use sweeps/NAME")
     return path if is_remote(path) else Path(path)
-
-
-def _address(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
-    from sweeper.core.urls import problem_of_address
-
-    if address is not None and (fault := problem_of_address(address)):
-        raise InputError(f"--address: {fault}")
-    return address
-
-
-def _dashboard_url(context: typer.Context, parameter: typer.CallbackParam, address: str | None) -> str | None:
-    from sweeper.core.urls import problem_of_url
-
-    if address is not None and (fault := problem_of_url(address, ("http", "https"))):
-        raise InputError(f"--address: {fault}")
-    return address
 
 
 Files = Annotated[list[Path], typer.Argument(metavar="SPACE.yaml...", help="Sweep files.", show_default=False)]
 File = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The sweep file.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a sweep.", show_default=False)]
-AnyName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="The sweep to link to.", show_default=False)]
+OptionalName = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="The sweep to print links to.", show_default=False)
+]
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON document on stdout.")]
 Csv = Annotated[bool, typer.Option("--csv", metavar="", help="Print all trials and parameters as CSV.")]
-All = Annotated[bool, typer.Option("--all", metavar="", help="All trials, not only the first 20.")]
-Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")]
+All = Annotated[bool, typer.Option("--all", metavar="", help="Print all trials, instead of the first 20.")]
+Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Print the traceback of an error.")]
 Storage = Annotated[
     str,
     typer.Option(
-        envvar="SWEEPER_STORAGE", metavar="URL", callback=_url("database_url"), help="The database of studies."
+        envvar="SWEEPER_STORAGE",
+        metavar="URL",
+        callback=_url(problem_of_database_url),
+        help="The database of studies.",
     ),
 ]
 TrackingUri = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
-        callback=_url("tracking_uri"),
-        help="MLflow's store; else the file's, MLFLOW_TRACKING_URI's, or one here.",
+        callback=_url(problem_of_tracking_uri),
+        help="The MLflow store. Default: the sweep's, MLFLOW_TRACKING_URI, or a local file.",
     ),
 ]
-Port = Annotated[int | None, typer.Option("--port", metavar="N", help="Port of the UI; else any free one.")]
+Port = Annotated[int | None, typer.Option("--port", metavar="N", help="Port of the UI. Default: any free one.")]
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change any key of the file: budget.trials=5. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file: budget.trials=5. Repeatable."),
 ]
-SweepName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Another name for the sweep.")]
+SweepName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Run the sweep under another name.")]
 Fork = Annotated[
     str | None,
-    typer.Option("--fork", metavar="NEW", help="Begin the sweep NEW with the best points of this one."),
+    typer.Option("--fork", metavar="NEW", help="Begin the sweep NEW, which tries the best points of this one first."),
 ]
-Trials = Annotated[str | None, typer.Option("--trials", metavar="N", help="Trials to run.")]
+Trials = Annotated[str | None, typer.Option("--trials", metavar="N", help="Trials in all.")]
 Epochs = Annotated[str | None, typer.Option("--epochs", metavar="N", help="Epochs of a full trial.")]
 Parallel = Annotated[str | None, typer.Option("--parallel", metavar="N|auto", help="Trials at a time.")]
-Timeout = Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 30m, 1h30m.")]
-Cpus = Annotated[str | None, typer.Option("--cpus", metavar="N", help="CPUs of a trial.")]
-Gpus = Annotated[str | None, typer.Option("--gpus", metavar="N", help="GPUs of a trial; trials share one: 0.25.")]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 30m or 1h30m.")]
+Cpus = Annotated[str | None, typer.Option("--cpus", metavar="N", help="CPUs of one trial.")]
+Gpus = Annotated[str | None, typer.Option("--gpus", metavar="N", help="GPUs of one trial. With 0.25, four share one.")]
 Seed = Annotated[str | None, typer.Option("--seed", metavar="N", help="Seed of the sweep.")]
 SweepStorage = Annotated[
     str | None,
-    typer.Option("--storage", metavar="URL", help="The database of studies; else SWEEPER_STORAGE's, the file's."),
+    typer.Option("--storage", metavar="URL", help="The database of studies. Default: SWEEPER_STORAGE or the file's."),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
-        "--address", metavar="HOST:PORT", callback=_address, help="A Ray cluster; else RAY_ADDRESS, else this machine."
+        "--address",
+        metavar="HOST:PORT",
+        callback=_checked(problem_of_address),
+        help="The Ray cluster to join, or auto on one of its nodes. Default: RAY_ADDRESS, or this machine.",
+    ),
+]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        callback=_checked(problem_of_address),
+        help="Check the nodes of this Ray cluster; auto on one of its nodes.",
     ),
 ]
 Dashboard = Annotated[
     str | None,
     typer.Option(
-        "--address",
+        "--dashboard",
         envvar="RAY_API_SERVER_ADDRESS",
         metavar="URL",
-        callback=_dashboard_url,
-        help="The dashboard of a Ray cluster, http://HEAD:8265.",
+        callback=_checked(lambda url: problem_of_url(url, ("http", "https"))),
+        help="The dashboard of a Ray cluster: http://HEAD:8265.",
     ),
 ]
 RemoteFolder = Annotated[
@@ -123,13 +147,9 @@ RemoteFolder = Annotated[
         "--dir",
         metavar="DIR",
         parser=_folder,
-        help="There: a folder, or URL, that all share.",
+        help="The sweep's folder: a path that all nodes share, or a URL that all reach.",
         show_default=False,
     ),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option("--address", metavar="ADDRESS", help="A Ray cluster: HOST:PORT, auto, or http://HEAD:8265."),
 ]
 SharedFolder = Annotated[
     Path | None,
@@ -137,43 +157,47 @@ SharedFolder = Annotated[
         "--dir",
         metavar="DIR",
         parser=_folder,
-        help="A folder, or URL, that all its nodes share.",
+        help="Check that all nodes of --address share this folder, or reach this URL.",
         show_default=False,
     ),
 ]
 BackendName = Annotated[
-    Literal["ray", "kuberay"], typer.Option("--backend", help="Ray's Jobs API, or a RayJob on Kubernetes.")
+    Literal["ray", "kuberay"], typer.Option("--backend", help="Use Ray's Jobs API, or a RayJob on Kubernetes.")
 ]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", metavar="NAME", help="Of Kubernetes; with kuberay.")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", metavar="NAME", help="Kubernetes namespace (kuberay).")]
 Context = Annotated[
-    str | None, typer.Option("--context", metavar="NAME", help="Of the kubeconfig, if not the current one.")
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Context of the kubeconfig (kuberay). Default: the current one."),
 ]
-Image = Annotated[str | None, typer.Option("--image", metavar="IMAGE", help="That all pods run; with kuberay.")]
-WorkerGpus = Annotated[
-    int, typer.Option("--worker-gpus", min=0, metavar="N", help="GPUs of each worker; with kuberay.")
-]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="At the most; with kuberay.")]
+Image = Annotated[str | None, typer.Option("--image", metavar="IMAGE", help="Image of all pods (kuberay).")]
+WorkerGpus = Annotated[int, typer.Option("--worker-gpus", min=0, metavar="N", help="GPUs of each worker (kuberay).")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Most workers (kuberay).")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", metavar="", help="Print what would be submitted, as YAML.", show_default=False)
+    bool,
+    typer.Option("--dry-run", metavar="", help="Print what would be submitted; submit nothing.", show_default=False),
 ]
-Follow = Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Stay until it ends.", show_default=False)]
+Follow = Annotated[
+    bool, typer.Option("--follow", "-f", metavar="", help="Print the output until the sweep ends.", show_default=False)
+]
 RemoteTrackingUri = Annotated[
     str | None,
-    typer.Option("--tracking-uri", metavar="URI", help="MLflow's server; else the cluster's MLFLOW_TRACKING_URI."),
+    typer.Option(
+        "--tracking-uri", metavar="URI", help="The MLflow server. Default: the cluster's MLFLOW_TRACKING_URI."
+    ),
 ]
 Insecure = Annotated[
-    bool, typer.Option("--insecure", metavar="", help="Join a Ray cluster that asks for no token.", show_default=False)
+    bool, typer.Option("--insecure", metavar="", help="Use a Ray cluster that asks for no token.", show_default=False)
 ]
 AllowCodeChange = Annotated[
     bool,
     typer.Option(
-        "--allow-code-change", metavar="", help="Go on though the trainable's code has changed.", show_default=False
+        "--allow-code-change", metavar="", help="Resume although the trainable's code has changed.", show_default=False
     ),
 ]
 Folder = Annotated[
     Path | None,
     typer.Option(
-        "--dir", metavar="DIR", parser=_folder, help="Where all else goes; else sweeps/NAME.", show_default=False
+        "--dir", metavar="DIR", parser=_folder, help="Folder of the sweep. Default: sweeps/NAME.", show_default=False
     ),
 ]
 
@@ -189,28 +213,44 @@ FLAGS = {
     "seed": "seed",
     "storage": "storage",
 }
-"""What is short for `--set KEY`."""
+"""Options that are short for `--set KEY=VALUE`, and their keys."""
 
 
-def flags(**given: str | None) -> dict[str, str | None]:
-    """What the options of these names say, by the keys of a sweep."""
-    return {FLAGS[option]: text for option, text in given.items()}
+def by_key(**flags: str | None) -> dict[str, str | None]:
+    """Return the values of these options under the keys of a sweep that they set."""
+    return {FLAGS[option]: text for option, text in flags.items()}
+
+
+def load_with_flags(space: Path, settings: list[str] | None, flags: Mapping[str, str | None], **names: str) -> Sweep:
+    """Load a sweep file with the changes of `--set` and of the flags.
+
+    Args:
+        flags: values by the keys of a sweep, as `by_key` returns them.
+        names: the option to name for a key in messages, where it is not the one in `FLAGS`.
+
+    Raises:
+        SpecError: the sweep has problems; those of a flag are reported under the flag's name.
+    """
+    from sweeper.spec import load_sweep
+
+    with blame_options(flags, **names):
+        return load_sweep(space, overrides(settings, flags))
 
 
 @contextmanager
-def blame_options(flags: Mapping[str, str | None], **others: str) -> Iterator[None]:
-    """Tells the faults of a sweep under the names of the options that were given."""
+def blame_options(flags: Mapping[str, str | None], **names: str) -> Iterator[None]:
+    """Report the problems of a sweep under the names of the options that caused them."""
     try:
         yield
     except SpecError as error:
-        names = {key: f"--{option}" for option, key in FLAGS.items()} | others
-        short = {f"--set {key}": names[key] for key, value in flags.items() if value is not None}
-        told = [replace(problem, key=short.get(problem.key, problem.key)) for problem in error.problems]
-        raise SpecError(error.source, told) from error
+        option_of = {key: f"--{option}" for option, key in FLAGS.items()} | names
+        renamed = {f"--set {key}": option_of[key] for key, value in flags.items() if value is not None}
+        problems = [replace(problem, key=renamed.get(problem.key, problem.key)) for problem in error.problems]
+        raise SpecError(error.source, problems) from error
 
 
 def overrides(settings: list[str] | None, flags: Mapping[str, str | None]) -> dict[str, str]:
-    """The keys of a sweep that the command line changes, as YAML: every `--set`, then the flags that were given."""
+    """Collect the keys that the command line changes, with their values as YAML; a flag wins over `--set`."""
     changed: dict[str, str] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
@@ -224,15 +264,15 @@ def overrides(settings: list[str] | None, flags: Mapping[str, str | None]) -> di
 
 
 def quoted(text: str) -> str:
-    """Text that is no YAML, as YAML: `--name 2024` is a name."""
+    """Quote text as a YAML string, so that `--name 2024` is a name and not a number."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def sweep_storage(url: str | None) -> str | None:
-    """The storage a sweep is to have: that of the environment by reference, for it may hold a password."""
+    """Return the database for a sweep. SWEEPER_STORAGE is returned as a reference, because it may hold a password."""
     return "${env:SWEEPER_STORAGE}" if url is None and os.environ.get("SWEEPER_STORAGE") else url
 
 
 def tracking_store(uri: str | None) -> str:
-    """The MLflow store where no sweep is at hand to name one."""
+    """Return the MLflow store of a command that has no sweep to name one."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

@@ -1,12 +1,14 @@
-"""How far a running sweep is, and how long it may still take, counted from what its listeners are told."""
+"""Progress of a running sweep and its remaining time, estimated from the events that its listeners get."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from math import ceil
 from typing import TYPE_CHECKING
 
+from sweeper.cli.report import clean, duration, metric, unit
 from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
@@ -15,16 +17,15 @@ if TYPE_CHECKING:
 
 
 def remaining_reports(ended: Iterable[int], running: Iterable[int], full: int) -> list[float]:
-    """How many more reports to expect of a trial that has made 0, 1, ... `full` of them.
+    """Estimate how many more reports a trial will make that has made 0, 1, ... `full` of them.
 
-    Trials that end early end first, so the mean length of those that have ended is too short, most of all at the
-    start. The running ones are therefore counted too, as trials known to last at least that long (the Kaplan-Meier
-    estimate): of the trials known to have gone past report k or to have ended there, stay(k) is the share that went
-    past it, and
+    Trials that end early end first, so the mean length of the ended trials is too short, most of all at the start.
+    Running trials are therefore counted too, as trials that last at least that long (the Kaplan-Meier estimate). Of
+    the trials that went past report k or ended there, stay(k) is the share that went past it, and
 
         remaining(k - 1) = 1 + stay(k) * remaining(k),   remaining(full) = 0.
 
-    Where nothing is known, trials are taken to stay: at the start every trial is expected to run in full.
+    Without data trials are assumed to stay: at the start every trial is expected to run in full.
     """
     ends = Counter(min(length, full) for length in ended)
     passed = Counter(min(length, full) for length in running)
@@ -39,7 +40,7 @@ def remaining_reports(ended: Iterable[int], running: Iterable[int], full: int) -
 
 
 class Progress:
-    """The trials of a running sweep, by state; the best one; the work done and the work to expect."""
+    """Trials of a running sweep: their states, the best one, the work done and the work expected."""
 
     def __init__(self, sweep: Sweep, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.sweep = sweep
@@ -54,8 +55,8 @@ class Progress:
         self._workers = 0
         self._share = 0.0
 
-    def see(self, row: TrialRecord, report: Report | None) -> None:
-        """Take in what a listener is told."""
+    def record(self, row: TrialRecord, report: Report | None) -> None:
+        """Record an event of the study."""
         self.rows[row.number] = row
         self._workers = max(self._workers, len(self.running()))
         if report is not None:
@@ -78,18 +79,18 @@ class Progress:
         return self._clock() - self._began
 
     def share(self) -> float:
-        """The work done as a share of all that is expected; what is expected changes, the share never falls."""
+        """Return the work done as a share of the work expected. The expectation changes, but the share never falls."""
         made = sum(row.step for row in self.rows.values())
         left, _ = self._work_left()
         self._share = max(self._share, made / (made + left) if made + left else 0.0)
         return self._share
 
     def seconds_left(self) -> float | None:
-        """How long the trials may still take; None before enough reports have come to tell.
+        """Estimate the seconds until all trials have ended; None before there are enough reports for an estimate.
 
-        The reports to expect (`remaining_reports`), at the rate at which all workers together have reported since the
-        first report (so without their start); but no less than the longest trial needs on its one worker, and no
-        more than the timeout leaves.
+        The estimate is the number of expected reports (`remaining_reports`) at the rate of all workers together since
+        the first report, so without their start. It is at least what the longest trial needs on one worker, and at
+        most what the timeout leaves.
         """
         left, longest = self._work_left()
         if self._first_report is None or self._reports_seen <= 2 * self._workers:
@@ -99,8 +100,32 @@ class Progress:
         timeout = self.sweep.budget.timeout
         return estimate if timeout is None else min(estimate, max(0.0, timeout - self.elapsed()))
 
+    def summary(self, *, has_ended: bool = False) -> str:
+        """Describe the work done, the time elapsed and the time left in one line."""
+        left = None if has_ended else self.seconds_left()
+        rest = f", about {duration(ceil(left))} left" if left else ""
+        return f"{self.share():.0%}, {duration(int(self.elapsed()))} elapsed{rest}"
+
+    def best_so_far(self) -> str:
+        """Describe the best trial, as the end of a line; empty if there is none."""
+        return f"; best {metric(self.best.value)} (trial {self.best.number})" if self.best else ""
+
+    def position(self, row: TrialRecord) -> str:
+        """Describe how far a trial is: epoch 3/9."""
+        budget = self.sweep.budget
+        return f"{unit(budget).removesuffix('s')} {budget.epoch_of(row.step):g}/{budget.epoch_of(budget.reports):g}"
+
+    def ending(self, row: TrialRecord) -> str:
+        """Describe in one line how a trial ended."""
+        if row.state == "FAIL":
+            return f"trial {row.number} failed: {clean(row.reason or 'unknown reason')}"
+        word = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(row.state, row.state)
+        value = f"{clean(self.sweep.objective.metric)} {metric(row.value)}"
+        counted = f"{self.ended()} of {self.trials} ended"
+        return f"trial {row.number} {word} at {self.position(row)}, {value}; {counted}{self.best_so_far()}"
+
     def _work_left(self) -> tuple[float, float]:
-        """Reports to expect of all trials that have not ended, and of the one among them that makes most."""
+        """Return the expected reports of all trials that have not ended, and of the longest of them."""
         running = [row.step for row in self.running()]
         ended = [row.step for row in self.rows.values() if row.state != "RUNNING"]
         remaining = remaining_reports(ended, running, self.full)

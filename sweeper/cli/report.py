@@ -1,4 +1,4 @@
-"""A study as data and as text: what `show`, `best` and `list` print, in cells, CSV, JSON and YAML."""
+"""Results as text on stdout: a study in cells, CSV, JSON and YAML; numbers and durations. Imports no rich."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,27 +19,42 @@ if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, TrialRecord
     from sweeper.run import SweepResult
     from sweeper.spec import Budget, Sweep
+    from sweeper.study.open import SweepSummary
+    from sweeper.study.view import StudyView
 
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
+
+def emit(text: str) -> None:
+    """Print a result for machines: as it is, never wrapped."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
+
+
+def emit_text(text: str) -> None:
+    """Print a piece of another process's output with its control characters escaped."""
+    for line in text.splitlines(keepends=True):
+        sys.stdout.write(clean(line.rstrip("\n")) + ("\n" if line.endswith("\n") else ""))
+    sys.stdout.flush()
 
 
 def clean(text: object) -> str:
-    """Text that cannot steer a terminal: control and invisible characters are spelled out, as in `\\x1b`."""
-    return "".join(char if _is_plain(char) else _spelled(char) for char in str(text))
+    """Escape control and invisible characters, as in `\\x1b`, so that the text cannot control a terminal."""
+    return "".join(char if _is_plain(char) else _escaped(char) for char in str(text))
 
 
 def varying(sweep: Sweep) -> list[str]:
-    """The parameters that a sweep searches over, in the order of its file."""
+    """Return the parameters that a sweep searches over, in the order of its file."""
     return [name for name, domain in sweep.space.items() if domain.count() != 1]
 
 
 def unit(budget: Budget) -> str:
-    """What the progress of a trial is counted in."""
+    """Return the unit in which the progress of a trial is counted."""
     return "epochs" if budget.steps is None else "steps"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A metric or parameter in few characters: 0.9871, 3.2e-05, 128."""
+    """Format a metric or parameter in few characters: 0.9871, 3.2e-05, 128."""
     if value is None:
         return ""
     if isinstance(value, int) or not math.isfinite(value):
@@ -47,14 +63,14 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def metric(value: float | None) -> str:
-    """The value of an objective, with the same number of decimals in every row."""
+    """Format the value of an objective, with the same number of decimals in every row."""
     if value is None:
         return ""
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3e}"
 
 
 def scalar(value: object) -> str:
-    """The value of a parameter as a person reads it."""
+    """Format the value of a parameter for people."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -63,7 +79,7 @@ def scalar(value: object) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time in at most two units: 45s, 3m12s, 2h05m, 1d03h; below ten seconds (as a float) 0.4s."""
+    """Format seconds in at most two units: 45s, 3m12s, 2h05m, 1d03h; a float below ten as 0.4s."""
     if seconds is None:
         return ""
     if isinstance(seconds, float) and 0 < seconds < 9.95:
@@ -78,21 +94,21 @@ def duration(seconds: float | None) -> str:
 
 
 def tally(counts: Mapping[str, int]) -> str:
-    """The number of trials in each state, in words: 12 complete, 11 pruned, 1 failed."""
+    """Format the number of trials in each state: 12 complete, 11 pruned, 1 failed."""
     words = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting"}
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)) or "no trials"
 
 
 def seconds_of(row: TrialRecord) -> float | None:
-    """How long a trial took, waiting between attempts included."""
+    """Return the duration of a trial, including the time between its attempts."""
     if row.started is None or row.ended is None:
         return None
-    return max(0.0, (row.ended - row.started).total_seconds())  # the clock may have been put back
+    return max(0.0, (row.ended - row.started).total_seconds())  # the clock may have been set back
 
 
 @dataclass(frozen=True)
 class Board:
-    """The cells of a leaderboard: `fixed` columns that are always shown, then one per parameter that varies."""
+    """Cells of a leaderboard: `fixed` columns that are always shown, then one per parameter that varies."""
 
     fixed: tuple[str, ...]
     params: tuple[str, ...]
@@ -100,7 +116,7 @@ class Board:
 
 
 def board(sweep: Sweep, rows: Sequence[TrialRecord]) -> Board:
-    """The cells of a leaderboard in the order of `rows`."""
+    """Build the cells of a leaderboard in the order of `rows`."""
     params = varying(sweep)
     fixed = ("trial", "state", sweep.objective.metric, unit(sweep.budget), "time")
 
@@ -113,7 +129,7 @@ def board(sweep: Sweep, rows: Sequence[TrialRecord]) -> Board:
 
 
 def trial_document(sweep: Sweep, row: TrialRecord) -> dict[str, Any]:
-    """One trial for JSON and CSV."""
+    """Build the document of one trial, for JSON and CSV."""
     reached = {unit(sweep.budget): sweep.budget.epoch_of(row.step)}
     facts = {key: value for key, value in asdict(row).items() if key != "params"}
     return facts | reached | {"seconds": seconds_of(row), "params": dict(row.params)}
@@ -122,7 +138,7 @@ def trial_document(sweep: Sweep, row: TrialRecord) -> dict[str, Any]:
 def study_document(
     sweep: Sweep, rows: Sequence[TrialRecord], failed: Mapping[int, Sequence[Attempt]]
 ) -> dict[str, Any]:
-    """What `show --json` prints; `failed` are the attempts that came to nothing, by the number of their trial."""
+    """Build the document of `show --json`; `failed` has the failed attempts by the number of their trial."""
 
     def document(row: TrialRecord) -> dict[str, Any]:
         attempts = [asdict(attempt) for attempt in failed.get(row.number, ())]
@@ -137,7 +153,7 @@ def study_document(
 
 
 def result_document(result: SweepResult) -> dict[str, Any]:
-    """What `run --json` prints."""
+    """Build the document of `run --json`."""
     champion = result.champion
     return {
         "name": result.name,
@@ -159,20 +175,34 @@ def result_document(result: SweepResult) -> dict[str, Any]:
     }
 
 
+def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:
+    """Build the document of `status --json` for a sweep on this machine."""
+    best = study.best()
+    return {
+        "name": study.name,
+        "state": _state(study, summary),
+        "counts": summary.counts,
+        "trials": study.sweep.trial_limit,
+        "metric": summary.metric,
+        "direction": summary.direction,
+        "best": None if best is None else {"trial": best.number, "value": best.value},
+    }
+
+
 def saved(result: SweepResult) -> float | None:
-    """The share of all reports that ending trials early made unnecessary; None while trials have yet to end."""
+    """Return the share of all reports that early ends made unnecessary; None while trials are running."""
     if not result.reports_budgeted or result.counts.get("RUNNING"):
         return None
     return 1 - result.reports_run / result.reports_budgeted
 
 
 def to_json(value: object) -> str:
-    """JSON that every reader takes: no NaN, ASCII only, times as ISO 8601."""
+    """Write JSON that every parser accepts: no NaN, ASCII only, times as ISO 8601."""
     return json.dumps(_jsonable(value), indent=2, allow_nan=False)
 
 
 def to_csv(sweep: Sweep, rows: Sequence[TrialRecord]) -> str:
-    """All trials as CSV, one column per parameter; text that a spreadsheet would run as a formula is quoted."""
+    """Write all trials as CSV, one column per parameter; text that a spreadsheet would run as a formula is quoted."""
     names = list(sweep.space) or sorted({name for row in rows for name in row.params})
     facts = ("number", "state", "value", unit(sweep.budget), "seconds", "attempt", "node", "reason", "started", "ended")
     buffer = io.StringIO()
@@ -186,7 +216,7 @@ def to_csv(sweep: Sweep, rows: Sequence[TrialRecord]) -> str:
 
 
 def sweep_line(sweep: Sweep) -> str:
-    """A sweep in one line, for `validate`."""
+    """Describe a sweep in one line, for `validate`."""
     budget, searched = sweep.budget, varying(sweep)
     length = f"{budget.epoch_of(budget.reports):g} {unit(budget)}"
     conditional = sum(bool(sweep.space[name].when) for name in searched)
@@ -197,12 +227,12 @@ def sweep_line(sweep: Sweep) -> str:
 
 
 def best_yaml(sweep: Sweep, row: TrialRecord) -> str:
-    """The best trial as YAML, for `best`."""
+    """Write the best trial as YAML, for `best`."""
     return to_yaml(row.params, [f"{sweep.name}, trial {row.number}: {sweep.objective.metric} {metric(row.value)}"])
 
 
 def to_yaml(params: Mapping[str, Any], heading: Iterable[str] = ()) -> str:
-    """Parameters as the `space` of a sweep, each a constant; `heading` becomes comments."""
+    """Write parameters as the `space` of a sweep, each a constant; `heading` becomes comments."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -213,13 +243,20 @@ def to_yaml(params: Mapping[str, Any], heading: Iterable[str] = ()) -> str:
     return "".join(f"# {clean(line)}\n" for line in heading) + buffer.getvalue()
 
 
+def _state(study: StudyView, summary: SweepSummary) -> str:
+    if summary.running:
+        return "paused" if summary.paused else "running"
+    ended = sum(count for state, count in summary.counts.items() if state != "RUNNING")
+    return "done" if ended >= study.sweep.trial_limit else "stopped"
+
+
 def _csv_cell(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     if not isinstance(value, str):
         return value
     text = clean(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def _jsonable(value: object) -> object:
@@ -239,5 +276,5 @@ def _is_plain(char: str) -> bool:
     return char.isascii() and char.isprintable() or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def _spelled(char: str) -> str:
+def _escaped(char: str) -> str:
     return char.encode("ascii", "backslashreplace").decode() if ord(char) > 127 else repr(char)[1:-1]

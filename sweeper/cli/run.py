@@ -1,4 +1,4 @@
-"""The verbs that run a sweep, and those that steer it from another terminal."""
+"""The verbs that run a sweep, and those that control it from another terminal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import console, options, report, submit
-from sweeper.cli.live import LiveProgress
+from sweeper.cli import options, report, submit
 from sweeper.core.errors import InputError, SweeperError
 
 if TYPE_CHECKING:
@@ -36,19 +35,14 @@ def run(
     allow_code_change: options.AllowCodeChange = False,
     folder: options.Folder = None,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> int:
-    """Run a sweep; the same command goes on with one that was stopped."""
-    from sweeper.spec import load_sweep
-
+    """Run a sweep; the same command resumes one that was stopped."""
     budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
-    flags = options.flags(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
-    with options.blame_options(flags):
-        sweep = load_sweep(space, options.overrides(settings, flags))
+    flags = options.by_key(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
+    sweep = options.load_with_flags(space, settings, flags)
     forked = sweep.name if fork is not None else None
     if fork is not None:
-        with options.blame_options({"name": fork}, name="--fork"):
-            sweep = load_sweep(space, options.overrides(settings, {**flags, "name": fork}))
+        sweep = options.load_with_flags(space, settings, {**flags, "name": fork}, name="--fork")
     where = {"folder": folder, "address": address, "insecure": insecure, "tracking_uri": tracking_uri}
     where |= {"allow_code_change": allow_code_change}
     return _run(sweep, json=json, forked=forked, **where)
@@ -68,17 +62,16 @@ def resume(
     insecure: options.Insecure = False,
     allow_code_change: options.AllowCodeChange = False,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> int:
-    """Go on with a sweep that was stopped; needs no file. More --trials extend one that is done."""
+    """Resume a stopped sweep by its name; with --trials N, extend one that is done."""
     from sweeper.core.urls import expand, problem_of_database_url
     from sweeper.study.open import read_study
 
     url = options.sweep_storage(storage) or options.DEFAULT_STORAGE
-    if fault := problem_of_database_url(url):
-        raise InputError(f"--storage: {fault}")
+    if problem := problem_of_database_url(url):
+        raise InputError(f"--storage: {problem}")
     study = read_study(name, expand(url))
-    flags = options.flags(trials=trials, parallel=parallel, timeout=timeout, cpus=cpus, gpus=gpus)
+    flags = options.by_key(trials=trials, parallel=parallel, timeout=timeout, cpus=cpus, gpus=gpus)
     with options.blame_options(flags):
         sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": options.quoted(url)})
     uri = tracking_uri or study.facts.get("tracking_uri")
@@ -91,56 +84,59 @@ def stop(
     name: options.Name,
     storage: options.Storage = options.DEFAULT_STORAGE,
     backend: options.BackendName = "ray",
-    address: options.Dashboard = None,
+    dashboard: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
-    debug: options.Debug = False,
 ) -> None:
-    """Stop a running sweep in good order, from another terminal; with --address or --backend, one submitted."""
-    if address is not None or backend != "ray":
-        submit.open_backend(backend, address, insecure, namespace, context).stop(name)
-        console.print_note(f"{name} has stopped; submit it again to go on")
-        return
-    _send(name, storage, "stop", f"{name} has stopped; go on with: {_command('resume', name)}")
+    """Stop a running sweep and wait until it has stopped.
+
+    With --dashboard or --backend, stop a submitted sweep, otherwise one on this machine.
+    """
+    if submit.is_submitted(backend, dashboard):
+        from sweeper.cli import console
+
+        chosen = submit.backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace)
+        chosen.stop(name)
+        console.print_note(f"{name} has stopped. Submit it again to resume it.")
+    else:
+        _send(name, storage, "stop", f"{name} has stopped. Resume with: {_command('resume', name)}")
 
 
-def pause(
-    name: options.Name,
-    storage: options.Storage = options.DEFAULT_STORAGE,
-    debug: options.Debug = False,
-) -> None:
-    """Have a running sweep wait; its trials keep their places and compute nothing after their next report."""
-    _send(name, storage, "pause", f"{name} is paused; go on with: {_command('continue', name)}")
+def pause(name: options.Name, storage: options.Storage = options.DEFAULT_STORAGE) -> None:
+    """Pause a running sweep: its workers wait at their next report."""
+    _send(name, storage, "pause", f"{name} is paused. Continue with: {_command('unpause', name)}")
 
 
-def unpause(
-    name: options.Name,
-    storage: options.Storage = options.DEFAULT_STORAGE,
-    debug: options.Debug = False,
-) -> None:
-    """Have a paused sweep go on."""
-    _send(name, storage, None, f"{name} goes on")
+def unpause(name: options.Name, storage: options.Storage = options.DEFAULT_STORAGE) -> None:
+    """Continue a paused sweep."""
+    _send(name, storage, None, f"{name} continues.")
 
 
-def _send(name: str, storage: str, order: Command | None, done: str) -> None:
+def _send(name: str, storage: str, command: Command | None, done: str) -> None:
+    from sweeper.cli import console
     from sweeper.study.open import send_command
 
-    if not send_command(name, storage, order):
-        raise SweeperError(f"sweep {name!r} does not answer; is its process stopped? See: sweeper list")
+    if not send_command(name, storage, command):
+        raise SweeperError(
+            f"sweep {name!r} did not react within 60 s. Its process may be suspended; see `sweeper list`"
+        )
     console.print_note(done)
 
 
 def _command(verb: str, name: str) -> str:
-    """The command that comes next, with the storage as it was typed for this one: it may hold references."""
+    """Return the command to run next, with `--storage` as it was typed: it may hold references."""
     typed = sys.argv[1:]
     storage = [part for at, part in enumerate(typed) if "--storage" in (part.partition("=")[0], *typed[at - 1 : at])]
     return shlex.join(["sweeper", verb, name, *storage])
 
 
 def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
-    """Run a sweep under the eyes of whoever started it; the exit code."""
-    gc.set_threshold(50_000)  # imports make the most objects by far, and those stay: not worth looking at so often
+    """Run a sweep with a live display; return the exit code."""
+    from sweeper.cli import console
+    from sweeper.cli.live import LiveProgress
+
+    gc.set_threshold(50_000)  # most objects come from imports and stay; scanning them often costs time for nothing
     for warning in sweep.warnings():
         console.print_note(warning)
     with LiveProgress(sweep) as progress:
@@ -151,17 +147,17 @@ def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
     for note in result.notes:
         console.print_note(note)
     if result.stopped:
-        console.print_note(f"nothing is lost; go on with: {shlex.join(['sweeper', *sys.argv[1:]])}")
+        console.print_note(f"Progress is saved. Resume with: {shlex.join(['sweeper', *sys.argv[1:]])}")
     if json:
-        console.emit(report.to_json(report.result_document(result)))
+        report.emit(report.to_json(report.result_document(result)))
     else:
         console.print_result(result)
-    gc.freeze()  # or Python would look at everything once more before it ends: a second, with MLflow
+    gc.freeze()  # otherwise Python scans all objects once more when it exits: a second, with MLflow
     return exit_code(result)
 
 
 def exit_code(result: SweepResult) -> int:
-    """What `run` exits with when it comes to its end."""
+    """Return the exit code of a run that ended without an error."""
     if result.stopped is not None:
         return result.stopped.exit_code
     if not result.counts.get("COMPLETE"):

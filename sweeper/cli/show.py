@@ -1,30 +1,32 @@
-"""The verbs of the command line: each parses, calls one core function, and prints.
+"""The verbs that check and show: each parses, calls one function of another room, and prints.
 
-Imports of weight stand inside the verbs: `sweeper --help` is asked often and has to answer at once.
+Heavy imports, rich included, are inside the verbs, so that `sweeper --help` and `sweeper validate` answer at once.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import console, options, report
+from sweeper.cli import options, report
 from sweeper.core.errors import InputError, SpecError, SweepBusyError, SweeperError
 from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
+    from sweeper.cli.doctor import Check
     from sweeper.study.view import StudyView
 
 
-def validate(files: options.Files, json: options.Json = False, debug: options.Debug = False) -> None:
-    """Check sweep files: a summary of each, or all its faults with their places."""
+def validate(files: options.Files, json: options.Json = False) -> None:
+    """Check sweep files: print a summary of each, or all its mistakes."""
     from sweeper.spec import load_sweep
 
     verdicts: list[dict[str, Any]] = []
-    faults: list[str] = []
+    errors: list[str] = []
     for file in files:
         verdict: dict[str, Any] = {"file": str(file), "ok": True, "summary": None, "warnings": [], "problems": []}
         verdicts.append(verdict)
@@ -32,35 +34,36 @@ def validate(files: options.Files, json: options.Json = False, debug: options.De
             sweep = load_sweep(file)
         except SpecError as error:
             verdict |= {"ok": False, "problems": [asdict(problem) for problem in error.problems]}
-            faults.append(str(error))
+            errors.append(str(error))
             continue
         verdict |= {"summary": report.sweep_line(sweep), "warnings": sweep.warnings()}
         if not json:
-            console.emit(f"{file}  {verdict['summary']}")
+            report.emit(f"{file}  {verdict['summary']}")
             for warning in verdict["warnings"]:
+                from sweeper.cli import console
+
                 console.print_note(f"{file}  {warning}")
     if json:
-        console.emit(report.to_json(verdicts))
-    if faults:
-        raise InputError("\n".join(faults))
+        report.emit(report.to_json(verdicts))
+    if errors:
+        raise InputError("\n".join(errors))
 
 
 def schema() -> None:
-    """Print the JSON Schema of sweep files, from which editors complete and check."""
+    """Print the JSON Schema of sweep files, for editors."""
     from sweeper.spec import sweep_schema
 
-    console.emit(report.to_json(sweep_schema()))
+    report.emit(report.to_json(sweep_schema()))
 
 
-def list_sweeps(
-    storage: options.Storage = options.DEFAULT_STORAGE, json: options.Json = False, debug: options.Debug = False
-) -> None:
+def list_sweeps(storage: options.Storage = options.DEFAULT_STORAGE, json: options.Json = False) -> None:
     """List the sweeps of a database, newest first."""
+    from sweeper.cli import console
     from sweeper.study import open
 
     summaries = open.list_sweeps(storage)
     if json:
-        console.emit(report.to_json([asdict(summary) for summary in summaries]))
+        report.emit(report.to_json([asdict(summary) for summary in summaries]))
     else:
         console.print_sweeps(summaries)
 
@@ -71,17 +74,17 @@ def show(
     csv: options.Csv = False,
     storage: options.Storage = options.DEFAULT_STORAGE,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
-    """Show the leaderboard of a sweep, running or not."""
+    """Print the leaderboard of a sweep, running or not."""
+    from sweeper.cli import console
     from sweeper.study.open import read_study
 
     study = read_study(name, storage)
     rows = study.leaderboard()
     if json:
-        console.emit(report.to_json(report.study_document(study.sweep, rows, study.attempts())))
+        report.emit(report.to_json(report.study_document(study.sweep, rows, study.attempts())))
     elif csv:
-        console.emit(report.to_csv(study.sweep, rows))
+        report.emit(report.to_csv(study.sweep, rows))
     else:
         console.print_leaderboard(study.sweep, rows, study.attempts(), limit=None if everything else 20)
 
@@ -90,9 +93,8 @@ def best(
     name: options.Name,
     storage: options.Storage = options.DEFAULT_STORAGE,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
-    """Print the best parameters as YAML, to paste into the `space` of a sweep."""
+    """Print the best parameters as YAML, to paste into a space."""
     from sweeper.study.open import read_study
 
     study = read_study(name, storage)
@@ -100,9 +102,9 @@ def best(
     if row is None:
         raise SweeperError(f"no trial of sweep {name!r} has completed yet")
     if json:
-        console.emit(report.to_json(report.trial_document(study.sweep, row)))
+        report.emit(report.to_json(report.trial_document(study.sweep, row)))
     else:
-        console.emit(report.best_yaml(study.sweep, row))
+        report.emit(report.best_yaml(study.sweep, row))
 
 
 def sync(
@@ -110,9 +112,8 @@ def sync(
     storage: options.Storage = options.DEFAULT_STORAGE,
     tracking_uri: options.TrackingUri = None,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
-    """Copy into MLflow what it lacks of a sweep; as often as you like."""
+    """Write to MLflow what it lacks of a sweep that has ended."""
     from sweeper import tracking
     from sweeper.study.open import lock_study
 
@@ -122,39 +123,39 @@ def sync(
             written = tracking.sync(study, uri)
     except SweepBusyError as error:
         raise SweepBusyError(
-            f"{error}. A running sweep copies itself into MLflow; sync it when it has ended"
+            f"{error}. A running sweep writes to MLflow by itself; run `sweeper sync {name}` when it has ended"
         ) from error
     if json:
-        console.emit(report.to_json({"name": name, "tracking_uri": redact(uri), "written": written}))
+        report.emit(report.to_json({"name": name, "tracking_uri": redact(uri), "written": written}))
     else:
-        console.emit(f"{written} records of {name} written to {redact(uri)}")
+        report.emit(f"{written} records of {name} written to {redact(uri)}")
 
 
 def ui(
-    name: options.AnyName = None,
+    name: options.OptionalName = None,
     port: options.Port = None,
     storage: options.Storage = options.DEFAULT_STORAGE,
     tracking_uri: options.TrackingUri = None,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
-    """Start the MLflow UI, print the links that show a sweep, and serve until Ctrl-C."""
+    """Start the MLflow UI and print links to a sweep."""
     from sweeper import tracking
+    from sweeper.cli import console
     from sweeper.study.open import read_study
 
     study = read_study(name, storage) if name else None
     uri = _store_of(study, tracking_uri) if study else options.tracking_store(tracking_uri)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended with us
-    console.print_note("starting the MLflow UI")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end the server with this process
+    console.print_note("Starting the MLflow UI.")
     server = tracking.start_ui(uri, port)
     try:
         links = tracking.sweep_links(study, uri, server.url) if study else []
         if json:
-            console.emit(report.to_json({"url": server.url, "links": [asdict(link) for link in links]}))
+            report.emit(report.to_json({"url": server.url, "links": [asdict(link) for link in links]}))
         else:
             console.print_links([("the MLflow UI", server.url), *((link.title, link.url) for link in links)])
         if server.process is not None:
-            console.print_note("Ctrl-C ends it")
+            console.print_note("Press Ctrl-C to end it.")
             server.process.wait()
     finally:
         server.stop()
@@ -163,29 +164,34 @@ def ui(
 def doctor(
     storage: options.Storage = options.DEFAULT_STORAGE,
     tracking_uri: options.TrackingUri = None,
-    address: options.Cluster = None,
+    address: options.ClusterAddress = None,
+    dashboard: options.Dashboard = None,
     folder: options.SharedFolder = None,
     insecure: options.Insecure = False,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> int:
-    """Check versions, data, devices, room and stores; say what is wrong and what to do."""
+    """Check versions, data, devices, disks and stores."""
+    from sweeper.cli import console
     from sweeper.cli.doctor import examine
-    from sweeper.cli.doctor_cluster import check_cluster
+    from sweeper.cli.doctor_cluster import check_dashboard, check_nodes
 
-    cluster = partial(check_cluster, address, folder, insecure=insecure) if address is not None else None
+    clusters: dict[str, Callable[[], Iterator[Check]]] = {}
+    if dashboard is not None:
+        clusters["dashboard"] = partial(check_dashboard, dashboard, insecure=insecure)
+    if address is not None:
+        clusters["cluster"] = partial(check_nodes, address, folder, insecure=insecure)
     checks = []
-    for check in examine(storage, tracking_uri, cluster=cluster):
+    for check in examine(storage, tracking_uri, clusters=clusters):
         checks.append(check)
         if not json:
             console.print_check(check)
     if json:
-        console.emit(report.to_json([asdict(check) for check in checks]))
+        report.emit(report.to_json([asdict(check) for check in checks]))
     return int(any(check.state == "fail" for check in checks))
 
 
 def _store_of(study: StudyView, tracking_uri: str | None) -> str:
-    """The MLflow store that the sweep ran with, unless another is named."""
+    """Return the MLflow store that the options name, otherwise the one that the sweep ran with."""
     from sweeper import tracking
 
     return tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri"))

@@ -1,18 +1,17 @@
-"""The verbs for sweeps that run elsewhere: submit one, look at it, read what it prints."""
+"""The verbs for sweeps on a cluster: submit one, ask for its state, read its output."""
 
 from __future__ import annotations
 
 import json as json_
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import console, options
+from sweeper.cli import options, report
 from sweeper.core.errors import InputError
 
 if TYPE_CHECKING:
     from sweeper.backends import Backend, JobStatus, Submission
-    from sweeper.backends.rayjob import Template
     from sweeper.spec import Sweep
 
 _EXIT_CODES = {"succeeded": 0, "stopped": 0, "failed": 1}
@@ -33,7 +32,7 @@ def submit(
     tracking_uri: options.RemoteTrackingUri = None,
     folder: options.RemoteFolder = None,
     backend: options.BackendName = "ray",
-    address: options.Dashboard = None,
+    dashboard: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
@@ -42,49 +41,45 @@ def submit(
     workers: options.Workers = None,
     dry_run: options.DryRun = False,
     follow: options.Follow = False,
-    debug: options.Debug = False,
 ) -> int:
-    """Have a sweep run on a cluster, and leave; again, and it goes on where it was stopped."""
-    from sweeper.backends import Submission
-    from sweeper.backends.rayjob import Template
-    from sweeper.core.urls import problem_of_tracking_uri
-    from sweeper.spec import load_sweep
+    """Submit a sweep to a cluster; submitting it again resumes it."""
+    from sweeper.cli import console
 
     budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
-    flags = options.flags(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
-    with options.blame_options(flags):
-        sweep = load_sweep(space, options.overrides(settings, flags))
-    if tracking_uri is not None and (fault := problem_of_tracking_uri(tracking_uri)):
-        raise InputError(f"--tracking-uri: {fault}")
-    there = (
-        _ray_job_options(sweep, folder, tracking_uri)
-        if backend == "ray"
-        else _kuberay_options(sweep, folder, tracking_uri)
-    )
-    where = (*there, *(["--insecure"] if insecure else []))
-    submission = Submission(sweep.name, json_.dumps(sweep.model_dump(mode="json"), indent=2), where)
-    template = Template(namespace=namespace, image=image, gpus=worker_gpus, workers=workers)
+    flags = options.by_key(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
+    sweep = options.load_with_flags(space, settings, flags)
+    submission = submission_of(sweep, backend, folder=folder, tracking_uri=tracking_uri, insecure=insecure)
+    pods = {"namespace": namespace, "image": image, "gpus": worker_gpus, "workers": workers}
     if dry_run:
-        _print_objects(template, submission) if backend == "kuberay" else console.emit(submission.text)
+        print_dry_run(submission, backend, **pods)
         return 0
-    chosen = _backend(backend, address, insecure, template, context)
+    chosen = backend_from(backend, dashboard, insecure=insecure, context=context, **pods)
     console.print_note(chosen.submit(submission))
     return _follow(chosen, sweep.name) if follow else 0
 
 
 def status(
     name: options.Name,
+    storage: options.Storage = options.DEFAULT_STORAGE,
     backend: options.BackendName = "ray",
-    address: options.Dashboard = None,
+    dashboard: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
     json: options.Json = False,
-    debug: options.Debug = False,
 ) -> int:
-    """Show how a submitted sweep stands."""
-    found = open_backend(backend, address, insecure, namespace, context).status(name)
-    console.emit(json_.dumps(found.__dict__, indent=2) if json else _status_line(found))
+    """Print the state of a sweep.
+
+    With --dashboard or --backend, print that of a submitted sweep, otherwise that of one on this machine.
+    """
+    document: dict[str, Any]
+    if is_submitted(backend, dashboard):
+        job = backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace).status(name)
+        document, line = job.__dict__, _job_line(job)
+    else:
+        document = _local_status(name, storage)
+        line = _local_line(document)
+    report.emit(report.to_json(document) if json else line)
     return 0
 
 
@@ -92,100 +87,151 @@ def logs(
     name: options.Name,
     follow: options.Follow = False,
     backend: options.BackendName = "ray",
-    address: options.Dashboard = None,
+    dashboard: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
-    debug: options.Debug = False,
 ) -> int:
-    """Show what a submitted sweep prints; with --follow until it ends."""
-    chosen = open_backend(backend, address, insecure, namespace, context)
+    """Print the output of a submitted sweep."""
+    chosen = backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace)
     if follow:
         return _follow(chosen, name)
     for text in chosen.logs(name, follow=False):
-        console.emit_text(text)
+        report.emit_text(text)
     return 0
 
 
-def open_backend(backend: str, address: str | None, insecure: bool, namespace: str, context: str | None) -> Backend:
-    """The cluster that a sweep was submitted to."""
-    from sweeper.backends.rayjob import Template
-
-    return _backend(backend, address, insecure, Template(namespace=namespace), context)
+def is_submitted(backend: str, dashboard: str | None) -> bool:
+    """Return whether the options name a cluster, and not this machine."""
+    return dashboard is not None or backend != "ray"
 
 
-def _backend(backend: str, address: str | None, insecure: bool, template: Template, context: str | None) -> Backend:
+def backend_from(backend: str, dashboard: str | None, *, insecure: bool, context: str | None, **pods: Any) -> Backend:
+    """Return the cluster that the options name.
+
+    Args:
+        pods: the fields of `Template` that the options set, for Kubernetes.
+
+    Raises:
+        InputError: they name no cluster.
+    """
     if backend == "kuberay":
         from sweeper.backends.kuberay import KubeRay
+        from sweeper.backends.rayjob import Template
 
-        return KubeRay(template, context)
-    if address is None:
+        return KubeRay(Template(**pods), context)
+    if dashboard is None:
         raise InputError(
-            "--address: name the dashboard of a Ray cluster, as in --address http://HEAD:8265; "
-            "for Kubernetes say --backend kuberay"
+            "--dashboard: name the dashboard of a Ray cluster, as in --dashboard http://HEAD:8265; "
+            "for Kubernetes use --backend kuberay"
         )
     from sweeper.backends.ray_jobs import RayJobs
 
-    return RayJobs(address, insecure=insecure)
+    return RayJobs(dashboard, insecure=insecure)
+
+
+def submission_of(
+    sweep: Sweep, backend: str, *, folder: Path | str | None, tracking_uri: str | None, insecure: bool
+) -> Submission:
+    """Build what is submitted: the sweep, and the options of `sweeper run` on the cluster.
+
+    Raises:
+        InputError: an option is wrong, or something that must outlive the job would be lost with it.
+    """
+    from sweeper.backends import Submission
+    from sweeper.core.urls import problem_of_tracking_uri
+
+    if tracking_uri is not None and (problem := problem_of_tracking_uri(tracking_uri)):
+        raise InputError(f"--tracking-uri: {problem}")
+    run_options = _kuberay_options if backend == "kuberay" else _ray_job_options
+    where = (*run_options(sweep, folder, tracking_uri), *(["--insecure"] if insecure else []))
+    return Submission(sweep.name, json_.dumps(sweep.model_dump(mode="json"), indent=2), where)
+
+
+def print_dry_run(submission: Submission, backend: str, **pods: Any) -> None:
+    """Print the sweep that would be submitted, or the Kubernetes objects."""
+    if backend != "kuberay":
+        report.emit(submission.text)
+        return
+    from ruamel.yaml import YAML
+    from ruamel.yaml.scalarstring import walk_tree
+
+    from sweeper.backends.rayjob import Template
+
+    objects = Template(**pods).render(submission)
+    walk_tree(objects)  # text of several lines becomes a block
+    writer = YAML()
+    writer.default_flow_style, writer.width = False, 1000
+    writer.dump_all(objects, sys.stdout)
 
 
 def _ray_job_options(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
-    """Where a job of a Ray cluster keeps things.
+    """Return the options of `sweeper run` in a job of a Ray cluster.
 
     Raises:
-        InputError: what is to outlive the job would be lost with it.
+        InputError: something that must outlive the job would be lost with it.
     """
     if sweep.storage.startswith("sqlite") and not sweep.storage.startswith("sqlite:////"):
         raise InputError(
-            f"storage: {sweep.storage} would be a file of the job, and be lost with it. Name a server: --storage "
+            f"storage: {sweep.storage} would be a file of the job and be lost with it. Name a server: --storage "
             "postgresql+psycopg://HOST/NAME, --storage '${env:SWEEPER_STORAGE}' if the cluster has such a variable, or "
             "the absolute path of a file on a disk of the head: --storage sqlite:////PATH/sweeper.db"
         )
     if folder is None or (isinstance(folder, Path) and not folder.is_absolute()):
         raise InputError(
             f"--dir: name the absolute path of a folder that all nodes share, as in --dir /mnt/sweeps/{sweep.name}, or "
-            f"a URL that all reach, as in --dir s3://BUCKET/{sweep.name}"
+            f"a URL that all of them reach, as in --dir s3://BUCKET/{sweep.name}"
         )
-    # Without a server of its own the sweep would keep MLflow's store among the files of the job.
+    # Without a server, MLflow's store would be a file of the job and be lost with it.
     tracking = tracking_uri or sweep.tracking.uri or "${env:MLFLOW_TRACKING_URI}"
     return ["--dir", str(folder), "--tracking-uri", tracking]
 
 
 def _kuberay_options(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
-    """Where a RayJob keeps things, as far as its manifest does not say it."""
+    """Return the options of `sweeper run` in a RayJob, where they differ from those of its manifest."""
     from sweeper.core.user_code import user_code_root
 
     if (root := user_code_root(sweep.trainable)) is not None:
-        console.print_note(f"the code of {sweep.trainable} in {root} has to be in the image as well")
-    options_there = ["--dir", str(folder)] if folder else []
-    return options_there + (["--tracking-uri", tracking_uri] if tracking_uri else [])
+        from sweeper.cli import console
 
-
-def _print_objects(template: Template, submission: Submission) -> None:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.scalarstring import walk_tree
-
-    objects = template.render(submission)
-    walk_tree(objects)  # text of several lines is shown as such
-    writer = YAML()
-    writer.default_flow_style, writer.width = False, 1000
-    writer.dump_all(objects, sys.stdout)
+        console.print_note(f"The code of {sweep.trainable} in {root} is not sent. It must be in the image as well.")
+    directory = ["--dir", str(folder)] if folder else []
+    return directory + (["--tracking-uri", tracking_uri] if tracking_uri else [])
 
 
 def _follow(chosen: Backend, name: str) -> int:
+    """Print the output of a submitted sweep until it ends; return its exit code."""
+    from sweeper.cli import console
+
     try:
         for text in chosen.logs(name, follow=True):
-            console.emit_text(text)
+            report.emit_text(text)
     except KeyboardInterrupt:
-        console.print_note(f"{name} goes on without an eye on it; look again with: sweeper logs {name} --follow")
+        console.print_note(f"{name} keeps running on the cluster. Follow it again with: sweeper logs {name} --follow")
         return 130
-    found = chosen.status(name)
-    console.print_note(_status_line(found))
-    code = found.details.get("exit code")
-    return int(code) if code is not None and found.state == "failed" else _EXIT_CODES[found.state]
+    job = chosen.status(name)
+    console.print_note(_job_line(job))
+    code = job.details.get("exit code")
+    return int(code) if code is not None and job.state == "failed" else _EXIT_CODES[job.state]
 
 
-def _status_line(found: JobStatus) -> str:
-    details = ", ".join(f"{key} {value}" for key, value in found.details.items())
-    message = f": {found.message}" if found.message else ""
-    return f"{found.name} {found.state} (attempt {found.attempt}, {details}){message}"
+def _job_line(job: JobStatus) -> str:
+    details = ", ".join(f"{key} {value}" for key, value in job.details.items())
+    message = f": {job.message}" if job.message else ""
+    return f"{job.name} {job.state} (attempt {job.attempt}, {details}){message}"
+
+
+def _local_status(name: str, storage: str) -> dict[str, Any]:
+    from sweeper.study.open import list_sweeps, read_study
+
+    study = read_study(name, storage)
+    (summary,) = (summary for summary in list_sweeps(storage) if summary.name == name)
+    return report.status_document(study, summary)
+
+
+def _local_line(document: dict[str, Any]) -> str:
+    counts, best = document["counts"], document["best"]
+    ended = sum(count for state, count in counts.items() if state != "RUNNING")
+    progress = f"{ended} of {document['trials']} trials ended: {report.tally(counts)}"
+    found = f"; best {document['metric']} {report.metric(best['value'])} in trial {best['trial']}" if best else ""
+    return report.clean(f"{document['name']} {document['state']} ({progress}){found}")

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
-
 from sweeper.core.errors import InputError, StorageError
 
 PRIVATE_UMASK = 0o077
@@ -142,6 +140,8 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 def file_system_of(path: Path) -> str:
     """Return the type of the file system of a path, which need not exist yet."""
     place = path.resolve()
+    import psutil
+
     mounts = {Path(mount.mountpoint): str(mount.fstype) for mount in psutil.disk_partitions(all=True)}
     return next((mounts[parent] for parent in (place, *place.parents) if parent in mounts), "")
 

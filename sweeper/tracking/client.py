@@ -125,6 +125,20 @@ def default_store(uri: str) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
+def ping(uri: str, *, timeout: float = 3.0) -> None:
+    """Ask an MLflow server whether it is healthy, without importing MLflow.
+
+    Raises:
+        TrackingError: it does not answer within `timeout` seconds, or answers with an error; with a short reason.
+    """
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=timeout).raise_for_status()
+    except requests.RequestException as error:
+        raise TrackingError(short_reason(error)) from error
+
+
 def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
     """Return the id of the experiment called `name`; create it if there is none.
 

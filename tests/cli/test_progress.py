@@ -64,13 +64,13 @@ def test_time_left_is_work_left_at_the_rate_seen_and_leaves_out_the_start(make_s
     progress = Progress(make_sweep(budget={"trials": 4, "epochs": 10}), clock=clock)
     clock.now = 60.0
     row = TrialRecord(0, "RUNNING", {})
-    progress.see(row, None)
+    progress.record(row, None)
     for step in range(1, 11):
         row = replace(row, step=step, value=0.5)
-        progress.see(row, report(step))
+        progress.record(row, report(step))
         clock.now += 2.0
     clock.now -= 2.0
-    progress.see(replace(row, state="COMPLETE"), None)
+    progress.record(replace(row, state="COMPLETE"), None)
     assert progress.seconds_left() == pytest.approx(3 * 10 * 2.0)
     assert progress.share() == pytest.approx(0.25)
 
@@ -79,20 +79,20 @@ def test_the_last_trial_takes_its_time_however_many_workers_are_idle(make_sweep:
     clock = Clock()
     progress = Progress(make_sweep(budget={"trials": 2, "epochs": 10}), clock=clock)
     for number in (0, 1):
-        progress.see(TrialRecord(number, "RUNNING", {}), None)
+        progress.record(TrialRecord(number, "RUNNING", {}), None)
     for step in range(1, 6):
-        progress.see(TrialRecord(0, "RUNNING", {}, value=0.5, step=step), report(step))
-        progress.see(TrialRecord(1, "RUNNING", {}, value=0.5, step=step), report(step))
+        progress.record(TrialRecord(0, "RUNNING", {}, value=0.5, step=step), report(step))
+        progress.record(TrialRecord(1, "RUNNING", {}, value=0.5, step=step), report(step))
         clock.now += 2.0
-    progress.see(TrialRecord(1, "COMPLETE", {}, value=0.5, step=10), None)
+    progress.record(TrialRecord(1, "COMPLETE", {}, value=0.5, step=10), None)
     seconds_each = 10.0 / 9
     assert progress.seconds_left() == pytest.approx(5 * 2 * seconds_each)
 
 
 def test_no_time_is_told_before_there_are_reports_to_tell_from(make_sweep: Callable[..., Any]) -> None:
     progress = Progress(make_sweep())
-    progress.see(TrialRecord(0, "RUNNING", {}), None)
-    progress.see(TrialRecord(0, "RUNNING", {}, step=1, value=0.1), report(1))
+    progress.record(TrialRecord(0, "RUNNING", {}), None)
+    progress.record(TrialRecord(0, "RUNNING", {}, step=1, value=0.1), report(1))
     assert progress.seconds_left() is None
 
 
@@ -100,23 +100,23 @@ def test_time_left_is_no_more_than_the_timeout_leaves(make_sweep: Callable[..., 
     clock = Clock()
     progress = Progress(make_sweep(budget={"trials": 100, "epochs": 10, "timeout": "1m"}), clock=clock)
     for step in range(1, 6):
-        progress.see(TrialRecord(0, "RUNNING", {}, step=step, value=0.1), report(step))
+        progress.record(TrialRecord(0, "RUNNING", {}, step=step, value=0.1), report(step))
         clock.now += 10.0
     assert progress.seconds_left() == pytest.approx(10.0)
 
 
 def test_the_share_of_work_done_never_falls(make_sweep: Callable[..., Any]) -> None:
     progress = Progress(make_sweep(budget={"trials": 3, "epochs": 10}))
-    progress.see(TrialRecord(0, "PRUNED", {}, step=1, value=0.1), report(1))
+    progress.record(TrialRecord(0, "PRUNED", {}, step=1, value=0.1), report(1))
     before = progress.share()
-    progress.see(TrialRecord(1, "RUNNING", {}, step=9, value=0.1), report(9))
-    progress.see(TrialRecord(2, "RUNNING", {}, step=1, value=0.1), report(1))
+    progress.record(TrialRecord(1, "RUNNING", {}, step=9, value=0.1), report(9))
+    progress.record(TrialRecord(2, "RUNNING", {}, step=1, value=0.1), report(1))
     assert progress.share() >= before
 
 
 def test_a_trial_taken_over_from_before_counts_as_work_but_not_as_speed(make_sweep: Callable[..., Any]) -> None:
     progress = Progress(make_sweep(budget={"trials": 4, "epochs": 10}))
-    progress.see(TrialRecord(0, "COMPLETE", {}, step=10, value=0.9), None)
+    progress.record(TrialRecord(0, "COMPLETE", {}, step=10, value=0.9), None)
     assert progress.share() == pytest.approx(0.25)
     assert progress.seconds_left() is None
     assert progress.best is not None and progress.best.number == 0
@@ -128,6 +128,6 @@ def test_the_best_is_that_of_the_direction_and_the_first_of_equals(
 ) -> None:
     progress = Progress(make_sweep(objective={"metric": "score", "direction": direction}))
     for number, value in enumerate((0.1, 0.9, 0.9)):
-        progress.see(TrialRecord(number, "COMPLETE", {}, step=9, value=value), None)
-    progress.see(TrialRecord(3, "PRUNED", {}, step=2, value=5.0), None)
+        progress.record(TrialRecord(number, "COMPLETE", {}, step=9, value=value), None)
+    progress.record(TrialRecord(3, "PRUNED", {}, step=2, value=5.0), None)
     assert progress.best is not None and progress.best.number == best
