@@ -85,7 +85,9 @@ def test_a_database_that_another_process_locks_is_waited_for(campaign: Campaign,
             time.sleep(seconds)
             other.execute("ROLLBACK")
         campaign.wait_for_lines(4, run)
-        assert ("is away (locked by another process): waiting" in campaign.said()) == is_said, campaign.said()
+        assert ("is unavailable (locked by another process). Trials wait" in campaign.said()) == is_said, (
+            campaign.said()
+        )
     assert run.wait(PATIENCE) == 0, campaign.said()
     campaign.judge()
     say("the study's database locked for 2 s, and for 30 s", "the first is not noticed, of the second one line speaks")
