@@ -1,1 +1,1 @@
-"""The one durable record of a sweep: an Optuna study, its database, its owner and its readers."""
+"""The durable record of a sweep: an Optuna study in a database, written by one owner and read by anyone."""

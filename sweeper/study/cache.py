@@ -1,4 +1,4 @@
-"""Optuna's storage as the one owner of a study sees it: what nobody else changes need not be read again."""
+"""Optuna's storage with a cache for the owner of a study. Nobody else writes to it, so nothing is read twice."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _Value = models.TrialValueModel
 
 
 class OwnerCachedStorage(_CachedStorage):
-    """Writes to the database and reads from memory.
+    """Storage that writes to the database and reads from memory.
 
-    Optuna's own cache holds finished trials only: each judgement of a running one, and each proposal, asks the database
-    for all that may have changed. And before each row that it writes, it reads whether the trial may be written to and
-    whether the row is there. The owner of a study (see `Lease`) is the only one to change it: it knows, and writes a
-    new row with one INSERT. What is rare is left to Optuna.
+    Optuna's own cache holds finished trials only. So the pruner for each report, and the sampler for each proposal,
+    query the database for all trials that may have changed. Optuna also reads, before each row that it writes, whether
+    the trial is unfinished and whether the row exists. The owner of a study (see `Lease`) is the only process that
+    changes it, so it knows both, and writes a new row with one INSERT. Rare writes are left to Optuna.
 
-    As in Optuna's storage in memory, a trial that changes is replaced: whoever was given the old one keeps it.
+    As in Optuna's storage in memory, a trial that changes is replaced by a copy: a caller that holds the old one sees
+    no change.
     """
 
     def __init__(self, backend: RDBStorage, study_id: int) -> None:
@@ -38,7 +39,7 @@ class OwnerCachedStorage(_CachedStorage):
         self.refresh()
 
     def refresh(self) -> None:
-        """Forget everything and read it again: what was written last may have come to nothing."""
+        """Read the study again from the database: the last write may not have been committed."""
         self._studies.clear()
         self._trial_id_to_study_id_and_number.clear()
         self._study_id_and_number_to_trial_id.clear()
@@ -70,13 +71,13 @@ class OwnerCachedStorage(_CachedStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         trial = copy.copy(self._trials[self._number(trial_id)])
         for name in ("params", "distributions", "user_attrs", "intermediate_values"):
-            setattr(trial, name, dict(getattr(trial, name)))  # an `optuna.Trial` writes into the one it is given
+            setattr(trial, name, dict(getattr(trial, name)))  # an `optuna.Trial` changes the one it gets
         return trial
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        if states == (TrialState.WAITING,):  # asked before each new trial; once there are none, there will be none
+        if states == (TrialState.WAITING,):  # asked before each new trial; no trial starts to wait later
             self._waiting = [self._trials[trial.number] for trial in self._waiting]
             self._waiting = trials = [trial for trial in self._waiting if trial.state == TrialState.WAITING]
         elif states is None:
@@ -97,9 +98,9 @@ class OwnerCachedStorage(_CachedStorage):
             self._insert(models.TrialParamModel, {**row, "distribution_json": distribution_to_json(distribution)})
         trial = self._replace(trial_id)
         trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
-        # One object for all trials: they are as large as all the rest of a trial.
-        kept = known if known == distribution else distribution
-        trial.distributions = {**trial.distributions, param_name: kept}
+        # All trials share one object: a distribution is as large as the rest of a trial.
+        shared = known if known == distribution else distribution
+        trial.distributions = {**trial.distributions, param_name: shared}
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         now = datetime.now()
@@ -154,7 +155,7 @@ class OwnerCachedStorage(_CachedStorage):
         return self._trial_id_to_study_id_and_number[trial_id][1]
 
     def _replace(self, trial_id: int) -> FrozenTrial:
-        """A copy of a trial in the place of the trial, to be changed."""
+        """Put a copy in the place of a trial, and return the copy to be changed."""
         number = self._number(trial_id)
         self._trials[number] = trial = copy.copy(self._trials[number])
         return trial
@@ -163,7 +164,7 @@ class OwnerCachedStorage(_CachedStorage):
         self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
 
     def _insert(self, model: Any, row: dict[str, Any]) -> Any:
-        """Write a new row; its primary key."""
+        """Write a new row and return its primary key."""
         with _create_scoped_session(self._backend.scoped_session) as session:
             key = session.connection().execute(model.__table__.insert(), row).inserted_primary_key
         return key and key[0]

@@ -1,4 +1,4 @@
-"""What may change when a sweep is resumed: its file, the trainable's code, versions, data."""
+"""Checks of what may change when a sweep is resumed: its file, the trainable's code, versions, data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _FIXED_KEYS = ("budget.epochs", "budget.steps", "budget.reports_per_epoch", "bud
 
 
 MAX_LISTED_CHANGES = 20
-"""Changes that a message lists."""
+"""Number of changes that a message lists."""
 
 
 def check_resumable(before: Sweep, now: Sweep) -> list[str]:
-    """The changes of a sweep that is taken up again, a line each.
+    """Check that a sweep may be resumed with its changes, and return a line for each.
 
     Raises:
-        InputError: something changed that may not; with every such key, what it was and what it is.
+        InputError: something changed that may not; the message lists every such key with both values.
     """
     changed = {key: line for key, line in _differences(_plain(before), _plain(now))}
     refused = [line for key, line in changed.items() if not _may_key_change(key)]
@@ -48,14 +48,14 @@ def _may_key_change(key: str) -> bool:
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every key that is not what it was, and both values in words; addresses may hold passwords and are not shown."""
+    """Yield every key whose value differs, with a line for people. URLs may hold passwords and are not shown."""
     if before == now:
         return
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in {**before, **now}:
             yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
     elif path in ("storage", "tracking.uri"):
-        yield path, f"{path} is another"
+        yield path, f"{path}: another URL"
     else:
         yield path, f"{path}: {_format(before)} -> {_format(now)}"
 
@@ -69,10 +69,15 @@ _PACKAGES = ("sweeper", "keras", "tensorflow", "numpy", "optuna", "ray")
 
 
 def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str, Any]:
-    """The facts about them, for the study to keep; it says what is not as it was when its trials ran.
+    """Compare the trainable's code and the package versions with those that the trials ran with.
+
+    Other versions are announced. A study without any report may change freely.
+
+    Returns:
+        The facts "code" and "versions", for the caller to record.
 
     Raises:
-        InputError: the trainable is another one by now, and nobody said that it may be.
+        InputError: the code differs, and `allow_code_change` is False.
     """
     code, now = _code_digest(study.sweep), versions(_PACKAGES)
     if any(row.step for row in study.rows()):
@@ -81,27 +86,27 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
         if code != study.facts.get("code", code):
             if not allow_code_change:
                 raise InputError(_code_change_message(study.sweep))
-            changes.append(f"another code of {study.sweep.trainable}")
+            changes.append(f"changed code of {study.sweep.trainable}")
         if changes:
-            study.announce(f"going on with {', '.join(changes)}")
+            study.announce(f"Resuming with {', '.join(changes)}.")
     return {"code": code, "versions": now}
 
 
 def _code_digest(sweep: Sweep) -> str:
-    """What tells the code of a trainable from another; that of sweeper's own goes with its version."""
+    """Return a digest of the trainable's code; for sweeper's own trainables the version of sweeper stands for it."""
     info = find_trainable(sweep.trainable)
     return "sweeper" if info.module.partition(".")[0] == "sweeper" else info.digest
 
 
 def _code_change_message(sweep: Sweep) -> str:
     return (
-        f"the code of {sweep.trainable} has changed since sweep {sweep.name!r} began: trials of both may not compare. "
-        "If they do, go on with --allow-code-change; if not, begin another sweep: --name NEW, or --fork NEW"
+        f"the code of {sweep.trainable} has changed since sweep {sweep.name!r} began, so new trials may not compare "
+        "with old ones. If they do, pass --allow-code-change; if not, begin another sweep: --name NEW, or --fork NEW"
     )
 
 
 def record_dataset(study: SweepStudy, data: Mapping[str, Any] | None) -> None:
-    """Record which data the study is about.
+    """Record which data the sweep uses, and check that it is the data that it began with.
 
     Args:
         data: what `Arrays.facts` returns; None if the sweep names no dataset.
@@ -114,14 +119,14 @@ def record_dataset(study: SweepStudy, data: Mapping[str, Any] | None) -> None:
     before = study.facts.get("dataset", data)
     if before["digest"] != data["digest"]:
         raise InputError(
-            f"sweep {study.name!r} began with {before['name']} from {before['source']}; the data is another now "
-            f"({data['name']} from {data['source']}). Bring the first back, or choose another name with --name"
+            f"sweep {study.name!r} began with {before['name']} from {before['source']}, and the data differs now: "
+            f"{data['name']} from {data['source']}. Restore the first data, or choose another name with --name"
         )
     study.record_facts({"dataset": dict(data)})
 
 
 def announce_fallback(study: SweepStudy, used: Sweep) -> tuple[str, ...]:
-    """Announce that the sweep uses another dataset than was declared, if so; return the note."""
+    """Announce that the sweep uses another dataset than its file names, if it does; return the note."""
     declared = study.sweep.dataset
     if declared is None or used.dataset is None or used.dataset == declared:
         return ()

@@ -1,4 +1,4 @@
-"""The database of studies: opened once, checked, redacted when shown; SQLite in WAL mode or any server Optuna takes."""
+"""The database of studies: a SQLite file in WAL mode, or a server that Optuna supports."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from sweeper.core.files import PinnedPath, file_system_of
 from sweeper.core.text import first_line
 from sweeper.study.commands import Commands
 from sweeper.study.database_url import is_sqlite_file, parse_database_url
-from sweeper.study.lease import Lease, holder
-from sweeper.study.tables import create_tables
+from sweeper.study.lease import Lease, find_holder
+from sweeper.study.tables import check_schema_version, create_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 LOCK_TIMEOUT_S = 30
-"""Seconds that a write waits for another process's lock on a SQLite file."""
+"""Lock timeout in seconds: how long a write waits for another process's lock on a SQLite file."""
 
 
 OWNER_LOCK_TIMEOUT_S = 2
-"""The same once a sweep runs: Python obeys no signal while SQLite waits, and `durable` tries again."""
+"""Lock timeout of the owner, in seconds. Short, because Python handles no signal while SQLite waits; the write is
+retried (see `outage`)."""
 
 
 _NETWORK_FILE_SYSTEMS = (
@@ -49,26 +50,30 @@ _NETWORK_FILE_SYSTEMS = (
     "fuse.sshfs",
     "fuse.s3",
 )
-"""How the types of file systems begin on which other machines write too. Not fuse itself: it serves local disks too."""
+"""Prefixes of the types of file systems that several machines write to. Not all of fuse: it also serves local disks."""
 
 
 _SERVER_OPTIONS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
-"""A server that is gone is noticed (seconds to connect, milliseconds for an answer to what was sent)."""
+"""Options that detect a dead server: seconds to connect, and milliseconds until sent data must be acknowledged."""
+
+
+OPEN_TIMEOUT_S = 10
+"""Seconds to retry when another process creates the tables at the same moment."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """An open database: Optuna's storage, the engine under it, and its URL without a password."""
+    """An open database: Optuna's storage, the engine that it uses, and its URL without a password."""
 
     optuna: optuna.storages.RDBStorage
     engine: sa.Engine
     display_url: str
     file: PinnedPath | None = None
-    """SQLite's."""
+    """The SQLite file; None for a database server."""
 
     @contextmanager
     def lease(self, sweep: str) -> Iterator[Lease]:
-        """Own a sweep for the time of the block."""
+        """Hold the lease on a sweep for the block, or raise SweepBusyError."""
         lease = Lease(self.engine, sweep)
         lease.acquire()
         if self.file:
@@ -80,13 +85,13 @@ class Database:
 
     @contextmanager
     def transaction(self, lease: Lease) -> Iterator[sa.Connection]:
-        """Commit all that the owner writes in the block at once, Optuna's part included.
+        """Commit everything that the owner writes in the block at once, with what Optuna writes.
 
-        Optuna commits each of its own small writes, and each commit waits for the disk.
+        Optuna alone would commit each of its small writes, and each commit waits for the disk.
 
         Raises:
-            LeaseLostError: the lease is another process's by now; nothing was written.
-            StorageError: the file is another one by now.
+            LeaseLostError: another process has taken the lease; nothing was written.
+            StorageError: the SQLite file was removed or replaced; nothing was written.
         """
         sessions = self.optuna.scoped_session
         if self.file:
@@ -101,49 +106,56 @@ class Database:
                 sessions.remove()
 
     def commands(self, sweep: str) -> Commands:
+        """Return the commands to a sweep."""
         return Commands(self.engine, sweep)
 
     def is_owned(self, sweep: str) -> bool:
-        owner = holder(self.engine, sweep)
-        return owner is not None and not owner.is_dead()
+        """Return whether a process owns the sweep; one on another machine counts until its lease has expired."""
+        holder = find_holder(self.engine, sweep)
+        return holder is not None and not holder.is_dead()
 
 
 @contextmanager
 def open_database(url: str, *, must_exist: bool = False) -> Iterator[Database]:
-    """Open the database of studies, making its tables on first use.
+    """Open the database of studies, and create it with its tables on first use.
+
+    Args:
+        must_exist: open it for reading, or to write to a study in it: nothing is created or changed here.
 
     Raises:
         InputError: the URL is not one, or `must_exist` and there is no such file.
         StorageError: the database cannot be reached, read or written.
     """
     address = parse_database_url(url)
-    shown = address.render_as_string(hide_password=True)
+    display_url = address.render_as_string(hide_password=True)
     on_disk = is_sqlite_file(address)
     if on_disk and must_exist and not Path(str(address.database)).exists():
-        raise InputError(f"there is no {shown} here: no sweep has run with it. Name the database with --storage")
+        raise InputError(f"there is no {display_url} here: no sweep has run with it. Name the database with --storage")
     file = Path(str(address.database)).absolute() if on_disk else None
     if file and not must_exist:
         _refuse_network_file_system(file)
     try:
         storage = _connect_with_retries(address, on_disk=on_disk, is_reader=must_exist)
-        create_tables(storage.engine)
+        check_schema_version(storage.engine)
+        if not must_exist:
+            create_tables(storage.engine)
     except (SQLAlchemyError, OSError, RuntimeError, StorageError) as error:
-        raise StorageError(f"the study's database {shown} cannot be opened: {first_line(error)}") from error
+        raise StorageError(f"The study's database {display_url} cannot be opened: {first_line(error)}") from error
     try:
-        yield Database(storage, storage.engine, shown, PinnedPath(file, "the study's database") if file else None)
+        yield Database(storage, storage.engine, display_url, PinnedPath(file, "the study's database") if file else None)
     finally:
         storage.remove_session()
         storage.engine.dispose()
 
 
 def _connect_with_retries(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
-    """Connect; again, when other processes were making Optuna's tables at the same moment."""
-    deadline = time.monotonic() + 10
+    """Connect, and retry if another process creates Optuna's tables at the same moment."""
+    deadline = time.monotonic() + OPEN_TIMEOUT_S
     while True:
         try:
             return _connect(address, on_disk=on_disk, is_reader=is_reader)
         except SQLAlchemyError as error:
-            # SQLite does not wait for a lock when it changes to WAL mode: another process may be about the same.
+            # SQLite does not wait for a lock when it changes to WAL mode, and another process may do so now.
             is_race = isinstance(error, IntegrityError) or re.search("already exists|is locked", str(error))
             if not is_race or time.monotonic() > deadline:
                 raise
@@ -153,18 +165,21 @@ def _connect_with_retries(address: URL, *, on_disk: bool, is_reader: bool) -> op
 def _connect(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
     url = address.render_as_string(hide_password=False)
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if is_reader:  # a study that was read may still be asked for reports, and must not keep a connection for that
+    if is_reader:  # a StudyView reads reports later, and must not keep a connection open until then
         options = {"poolclass": sa.NullPool}
     if not on_disk:
         if address.get_driver_name() in ("psycopg", "psycopg2"):
             options["connect_args"] = {k: v for k, v in _SERVER_OPTIONS.items() if k not in address.query}
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    options["connect_args"] = {"timeout": LOCK_TIMEOUT_S}
+    if is_reader:
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
     path = Path(str(address.database)).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600, exist_ok=True)  # SQLite gives its other files the same mode
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={**options, "connect_args": {"timeout": LOCK_TIMEOUT_S}})
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     with storage.engine.connect() as connection:
-        # Readers (a dashboard, `sweeper show`) must not block the sweep; the mode stays with the file. SQLite's default
+        # Readers (a dashboard, `sweeper show`) must not block the sweep; the file keeps the mode. SQLite's default
         # `synchronous=FULL` makes each commit durable.
         connection.execute(sa.text("PRAGMA journal_mode=WAL"))
     return storage
@@ -175,7 +190,7 @@ def _shorten_lock_timeout(connection: sa.Connection) -> None:
 
 
 def _refuse_network_file_system(file: Path) -> None:
-    """SQLite's log is shared memory, which the machines of a network file system do not share."""
+    """Raise InputError for a file that several machines share: SQLite's write-ahead log needs shared memory."""
     kind = file_system_of(file)
     if kind.startswith(_NETWORK_FILE_SYSTEMS):
         raise InputError(

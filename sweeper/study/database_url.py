@@ -1,4 +1,4 @@
-"""What can be known of a database of studies without opening it, nor loading what would."""
+"""Checks on the URL of a database of studies that need neither a connection nor Optuna."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sweeper.core.urls import problem_of_database_url
 
 
 def check_database_url(url: str) -> None:
-    """Look for what would keep a study out of a database, as far as can be seen without opening it.
+    """Check what can be checked without a connection.
 
     Raises:
-        InputError: it names none, its driver is not installed, or its file cannot be written.
+        InputError: the URL is not one, its driver is not installed, or its file cannot be written.
     """
     if fault := problem_of_database_url(url, secrets=True):
         raise InputError(f"the database of studies {fault}")
@@ -26,14 +26,15 @@ def check_database_url(url: str) -> None:
         address.get_dialect().import_dbapi()
     except (ImportError, NoSuchModuleError) as error:
         raise InputError(
-            f"the database of studies has no driver here ({first_line(error)}); for PostgreSQL: "
-            f"pip install 'sweeper[postgres]', and postgresql+psycopg://host/name"
+            f"the database of studies has no driver here ({first_line(error)}). For PostgreSQL: "
+            "pip install 'sweeper[postgres]', and name the database as postgresql+psycopg://host/name"
         ) from error
     if is_sqlite_file(address):
         check_writable_file(Path(str(address.database)), "choose another database with --storage")
 
 
 def parse_database_url(url: str) -> URL:
+    """Parse a database URL, or raise InputError with an example of one."""
     try:
         return make_url(url)
     except (ArgumentError, ValueError) as error:
@@ -43,4 +44,5 @@ def parse_database_url(url: str) -> URL:
 
 
 def is_sqlite_file(address: URL) -> bool:
+    """Return whether the database is a SQLite file, not a server or in memory."""
     return address.get_backend_name() == "sqlite" and bool(address.database)

@@ -1,4 +1,4 @@
-"""The right to run a sweep: one owner at a time, by a row in the study's own database."""
+"""Lease on a sweep: a row in the study's database that one process at a time can hold."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _leases = sa.Table(
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease, and how often it has said so."""
+    """The process that holds a lease; `beats` counts its renewals."""
 
     owner: str
     host: str
@@ -45,7 +45,7 @@ class Holder:
     beats: int
 
     def is_dead(self) -> bool:
-        """Whether the holder is known to be gone: only a process of this machine can be known."""
+        """Return whether the holder is known to have ended. Only processes of this machine can be checked."""
         if self.host != _host():
             return False
         try:
@@ -55,75 +55,80 @@ class Holder:
 
 
 class Lease:
-    """The right to run one sweep: one owner at a time, freed by itself after a crash.
+    """The lease of one process on one sweep. It expires by itself after a crash.
 
-    The owner counts up `beats`. Another process takes over when the owner's process is gone, or, for an owner on
-    another machine, when the count has stood still for `EXPIRY` seconds. No clock is compared with another one.
+    The holder counts up `beats`. Another process takes the lease when the holder's process has ended or, for a holder
+    on another machine, when the count has not changed for EXPIRY_S seconds. So no two clocks are compared.
     """
 
-    BEAT = 3.0
-    EXPIRY = 15.0
+    RENEWAL_INTERVAL_S = 3.0
+    EXPIRY_S = 15.0
 
     def __init__(self, engine: sa.Engine, sweep: str) -> None:
         self._engine = engine
         self._sweep = sweep
         self._owner = uuid4().hex
-        self._mine = _leases.c.sweep == sweep, _leases.c.owner == self._owner
-        self._renewal = _leases.update().where(*self._mine).values(beats=_leases.c.beats + 1)
+        self._own_row = _leases.c.sweep == sweep, _leases.c.owner == self._owner
+        self._renewal = _leases.update().where(*self._own_row).values(beats=_leases.c.beats + 1)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="sweeper-lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew_until_released, name="sweeper-lease", daemon=True)
         self.lost = threading.Event()
         self.has_displaced = False
-        """Whether it was taken from an owner that gave no sign of life, and may still have one."""
+        """True if it was taken from a holder that stopped renewing it and may still run."""
 
     def acquire(self) -> None:
-        """Take the lease, or raise SweepBusyError naming its holder."""
-        seen = holder(self._engine, self._sweep)
+        """Take the lease, or raise SweepBusyError that names its holder."""
+        seen = find_holder(self._engine, self._sweep)
         if seen is not None and not seen.is_dead():
             self._wait_for_expiry(seen)
             self.has_displaced = True
         if not self._take(seen):
-            raise SweepBusyError(_busy(self._sweep, holder(self._engine, self._sweep)))
+            raise SweepBusyError(_busy_message(self._sweep, find_holder(self._engine, self._sweep)))
         self._thread.start()
 
     def renew(self, connection: sa.Connection) -> None:
-        """Make a transaction one of the owner: it is a sign of life, and cannot be committed by anybody else.
+        """Renew the lease as part of a transaction, which then only the holder can commit.
 
-        To be called first in the transaction. Until its end no other process can take the lease, however long this
-        one is held up.
+        Call it first in the transaction. Until the transaction ends no other process can take the lease, even if this
+        process is suspended.
 
         Raises:
-            LeaseLostError: another process has it.
+            LeaseLostError: another process has taken the lease.
         """
         if connection.execute(self._renewal).rowcount == 0:
             self.lost.set()
-            raise LeaseLostError(self._story(_holder(connection, self._sweep)))
+            raise LeaseLostError(self._lost_message(_read_holder(connection, self._sweep)))
 
     def require(self) -> None:
-        """Raise LeaseLostError if another process is known to have the lease."""
+        """Raise LeaseLostError if another process is known to have taken the lease."""
         if self.lost.is_set():
-            raise LeaseLostError(self._story(holder(self._engine, self._sweep)))
+            raise LeaseLostError(self._lost_message(find_holder(self._engine, self._sweep)))
 
     def release(self) -> None:
+        """Give the lease up, so that another process can take it at once."""
         self._ended.set()
         self._thread.join()
         try:
             with self._engine.begin() as connection:
-                connection.execute(_leases.delete().where(*self._mine))
-        except SQLAlchemyError as error:  # it expires by itself
-            logger.warning("the lease of sweep %r could not be released: %s", self._sweep, error)
+                connection.execute(_leases.delete().where(*self._own_row))
+        except SQLAlchemyError as error:
+            logger.warning(
+                "The lease on sweep %r could not be released (%s). It expires by itself.", self._sweep, error
+            )
 
     def _wait_for_expiry(self, seen: Holder) -> None:
+        """Wait until the lease of a holder on another machine has expired; raise SweepBusyError if it is renewed."""
         if seen.host == _host():
-            raise SweepBusyError(_busy(self._sweep, seen))
-        deadline = time.monotonic() + self.EXPIRY
+            raise SweepBusyError(_busy_message(self._sweep, seen))
+        deadline = time.monotonic() + self.EXPIRY_S
         while time.monotonic() < deadline:
-            time.sleep(self.BEAT / 3)
-            now = holder(self._engine, self._sweep)
+            time.sleep(self.RENEWAL_INTERVAL_S / 3)
+            now = find_holder(self._engine, self._sweep)
             if now is not None and (now.owner, now.beats) != (seen.owner, seen.beats):
-                raise SweepBusyError(_busy(self._sweep, now))
+                raise SweepBusyError(_busy_message(self._sweep, now))
 
     def _take(self, seen: Holder | None) -> bool:
+        """Return whether this process now has the lease; not, if it changed since `seen` was read."""
         row = {
             "sweep": self._sweep,
             "owner": self._owner,
@@ -147,36 +152,39 @@ class Lease:
         except IntegrityError:  # another process was first
             return False
 
-    def _beat(self) -> None:
-        while not self._ended.wait(self.BEAT):
+    def _renew_until_released(self) -> None:
+        while not self._ended.wait(self.RENEWAL_INTERVAL_S):
             try:
                 with self._engine.begin() as connection:
                     self.renew(connection)
             except LeaseLostError:
                 return
-            except SQLAlchemyError:  # whoever writes next waits for the database, and says so
-                logger.debug("the lease of sweep %r could not be renewed", self._sweep, exc_info=True)
+            except SQLAlchemyError:  # the next write of the study waits for the database, and announces it
+                logger.debug("The lease on sweep %r could not be renewed.", self._sweep, exc_info=True)
 
-    def _story(self, now: Holder | None) -> str:
-        taker = f"pid {now.pid} on {now.host}" if now else "another process"
-        return f"lost the lease of sweep {self._sweep!r} to {taker}, which goes on with it; nothing was written since"
+    def _lost_message(self, now: Holder | None) -> str:
+        taker = f"Process {now.pid} on {now.host}" if now else "Another process"
+        return (
+            f"{taker} took over sweep {self._sweep!r}, so this process lost the lease and stops. "
+            "It has written nothing since."
+        )
 
 
-def holder(engine: sa.Engine, sweep: str) -> Holder | None:
-    """Who holds the lease of a sweep, dead or alive."""
+def find_holder(engine: sa.Engine, sweep: str) -> Holder | None:
+    """Return the holder of the lease on a sweep, even if its process has ended; None if nobody holds it."""
     with engine.connect() as connection:
-        return _holder(connection, sweep)
+        return _read_holder(connection, sweep)
 
 
-def _holder(connection: sa.Connection, sweep: str) -> Holder | None:
+def _read_holder(connection: sa.Connection, sweep: str) -> Holder | None:
     columns = [column for column in _leases.c if column.name != "sweep"]
     row = connection.execute(sa.select(*columns).where(_leases.c.sweep == sweep)).one_or_none()
     return None if row is None else Holder(**row._mapping)
 
 
-def _busy(sweep: str, holder: Holder | None) -> str:
+def _busy_message(sweep: str, holder: Holder | None) -> str:
     if holder is None:
-        return f"sweep {sweep!r} was taken by another process a moment ago; try again"
+        return f"another process started sweep {sweep!r} a moment ago; try again"
     since = time.strftime("%H:%M", time.localtime(holder.since))
     return (
         f"sweep {sweep!r} is running (pid {holder.pid} on {holder.host}, since {since}). "

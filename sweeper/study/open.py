@@ -1,4 +1,4 @@
-"""Opening, reading and listing the studies of a database."""
+"""Open, read and list the studies of a database; send commands to running sweeps."""
 
 from __future__ import annotations
 
@@ -24,19 +24,26 @@ from sweeper.study.database import Database, open_database
 from sweeper.study.lease import Lease
 from sweeper.study.outage import storage_errors
 from sweeper.study.study import SweepStudy
-from sweeper.study.view import StudyView
+from sweeper.study.view import FACTS, StudyView
 
 MAX_FORKED_POINTS = 3
-"""Points of a sweep that one forked from it tries first."""
+"""Number of best points that a forked sweep takes over and tries first."""
 
 
 _SWEEP = "sweep"
-"""The study's user attribute that holds the sweep that made it."""
+"""User attribute of the study that holds its sweep, as it was last opened."""
 
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """One line of `sweeper list`."""
+    """One line of `sweeper list`.
+
+    Attributes:
+        created: when its first trial started, in UTC; None before that.
+        counts: number of trials by state.
+        trials: number of trials in the budget.
+        best: value of the best COMPLETE trial, None if there is none.
+    """
 
     name: str
     created: datetime | None
@@ -57,55 +64,60 @@ def open_study(
     listeners: Sequence[Listener] = (),
     stop_reason: Callable[[], StopReason | None] = lambda: None,
 ) -> Iterator[SweepStudy]:
-    """Become the owner of a sweep's study: create it, or take it up where it stands.
+    """Create the study of a sweep, or open it to resume the sweep, and own it for the block.
 
     Args:
-        forked: the sweep whose best points are to be tried first, where this one is new.
-        listeners: told of every change.
-        stop_reason: asked while the study waits for its database; anything but None ends the waiting.
+        forked: the sweep whose best points a new sweep tries first.
+        listeners: notified of every change.
+        stop_reason: polled while the study waits for its database; anything but None ends the wait.
 
     Raises:
-        SweepBusyError: another process owns it.
-        InputError: the study was made by a sweep that differs in what may not change.
+        SweepBusyError: another process owns the sweep.
+        InputError: the study's sweep differs in what may not change.
         StorageError: the database cannot be used.
     """
     with ExitStack() as stack:
         database = stack.enter_context(open_database(sweep.storage_url()))
         with storage_errors(database):
             lease = stack.enter_context(database.lease(sweep.name))
-            study, changes = _create(sweep, database, lease, forked)
-            owned = SweepStudy(sweep, study, database, lease, listeners=listeners, stop_reason=stop_reason)
-            owned.commands.clear()  # those of an earlier run
-            _ensure_id(owned)
-        owned.replay()
+            optuna_study, changes = _create_or_load(sweep, database, lease, forked)
+            study = SweepStudy(sweep, optuna_study, database, lease, listeners=listeners, stop_reason=stop_reason)
+            study.commands.clear()  # those of an earlier run
+            _ensure_id(study)
+        study.replay()
         if changes:
-            owned.announce(f"going on with {', '.join(changes)}")
+            study.announce(f"Resuming with {', '.join(changes)}.")
         try:
-            yield owned
+            yield study
         except (InputError, DatasetError):
-            if not owned.rows():  # refused before its first trial: nothing is to be left of it
-                optuna.delete_study(study_name=sweep.name, storage=database.optuna)
+            if not study.rows():  # refused before its first trial, so that nothing must remain of it
+                with database.transaction(lease):
+                    optuna.delete_study(study_name=sweep.name, storage=database.optuna)
             raise
 
 
-def _create(sweep: Sweep, database: Database, lease: Lease, forked: str | None) -> tuple[optuna.Study, list[str]]:
-    """The study, and what its sweep changes in it."""
+def _create_or_load(
+    sweep: Sweep, database: Database, lease: Lease, forked: str | None
+) -> tuple[optuna.Study, list[str]]:
+    """Return the study as its owner uses it, and a line for each change of a resumed sweep."""
     changes: list[str] = []
     if sweep.name in optuna.get_all_study_names(database.optuna):
         study = optuna.load_study(study_name=sweep.name, storage=database.optuna)
         if _SWEEP not in study.user_attrs:
-            raise InputError(f"the study {study.study_name!r} was not made by sweeper; choose another name with --name")
+            raise InputError(f"study {study.study_name!r} was not made by sweeper. Choose another name with --name")
         changes = check_resumable(_sweep_of(study), sweep)
-        study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
+        with database.transaction(lease):
+            study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
     else:
         points = [*sweep.enqueue, *(_best_points(forked, sweep, database) if forked else ())]
-        with database.transaction(lease):  # all of it or nothing: half a study could not be taken up
+        with database.transaction(lease):  # all or nothing: half a study could not be resumed
             study = optuna.create_study(
                 study_name=sweep.name, storage=database.optuna, direction=sweep.objective.direction
             )
             for point in points:
                 study.enqueue_trial(dict(point), skip_if_exists=True)
             study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
+            study.set_user_attr(FACTS, {"id": uuid4().hex})
     study = optuna.load_study(study_name=sweep.name, storage=OwnerCachedStorage(database.optuna, study._study_id))
     first = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     study.sampler = sweep.sampler.build(sweep.space, seed=sweep.sampler_seed, first=first, trials=sweep.budget.trials)
@@ -114,7 +126,7 @@ def _create(sweep: Sweep, database: Database, lease: Lease, forked: str | None) 
 
 
 def _best_points(name: str, sweep: Sweep, database: Database) -> list[Point]:
-    """The best points of another sweep, as far as they lie in the space of this one."""
+    """Return the best points of another sweep that are in the space of this one."""
     complete = [row for row in _find(name, database).leaderboard() if row.state == "COMPLETE"]
     points = [{key: value for key, value in row.params.items() if key in sweep.space} for row in complete]
     return [normalized(point, sweep.space) for point in points if not any(check_point(point, sweep.space))][
@@ -123,17 +135,18 @@ def _best_points(name: str, sweep: Sweep, database: Database) -> list[Point]:
 
 
 def _ensure_id(study: SweepStudy) -> None:
-    if study.facts.get("id") is None:  # made just now, or by sweeper 0.1
+    if study.facts.get("id") is None:  # created by sweeper 0.1
         study.record_facts({"id": uuid4().hex})
 
 
 @contextmanager
 def lock_study(name: str, storage: str) -> Iterator[StudyView]:
-    """Keep a sweep from being run while the block lasts, and read its study.
+    """Hold the lease on a sweep for the block, so that no process can run it, and read its study.
 
     Raises:
-        SweepBusyError: another process owns it.
-        InputError: there is no such sweep in the storage.
+        SweepBusyError: another process owns the sweep.
+        InputError: the database has no such sweep.
+        StorageError: the database cannot be used.
     """
     with open_database(storage, must_exist=True) as database, storage_errors(database):
         view = _find(name, database)
@@ -146,12 +159,28 @@ def lock_study(name: str, storage: str) -> Iterator[StudyView]:
 def read_study(name: str, storage: str) -> StudyView:
     """Read the study of a sweep as it is now, whether it runs or not.
 
-    Example:
-        >>> study = read_study("lstm", "sqlite:///sweeper.db")  # doctest: +SKIP
-        >>> [(row.number, row.state, row.value) for row in study.leaderboard()]  # doctest: +SKIP
+    Nothing is written, and a running sweep does not have to wait.
+
+    Args:
+        name: the name of the sweep.
+        storage: the URL of the database that holds its study, such as sqlite:///sweeper.db.
+
+    Returns:
+        The study with its trials, their reports and facts about the sweep. It has no method that writes.
 
     Raises:
-        InputError: there is no such sweep in the storage.
+        InputError: the URL is not one, or the database has no such sweep.
+        StorageError: the database cannot be read, or a newer sweeper wrote it.
+
+    Example:
+        >>> from sweeper import read_study
+        >>> study = read_study("lstm", "sqlite:///sweeper.db")
+        >>> [(row.number, row.state, row.value) for row in study.leaderboard()]
+        [(1, 'COMPLETE', 0.75), (0, 'COMPLETE', 0.5)]
+        >>> study.best().params
+        {'units': 128}
+        >>> [report.metrics for report in study.reports(1)]
+        [{'val_accuracy': 0.625}, {'val_accuracy': 0.75}]
     """
     with open_database(storage, must_exist=True) as database, storage_errors(database):
         return _find(name, database)
@@ -172,15 +201,23 @@ def _load(name: str, database: Database) -> optuna.Study:
 
 
 def send_command(name: str, storage: str, command: Command | None, *, timeout: float = 60.0) -> bool:
-    """Have a running sweep stop, pause, or (None) go on; whether it did within the time.
+    """Send a command to a running sweep, and wait until the sweep has followed it.
+
+    Args:
+        command: "stop", "pause", or None to unpause, which does not wait.
+        timeout: seconds to wait.
+
+    Returns:
+        False if the sweep has not followed the command within the timeout.
 
     Raises:
         InputError: no such sweep is running.
+        StorageError: the database cannot be used.
     """
     with open_database(storage, must_exist=True) as database, storage_errors(database):
         _find(name, database)
         if not database.is_owned(name):
-            raise InputError(f"sweep {name!r} is not running; go on with it: sweeper resume {name}")
+            raise InputError(f"sweep {name!r} is not running. Resume it with: sweeper resume {name}")
         commands = database.commands(name)
         if command is None:
             commands.clear()
@@ -195,7 +232,12 @@ def send_command(name: str, storage: str, command: Command | None, *, timeout: f
 
 
 def list_sweeps(storage: str) -> list[SweepSummary]:
-    """All sweeps of a storage, newest first."""
+    """Return a summary of each sweep in a database, the newest first.
+
+    Raises:
+        InputError: there is no such database.
+        StorageError: the database cannot be read.
+    """
     with open_database(storage, must_exist=True) as database, storage_errors(database):
         summaries = []
         for name in optuna.get_all_study_names(database.optuna):
@@ -226,4 +268,6 @@ def _sweep_of(study: optuna.Study) -> Sweep:
     try:
         return Sweep.model_validate(study.user_attrs[_SWEEP])
     except (KeyError, ValueError) as error:
-        raise StorageError(f"the study {study.study_name!r} holds no sweep this version can read") from error
+        raise StorageError(
+            f"study {study.study_name!r} holds no sweep that this version of sweeper can read"
+        ) from error

@@ -15,47 +15,52 @@ _RETRIED: tuple[FailureKind, ...] = ("crash", "stall", "io", "memory", "gpu")
 
 
 _RETRIED_ONCE: tuple[FailureKind, ...] = ("memory", "gpu")
-"""What ran out of memory twice will not need less of it the third time."""
+"""A trial that ran out of memory twice needs as much memory the third time."""
 
 
 MAX_RETRY_DELAY_S = 60.0
+"""Longest delay before a trial is retried, in seconds."""
 
 
 MAX_SAME_FAILURES = 5
-"""Trials that may fail one after the other for one and the same reason; then the sweep stops."""
+"""Number of trials in a row that fail for the same reason before the sweep stops."""
 
 
 class RetryPolicy:
-    """The attempts of one sweep that failed, and what follows from them."""
+    """The failed attempts of one sweep; decides on retries, and notices a sweep whose trials all fail alike.
+
+    Failures of the infrastructure (a lost node, an interrupted driver) never count against a trial.
+
+    Args:
+        past: the failed attempts by the number of their trial.
+        max_failures: failures that a trial may have and still be retried.
+    """
 
     def __init__(self, past: Mapping[int, Sequence[Attempt]], max_failures: int) -> None:
         self._max_failures = max_failures
-        self._alike: list[str] = []
+        self._same_reasons: list[str] = []
         self.load(past)
 
     def load(self, past: Mapping[int, Sequence[Attempt]]) -> None:
-        """Take what is on record for what has been."""
+        """Replace the known attempts by those that the study has recorded."""
         self._failed = {number: list(attempts) for number, attempts in past.items()}
 
     def of(self, number: int) -> list[Attempt]:
-        """The failed attempts at a trial, in order."""
+        """Return the failed attempts at a trial, in order."""
         return list(self._failed.get(number, ()))
 
-    def all(self) -> dict[int, list[Attempt]]:
-        """The failed attempts by the number of their trial."""
-        return {number: list(attempts) for number, attempts in self._failed.items()}
-
     def has(self, number: int, attempt: int) -> bool:
-        """Whether this attempt at a trial is known to have failed."""
+        """Return whether this attempt at a trial has failed."""
         return any(past.attempt == attempt for past in self.of(number))
 
     def add(self, number: int, attempt: Attempt) -> None:
+        """Add one failed attempt at a trial."""
         self._failed.setdefault(number, []).append(attempt)
 
     def retry_delay(self, number: int, kind: FailureKind) -> float | None:
-        """Seconds until the trial is tried again after one more failure of this kind; None: it is not.
+        """Return the seconds until the trial is retried after one more failure of this kind; None to give it up.
 
-        No wait after what is nobody's fault, else 1, 2, 4, ... up to a minute.
+        The delay is 0 for failures of the infrastructure, else 1, 2, 4, ... up to MAX_RETRY_DELAY_S.
         """
         kinds = [past.kind for past in self.of(number)] + [kind]
         if kind in _NOT_COUNTED:
@@ -67,30 +72,34 @@ class RetryPolicy:
         return min(MAX_RETRY_DELAY_S, 2.0 ** (sum(past not in _NOT_COUNTED for past in kinds) - 1))
 
     def note_end(self, failure: Failure | None) -> None:
-        """A trial ended, by this failure if by any; that some diverge is a finding, and no trouble."""
+        """Count the end of a trial towards `repeated_failure`.
+
+        Args:
+            failure: why the trial failed, None if it did not. To diverge is a result, so it starts the count again too.
+        """
         if failure is None or failure.kind == "diverged":
-            self._alike = []
-        elif self._alike and without_numbers(self._alike[-1]) != without_numbers(failure.reason):
-            self._alike = [failure.reason]
+            self._same_reasons = []
+        elif self._same_reasons and without_numbers(self._same_reasons[-1]) != without_numbers(failure.reason):
+            self._same_reasons = [failure.reason]
         else:
-            self._alike.append(failure.reason)
+            self._same_reasons.append(failure.reason)
 
     def repeated_failure(self) -> str | None:
-        """Why going on is of no use: trials fail one after the other, all for the same reason."""
+        """Return why the sweep should stop: MAX_SAME_FAILURES trials in a row failed alike. None if it should not."""
         return (
-            f"{MAX_SAME_FAILURES} trials in a row failed: {self._alike[-1]}"
-            if len(self._alike) >= MAX_SAME_FAILURES
+            f"{MAX_SAME_FAILURES} trials in a row failed: {self._same_reasons[-1]}"
+            if len(self._same_reasons) >= MAX_SAME_FAILURES
             else None
         )
 
 
 def without_numbers(reason: str) -> str:
-    """What two reasons have in common that differ in numbers only."""
+    """Return a reason with its numbers masked, so that reasons compare equal that differ in numbers only."""
     return re.sub(r"\d+(\.\d+)?([eE][+-]?\d+)?", "#", reason)
 
 
 def missing_metric(metric: str, got: Mapping[str, float]) -> Failure:
-    """The failure of a trial that reported, but not the metric of the objective."""
+    """Return the failure of a trial whose report lacks the objective's metric."""
     near = difflib.get_close_matches(metric, list(got), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return Failure("error", f"metric {metric!r} not reported; got: {', '.join(list(got)[:10]) or 'nothing'}.{hint}")

@@ -1,4 +1,4 @@
-"""What Optuna's schema has no place for, in the study's own database: every metric, and failed attempts."""
+"""Tables that Optuna does not have: every metric of every report, and failed attempts."""
 
 from __future__ import annotations
 
@@ -51,32 +51,47 @@ _schema = sa.Table(
 
 
 SCHEMA_VERSION = 1
-"""Of these tables. Each that was ever released can be read; a newer one cannot be known here."""
+"""Version of these tables. Older versions can be read; a newer one raises StorageError."""
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Create sweeper's tables where they are missing; safe when several processes do it at once.
-
-    Raises:
-        StorageError: they were made by a newer sweeper.
-    """
+    """Create sweeper's tables where they are missing; several processes may do so at once."""
     try:
-        tables.create_all(engine)
-    except SQLAlchemyError:  # another process made them between the look and the CREATE
-        tables.create_all(engine)
-    with engine.connect() as connection:
-        found = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
-    if found is None:
+        _create_missing(engine)
+    except SQLAlchemyError:  # PostgreSQL's IF NOT EXISTS fails while another process creates the same table
+        _create_missing(engine)
+    if _read_version(engine) is None:
         with suppress(IntegrityError), engine.begin() as connection:  # another process was first
             connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
-    elif found > SCHEMA_VERSION:
+
+
+def _create_missing(engine: sa.Engine) -> None:
+    # `MetaData.create_all` checks first and creates later; with several processes that fails again and again.
+    with engine.begin() as connection:
+        for table in tables.sorted_tables:
+            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+
+
+def check_schema_version(engine: sa.Engine) -> None:
+    """Check that this sweeper can read the tables, if there are any.
+
+    Raises:
+        StorageError: they were written by a newer sweeper.
+    """
+    found = _read_version(engine) if sa.inspect(engine).has_table(_schema.name) else None
+    if found is not None and found > SCHEMA_VERSION:
         raise StorageError(
             f"it was written by a newer sweeper (schema {found}; this one knows {SCHEMA_VERSION}): upgrade sweeper"
         )
 
 
+def _read_version(engine: sa.Engine) -> int | None:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
+
+
 class Reports:
-    """Every report of every trial of one sweep, written once per (trial, step)."""
+    """The reports of all trials of one sweep; one row for each (trial, step)."""
 
     def __init__(self, engine: sa.Engine, sweep: str) -> None:
         self._engine = engine
@@ -88,7 +103,7 @@ class Reports:
         connection.execute(_reports.insert(), {**row, "metrics": json.dumps(report.metrics)})
 
     def of(self, number: int) -> list[Report]:
-        """The reports of one trial, in the order of their steps."""
+        """Read the reports of one trial, in the order of their steps."""
         query = (
             sa.select(_reports.c.step, _reports.c.time, _reports.c.metrics)
             .where(_reports.c.sweep == self._sweep, _reports.c.number == number)
@@ -99,11 +114,11 @@ class Reports:
 
 
 MAX_REASON_CHARS = 1000
-"""Characters of a reason that are kept."""
+"""Longest reason that is stored, in characters; the rest is cut."""
 
 
 class Attempts:
-    """Every attempt of one sweep that failed, written once per (trial, attempt)."""
+    """The failed attempts of all trials of one sweep; one row for each (trial, attempt)."""
 
     def __init__(self, engine: sa.Engine, sweep: str) -> None:
         self._engine = engine
@@ -115,12 +130,12 @@ class Attempts:
         connection.execute(_attempts.insert(), {"sweep": self._sweep, "number": number, **row})
 
     def blame_node(self, attempts: Sequence[tuple[int, int]], connection: sa.Connection) -> None:
-        """Blame the node, and no longer the trial, for attempts that failed."""
-        mine = _attempts.c.sweep == self._sweep, sa.tuple_(_attempts.c.number, _attempts.c.attempt).in_(attempts)
-        connection.execute(_attempts.update().where(*mine).values(kind="node"))
+        """Mark failed attempts as caused by their node, so that they no longer count against their trials."""
+        blamed = _attempts.c.sweep == self._sweep, sa.tuple_(_attempts.c.number, _attempts.c.attempt).in_(attempts)
+        connection.execute(_attempts.update().where(*blamed).values(kind="node"))
 
     def all(self) -> dict[int, list[Attempt]]:
-        """The failed attempts by the number of their trial, in order."""
+        """Read the failed attempts of all trials, by the number of the trial and in order."""
         names = [field.name for field in fields(Attempt)]
         query = sa.select(_attempts).where(_attempts.c.sweep == self._sweep)
         found: dict[int, list[Attempt]] = {}
@@ -132,5 +147,5 @@ class Attempts:
 
 
 def storable(reason: str) -> str:
-    """A reason as every database takes it: not too long, without secrets, nor what UTF-8 or PostgreSQL cannot hold."""
+    """Return a reason that every database can store: cut, secrets redacted, lone surrogates and NUL escaped."""
     return redact(reason)[:MAX_REASON_CHARS].encode(errors="backslashreplace").decode().replace("\0", "\\0")

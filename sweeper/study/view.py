@@ -1,4 +1,4 @@
-"""A study as anyone may read it; only its owner, `SweepStudy`, writes."""
+"""StudyView: a study for reading only. Its owner has `SweepStudy`, which can also write."""
 
 from __future__ import annotations
 
@@ -22,11 +22,24 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FACTS = "facts"
-"""The study's user attribute for facts about the sweep: its folder, its data, versions."""
+"""User attribute of the study that holds facts about the sweep: its id, folder, dataset, versions."""
 
 
 class StudyView:
-    """The trials of one sweep as they were when it was opened: their parameters, reports and ends."""
+    """The study of one sweep, for reading only; `read_study` returns one.
+
+    `rows`, `row`, `best`, `leaderboard` and `facts` return what was recorded when the study was opened; open it again
+    to see newer trials. `reports` and `attempts` query the database at each call, and raise StorageError if it cannot
+    be read.
+
+    A `TrialRecord` has the objective's metric as `value`, the number of its last report as `step` (1 is the first), and
+    `started` and `ended` as datetimes in UTC. A `Report` has its `time` in seconds since the Unix epoch (UTC). An
+    `Attempt` is one that failed, with the reason and the moment it `ended` in UTC.
+
+    Attributes:
+        sweep: the sweep file's content when an owner last opened the study.
+        name: the name of the sweep and of the study.
+    """
 
     def __init__(self, sweep: Sweep, study: Study, database: Database) -> None:
         self.sweep = sweep
@@ -38,7 +51,7 @@ class StudyView:
         self._read()
 
     def _read(self) -> list[FrozenTrial]:
-        """Read the facts and all trials; return the trials as Optuna has them."""
+        """Read the facts and all trials, and return the trials as Optuna stores them."""
         self._facts: dict[str, Any] = self._study.user_attrs.get(FACTS, {})
         frozen = self._study.get_trials(deepcopy=False)
         started = [trial for trial in frozen if trial.state != TrialState.WAITING]
@@ -47,27 +60,27 @@ class StudyView:
 
     @property
     def id(self) -> str | None:
-        """The id that tells this study from any other; None if sweeper 0.1 made it and no owner has opened it since."""
+        """Id made when the study was created; None for a study of sweeper 0.1 that no owner has opened since."""
         return self._facts.get("id")
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Facts about the sweep: its folder, the dataset and its digest, versions, the best model's digest."""
+        """Facts about the sweep: its id and folder, the dataset and its digest, versions, the best model's digest."""
         return dict(self._facts)
 
     @property
     def storage(self) -> str:
-        """The URL of the study's database, without a password."""
+        """URL of the study's database, without a password."""
         return self._database.display_url
 
     @property
     def folder(self) -> Path | str:
-        """The folder of the sweep: a path, or a URL if its nodes share no disk."""
+        """Folder of the sweep: a path, or a URL if its nodes share no disk."""
         folder = str(self._facts.get("folder", f"sweeps/{self.name}"))
         return folder if is_remote(folder) else Path(folder)
 
     def rows(self) -> list[TrialRecord]:
-        """Return all trials that have started, by number."""
+        """Return all trials that have started, in the order of their numbers."""
         return [self._rows[number] for number in sorted(self._rows)]
 
     def row(self, number: int) -> TrialRecord:
@@ -79,21 +92,21 @@ class StudyView:
         return self._rows[number]
 
     def reports(self, number: int) -> list[Report]:
-        """Read every report of a trial, in order."""
+        """Read all reports of a trial, in the order of their steps."""
         with storage_errors(self._database):
             return self._reports.of(number)
 
     def attempts(self) -> Mapping[int, list[Attempt]]:
-        """Read the failed attempts, by the number of their trial."""
+        """Read the failed attempts of all trials, by the number of the trial."""
         with storage_errors(self._database):
             return self._attempts.all()
 
     def best(self) -> TrialRecord | None:
-        """Return the COMPLETE trial with the best value, the lower number of equals; None if there is none."""
+        """Return the COMPLETE trial with the best value, None if there is none; of equals, the lowest number."""
         return best_trial(self._rows.values(), self.sweep.objective.direction)
 
     def leaderboard(self) -> list[TrialRecord]:
-        """Return COMPLETE trials by value, then the others by how far they came."""
+        """Return COMPLETE trials from the best value to the worst, then the others by their last step."""
         return leaderboard(self._rows.values(), self.sweep.objective.direction)
 
 
@@ -119,5 +132,5 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
 
 
 def utc(moment: datetime | None) -> datetime | None:
-    """Convert a moment of Optuna's, which has no time zone and means local time."""
+    """Convert a datetime of Optuna, which has no time zone and is in local time, to UTC."""
     return None if moment is None else moment.astimezone(UTC)

@@ -75,7 +75,7 @@ def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_pa
     resumed = sweeper("resume", "counting", "--trials", "7", "--json")
     result: dict[str, Any] = json.loads(resumed.stdout)
     assert resumed.returncode == 0 and result["counts"] == {"COMPLETE": 7} and result["resumed"] == 2
-    assert "going on with budget.trials: 6 -> 7" in resumed.stderr
+    assert "Resuming with budget.trials: 6 -> 7." in resumed.stderr
     rows = read_study("counting", storage).rows()
     assert all(abs((row.value or 0) - 30 * row.params["height"]) < 1e-9 for row in rows)
 

@@ -135,7 +135,9 @@ def test_study_waits_for_room_under_its_database(
             for number in numbers:
                 study.report(number, Report(step, 0.0, {"score": 0.5, "note": float(step)}))
         assert study.ask().number == 2
-    assert any(f"is away (disk full on {small_disk}, 0.0 MB free): waiting" in phase for phase in phases), phases
+    assert any(f"is unavailable (disk full on {small_disk}, 0.0 MB free). Trials wait" in phase for phase in phases), (
+        phases
+    )
     read = read_study("climbing", url)
     assert [row.state for row in read.rows()] == ["COMPLETE", "COMPLETE", "RUNNING"]
     assert [report.step for report in read.reports(0)] == list(range(1, 101))
@@ -194,7 +196,7 @@ def test_commit_whose_fsync_fails_stops_the_sweep_and_is_never_acknowledged(star
                                "trace=fsync,fdatasync", "-e", inject, "-p", str(sweep.pid)])  # fmt: skip
     assert sweep.wait(200) == 74
     tracer.wait(10)
-    assert "stopping, to protect what it holds" in " ".join(lines(log, "error")[0])
+    assert "The sweep stops, to protect what is recorded" in " ".join(lines(log, "error")[0])
     acknowledged = {tuple(words) for words in lines(log, "reported")}
     again = start(storage, log, trials=4, pause=0)
     assert again.wait(200) == 0

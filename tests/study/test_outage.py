@@ -12,10 +12,10 @@ from typing import Any, Literal
 import optuna
 import pytest
 
-from sweeper.core.errors import LeaseLostError, StoppedError, StorageError
+from sweeper.core.errors import LeaseLostError, StoppedError, StopReason, StorageError
 from sweeper.core.trials import Failure, Report, TrialRecord
 from sweeper.spec import Sweep
-from sweeper.study.lease import Lease, holder
+from sweeper.study.lease import Lease, find_holder
 from sweeper.study.open import open_study
 from sweeper.study.outage import DatabaseOutage
 from sweeper.study.study import SweepStudy, Verdict
@@ -25,7 +25,7 @@ Moment = Literal["before", "after"]
 
 
 class Watcher:
-    """Remembers what listeners are told."""
+    """Listener that remembers the last record of each trial and all messages."""
 
     def __init__(self) -> None:
         self.phases: list[str] = []
@@ -40,7 +40,7 @@ class Watcher:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DatabaseOutage, "PAUSES", (0.05,))
+    monkeypatch.setattr(DatabaseOutage, "BACKOFF_S", (0.05,))
     monkeypatch.setattr(DatabaseOutage, "QUIET_S", 0.2)
 
 
@@ -51,8 +51,8 @@ def database_error(code: int) -> sqlite3.OperationalError:
 
 
 def break_commits(study: SweepStudy, moment: Moment, code: int = sqlite3.SQLITE_FULL, share: float = 0.3) -> None:
-    """Let this share of the driver's commits fail, or come to pass without an answer."""
-    dialect, main, rng = study._store.engine.dialect, threading.current_thread(), random.Random(0)
+    """Make this share of the driver's commits fail, before the commit or after it."""
+    dialect, main, rng = study._database.engine.dialect, threading.current_thread(), random.Random(0)
     commit = dialect.do_commit
 
     def do_commit(connection: Any) -> None:
@@ -66,7 +66,7 @@ def break_commits(study: SweepStudy, moment: Moment, code: int = sqlite3.SQLITE_
 
 
 def story(study: SweepStudy) -> None:
-    """Trials that complete, are pruned, fail for good, and fail and are tried again."""
+    """Run trials that complete, are pruned, fail for good, and fail and are retried."""
     while not study.is_exhausted() or study.running():
         if not study.has_next():
             time.sleep(0.05)
@@ -94,7 +94,7 @@ def told(study: optuna.Study) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_database_that_fails_time_and_again_ends_with_the_same_study(
+def test_database_that_fails_repeatedly_ends_with_the_same_study(
     make_sweep: MakeSweep, moment: Moment, sampler: str
 ) -> None:
     changes: dict[str, Any] = {"sampler": {"type": sampler}, "pruner": {"type": "median", "n_startup_trials": 2}}
@@ -115,7 +115,7 @@ def test_a_database_that_fails_time_and_again_ends_with_the_same_study(
     assert {trial[1] for trial in studies["calm"]} == {"COMPLETE", "FAIL", "PRUNED"}
 
 
-def test_a_trial_whose_handing_out_was_lost_is_handed_out_next(make_sweep: MakeSweep) -> None:
+def test_trial_whose_first_answer_was_lost_is_asked_again(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         break_commits(study, "after", code=sqlite3.SQLITE_IOERR_FSYNC, share=1)
         with pytest.raises(StorageError):
@@ -126,7 +126,7 @@ def test_a_trial_whose_handing_out_was_lost_is_handed_out_next(make_sweep: MakeS
 
 @contextmanager
 def locked(file: Path, seconds: float) -> Iterator[None]:
-    """Another connection holds the file for itself."""
+    """Lock the file from another connection for this time."""
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
     timer = threading.Timer(seconds, other.execute, ["ROLLBACK"])
@@ -136,7 +136,7 @@ def locked(file: Path, seconds: float) -> Iterator[None]:
     other.close()
 
 
-def test_a_locked_database_is_waited_for_and_the_user_is_told(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_locked_database_is_retried_and_announced(make_sweep: MakeSweep, tmp_path: Path) -> None:
     watcher = Watcher()
     with open_study(make_sweep(), listeners=[watcher]) as study:
         number = study.ask().number
@@ -144,10 +144,11 @@ def test_a_locked_database_is_waited_for_and_the_user_is_told(make_sweep: MakeSw
             assert study.report(number, Report(1, 0.0, {"score": 0.5})) is Verdict.CONTINUE
         assert study.row(number).step == 1
     away, back = watcher.phases
-    assert "is away (locked by another process): waiting" in away and "is back after" in back
+    assert "is unavailable (locked by another process). Trials wait; retrying for up to 5 minutes." in away
+    assert "is available again after" in back
 
 
-def test_a_database_that_stays_away_ends_the_sweep_and_loses_nothing(
+def test_long_outage_ends_the_sweep_and_keeps_its_record(
     make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DatabaseOutage, "MAX_OUTAGE_S", 1.0)
@@ -155,44 +156,62 @@ def test_a_database_that_stays_away_ends_the_sweep_and_loses_nothing(
         number = study.ask().number
         study.report(number, Report(1, 0.0, {"score": 0.5}))
         with locked(tmp_path / "sweeper.db", 6.0):
-            with pytest.raises(StorageError, match="has been away for .* what it holds is safe"):
+            with pytest.raises(StorageError, match="was unavailable for .* Everything recorded is safe"):
                 study.report(number, Report(2, 0.0, {"score": 0.6}))
     with open_study(make_sweep()) as study:
         assert study.ask().step == 1
 
 
-@pytest.mark.parametrize(("reason", "code"), [("interrupted", 130), ("terminated", 143)])
-def test_who_waits_for_the_database_obeys_a_signal(
-    make_sweep: MakeSweep, tmp_path: Path, reason: str, code: int
-) -> None:
+EXIT_CODES = {
+    StopReason.INTERRUPTED: 130,
+    StopReason.TERMINATED: 143,
+    StopReason.TIMEOUT: 0,
+    StopReason.COMMAND: 0,
+    StopReason.REPEATED_FAILURE: 1,
+}
+
+
+@pytest.mark.parametrize("reason", StopReason)
+def test_stop_during_an_outage_exits_with_the_code_of_its_reason(make_sweep: MakeSweep, reason: StopReason) -> None:
+    with open_study(make_sweep(), stop_reason=lambda: reason) as study:
+        number = study.ask().number
+        break_commits(study, "before", share=1)
+        with pytest.raises(
+            StoppedError, match=f"{reason.value} while the study's database .* was unavailable"
+        ) as stopped:
+            study.report(number, Report(1, 0.0, {"score": 0.5}))
+    assert stopped.value.exit_code == reason.exit_code == EXIT_CODES[reason]
+
+
+def test_signal_stops_the_wait_for_a_locked_database(make_sweep: MakeSweep, tmp_path: Path) -> None:
     asked = threading.Event()
-    with open_study(make_sweep(), stop_reason=lambda: reason if asked.is_set() else None) as study:
+    with open_study(make_sweep(), stop_reason=lambda: StopReason.INTERRUPTED if asked.is_set() else None) as study:
         number = study.ask().number
         threading.Timer(1.0, asked.set).start()
         with locked(tmp_path / "sweeper.db", 5.0):
             began = time.monotonic()
-            with pytest.raises(StoppedError, match=f"{reason} while the study's database .* is away") as stopped:
+            with pytest.raises(StoppedError, match="was unavailable .locked by another process"):
                 study.report(number, Report(1, 0.0, {"score": 0.5}))
-            assert stopped.value.exit_code == code and time.monotonic() - began < 4.5
+            assert time.monotonic() - began < 4.5
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_CORRUPT])
-def test_a_disk_that_fails_ends_the_sweep_at_once(make_sweep: MakeSweep, code: int) -> None:
+def test_failing_disk_ends_the_sweep_at_once(make_sweep: MakeSweep, code: int) -> None:
     with open_study(make_sweep()) as study:
         number = study.ask().number
         break_commits(study, "before", code, share=1)
-        with pytest.raises(StorageError, match="stopping, to protect what it holds"):
+        with pytest.raises(StorageError, match="The sweep stops, to protect what is recorded"):
             study.report(number, Report(1, 0.0, {"score": 0.5}))
         assert study.row(number).step == 0 and study.reports(number) == []
 
 
-def test_an_owner_whose_sweep_was_taken_over_cannot_write_a_row(make_sweep: MakeSweep) -> None:
+def test_owner_that_lost_its_lease_cannot_write_a_row(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         number = study.ask().number
         study.report(number, Report(1, 0.0, {"score": 0.5}))
-        engine = study._store.engine
+        engine = study._database.engine
         taker = Lease(engine, study.name)
-        assert taker._take(holder(engine, study.name))
+        assert taker._take(find_holder(engine, study.name))
         for write in (
             lambda: study.report(number, Report(2, 0.0, {"score": 0.5})),
             study.ask,
@@ -200,7 +219,9 @@ def test_an_owner_whose_sweep_was_taken_over_cannot_write_a_row(make_sweep: Make
             lambda: study.fail(number, Failure("crash", "its worker died")),
             lambda: study.record_facts({"mine": True}),
         ):
-            with pytest.raises(LeaseLostError, match="lost the lease of sweep 'climbing' to pid .* goes on with it"):
+            with pytest.raises(
+                LeaseLostError, match="Process .* took over sweep 'climbing', so this process lost the lease"
+            ):
                 write()
         with pytest.raises(LeaseLostError):
             study.require_lease()
@@ -210,11 +231,9 @@ def test_an_owner_whose_sweep_was_taken_over_cannot_write_a_row(make_sweep: Make
     assert "mine" not in kept.user_attrs.get("facts", {})
 
 
-def test_a_database_that_is_moved_away_is_not_written_to_where_nobody_finds_it(
-    make_sweep: MakeSweep, tmp_path: Path
-) -> None:
+def test_moved_database_file_is_not_written_to(make_sweep: MakeSweep, tmp_path: Path) -> None:
     with open_study(make_sweep()) as study:
         number = study.ask().number
-        (tmp_path / "sweeper.db").rename(tmp_path / "elsewhere.db")
+        (tmp_path / "sweeper.db").rename(tmp_path / "moved.db")
         with pytest.raises(StorageError, match="was removed or replaced; stopping"):
             study.report(number, Report(1, 0.0, {"score": 0.5}))

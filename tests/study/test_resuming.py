@@ -23,13 +23,13 @@ TRAINABLE = "def train(params, trial):\n    while trial.step < trial.reports:\n 
 
 class Phases:
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-        """What is said is not about trials."""
+        """Do nothing: only messages count here."""
 
     def on_phase(self, message: str) -> None:
-        self.said.append(message)
+        self.messages.append(message)
 
 
 def begin(sweep: Sweep, *, reports: int = 1) -> None:
@@ -42,13 +42,13 @@ def begin(sweep: Sweep, *, reports: int = 1) -> None:
 
 @pytest.fixture
 def own(make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """A sweep of a trainable that its user may edit."""
+    """Return a sweep of a trainable in a file that a test may change."""
     (tmp_path / "own.py").write_text(TRAINABLE)
     monkeypatch.syspath_prepend(str(tmp_path))
     return make_sweep(trainable="own:train")
 
 
-def test_trials_of_another_code_are_refused_until_someone_says_that_they_compare(own: Sweep, tmp_path: Path) -> None:
+def test_changed_code_is_refused_without_allow_code_change(own: Sweep, tmp_path: Path) -> None:
     begin(own)
     (tmp_path / "own.py").write_text(TRAINABLE.replace("0.5", "0.6"))
     with (
@@ -59,34 +59,34 @@ def test_trials_of_another_code_are_refused_until_someone_says_that_they_compare
     phases = Phases()
     with open_study(own, listeners=[phases]) as study:
         study.record_facts(check_environment(study, allow_code_change=True))
-        assert phases.said == ["going on with another code of own:train"]
+        assert phases.messages == ["Resuming with changed code of own:train."]
         check_environment(study, allow_code_change=False)
 
 
-def test_comments_and_layout_are_not_another_code(own: Sweep, tmp_path: Path) -> None:
+def test_changed_comments_and_layout_are_not_changed_code(own: Sweep, tmp_path: Path) -> None:
     begin(own)
     (tmp_path / "own.py").write_text(f"# Simple.\n\n\n{TRAINABLE}")
     with open_study(own) as study:
         check_environment(study, allow_code_change=False)
 
 
-def test_code_that_never_came_to_a_report_may_be_mended(own: Sweep, tmp_path: Path) -> None:
+def test_code_may_change_before_the_first_report(own: Sweep, tmp_path: Path) -> None:
     begin(own, reports=0)
     (tmp_path / "own.py").write_text(TRAINABLE.replace("0.5", "0.6"))
     with open_study(own) as study:
         check_environment(study, allow_code_change=False)
 
 
-def test_other_versions_are_said_and_nothing_more(make_sweep: MakeSweep) -> None:
+def test_changed_package_versions_are_only_announced(make_sweep: MakeSweep) -> None:
     begin(make_sweep())
     phases = Phases()
     with open_study(make_sweep(), listeners=[phases]) as study:
         study.record_facts({"versions": {**study.facts["versions"], "keras": "2.0"}})
         now = check_environment(study, allow_code_change=False)["versions"]["keras"]
-    assert phases.said == [f"going on with keras {now} (was 2.0)"]
+    assert phases.messages == [f"Resuming with keras {now} (was 2.0)."]
 
 
-def test_the_command_that_goes_on_with_other_code_says_so(
+def test_run_with_changed_code_exits_2_and_leaves_no_folder(
     own: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(own)
@@ -97,7 +97,7 @@ def test_the_command_that_goes_on_with_other_code_says_so(
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_a_study_that_the_first_schema_holds_is_read_and_goes_on(tmp_path: Path) -> None:
+def test_study_of_the_first_schema_is_read_and_resumed(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "sweeper.db") as database:
         database.executescript(WRITTEN.read_text())
     database.close()
@@ -112,10 +112,10 @@ def test_a_study_that_the_first_schema_holds_is_read_and_goes_on(tmp_path: Path)
         assert study.ask().number == 4
 
 
-def test_a_database_of_a_newer_sweeper_is_refused_and_left_as_it_is(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_database_of_a_newer_sweeper_is_refused_and_unchanged(make_sweep: MakeSweep, tmp_path: Path) -> None:
     begin(make_sweep())
     url = make_sweep().storage
-    with open_database(url) as store, store.engine.begin() as connection:
+    with open_database(url) as database, database.engine.begin() as connection:
         connection.execute(sa.text("UPDATE sweeper_schema SET version = 99"))
     before = (tmp_path / "sweeper.db").read_bytes()
     with pytest.raises(StorageError, match="written by a newer sweeper .*: upgrade sweeper"), open_study(make_sweep()):

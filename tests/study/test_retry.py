@@ -23,14 +23,14 @@ AT_THE_START = """The actor died because of an error raised in its creation task
 
 
 def after(*kinds: FailureKind, max_failures: int = 3) -> float | None:
-    """Seconds until the next attempt of a trial whose attempts failed like this; None: there is none."""
-    history = RetryPolicy({}, max_failures)
+    """Return the seconds until the next attempt of a trial whose attempts failed like this, None if there is none."""
+    policy = RetryPolicy({}, max_failures)
     for attempt, kind in enumerate(kinds[:-1], 1):
-        history.add(0, Attempt(attempt, kind, "", 0, None, datetime.now(UTC)))
-    return history.retry_delay(0, kinds[-1])
+        policy.add(0, Attempt(attempt, kind, "", 0, None, datetime.now(UTC)))
+    return policy.retry_delay(0, kinds[-1])
 
 
-def test_a_trial_is_tried_again_as_often_as_it_may_fail_and_waits_longer_each_time() -> None:
+def test_trial_is_retried_up_to_max_failures_with_longer_delays() -> None:
     assert [after(*["crash"] * times) for times in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, None]
     assert after(*["stall"] * 20, max_failures=30) == MAX_RETRY_DELAY_S
     assert after("crash", max_failures=0) is None
@@ -40,13 +40,13 @@ def test_different_crashes_count_together() -> None:
     assert after("crash", "stall", "io", max_failures=2) is None
 
 
-def test_what_is_not_the_trials_fault_never_counts() -> None:
+def test_failure_of_the_infrastructure_never_counts() -> None:
     assert after(*["node"] * 50) == 0.0
     assert after(*["driver"] * 50, "crash") == 1.0
 
 
 @pytest.mark.parametrize("kind", ["memory", "gpu"])
-def test_memory_is_given_one_more_chance_only(kind: FailureKind) -> None:
+def test_out_of_memory_is_retried_once(kind: FailureKind) -> None:
     assert after(kind) == 1.0
     assert after("crash", kind) == 2.0
     assert after(kind, kind) is None
@@ -54,7 +54,7 @@ def test_memory_is_given_one_more_chance_only(kind: FailureKind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["error", "diverged"])
-def test_what_would_go_wrong_again_is_not_tried_again(kind: FailureKind) -> None:
+def test_failure_that_would_repeat_is_not_retried(kind: FailureKind) -> None:
     assert after(kind) is None
 
 
@@ -76,7 +76,7 @@ def test_what_would_go_wrong_again_is_not_tried_again(kind: FailureKind) -> None
         (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"), "memory"),
     ],
 )
-def test_exceptions_are_told_apart(error: BaseException, kind: FailureKind) -> None:
+def test_exception_is_classified_by_its_cause(error: BaseException, kind: FailureKind) -> None:
     assert classify_exception(error) == kind
 
 
@@ -105,31 +105,31 @@ def test_exceptions_are_told_apart(error: BaseException, kind: FailureKind) -> N
         ("", "crash", "its worker died"),
     ],
 )
-def test_what_ray_says_of_a_lost_worker_is_understood(text: str, kind: FailureKind, words: str) -> None:
+def test_lost_worker_is_classified_by_the_message_of_ray(text: str, kind: FailureKind, words: str) -> None:
     failure = classify_lost_worker(text)
     assert failure.kind == kind and words in failure.reason
 
 
-def test_trials_that_fail_alike_one_after_the_other_are_hopeless() -> None:
-    history = RetryPolicy({}, 3)
+def test_five_trials_that_fail_alike_are_a_repeated_failure() -> None:
+    policy = RetryPolicy({}, 3)
     for number in range(MAX_SAME_FAILURES):
-        assert history.repeated_failure() is None
-        history.note_end(Failure("error", f"ValueError: {number} is too high (train.py:30)"))
-    assert history.repeated_failure() == "5 trials in a row failed: ValueError: 4 is too high (train.py:30)"
+        assert policy.repeated_failure() is None
+        policy.note_end(Failure("error", f"ValueError: {number} is too high (train.py:30)"))
+    assert policy.repeated_failure() == "5 trials in a row failed: ValueError: 4 is too high (train.py:30)"
 
 
 @pytest.mark.parametrize("between", [None, Failure("diverged", "diverged"), Failure("error", "TypeError: None")])
-def test_a_trial_that_ends_otherwise_gives_hope(between: Failure | None) -> None:
-    history = RetryPolicy({}, 3)
+def test_trial_that_ends_otherwise_starts_the_count_again(between: Failure | None) -> None:
+    policy = RetryPolicy({}, 3)
     for _ in range(MAX_SAME_FAILURES - 1):
-        history.note_end(Failure("error", "ValueError: too high"))
-    history.note_end(between)
-    history.note_end(Failure("error", "ValueError: too high"))
-    assert history.repeated_failure() is None
+        policy.note_end(Failure("error", "ValueError: too high"))
+    policy.note_end(between)
+    policy.note_end(Failure("error", "ValueError: too high"))
+    assert policy.repeated_failure() is None
 
 
-def test_trials_that_diverge_are_a_finding_and_no_trouble() -> None:
-    history = RetryPolicy({}, 3)
+def test_trials_that_diverge_are_no_repeated_failure() -> None:
+    policy = RetryPolicy({}, 3)
     for _ in range(2 * MAX_SAME_FAILURES):
-        history.note_end(Failure("diverged", "diverged (loss=nan at epoch 2)"))
-    assert history.repeated_failure() is None
+        policy.note_end(Failure("diverged", "diverged (loss=nan at epoch 2)"))
+    assert policy.repeated_failure() is None

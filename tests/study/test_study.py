@@ -27,7 +27,7 @@ def optuna_study(sweep: Sweep) -> optuna.Study:
     return optuna.load_study(study_name=sweep.name, storage=sweep.storage_url())
 
 
-def test_a_trial_that_reaches_the_last_step_is_complete_whatever_the_pruner_thinks(make_sweep: MakeSweep) -> None:
+def test_trial_at_the_last_step_is_complete_even_with_a_pruner(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(budget={"trials": 2, "epochs": 3}, pruner={"type": "threshold", "lower": 0.5})
     with open_study(sweep) as study:
         assert run_trial(study, [0.9, 0.9, 0.1]).state == "COMPLETE"
@@ -35,7 +35,7 @@ def test_a_trial_that_reaches_the_last_step_is_complete_whatever_the_pruner_thin
     assert [trial.value for trial in optuna_study(sweep).trials] == [0.1, 0.1]
 
 
-def test_a_hopeless_trial_is_pruned_and_never_told_complete(make_sweep: MakeSweep) -> None:
+def test_pruned_trial_is_not_told_complete(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(pruner={"type": "median", "n_startup_trials": 1, "min_epochs": 1})
     with open_study(sweep) as study:
         run_trial(study, [0.5] * 9)
@@ -44,7 +44,7 @@ def test_a_hopeless_trial_is_pruned_and_never_told_complete(make_sweep: MakeSwee
     assert [trial.state.name for trial in optuna_study(sweep).trials] == ["COMPLETE", "PRUNED"]
 
 
-def test_a_step_reported_twice_is_recorded_once(make_sweep: MakeSweep) -> None:
+def test_step_reported_twice_is_recorded_once(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         number = study.ask().number
         study.report(number, Report(1, 1.0, {"score": 0.5}))
@@ -53,7 +53,7 @@ def test_a_step_reported_twice_is_recorded_once(make_sweep: MakeSweep) -> None:
         assert study.row(number).value == 0.5
 
 
-def test_every_metric_of_every_report_is_on_record(make_sweep: MakeSweep) -> None:
+def test_every_metric_of_a_report_is_recorded(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         number = study.ask().number
         study.report(number, Report(1, 1.5, {"score": 0.5, "loss": 2.0}))
@@ -62,7 +62,7 @@ def test_every_metric_of_every_report_is_on_record(make_sweep: MakeSweep) -> Non
     ]
 
 
-def test_a_report_without_the_metric_fails_its_trial_only_and_names_the_nearest(make_sweep: MakeSweep) -> None:
+def test_report_without_the_metric_fails_its_trial_only(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         number = study.ask().number
         assert study.report(number, Report(1, 1.0, {"scores": 0.5})) is Verdict.STOP
@@ -71,7 +71,7 @@ def test_a_report_without_the_metric_fails_its_trial_only_and_names_the_nearest(
         assert run_trial(study, [0.1] * 9).state == "COMPLETE"
 
 
-def test_a_trial_that_ends_early_by_itself_is_complete_with_its_last_value(make_sweep: MakeSweep) -> None:
+def test_trial_that_ends_early_is_complete_with_its_last_value(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         number = study.ask().number
         study.report(number, Report(1, 1.0, {"score": 0.5}))
@@ -79,7 +79,7 @@ def test_a_trial_that_ends_early_by_itself_is_complete_with_its_last_value(make_
         assert (study.row(number).state, study.row(number).value) == ("COMPLETE", 0.5)
 
 
-def test_an_interrupted_trial_is_taken_up_with_its_parameters_as_the_next_attempt(make_sweep: MakeSweep) -> None:
+def test_interrupted_trial_is_resumed_with_its_parameters_as_the_next_attempt(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         before = study.ask()
         study.report(before.number, Report(1, 1.0, {"score": 0.5}))
@@ -90,7 +90,7 @@ def test_an_interrupted_trial_is_taken_up_with_its_parameters_as_the_next_attemp
         assert study.ask().number == before.number + 1
 
 
-def test_a_trial_whose_attempt_failed_waits_and_is_taken_up_as_the_next_one(
+def test_trial_whose_attempt_failed_is_retried_after_its_delay(
     make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_study(make_sweep(budget={"trials": 1, "epochs": 9})) as study:
@@ -106,7 +106,7 @@ def test_a_trial_whose_attempt_failed_waits_and_is_taken_up_as_the_next_one(
     assert read_study("climbing", make_sweep().storage_url()).attempts().get(number, []) == [failed]
 
 
-def test_failed_attempts_are_remembered_by_the_next_owner_and_each_is_on_record_once(make_sweep: MakeSweep) -> None:
+def test_failed_attempt_is_recorded_once_and_known_to_the_next_owner(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(budget={"trials": 1, "epochs": 9, "max_failures": 1})
     with open_study(sweep) as study:
         study.fail(study.ask().number, Failure("crash", "its worker died"))
@@ -120,7 +120,7 @@ def test_failed_attempts_are_remembered_by_the_next_owner_and_each_is_on_record_
         assert kinds == [(1, "crash"), (2, "driver"), (3, "crash")]
 
 
-def test_a_trial_interrupted_between_its_last_report_and_its_end_completes(make_sweep: MakeSweep) -> None:
+def test_trial_interrupted_after_its_last_report_completes(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep(budget={"trials": 1, "epochs": 1})) as study:
         trial = optuna.Trial(optuna_study(study.sweep), optuna_study(study.sweep).ask()._trial_id)
         trial.suggest_float("height", 0, 1)
@@ -132,7 +132,7 @@ def test_a_trial_interrupted_between_its_last_report_and_its_end_completes(make_
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
-def test_a_resumed_sweep_does_not_propose_the_same_points_again(make_sweep: MakeSweep, sampler: str) -> None:
+def test_resumed_sweep_does_not_propose_the_same_points_again(make_sweep: MakeSweep, sampler: str) -> None:
     proposed = []
     for _ in range(3):
         with open_study(make_sweep(sampler={"type": sampler})) as study:
@@ -140,7 +140,7 @@ def test_a_resumed_sweep_does_not_propose_the_same_points_again(make_sweep: Make
     assert len(set(proposed)) == 6
 
 
-def test_the_budget_counts_every_trial_and_may_grow(make_sweep: MakeSweep) -> None:
+def test_budget_counts_every_trial_and_may_grow(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep(budget={"trials": 1, "epochs": 9})) as study:
         run_trial(study, [0.1] * 9)
         assert study.is_exhausted()
@@ -148,18 +148,18 @@ def test_the_budget_counts_every_trial_and_may_grow(make_sweep: MakeSweep) -> No
         assert not study.is_exhausted()
 
 
-def test_a_sweep_forked_from_another_tries_its_best_points_first(make_sweep: MakeSweep) -> None:
+def test_forked_sweep_tries_the_best_points_of_the_other_first(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         scores = {run_trial(study, [score] * 9).params["height"]: score for score in (0.1, 0.4, 0.3, 0.2)}
     wider = make_sweep(name="wider", space={"height": {"type": "float", "low": 0.0, "high": 2.0}})
     with open_study(wider, forked="climbing") as study:
         assert [scores.get(study.ask().params["height"]) for _ in range(4)] == [0.4, 0.3, 0.2, None]
-    with open_study(wider, forked="climbing") as study:  # taking it up again adds no points
+    with open_study(wider, forked="climbing") as study:  # resuming adds no points
         assert [study.ask().number for _ in range(5)] == [0, 1, 2, 3, 4]
         assert scores.get(study.row(4).params["height"]) is None
 
 
-def test_points_outside_the_space_are_not_taken_along(make_sweep: MakeSweep) -> None:
+def test_forked_sweep_omits_points_outside_its_space(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep(enqueue=[{"height": 0.9}, {"height": 0.2}])) as study:
         for _ in range(2):
             run_trial(study, [0.5] * 9)
@@ -168,7 +168,7 @@ def test_points_outside_the_space_are_not_taken_along(make_sweep: MakeSweep) -> 
         assert study.ask().params["height"] == 0.2
 
 
-def test_a_fork_of_nothing_is_refused(make_sweep: MakeSweep) -> None:
+def test_fork_of_an_unknown_sweep_is_refused(make_sweep: MakeSweep) -> None:
     with pytest.raises(InputError, match="no sweep 'climbng'"), open_study(make_sweep(), forked="climbng"):
         pass
 
@@ -178,7 +178,7 @@ def test_start_points_are_tried_first(make_sweep: MakeSweep) -> None:
         assert [study.ask().params["height"], study.ask().params["height"]] == [0.25, 0.75]
 
 
-def test_the_best_of_equals_is_the_first(make_sweep: MakeSweep) -> None:
+def test_best_of_equal_trials_is_the_lowest_number(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         for score in (0.1, 0.9, 0.9):
             run_trial(study, [score] * 9)
@@ -186,14 +186,14 @@ def test_the_best_of_equals_is_the_first(make_sweep: MakeSweep) -> None:
         assert best is not None and best.number == 1
 
 
-def test_the_best_of_a_minimised_objective_is_the_least(make_sweep: MakeSweep) -> None:
+def test_best_trial_of_a_minimised_objective_has_the_least_value(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep(objective={"metric": "score", "direction": "minimize"})) as study:
         for score in (0.3, 0.1, 0.2):
             run_trial(study, [score] * 9)
         assert [row.value for row in study.leaderboard()] == [0.1, 0.2, 0.3]
 
 
-def test_a_listener_that_fails_does_not_stop_the_sweep(make_sweep: MakeSweep) -> None:
+def test_failing_listener_does_not_stop_the_sweep(make_sweep: MakeSweep) -> None:
     class Broken:
         def on_trial(self, row: TrialRecord, report: Report | None) -> None:
             raise RuntimeError("broken")
@@ -205,7 +205,7 @@ def test_a_listener_that_fails_does_not_stop_the_sweep(make_sweep: MakeSweep) ->
         assert run_trial(study, [0.1] * 9).state == "COMPLETE"
 
 
-def test_any_optuna_tool_reads_the_study(make_sweep: MakeSweep) -> None:
+def test_study_can_be_read_by_optuna(make_sweep: MakeSweep) -> None:
     sweep = make_sweep()
     with open_study(sweep) as study:
         run_trial(study, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
@@ -214,7 +214,7 @@ def test_any_optuna_tool_reads_the_study(make_sweep: MakeSweep) -> None:
     assert loaded.trials[0].intermediate_values == {step: step / 10 for step in range(1, 10)}
 
 
-def test_the_reader_and_the_list_see_what_the_owner_wrote(make_sweep: MakeSweep) -> None:
+def test_reader_and_list_see_what_the_owner_wrote(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()) as study:
         run_trial(study, [0.1] * 9)
         written = study.rows()
@@ -228,7 +228,7 @@ def test_the_reader_and_the_list_see_what_the_owner_wrote(make_sweep: MakeSweep)
     assert (summary.name, summary.counts, summary.best, summary.running) == ("climbing", {"COMPLETE": 1}, 0.1, False)
 
 
-def test_an_unknown_sweep_is_answered_with_the_nearest_name(make_sweep: MakeSweep) -> None:
+def test_unknown_sweep_is_refused_with_the_nearest_name(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()):
         pass
     with pytest.raises(InputError, match="did you mean 'climbing'"):
