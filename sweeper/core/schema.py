@@ -31,7 +31,7 @@ MAX_INTEGER = 2**53
 """Whole numbers beyond it do not survive in JSON, nor in the databases that hold a study."""
 
 
-Integer = Annotated[int, BeforeValidator(integral, json_schema_input_type=int), Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Integer = Annotated[int, BeforeValidator(integral), Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
