@@ -31,7 +31,7 @@ MAX_INTEGER = 2**53
 """Largest integer; larger ones lose digits in JSON and in the databases of studies."""
 
 
-Integer = Annotated[int, BeforeValidator(integral, json_schema_input_type=int), Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Integer = Annotated[int, BeforeValidator(integral), Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -1,1 +1,1 @@
-"""What is searched and for how long: the space, the budget, samplers and pruners."""
+"""The search: its space, its budget, samplers and pruners."""

@@ -1,9 +1,10 @@
-"""What a sweep may spend, and how the length of a trial is counted: epochs or gradient steps, in reports."""
+"""Budget of a sweep. The length of a trial is given in epochs or gradient steps, and counted in reports."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -15,55 +16,63 @@ MAX_EPOCHS = 1_000_000
 
 
 class Budget(StrictModel):
-    """How much is spent: on one trial, and on all of them."""
+    """Length of one trial, and limits of the whole sweep."""
 
-    trials: Annotated[Integer, Field(ge=1, le=1_000_000)] = Field(description="Trials to run in all.")
+    trials: Annotated[Integer, Field(ge=1, le=1_000_000)] = Field(description="Number of trials in the sweep.")
     epochs: Annotated[Number, Field(gt=0, le=MAX_EPOCHS)] | None = Field(
-        None, description="Length of a full trial in epochs."
+        None, description="Length of a full trial, in epochs."
     )
     steps: Annotated[Integer, Field(ge=1, le=10**12)] | None = Field(
-        None, description="Length of a full trial in gradient steps, instead of epochs."
+        None, description="Length of a full trial, in gradient steps instead of epochs."
     )
     reports_per_epoch: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
-        1, description="Reports (and so chances to stop a trial) in one epoch."
+        1, description="Reports per epoch; a trial can be stopped at each of them."
     )
     report_every: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="Gradient steps from one report to the next; a twentieth of steps by default."
+        None, description="Gradient steps between two reports; by default a twentieth of `steps`."
     )
     parallel: Annotated[Integer, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Trials at a time; auto: as many as fit."
+        "auto", description="Trials that run at a time; `auto`: as many as the nodes have room for."
     )
-    timeout: Duration | None = Field(None, description="Stop the sweep after this long: 30m, 1h30m, 90s.")
+    timeout: Duration | None = Field(None, description="Stop the sweep after this time: 30m, 1h30m, 90s.")
     stall_timeout: Duration | None = Field(
-        3600.0, description="A trial that reports nothing for this long hangs, and is ended and tried again: 10m, 1h."
+        3600.0,
+        description="A worker that reports nothing for this long is killed, and its trial is retried: 10m, 1h.",
     )
     max_failures: Annotated[Integer, Field(ge=0)] = Field(
-        3, description="Crashes of its worker that a trial may survive before it counts as failed."
+        3,
+        description="Retries of a trial whose worker crashed, hung or met a network or file-system error.",
     )
 
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:
-        faults = []
-        if self.epochs is None and self.steps is None:
-            faults.append(Problem((), "says no length of a trial; give epochs, or steps"))
+        problems: list[Problem] = []
         if self.epochs is not None:
-            if self.steps is not None:
-                faults.append(Problem(("steps",), "and epochs are two lengths; leave one of the two out"))
-            elif self.report_every is not None:
-                faults.append(Problem(("report_every",), "goes with steps; with epochs, use reports_per_epoch"))
-            if not math.isclose(self.epochs * self.reports_per_epoch, self._whole_reports(), abs_tol=1e-6):
-                message = f"{self.epochs} ends between two reports at {self.reports_per_epoch} per epoch"
-                faults.append(Problem(("epochs",), f"{message}; change reports_per_epoch, or the epochs"))
+            problems += self._problems_of_epochs(self.epochs)
         elif self.steps is not None:
-            if "reports_per_epoch" in self.model_fields_set and self.reports_per_epoch != 1:
-                faults.append(Problem(("reports_per_epoch",), "goes with epochs; with steps, use report_every"))
-            if self.report_every is not None and self.report_every > self.steps:
-                faults.append(Problem(("report_every",), f"{self.report_every} is more than all {self.steps} steps"))
+            problems += self._problems_of_steps(self.steps)
+        else:
+            problems.append(Problem((), "has no length of a trial; give epochs, or steps"))
         if self.parallel != "auto" and self.parallel > self.trials:
-            message = f"{self.parallel} is more than the {self.trials} trials there are; use {self.trials}, or auto"
-            faults.append(Problem(("parallel",), message))
-        raise_problems(faults)
+            message = f"{self.parallel} is more than the sweep's {self.trials} trials; use {self.trials}, or auto"
+            problems.append(Problem(("parallel",), message))
+        raise_problems(problems)
         return self
+
+    def _problems_of_epochs(self, epochs: float) -> Iterator[Problem]:
+        if self.steps is not None:
+            yield Problem(("steps",), "epochs and steps are both given; leave one of them out")
+        elif self.report_every is not None:
+            yield Problem(("report_every",), "needs steps; with epochs, use reports_per_epoch")
+        if not math.isclose(epochs * self.reports_per_epoch, self._whole_reports(), abs_tol=1e-6):
+            message = f"{epochs} ends between two reports at {self.reports_per_epoch} per epoch"
+            yield Problem(("epochs",), f"{message}; change reports_per_epoch, or the epochs")
+
+    def _problems_of_steps(self, steps: int) -> Iterator[Problem]:
+        if "reports_per_epoch" in self.model_fields_set and self.reports_per_epoch != 1:
+            yield Problem(("reports_per_epoch",), "needs epochs; with steps, use report_every")
+        if self.report_every is not None and self.report_every > steps:
+            yield Problem(("report_every",), f"{self.report_every} is more than the {steps} steps of a trial")
 
     def _whole_reports(self) -> int:
         return max(1, round((self.epochs or 0) * self.reports_per_epoch))
@@ -74,15 +83,15 @@ class Budget(StrictModel):
 
     @property
     def reports(self) -> int:
-        """Reports that a full trial makes."""
+        """Number of reports of a full trial."""
         return self._whole_reports() if self.steps is None else math.ceil(self.steps / self._step_width)
 
     def epoch_of(self, step: int) -> float:
-        """The epoch (with a budget of steps: the gradient step) that report number `step` ends."""
+        """Return the epoch, or with a budget of steps the gradient step, at which report number `step` is made."""
         return step / self.reports_per_epoch if self.steps is None else min(self.steps, step * self._step_width)
 
     def reports_in(self, epochs: float) -> int:
-        """Reports made in so many epochs (with a budget of steps: gradient steps), at least 1."""
+        """Return the number of reports in some epochs, or with a budget of steps gradient steps; at least 1."""
         reports = epochs * self.reports_per_epoch if self.steps is None else epochs / self._step_width
         return max(1, math.ceil(reports - 1e-9))
 
@@ -97,7 +106,9 @@ def _seconds(declared: object) -> object:
     if match is None:
         compact = re.sub(r"\s*(d|h|m|s)[a-z]*\s*", r"\1", declared.strip().lower())
         proposal = compact if _DURATION.fullmatch(compact) else "30m"
-        raise ValueError(f"{format_value(declared)} is no duration; write {proposal} (units d, h, m, s, as in 1h30m)")
+        raise ValueError(
+            f"{format_value(declared)} is not a duration; write {proposal} (units d, h, m, s, as in 1h30m)"
+        )
     return float(sum(float(n or 0) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""What one parameter may be: a range of numbers, one of some values, a constant; and what that is to Optuna."""
+"""Domains of one parameter: a range of numbers, one of several values, a constant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from sweeper.core.schema import Integer, Key, Number, Problem, Scalar, StrictMod
 from sweeper.core.text import format_value
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
 Value = str | int | float | bool | None
@@ -35,19 +34,20 @@ Conditions = Annotated[
 
 
 class _Domain(StrictModel):
-    """What every domain answers:
+    """Base of all domains, which have these methods:
 
-    is_active(point)    whether the parameter plays a part in a point
-    contains(value)     whether the parameter can have this value
-    normal(value)       such a value in the domain's own type
-    count(), values()   how many values there are (None: no end of them), and all of them in order
-    draw(rng)           any one value
-    bounds()            the values as they were declared, each with its key
-    suggest(), distribution()   what it is to Optuna; a constant is nothing to it
+    is_active(point)      returns whether the parameter is used in a point
+    contains(value)       returns whether the parameter can have this value
+    normal(value)         returns such a value in the domain's own type
+    count(), values()     return the number of values (None: infinitely many), and all of them in order
+    draw(rng)             returns a random value
+    bounds()              returns the values as they were declared, each with its key
+    suggest(trial, name)  returns the value that Optuna chooses for a trial
     """
 
     when: Conditions = Field(
-        default_factory=dict, description="Used only with such values of others: {optimizer: sgd}."
+        default_factory=dict,
+        description="Use this parameter only when others have these values, as in {optimizer: sgd}.",
     )
 
     @cached_property
@@ -62,24 +62,26 @@ class _Range(_Domain):
     low: float
     high: float
     step: float | None
-    log: bool = Field(False, description="Search the logarithm: for values that differ by orders of magnitude.")
+    log: bool = Field(False, description="Search on a logarithmic scale.")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
-        faults = []
+        problems = []
         if self.low > self.high:
-            faults.append(Problem(("low",), f"{self.low} is above high: {self.high}; swap them"))
+            problems.append(Problem(("low",), f"{self.low} is above high: {self.high}; swap them"))
         if not math.isfinite(self.high - self.low):
-            faults.append(Problem(("low",), f"{self.low} to {self.high} is too wide for floating-point numbers"))
+            problems.append(Problem(("low",), f"{self.low} to {self.high} is too wide for floating-point numbers"))
         if self.log and self.low <= 0:
             proposal = 1 if isinstance(self.low, int) else "1e-5"
-            faults.append(Problem(("low",), f"{self.low} is not allowed with log: true, must be > 0; try {proposal}"))
-        if not faults and self.step is not None:
-            faults += self._faults_of_step(self.step)
-        raise_problems(faults)
+            problems.append(
+                Problem(("low",), f"{self.low} is not allowed with log: true; it must be > 0, try {proposal}")
+            )
+        if not problems and self.step is not None:
+            problems += self._problems_of_step(self.step)
+        raise_problems(problems)
         return self
 
-    def _faults_of_step(self, step: float) -> list[Problem]:
+    def _problems_of_step(self, step: float) -> list[Problem]:
         if self.log:
             wrong = isinstance(self.step, float) or step != 1
             return [Problem(("step",), f"{step} is not allowed with log: true; leave one of the two out")] * wrong
@@ -88,7 +90,7 @@ class _Range(_Domain):
             return [Problem(("step",), f"{step} is too small for steps from {self.low} to {self.high}; leave it out")]
         if (high - low) % width:
             last = type(self.high)(low + (high - low) // width * width)
-            return [Problem(("step",), f"{step} does not lead from {self.low} to {self.high}; it does to high: {last}")]
+            return [Problem(("step",), f"steps of {step} from {self.low} do not reach {self.high}; use high: {last}")]
         return []
 
     def contains(self, value: object) -> bool:
@@ -123,11 +125,11 @@ class _Range(_Domain):
 
 
 MAX_STEPS = 10**15
-"""Of more, a floating-point number and Optuna's decimals would lose count."""
+"""Largest number of steps that floating-point numbers and Optuna's decimals count exactly."""
 
 
 def _as_fractions(*numbers: float) -> list[Fraction]:
-    """What was written, as decimals: 0.3 is three steps of 0.1 only there."""
+    """Return numbers as the decimals that were written: only so is 0.3 exactly three steps of 0.1."""
     return [Fraction(str(number)) for number in numbers]
 
 
@@ -135,9 +137,11 @@ class Float(_Range):
     """Real numbers from low to high, both included."""
 
     type: Literal["float"] = "float"
-    low: Number = Field(description="The least value.")
-    high: Number = Field(description="The greatest value.")
-    step: Annotated[Number, Field(gt=0)] | None = Field(None, description="Only low, low + step, low + 2 step, ...")
+    low: Number = Field(description="Lowest value.")
+    high: Number = Field(description="Highest value.")
+    step: Annotated[Number, Field(gt=0)] | None = Field(
+        None, description="Distance between allowed values, counted from low."
+    )
 
     def draw(self, rng: random.Random) -> Value:
         if self.step is not None:
@@ -150,30 +154,20 @@ class Float(_Range):
     def suggest(self, trial: BaseTrial, name: str) -> Value:
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
-    def distribution(self) -> BaseDistribution:
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
-
 
 class Int(_Range):
     """Whole numbers from low to high, both included."""
 
     type: Literal["int"] = "int"
-    low: Integer = Field(description="The least value.")
-    high: Integer = Field(description="The greatest value.")
-    step: Annotated[Integer, Field(gt=0)] = Field(1, description="Only low, low + step, low + 2 step, ...")
+    low: Integer = Field(description="Lowest value.")
+    high: Integer = Field(description="Highest value.")
+    step: Annotated[Integer, Field(gt=0)] = Field(1, description="Distance between allowed values, counted from low.")
 
     def draw(self, rng: random.Random) -> Value:
         return self._value(rng.randrange(self.count() or 1))
 
     def suggest(self, trial: BaseTrial, name: str) -> Value:
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
-
-    def distribution(self) -> BaseDistribution:
-        from optuna.distributions import IntDistribution
-
-        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
 
 
 class _Choice(_Domain):
@@ -182,11 +176,11 @@ class _Choice(_Domain):
     def _values(self) -> tuple[Value, ...]: ...
 
     @cached_property
-    def _by_identity(self) -> dict[object, Value]:
+    def _by_key(self) -> dict[object, Value]:
         return {scalar_key(value): value for value in self._values}
 
     def contains(self, value: object) -> bool:
-        return isinstance(value, Value) and scalar_key(value) in self._by_identity
+        return isinstance(value, Value) and scalar_key(value) in self._by_key
 
     def count(self) -> int:
         return len(self._values)
@@ -195,18 +189,18 @@ class _Choice(_Domain):
         return iter(self._values)
 
     def normal(self, value: Value) -> Value:
-        return self._by_identity[scalar_key(value)]
+        return self._by_key[scalar_key(value)]
 
     def draw(self, rng: random.Random) -> Value:
         return rng.choice(self._values)
 
 
 class Categorical(_Choice):
-    """One of some values that have no order."""
+    """One of several values without an order."""
 
     type: Literal["categorical"] = "categorical"
     choices: Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1)] = Field(
-        description="The values: all text, all numbers, or true and false; null beside any."
+        description="Values of one kind (text, numbers, or true and false); null may be added to any."
     )
 
     @property
@@ -215,16 +209,16 @@ class Categorical(_Choice):
 
     @model_validator(mode="after")
     def _is_a_choice(self) -> Self:
-        faults = []
+        problems = []
         seen: set[object] = set()
         for i, choice in enumerate(self.choices):
             if scalar_key(choice) in seen:
-                faults.append(Problem(("choices", i), f"{format_value(choice)} is there already; give each value once"))
+                problems.append(Problem(("choices", i), f"{format_value(choice)} is repeated; give each value once"))
             seen.add(scalar_key(choice))
         kinds = " and ".join(sorted({_kind(choice) for choice in self.choices if choice is not None}))
         if " and " in kinds:
-            faults.append(Problem(("choices",), f"mixes {kinds}; use one kind (quoted, all is text)"))
-        raise_problems(faults)
+            problems.append(Problem(("choices",), f"mixes {kinds}; use one kind (in quotes, every value is text)"))
+        raise_problems(problems)
         return self
 
     def bounds(self) -> list[tuple[Key, Value]]:
@@ -233,21 +227,16 @@ class Categorical(_Choice):
     def suggest(self, trial: BaseTrial, name: str) -> Value:
         return trial.suggest_categorical(name, self.choices)
 
-    def distribution(self) -> BaseDistribution:
-        from optuna.distributions import CategoricalDistribution
-
-        return CategoricalDistribution(self.choices)
-
 
 def _kind(value: Value) -> str:
     return "true/false" if isinstance(value, bool) else "text" if isinstance(value, str) else "numbers"
 
 
 class Constant(_Choice):
-    """A value that is the same in all trials; a plain `cell: lstm` is short for it."""
+    """A value that is the same in all trials; `cell: lstm` is short for it."""
 
     type: Literal["constant"] = "constant"
-    value: Scalar = Field(description="The value.")
+    value: Scalar = Field(description="Value in all trials.")
 
     @property
     def _values(self) -> tuple[Value, ...]:
@@ -259,12 +248,9 @@ class Constant(_Choice):
     def suggest(self, trial: BaseTrial, name: str) -> Value:
         return self.value
 
-    def distribution(self) -> None:
-        return None
-
 
 def _constant(declared: Any) -> Any:
-    """A plain value is a constant."""
+    """Return a plain value as a constant."""
     return {"type": "constant", "value": declared} if isinstance(declared, str | int | float | None) else declared
 
 

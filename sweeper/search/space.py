@@ -1,4 +1,4 @@
-"""The search space: parameters, the conditions between them, and the points they make up."""
+"""The search space: parameters, conditions between them, and the points that they form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from sweeper.core.text import did_you_mean, format_list, format_value
 from sweeper.search.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
 __all__ = ["AnyDomain", "Categorical", "Constant", "Domain", "Float", "Int", "Point", "Space"]
@@ -30,13 +29,14 @@ Point = dict[str, Value]
 GRID_LIMIT = 10_000
 
 
-_LONGEST_NAME = 64
+MAX_NAME_CHARS = 64
 
 
 def suggest(trial: BaseTrial, space: Space) -> Point:
-    """The parameters of a trial in the order of the space, constants included, those that play no part left out.
+    """Return the parameters that Optuna chooses for a trial, and the constants, in the order of the space.
 
-    Asked again of the same trial, a resumed one too, it gives the same values.
+    Parameters whose conditions do not hold are left out. A second call for the same trial, also after the sweep was
+    resumed, returns the same values.
     """
     point: Point = {}
     for name in _parents_first(space):
@@ -45,14 +45,8 @@ def suggest(trial: BaseTrial, space: Space) -> Point:
     return _in_order(point, space)
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """What Optuna chooses from, by parameter; constants are not chosen."""
-    found = {name: domain.distribution() for name, domain in space.items()}
-    return {name: distribution for name, distribution in found.items() if distribution is not None}
-
-
 def draw(space: Space, rng: random.Random) -> Point:
-    """Any one point of the space."""
+    """Return a random point of the space."""
     point: Point = {}
     for name in _parents_first(space):
         if space[name].is_active(point):
@@ -60,12 +54,8 @@ def draw(space: Space, rng: random.Random) -> Point:
     return _in_order(point, space)
 
 
-def is_conditional(space: Space) -> bool:
-    return any(domain.when for domain in space.values())
-
-
 def grid_size(space: Space) -> int | None:
-    """How many points the space has; None if there is no end of them or, with conditions, more than `GRID_LIMIT`."""
+    """Return the number of points; None if it is infinite or, with conditions, larger than `GRID_LIMIT`."""
     counts = {name: count for name, domain in space.items() if (count := domain.count()) is not None}
     if len(counts) < len(space):
         return None
@@ -78,10 +68,10 @@ def grid_size(space: Space) -> int | None:
 
 
 def grid(space: Space) -> list[Point]:
-    """Every point of the space once; a parameter that plays no part in a point makes no more of them.
+    """Return every point of the space once; the values of a parameter that a point does not use add no points.
 
     Raises:
-        ValueError: there are more than `GRID_LIMIT`; found out before they are made.
+        ValueError: there are more than `GRID_LIMIT` points. They are counted before they are made.
     """
     points: list[Point] = [{}]
     for name in _parents_first(space):
@@ -100,21 +90,21 @@ def grid(space: Space) -> list[Point]:
 
 
 def check_space(space: Mapping[str, AnyDomain | None]) -> Iterator[Problem]:
-    """What is wrong between parameters; None stands for one whose domain could not be read."""
-    yield from (Problem((name,), message) for name in space if (message := _fault_of_name(name)))
+    """Yield the problems of names and conditions; None stands for a domain that could not be read."""
+    yield from (Problem((name,), message) for name in space if (message := _problem_of_name(name)))
     for name, domain in space.items():
         for parent, values in domain.when.items() if domain else ():
-            yield from (Problem((name, "when", parent), text) for text in _faults_of_parent(parent, values, space))
-    yield from _fault_of_circle(space)
+            yield from (Problem((name, "when", parent), text) for text in _problems_of_parent(parent, values, space))
+    yield from _problems_of_circles(space)
 
 
-def _fault_of_name(name: str) -> str | None:
+def _problem_of_name(name: str) -> str | None:
     if not name.isidentifier() or unicodedata.normalize("NFC", name) != name:
-        return f"{format_value(name)} is no name of a parameter; use letters, digits and _"
-    return f"is longer than {_LONGEST_NAME} characters" if len(name) > _LONGEST_NAME else None
+        return f"{format_value(name)} is not a name of a parameter; use letters, digits and _"
+    return f"is longer than {MAX_NAME_CHARS} characters" if len(name) > MAX_NAME_CHARS else None
 
 
-def _faults_of_parent(parent: str, values: Iterable[Value], space: Mapping[str, AnyDomain | None]) -> list[str]:
+def _problems_of_parent(parent: str, values: Iterable[Value], space: Mapping[str, AnyDomain | None]) -> list[str]:
     if parent not in space:
         return [f"there is no parameter {format_value(parent)} in this space. {did_you_mean(parent, space)}"]
     domain = space[parent]
@@ -134,16 +124,13 @@ def _allowed(domain: AnyDomain) -> str:
     return format_list([format_value(value) for _, value in domain.bounds()])
 
 
-def _fault_of_circle(space: Mapping[str, AnyDomain | None]) -> list[Problem]:
+def _problems_of_circles(space: Mapping[str, AnyDomain | None]) -> list[Problem]:
     try:
         TopologicalSorter({name: domain.when if domain else () for name, domain in space.items()}).prepare()
     except CycleError as error:
         circle = error.args[1]
-        return [
-            Problem(
-                (circle[0], "when"), f"goes round in a circle: {' <- '.join(_shortened(circle))}; drop one condition"
-            )
-        ]
+        message = f"the conditions form a circle: {' <- '.join(_shortened(circle))}; remove one of them"
+        return [Problem((circle[0], "when"), message)]
     return []
 
 
@@ -152,7 +139,7 @@ def _shortened(circle: list[str]) -> list[str]:
 
 
 def check_point(point: Mapping[str, object], space: Space) -> Iterator[Problem]:
-    """What is wrong with a start point, which may leave parameters open."""
+    """Yield the problems of a start point, which may leave parameters out."""
     for name, value in point.items():
         if name not in space:
             yield Problem((name,), f"there is no such parameter in the space. {did_you_mean(name, space)}")
@@ -162,26 +149,26 @@ def check_point(point: Mapping[str, object], space: Space) -> Iterator[Problem]:
             for parent, values in space[name].when.items():
                 if not _parent_matches(point, space, parent, values):
                     needed = " or ".join(format_value(value) for value in values)
-                    message = f"plays a part only when {parent} is {needed}; give {parent}, or leave this out"
+                    message = f"is used only when {parent} is {needed}; add {parent}, or leave this out"
                     yield Problem((name,), message)
 
 
 def _parent_matches(point: Mapping[str, object], space: Space, parent: str, values: Iterable[Value]) -> bool:
     domain = space[parent]
-    given = point.get(parent, domain.value if isinstance(domain, Constant) else _NOTHING)
+    given = point.get(parent, domain.value if isinstance(domain, Constant) else _MISSING)
     return any(scalars_equal(given, value) for value in values)
 
 
-_NOTHING = object()
+_MISSING = object()
 
 
 def normalized(point: Mapping[str, Value], space: Space) -> Point:
-    """A checked start point as the study keeps it: values in the types of their domains, constants left out."""
+    """Return a checked start point as the study keeps it: values in the types of their domains, no constants."""
     return {name: space[name].normal(v) for name, v in point.items() if not isinstance(space[name], Constant)}
 
 
 def suspicious_settings(space: Space) -> list[str]:
-    """What is allowed and still looks like a slip."""
+    """Return messages about domains that are allowed and still look like mistakes."""
     return [
         f"space.{name} has one value only; write {name}: {format_value(next(domain.values()))}"
         for name, domain in space.items()
@@ -190,7 +177,7 @@ def suspicious_settings(space: Space) -> list[str]:
 
 
 def _parents_first(space: Space) -> list[str]:
-    """Names in the order of the space, but none before a parameter it depends on."""
+    """Return the names in the order of the space, but each after the parameters that its conditions name."""
     ordered: dict[str, None] = {}
     for start in space:
         todo = [start]

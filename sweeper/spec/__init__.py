@@ -1,4 +1,4 @@
-"""The language of sweep files: what a sweep is, how it is loaded, and every message about a mistake in it."""
+"""Sweep files: their models, how they are loaded, and every message about a mistake in them."""
 
 from sweeper.search.budget import Budget
 from sweeper.spec.resources import Resources, TrialResources

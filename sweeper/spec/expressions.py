@@ -31,20 +31,25 @@ _OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "ceil": math.ceil}
 
 
-_RULE = "numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
+_RULE = "expressions may use numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
 
 
 @functools.cache
 def parsed(text: str) -> ast.expr:
+    """Parse an expression.
+
+    Raises:
+        ValueError: the text is not an expression, or has more in it than an expression may have.
+    """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError(f"{format_value(text)} is neither a number nor an expression; it may have {_RULE}") from None
-    if (strange := next(filter(_is_forbidden, ast.walk(tree)), None)) is not None:
-        raise ValueError(f"{format_value(ast.unparse(strange))} has no place in an expression; it may have {_RULE}")
+        raise ValueError(f"{format_value(text)} is neither a number nor an expression; {_RULE}") from None
+    if (forbidden := next(filter(_is_forbidden, ast.walk(tree)), None)) is not None:
+        raise ValueError(f"{format_value(ast.unparse(forbidden))} is not allowed in an expression; {_RULE}")
     if not names_in(tree):
         raise ValueError(
-            f"{format_value(text)} must be a number, or an expression of parameters; write a number unquoted"
+            f"{format_value(text)} must be a number, or an expression of parameters; write a number without quotes"
         )
     return tree
 
@@ -62,11 +67,18 @@ def _is_forbidden(node: ast.AST) -> bool:
 
 
 def names_in(tree: ast.expr) -> list[str]:
+    """Return the parameters of an expression, repeated ones included."""
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
 
 
 def value_of(node: ast.expr, point: Mapping[str, Any]) -> Any:
+    """Compute an expression.
+
+    Raises:
+        TypeError: the values are not of the kinds that it needs.
+        ArithmeticError: a division by zero, or a number too large.
+    """
     match node:
         case ast.Constant(value):
             return value
@@ -86,8 +98,8 @@ def value_of(node: ast.expr, point: Mapping[str, Any]) -> Any:
 
 
 def _number(node: ast.expr, point: Mapping[str, Any]) -> float:
-    """The value of a part that is computed with; text repeated a billion times is one as well."""
+    """Return the value of an operand, which must be a number: `'text' * 10**9` would fill the memory."""
     value = value_of(node, point)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{ast.unparse(node)} is {format_value(value)}, and no number")
+        raise TypeError(f"{ast.unparse(node)} is {format_value(value)}, not a number")
     return value

@@ -1,10 +1,10 @@
-"""From declared data to a model: every fault at once, in the order of the file, each with its place."""
+"""Loading of sweeps: a file or a mapping becomes a model, or raises all of its problems in the order of the file."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -32,81 +32,92 @@ _DOMAIN: TypeAdapter[AnyDomain] = TypeAdapter(Domain)
 
 @dataclass(frozen=True)
 class _Source:
-    """Where declared data comes from: a file with places, and keys set beside it."""
+    """Source of declared data: a file with the positions of its keys, and the keys that options or `--set` replace."""
 
     name: str
-    places: Positions = field(default_factory=dict)
+    positions: Positions = field(default_factory=dict)
     overridden: Collection[Key] = ()
 
-    def problem(self, fault: Problem) -> LocatedProblem:
-        key = fault.key
-        if any(key[: len(other)] == other or self._makes(other, key) for other in self.overridden):
-            return LocatedProblem(f"--set {dotted_key(key)}", fault.message)
+    def locate(self, problem: Problem) -> LocatedProblem:
+        """Return a problem with its position in the file, or with the option that causes it."""
+        key = problem.key
+        if any(key[: len(other)] == other or self._creates(other, key) for other in self.overridden):
+            return LocatedProblem(f"--set {dotted_key(key)}", problem.message)
         if key[:1] == ("enqueue",) and any(other[0] == "space" for other in self.overridden):
-            way_out = "to do without start points: --set enqueue=null"
-            fault = replace(fault, message=f"{fault.message}; {way_out}")
-        while key and key not in self.places:
+            way_out = "to run without start points: --set enqueue=null"
+            problem = replace(problem, message=f"{problem.message}; {way_out}")
+        while key and key not in self.positions:
             key = key[:-1]
-        line, column = self.places.get(key, (None, None))
-        return LocatedProblem(dotted_key(fault.key), fault.message, line, column)
+        line, column = self.positions.get(key, (None, None))
+        return LocatedProblem(dotted_key(problem.key), problem.message, line, column)
 
-    def _makes(self, overridden: Key, key: Key) -> bool:
-        """Whether a key is there only because one within it was set."""
-        return bool(key) and overridden[: len(key)] == key and key not in self.places
+    def _creates(self, overridden: Key, key: Key) -> bool:
+        """Return whether a key exists only because an override sets a key inside it."""
+        return bool(key) and overridden[: len(key)] == key and key not in self.positions
 
 
 def load_file(model: type[M], path: str | Path, overrides: Mapping[str, Any]) -> M:
-    """The sweep in a YAML file."""
-    data, places = read_yaml(path)
+    """Load a sweep from a YAML file.
+
+    Raises:
+        SpecError: all problems at once.
+    """
+    data, positions = read_yaml(path)
     if not isinstance(data, dict):
-        kind = (
+        seen = (
             "is empty" if data is None else "holds a list" if isinstance(data, list) else f"holds {format_value(data)}"
         )
-        raise SpecError(
-            str(path), [LocatedProblem("", f"{kind}; a sweep is a mapping with name, budget and space", 1, 1)]
-        )
-    data, faults = override(data, overrides)
-    return _load(model, data, _Source(str(path), places, _keys(overrides)), faults)
+        message = f"{seen}; a sweep is a mapping with name, budget and space"
+        raise SpecError(str(path), [LocatedProblem("", message, 1, 1)])
+    data, problems = override(data, overrides)
+    return _load(model, data, _Source(str(path), positions, _keys(overrides)), problems)
 
 
 def load(model: type[M], data: Mapping[str, Any], overrides: Mapping[str, Any]) -> M:
-    """The sweep in a mapping."""
-    data, faults = override(data, overrides)
-    return _load(model, data, _Source("sweep", overridden=_keys(overrides)), faults)
+    """Load a sweep from a mapping.
+
+    Raises:
+        SpecError: all problems at once.
+    """
+    data, problems = override(data, overrides)
+    return _load(model, data, _Source("sweep", overridden=_keys(overrides)), problems)
 
 
 def _keys(overrides: Mapping[str, Any]) -> list[Key]:
     return [tuple(key.split(".")) for key in overrides]
 
 
-def _load(model: type[M], data: Mapping[str, Any], source: _Source, faults: list[Problem]) -> M:
+def _load(model: type[M], data: Mapping[str, Any], source: _Source, problems: list[Problem]) -> M:
     loaded: M | None = None
     try:
         loaded = model.model_validate(data)
     except ValidationError as error:
-        faults = faults + problems_of(error, model, data)
-    faults += _problems_outside_models(data)
-    if loaded is not None and not faults:
-        faults = _problems_of_valid_sweep(loaded)
-    if faults or loaded is None:
-        problems = [source.problem(fault) for fault in faults]
-        problems.sort(key=lambda problem: (problem.line or math.inf, problem.column or 0))
-        raise SpecError(source.name, problems)
+        problems = problems + problems_of(error, model, data)
+    problems += _problems_outside_models(data)
+    if loaded is not None and not problems:
+        problems = _problems_of_valid_sweep(loaded)
+    if problems or loaded is None:
+        located = [source.locate(problem) for problem in problems]
+        located.sort(key=lambda problem: (problem.line or math.inf, problem.column or 0))
+        raise SpecError(source.name, located)
     return loaded
 
 
 def _problems_outside_models(data: Mapping[str, Any]) -> list[Problem]:
-    """What the models do not see: the trainable and what it takes, and a space of which a part cannot be read."""
+    """Return the problems that no model sees: those of the trainable and its hyperparameters.
+
+    Also those between parameters of a space that the model rejects because one of its domains cannot be read.
+    """
     declared = data.get("space")
     space = {str(name): _read_domain(raw) for name, raw in declared.items()} if isinstance(declared, Mapping) else {}
     between = islice(check_space(space) if None in space.values() else (), MAX_PROBLEMS)
-    faults = [Problem(("space", *fault.key), fault.message) for fault in between]
+    problems = _below("space", between)
     trainable = data.get("trainable", DEFAULT_TRAINABLE)
     if trainable == DEFAULT_TRAINABLE and data.get("dataset") is None:
-        faults.append(Problem(("dataset",), "is missing; try {type: mnist, fallback: digits}"))
+        problems.append(Problem(("dataset",), "is missing; try {type: mnist, fallback: digits}"))
     if isinstance(trainable, str) and TRAINABLE_PATTERN.fullmatch(trainable):
-        faults += _problems_of_trainable(trainable, space)
-    return faults
+        problems += _problems_of_trainable(trainable, space)
+    return problems
 
 
 def _problems_of_trainable(trainable: str, space: Mapping[str, AnyDomain | None]) -> list[Problem]:
@@ -120,22 +131,26 @@ def _problems_of_trainable(trainable: str, space: Mapping[str, AnyDomain | None]
 
 
 def _problems_of_valid_sweep(sweep: Any) -> list[Problem]:
-    """What can be asked only of a sweep without other faults."""
+    """Return the problems that can be found only in a sweep without others."""
     if message := sweep.sampler.missing_package():
         return [Problem(("sampler", "type"), message)]
-    if faults := [Problem(("resources", *fault.key), fault.message) for fault in sweep.resources.problems(sweep.space)]:
-        return faults
+    if problems := _below("resources", sweep.resources.problems(sweep.space)):
+        return problems
     params_model = find_trainable(sweep.trainable).params_model
     return _problems_by_model(params_model, lambda model: check_points(sweep.space, model)) if params_model else []
 
 
 def _problems_by_model(params_model: type[Any], check: Callable[[type[Any]], list[Problem]]) -> list[Problem]:
     try:
-        return [Problem(("space", *fault.key), fault.message) for fault in check(params_model)]
-    except Exception as error:  # its validators are the user's, and may raise anything
+        return _below("space", check(params_model))
+    except Exception as error:  # the model's validators are the user's code, which may raise anything
         first = (str(error).splitlines() or [""])[0]
         message = f"{params_model.__name__} cannot check the space: {type(error).__name__}: {first}"
         return [Problem(("trainable",), message)]
+
+
+def _below(section: str, problems: Iterable[Problem]) -> list[Problem]:
+    return [Problem((section, *problem.key), problem.message) for problem in problems]
 
 
 def _read_domain(raw: Any) -> AnyDomain | None:
@@ -146,21 +161,24 @@ def _read_domain(raw: Any) -> AnyDomain | None:
 
 
 def override(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The data with dotted keys set; text is read as YAML, and null removes a key."""
+    """Return a copy of the data with dotted keys set, and the problems of these keys.
+
+    Text is read as YAML; null removes a key.
+    """
     changed = copy.deepcopy(dict(data))
-    faults = []
+    problems = []
     for path, value in overrides.items():
         key: Key = tuple(path.split("."))
         try:
             _set(changed, key, parse_value(value) if isinstance(value, str) else value)
         except ValueError as error:
-            faults.append(Problem(key, str(error)))
-    return changed, faults
+            problems.append(Problem(key, str(error)))
+    return changed, problems
 
 
 def _set(data: dict[str, Any], key: Key, value: Any) -> None:
     if not all(key):
-        raise ValueError("is no key; write it like budget.trials")
+        raise ValueError("is not a key; write it like budget.trials")
     inner: Any = data
     for i, part in enumerate(key[:-1]):
         if inner.get(part) is None:

@@ -1,4 +1,4 @@
-"""Text in a sweep that follows a rule: names, metrics, durations, addresses."""
+"""Types of text in a sweep file: names, metrics, descriptions, addresses."""
 
 from __future__ import annotations
 
@@ -21,76 +21,80 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNOREC
 _METRIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]{0,99}")
 
 
-def _passes(fault_of: Callable[[str], str | None]) -> AfterValidator:
+def _passes(problem_of: Callable[[str], str | None]) -> AfterValidator:
+    """Return a validator that raises the problem of a text, if it has one."""
+
     def check(text: str) -> str:
-        if fault := fault_of(text):
-            raise ValueError(fault)
+        if problem := problem_of(text):
+            raise ValueError(problem)
         return text
 
     return AfterValidator(check)
 
 
-def _fault_of_name(text: str) -> str | None:
-    # It becomes the name of a folder, a study and an MLflow run, and stands in URLs: nothing that any of them quotes.
+def _problem_of_name(text: str) -> str | None:
+    # The name is also that of a folder, a study and an MLflow run, and part of URLs: no character needs quoting there.
     if not text:
         return "is empty; give it a name"
     if len(text) > 64:
-        return f"has {len(text)} characters; 64 at most"
+        return f"has {len(text)} characters; at most 64 are allowed"
     if not _SLUG.fullmatch(text):
         proposal = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
         hint = f"; try {proposal}" if proposal else ""
-        return f"{format_value(text)} must be letters a-z, digits, '.', '_' and '-', and begin with a letter or digit{hint}"
-    return f"{format_value(text)} is reserved on some systems; choose another" if _RESERVED.fullmatch(text) else None
+        rule = "must be letters a-z, digits, '.', '_' and '-', and begin with a letter or digit"
+        return f"{format_value(text)} {rule}{hint}"
+    if _RESERVED.fullmatch(text):
+        return f"{format_value(text)} is reserved on some systems; choose another name"
+    return None
 
 
-def _fault_of_metric(text: str) -> str | None:
+def _problem_of_metric(text: str) -> str | None:
     if _METRIC.fullmatch(text):
         return None
-    return (
-        f"{format_value(text)} is no name of a metric; use letters, digits, '_', '.', '/', '-' and spaces, 100 at most"
-    )
+    rule = "use letters, digits, '_', '.', '/', '-' and spaces, at most 100 characters"
+    return f"{format_value(text)} is not a name of a metric; {rule}"
 
 
-def _fault_of_label(text: str) -> str | None:
+def _problem_of_label(text: str) -> str | None:
     if not text.strip() or not text.isprintable() or len(text) > 250:
         return f"{format_value(text)} must be 1 to 250 characters without control characters"
     return None
 
 
-def _fault_of_description(text: str) -> str | None:
+def _problem_of_description(text: str) -> str | None:
     if all(character.isprintable() or character == "\n" for character in text):
         return None
-    return "has a control character"
+    return "has a control character; remove it"
 
 
-def _fault_of_model(text: str) -> str | None:
+def _problem_of_model(text: str) -> str | None:
     if _SLUG.fullmatch(text):
         return None
-    return f"{format_value(text)} must be letters a-z, digits, '.', '_' and '-', 64 at most"
+    return f"{format_value(text)} must be letters a-z, digits, '.', '_' and '-', at most 64"
 
 
-def _fault_of_trainable(text: str) -> str | None:
+def _problem_of_trainable(text: str) -> str | None:
     if TRAINABLE_PATTERN.fullmatch(text):
         return None
     return f"{format_value(text)} must be package.module:function; try sweeper.training:train_rnn"
 
 
-Name = Annotated[str, _passes(_fault_of_name), Field(json_schema_extra={"pattern": f"^{_SLUG.pattern}$"})]
+Name = Annotated[str, _passes(_problem_of_name), Field(json_schema_extra={"pattern": f"^{_SLUG.pattern}$"})]
 
 
-Metric = Annotated[str, _passes(_fault_of_metric)]
+Metric = Annotated[str, _passes(_problem_of_metric)]
 
 
-Label = Annotated[str, _passes(_fault_of_label)]
+Label = Annotated[str, _passes(_problem_of_label)]
 
 
-Description = Annotated[str, _passes(_fault_of_description), Field(max_length=2000)]
+Description = Annotated[str, _passes(_problem_of_description), Field(max_length=2000)]
 
 
-ModelName = Annotated[str, _passes(_fault_of_model)]
+ModelName = Annotated[str, _passes(_problem_of_model)]
 
 
-Trainable = Annotated[str, _passes(_fault_of_trainable)]
+Trainable = Annotated[str, _passes(_problem_of_trainable)]
 
 
 Database = Annotated[str, _passes(problem_of_database_url)]

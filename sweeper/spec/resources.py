@@ -1,4 +1,4 @@
-"""What one trial has to itself: numbers, or expressions of its parameters."""
+"""Resources of one trial: numbers, or expressions of its parameters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sweeper.search.space import Point, Space, draw
 from sweeper.spec.expressions import names_in, parsed, value_of
 from sweeper.spec.validation import problems_of
 
-_CORNERS = 1000
-"""Corners of a space at which expressions are tried, at most."""
+MAX_CORNERS = 1000
+"""Corners of a space at which expressions are evaluated."""
 
 
-_WITHIN = 100
-"""Points within it."""
+RANDOM_POINTS = 100
+"""Points inside a space at which expressions are evaluated."""
 
 
 def _expression(text: str) -> str:
@@ -31,7 +31,7 @@ def _expression(text: str) -> str:
 
 def _share_or_whole(gpus: float) -> float:
     if gpus > 1 and gpus != int(gpus):
-        raise ValueError(f"{gpus:g} GPUs cannot be given; use a share below 1, or whole ones: {math.ceil(gpus)}")
+        raise ValueError(f"{gpus:g} GPUs cannot be given; use a share below 1, or whole GPUs: {math.ceil(gpus)}")
     return gpus
 
 
@@ -57,7 +57,7 @@ _Kind = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,
 
 
 class TrialResources(StrictModel):
-    """What one trial has to itself, in numbers."""
+    """Resources of one trial, in numbers."""
 
     cpus: _Cpus = 1.0
     gpus: _Gpus = 0.0
@@ -67,43 +67,42 @@ class TrialResources(StrictModel):
 
 
 class Resources(StrictModel):
-    """What one trial has to itself; each number may be an expression of its parameters."""
+    """Resources of one trial; each number may be an expression of the trial's parameters."""
 
     cpus: Annotated[Annotated[_Cpus, Tag("number")] | _Text, _Either] = Field(
-        1.0, description="CPUs, and so threads, of one trial."
+        1.0, description="CPUs of one trial; also its number of threads."
     )
     gpus: Annotated[Annotated[_Gpus, Tag("number")] | _Text, _Either] = Field(
-        0.0, description="GPUs of one trial; 0.5: two share one. Or an expression: 1 if units > 512 else 0.25."
+        0.0, description="GPUs of one trial; 0.5: two trials share a GPU. Or an expression: 1 if units > 512 else 0.25."
     )
     memory: Annotated[Annotated[_Gigabytes, Tag("number")] | _Text, _Either] | None = Field(
-        None, description="GB of a node's memory that are set apart for one trial."
+        None, description="GB of the node's memory reserved for one trial."
     )
-    accelerator_type: _Kind | None = Field(None, description="The kind of GPU, as Ray calls it: A100, H100, T4.")
+    accelerator_type: _Kind | None = Field(None, description="Type of GPU, by its name in Ray: A100, H100, T4.")
     custom: dict[_Kind, Annotated[Annotated[_Units, Tag("number")] | _Text, _Either]] = Field(
-        default_factory=dict, description="What else a node must have, by the names that it was started with."
+        default_factory=dict, description="Other resources of the nodes, by the names they were started with."
     )
 
     def for_trial(self, point: Mapping[str, Any]) -> TrialResources:
-        """What the trial with these parameters has.
+        """Return the resources of the trial with these parameters.
 
         Raises:
-            ValueError: an expression gives what no trial can have.
+            ValueError: an expression cannot be computed, or its value is not allowed.
         """
-        given = self._given(point)
+        declared = self._evaluated(point)
         try:
-            return TrialResources.model_validate(given)
+            return TrialResources.model_validate(declared)
         except ValidationError as error:
-            fault = problems_of(error, TrialResources, given)[0]
-            raise ValueError(
-                f"resources.{dotted_key(fault.key)} with {format_params(point)}: {fault.message}"
-            ) from error
+            problem = problems_of(error, TrialResources, declared)[0]
+            place = f"resources.{dotted_key(problem.key)} with {format_params(point)}"
+            raise ValueError(f"{place}: {problem.message}") from error
 
-    def _given(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        given: dict[str, Any] = {**dict(self), "custom": dict(self.custom)}
+    def _evaluated(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        declared: dict[str, Any] = {**dict(self), "custom": dict(self.custom)}
         for key, text in self._expressions():
-            holder = given["custom"] if key[0] == "custom" else given
+            holder = declared["custom"] if key[0] == "custom" else declared
             holder[str(key[-1])] = _evaluate(text, point)
-        return given
+        return declared
 
     def _expressions(self) -> list[tuple[Key, str]]:
         found: dict[Key, object] = {(name,): getattr(self, name) for name in ("cpus", "gpus", "memory")}
@@ -111,50 +110,52 @@ class Resources(StrictModel):
         return [(key, text) for key, text in found.items() if isinstance(text, str)]
 
     def problems(self, space: Space) -> Iterator[Problem]:
-        """What is wrong with the expressions, in this space."""
-        is_sound = True
+        """Yield the problems of the expressions: unknown parameters, else the first point with a value not allowed."""
+        of_names = list(self._problems_of_names(space))
+        yield from of_names or self._problems_of_values(space)
+
+    def _problems_of_names(self, space: Space) -> Iterator[Problem]:
         for key, text in self._expressions():
             for name in dict.fromkeys(names_in(parsed(text))):
                 if name not in space:
-                    is_sound = False
-                    yield Problem(
-                        key, f"there is no parameter {format_value(name)} in the space. {did_you_mean(name, space)}"
-                    )
+                    hint = did_you_mean(name, space)
+                    yield Problem(key, f"there is no parameter {format_value(name)} in the space. {hint}")
                 elif space[name].when:
-                    is_sound = False
-                    yield Problem(key, f"{name} plays no part in some trials; use parameters that every trial has")
-        for point in self._points(space) if is_sound else ():
+                    yield Problem(key, f"{name} is not used in some trials; use parameters that every trial has")
+
+    def _problems_of_values(self, space: Space) -> Iterator[Problem]:
+        for point in self._points(space):
             try:
-                TrialResources.model_validate(self._given(point))
+                TrialResources.model_validate(self._evaluated(point))
             except ValidationError as error:
-                for fault in problems_of(error, TrialResources, self._given(point)):
-                    yield Problem(fault.key, f"with {format_params(point)}: {fault.message}")
+                for problem in problems_of(error, TrialResources, self._evaluated(point)):
+                    yield Problem(problem.key, f"with {format_params(point)}: {problem.message}")
                 return
             except ValueError as error:
                 yield Problem(self._expressions()[0][0], str(error))
                 return
 
     def corner_requests(self, space: Space) -> Iterator[tuple[TrialResources, Point]]:
-        """What trials have at the corners of the space, each with the parameters that it follows from."""
+        """Yield the different resources of trials at corners of the space, each with the parameters it follows from."""
         seen: list[TrialResources] = []
         for point in self._points(space):
-            if (share := self.for_trial(point)) not in seen:
-                seen.append(share)
-                yield share, point
+            if (resources := self.for_trial(point)) not in seen:
+                seen.append(resources)
+                yield resources, point
 
     def _points(self, space: Space) -> Iterator[Point]:
-        """The corners of the space, as far as expressions look at it, and some points within."""
+        """Yield corners of the space and random points inside it, as the parameters that expressions use."""
         names = list(dict.fromkeys(name for _, text in self._expressions() for name in names_in(parsed(text))))
         values = [[value for _, value in space[name].bounds()] for name in names]
-        yield from (dict(zip(names, corner, strict=True)) for corner in islice(product(*values), _CORNERS))
+        yield from (dict(zip(names, corner, strict=True)) for corner in islice(product(*values), MAX_CORNERS))
         random_state = random.Random(0)
-        for _ in range(_WITHIN if names else 0):
+        for _ in range(RANDOM_POINTS if names else 0):
             point = draw(space, random_state)
             yield {name: point[name] for name in names}
 
 
 def format_params(point: Mapping[str, Any]) -> str:
-    """Parameters as a sentence has them: units=64, cell=lstm."""
+    """Return parameters as text for a message: units=64, cell=lstm."""
     return ", ".join(f"{name}={value}" for name, value in point.items())
 
 

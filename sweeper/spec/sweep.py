@@ -1,4 +1,4 @@
-"""What a sweep is: the models behind its YAML file."""
+"""Models of a sweep, which check its YAML file and hold it while it runs."""
 
 from __future__ import annotations
 
@@ -16,56 +16,78 @@ from sweeper.search.budget import Budget
 from sweeper.search.pruners import Hyperband, Median, NoPruner, Pruner
 from sweeper.search.samplers import Grid, Sampler, Tpe
 from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normalized, suspicious_settings
-from sweeper.spec.loading import load, load_file
+from sweeper.spec.loading import DEFAULT_TRAINABLE, load, load_file
 from sweeper.spec.names import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
 from sweeper.spec.resources import Resources
 
 
 class Objective(StrictModel):
-    """What makes one trial better than another."""
+    """Metric that the sweep optimises."""
 
-    metric: Metric = Field("val_accuracy", description="The metric that trials report and the sweep optimises.")
-    direction: Direction = Field("maximize", description="Which way is better.")
+    metric: Metric = Field("val_accuracy", description="Metric that trials report and the sweep optimises.")
+    direction: Direction = Field("maximize", description="Whether a higher or a lower value is better.")
 
 
 class Tracking(StrictModel):
-    """Where MLflow shows the sweep."""
+    """MLflow server, experiment and registered model of the sweep."""
 
-    experiment: Label = Field("sweeper", description="MLflow experiment that the sweep appears in.")
-    model: ModelName | None = Field(None, description="Registered model that the best trial becomes a version of.")
+    experiment: Label = Field("sweeper", description="MLflow experiment of the sweep.")
+    model: ModelName | None = Field(None, description="Registered model; the best trial becomes a version of it.")
     uri: TrackingUri | None = Field(
-        None, description="MLflow server or store; else MLFLOW_TRACKING_URI, else a local file. May hold ${env:NAME}."
+        None,
+        description="MLflow server or store; by default MLFLOW_TRACKING_URI, else a local file. "
+        "May contain ${env:NAME} for secrets.",
     )
 
     def resolved_uri(self) -> str | None:
-        """The address with its references to the environment resolved."""
+        """Return the address with its references to the environment resolved."""
         return None if self.uri is None else expand(self.uri)
 
 
 class Sweep(StrictModel):
-    """A sweep as declared. Frozen: what happens to it is in its study."""
+    """A sweep as declared. It is frozen; the trials and their results are in its study.
 
-    name: Name = Field(description="Name of the sweep; the same name and storage continue it.")
-    description: Description = Field("", description="What the sweep is for, in your words.")
-    trainable: Trainable = Field(
-        "sweeper.training:train_rnn", description="The function that trains, package.module:function."
+    Example:
+        >>> sweep = Sweep.from_mapping(
+        ...     {
+        ...         "name": "gru",
+        ...         "dataset": {"type": "digits"},
+        ...         "budget": {"trials": 10, "epochs": 3},
+        ...         "space": {"cell": "gru", "units": {"type": "int", "low": 16, "high": 64}},
+        ...     }
+        ... )
+        >>> sweep.changed({"budget.trials": 20, "space.units.high": 128}).budget.trials
+        20
+
+    Raises:
+        SpecError: `from_mapping` and `changed` raise all problems at once, each with its key. (The constructor is
+            pydantic's: it raises a ValidationError, and does not check the trainable.)
+    """
+
+    name: Name = Field(
+        description="Name of the sweep: up to 64 letters, digits, '.', '_' and '-'. "
+        "The same name and storage continue the sweep."
     )
-    seed: Seed = Field(0, description="Everything random derives from it and the number of the trial.")
-    dataset: AnyDataset | None = Field(None, description="What the trainable is given to learn from.")
-    objective: Objective = Field(default_factory=Objective, description="What makes one trial better than another.")
-    budget: Budget = Field(description="How much is spent: on one trial, and on all of them.")
-    resources: Resources = Field(default_factory=Resources, description="What one trial has to itself.")
+    description: Description = Field("", description="Purpose of the sweep, in your words.")
+    trainable: Trainable = Field(DEFAULT_TRAINABLE, description="Function that trains, as package.module:function.")
+    seed: Seed = Field(0, description="Seed of the sweep; all randomness derives from it and the trial's number.")
+    dataset: AnyDataset | None = Field(None, description="Data that the trainable learns from.")
+    objective: Objective = Field(default_factory=Objective, description="Metric that the sweep optimises.")
+    budget: Budget = Field(description="Length of one trial, and limits of the whole sweep.")
+    resources: Resources = Field(default_factory=Resources, description="CPUs, GPUs and memory of one trial.")
     space: Annotated[dict[str, Domain], Field(min_length=1)] = Field(
-        description="Hyperparameters: what is searched, and by plain values what is fixed."
+        description="Hyperparameters: those to search, and constants as plain values."
     )
-    sampler: Sampler = Field(default_factory=Tpe, description="How the next point is chosen.")
-    pruner: Pruner = Field(default_factory=Median, description="When a hopeless trial is stopped.")
+    sampler: Sampler = Field(default_factory=Tpe, description="How the next trial's parameters are chosen.")
+    pruner: Pruner = Field(default_factory=Median, description="When a bad trial is stopped early.")
     enqueue: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = Field(
-        (), description="Points to try first; parameters left out are chosen by the sampler."
+        (), description="Points to try first; the sampler chooses the parameters that they leave out."
     )
-    tracking: Tracking = Field(default_factory=Tracking, description="Where MLflow shows the sweep.")
+    tracking: Tracking = Field(
+        default_factory=Tracking, description="MLflow server, experiment and registered model of the sweep."
+    )
     storage: Database = Field(
-        "sqlite:///sweeper.db", description="SQL database that holds the study. May hold ${env:NAME} for secrets."
+        "sqlite:///sweeper.db", description="SQL database of the study. May contain ${env:NAME} for secrets."
     )
 
     @field_validator("space")
@@ -74,13 +96,13 @@ class Sweep(StrictModel):
         raise_problems(check_space(space))
         return space
 
-    # Each of these looks at fields validated before it, and says nothing when one of those is at fault itself.
+    # Each of these needs fields that are validated before it, and reports nothing if one of them has problems itself.
 
     @field_validator("sampler")
     @classmethod
     def _can_search(cls, sampler: Sampler, info: ValidationInfo) -> Sampler:
-        if "space" in info.data and (objection := sampler.unsupported_reason(info.data["space"])):
-            raise_problems([Problem(("type",), objection)])
+        if "space" in info.data and (reason := sampler.unsupported_reason(info.data["space"])):
+            raise_problems([Problem(("type",), reason)])
         return sampler
 
     @field_validator("pruner")
@@ -95,39 +117,40 @@ class Sweep(StrictModel):
     def _is_in_the_space(cls, points: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
         if (space := info.data.get("space")) is None:
             return points
-        faults = ((i, fault) for i, point in enumerate(points) for fault in check_point(point, space))
-        raise_problems(Problem((i, *fault.key), fault.message) for i, fault in faults)
+        found = ((i, problem) for i, point in enumerate(points) for problem in check_point(point, space))
+        raise_problems(Problem((i, *problem.key), problem.message) for i, problem in found)
         return tuple(normalized(point, space) for point in points)
 
     @classmethod
     def from_mapping(cls, declared: Mapping[str, Any]) -> Sweep:
-        """A sweep from Python, checked like a file.
+        """Make a sweep from a mapping, checked like a file.
 
         Raises:
-            SpecError: every fault at once.
+            SpecError: all problems at once.
         """
         return load(cls, declared, {})
 
     def changed(self, overrides: Mapping[str, Any]) -> Sweep:
-        """The sweep with values in the place of others, by dotted key, checked like a file.
+        """Return a copy of the sweep with values replaced, by dotted key, checked like a file.
 
         Raises:
-            SpecError: every fault at once.
+            SpecError: all problems at once.
         """
         return load(Sweep, self.model_dump(mode="json"), overrides)
 
     @property
     def sampler_seed(self) -> int:
+        """Seed of the sampler: its own, else the sweep's."""
         return self.seed if self.sampler.seed is None else self.sampler.seed
 
     @property
     def trial_limit(self) -> int:
-        """Trials that the sweep will run: those of the budget, or fewer if a grid has no more points."""
+        """Number of trials that the sweep runs: that of the budget, or fewer if a grid has fewer points."""
         points = grid_size(self.space) if isinstance(self.sampler, Grid) else None
         return self.budget.trials if points is None else min(self.budget.trials, points)
 
     def storage_url(self) -> str:
-        """The database with its references to the environment resolved; not for printing.
+        """Return the database with its references to the environment resolved. Do not print it: it may have a password.
 
         Raises:
             InputError: a variable is not set.
@@ -135,14 +158,16 @@ class Sweep(StrictModel):
         return expand(self.storage)
 
     def warnings(self) -> list[str]:
-        """What is allowed and still looks like a slip."""
+        """Return messages about settings that are allowed and still look like mistakes."""
         found = suspicious_settings(self.space)
         if (limit := self.trial_limit) < self.budget.trials:
-            found.append(f"the grid has {limit} points: the sweep ends after them, not {self.budget.trials}")
+            found.append(f"the grid has {limit} points: the sweep ends after {limit} trials, not {self.budget.trials}")
         if self.budget.reports == 1 and not isinstance(self.pruner, NoPruner):
-            found.append("a trial reports once, at its end: nothing can be pruned; raise budget.reports_per_epoch")
+            found.append("a trial reports once, at its end, so that none can be pruned; raise budget.reports_per_epoch")
         if isinstance(self.pruner, Hyperband) and self.budget.trials < 40:
-            found.append("hyperband divides the trials among brackets and needs 40 or more; try successive_halving")
+            found.append(
+                "hyperband divides the trials among brackets and needs 40 or more of them; try successive_halving"
+            )
         if len(self.enqueue) > self.budget.trials:
             found.append(f"only {self.budget.trials} of the {len(self.enqueue)} points in enqueue will be tried")
         return found
@@ -152,18 +177,53 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     """Load a sweep from a YAML file.
 
     Args:
-        overrides: values over those of the file, by dotted key: `{"budget.trials": 5}`. Text is read as YAML; None and
-            `null` remove a key.
+        path: the file, in YAML 1.2.
+        overrides: values that replace those of the file, by dotted key. Text is read as YAML; None and `null` remove a
+            key.
+
+    Example:
+        >>> sweep = load_sweep("search_spaces/lstm.yaml", {"budget.trials": 5})
+        >>> sweep.name, sweep.budget.trials
+        ('lstm', 5)
 
     Raises:
-        SpecError: every fault of the file at once, each with its place.
+        SpecError: the file cannot be read, or has problems: all of them at once, each with its line and column.
     """
     return load_file(Sweep, path, overrides or {})
 
 
 def sweep_schema() -> dict[str, Any]:
-    """The JSON Schema of a sweep file, for editors."""
+    """Return the JSON Schema of a sweep file, for editors."""
     schema = Sweep.model_json_schema()
-    for definition in schema["$defs"].values():  # the `type` of a kind is described by the kind
+    schema["description"] = schema["description"].partition("\n\n")[0]
+    for definition in schema["$defs"].values():  # an editor shows the class's docstring at its `type`
         definition["properties"].get("type", {}).setdefault("description", definition.get("description", ""))
+    _rename_bounds(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+_BOUNDS = {
+    "ge": ("minimum", max),
+    "le": ("maximum", min),
+    "gt": ("exclusiveMinimum", max),
+    "lt": ("exclusiveMaximum", min),
+}
+"""Names of bounds in pydantic and in JSON Schema, and the function that returns the stricter of two bounds."""
+
+
+def _rename_bounds(schema: Any) -> None:
+    """Give the bounds of integers the names that JSON Schema has for them.
+
+    pydantic 2.14 writes its own names where a bound follows a BeforeValidator, as in `core.schema.Integer`; editors
+    ignore these. The bound cannot precede the validator: then 0 passes `ge=1`.
+    """
+    if isinstance(schema, list):
+        for item in schema:
+            _rename_bounds(item)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            for name, (standard, stricter) in _BOUNDS.items():
+                if (bound := schema.pop(name, None)) is not None:
+                    schema[standard] = stricter(bound, schema.get(standard, bound))
+        for item in schema.values():
+            _rename_bounds(item)

@@ -1,4 +1,4 @@
-"""Turns what pydantic found wrong into faults that people can mend: the key, the value, the rule, a proposal."""
+"""pydantic's errors as problems that people can solve: the key, the value, the rule, a proposal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BOUNDS = {
     "greater_than_equal": ">= {ge}",
     "less_than": "< {lt}",
     "less_than_equal": "<= {le}",
-    "string_too_long": "{max_length} characters long at most",
+    "string_too_long": "at most {max_length} characters long",
 }
 
 
@@ -40,25 +40,25 @@ _TRUE, _FALSE = ("yes", "on", "y"), ("no", "off", "n")
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
-    """The faults of `data`, one per key, which was to become a `model`."""
+    """Return the problems of data that could not become a model: one for each key."""
     found: dict[Key, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         found.setdefault(_key(details, data), []).append(details)
-    faults = []
+    problems = []
     for key, group in islice(found.items(), MAX_PROBLEMS):
         first = group[0]
         if first["type"] == "faults":
-            faults += [Problem((*key, *fault.key), fault.message) for fault in first["ctx"]["faults"]]
+            problems += [Problem((*key, *inner.key), inner.message) for inner in first["ctx"]["faults"]]
         elif first["type"] == "extra_forbidden":
             message = f"unknown key. {did_you_mean(key[-1], _fields(model, first['loc'][:-1]))}"
-            faults.append(Problem(key, message))
+            problems.append(Problem(key, message))
         else:
-            faults.append(Problem(key, rule(group, hint=_hint(key, first["input"]))))
-    return faults
+            problems.append(Problem(key, rule(group, hint=_hint(key, first["input"]))))
+    return problems
 
 
 def rule(group: list[ErrorDetails], *, hint: str = "") -> str:
-    """The value and the rule it breaks; errors of the alternatives of one value make one rule."""
+    """Return a value and the rule that it breaks; the errors of the alternatives of one value make one rule."""
     first = group[0]
     kind, value, context = first["type"], first["input"], first.get("ctx", {})
     if any(details["type"] == "finite_number" for details in group):
@@ -76,9 +76,9 @@ def rule(group: list[ErrorDetails], *, hint: str = "") -> str:
     if kind in ("union_tag_invalid", "literal_error"):
         names = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
         tag = context.get("tag", value)
-        return f"{format_value(tag)} is unknown here. {did_you_mean(tag, names, otherwise='One of')}"
+        return f"{format_value(tag)} is not known. {did_you_mean(tag, names, otherwise='One of')}"
     if kind == "union_tag_not_found":
-        return "needs a type, to say what it is"
+        return "is missing; it says which kind this is"
     wanted = [_wanted(details) for details in group]
     if None in wanted:
         return f"{format_value(value)}: {first['msg'][0].lower()}{first['msg'][1:]}"
@@ -95,7 +95,7 @@ def _wanted(details: ErrorDetails) -> str | None:
 
 
 def _hint(key: Key, value: object) -> str:
-    """What was probably meant."""
+    """Return what was probably meant."""
     if isinstance(value, str):
         if len(value) <= 30 and re.fullmatch(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?([eE][-+]?[0-9]+)?", value):
             return f"; write it without quotes: {value.replace('_', '')}"
@@ -111,7 +111,7 @@ def _hint(key: Key, value: object) -> str:
 
 
 def _key(details: ErrorDetails, data: Any) -> Key:
-    """Where the error is in the data; pydantic's location also names alternatives, which are no keys."""
+    """Return the key of an error. pydantic's location also names the alternatives of a union, which are not keys."""
     key: list[str | int] = []
     for part in details["loc"]:
         if isinstance(data, Mapping) and part in data:
@@ -129,7 +129,7 @@ def _key(details: ErrorDetails, data: Any) -> Key:
 
 
 def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed at a location."""
+    """Return the keys that are allowed at a location."""
     models: list[type[BaseModel]] = [model]
     for part in location:
         inner = [
