@@ -1,4 +1,4 @@
-"""The hyperparameters of `train_rnn`: names, kinds, bounds and defaults. Every one may stand in a search space."""
+"""Hyperparameters of `train_rnn`: names, types, bounds and defaults. A search space may contain each of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotates a string that must be one of `names`; pydantic treats it as a `Literal` of the table's keys."""
+    """Annotation of a string that must be one of `names`; pydantic treats it as a `Literal` of a table's keys."""
 
     names: Iterable[str]
 
@@ -31,7 +31,7 @@ class OneOf:
 
 
 class RNNParams(BaseModel):
-    """A recurrent network and how it is trained. Every field has a default, so a space names only what it varies."""
+    """A recurrent network and its training. Every field has a default, so a space names only what it varies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +44,7 @@ class RNNParams(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each recurrent layer's inputs that is dropped.")
     recurrent_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the recurrent state that is dropped.")
     output_dropout: float = Field(
-        0.0, ge=0, lt=1, description="Share of each layer's outputs that is dropped, at each time step another."
+        0.0, ge=0, lt=1, description="Share of each layer's outputs that is dropped, with a new mask at each time step."
     )
     masking: bool = Field(False, description="Skip the time steps that are all zero, such as padding.")
     dense: int = Field(0, ge=0, le=4096, description="Units of a dense layer before the head (0: none).")
@@ -56,14 +56,14 @@ class RNNParams(BaseModel):
         "orthogonal", description="Initial weights from the recurrent state."
     )
     joint_fans: bool = Field(
-        False, description="Scale those two as parts of one kernel of inputs and state, as TensorFlow 1 did."
+        False, description="Scale both kernels as one kernel of inputs and state, as TensorFlow 1 did."
     )
     forget_bias: float = Field(1.0, ge=-10, le=10, description="Initial bias of an LSTM's forget gate.")
     head_initializer: Annotated[str, OneOf(HEADS)] = Field(
         "keras", description="Initial head: Keras's, or weights and biases from N(0, 1) as in TensorFlow 1's tutorials."
     )
 
-    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = Field("adam", description="How gradients become changes.")
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = Field("adam", description="Optimizer.")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="Learning rate after the warm-up.")
     batch_size: int = Field(128, ge=1, le=65536, description="Samples per gradient step.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd and rmsprop.")
@@ -73,19 +73,19 @@ class RNNParams(BaseModel):
         None, ge=0, le=1, description="Decoupled decay of weights, not of biases (default: 0.004 with adamw, else 0)."
     )
     clip_norm: float | None = Field(None, gt=0, description="Largest norm of the whole gradient.")
-    schedule: Annotated[str, OneOf(SCHEDULES)] = Field("constant", description="Course of the learning rate.")
+    schedule: Annotated[str, OneOf(SCHEDULES)] = Field("constant", description="Learning-rate schedule.")
     warmup: float = Field(0.0, ge=0, lt=1, description="Share of the trial in which the learning rate rises.")
-    decay: float = Field(0.1, gt=0, le=1, description="Factor of each drop of the step schedule.")
-    drops: int = Field(2, ge=1, le=100, description="Drops of the step schedule, evenly spaced.")
+    decay: float = Field(0.1, gt=0, le=1, description="Factor of each drop of the `step` schedule.")
+    drops: int = Field(2, ge=1, le=100, description="Drops of the `step` schedule, evenly spaced.")
     backend: Annotated[str, OneOf(BACKENDS)] = Field(
         "tensorflow",
-        description="What computes: tensorflow, or jax (pip install 'sweeper[jax]'); one for all trials of a sweep.",
+        description="Backend, one for all trials of a sweep; jax needs `pip install 'sweeper[jax]'`.",
         json_schema_extra={"constant": True},
     )
     precision: Annotated[str, OneOf(PRECISIONS)] = Field(
-        "float32", description="Of the recurrent layers' arithmetic; the lower one is for GPUs."
+        "float32", description="Precision of the recurrent layers; mixed_bfloat16 is for GPUs."
     )
-    watch_test: bool = Field(False, description="Report on the test set too, by which no search may choose.")
+    watch_test: bool = Field(False, description="Also report metrics on the test set; do not choose by them.")
     seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of weights, dropout and data order.")
 
     @field_validator("backend")

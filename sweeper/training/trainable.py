@@ -1,4 +1,4 @@
-"""`train_rnn`, the trainable that sweeper ships, and the one evaluation of its champion on the test set."""
+"""The trainable that sweeper ships, `train_rnn`, and the evaluation of the best trial on the test set."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
     from sweeper.worker.trial import Trial
 
 CHECKPOINT_SECONDS = 2.0
-"""A checkpoint costs some 20 ms of waiting for the disk, so reports that follow each other faster share one."""
+"""Least time between two checkpoints; each waits some 20 ms for the disk, so not every fast report gets one."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the champion achieves on the test set, and the files that hold it."""
+    """Metrics of the best trial on the test set, and the files of its model."""
 
     metrics: dict[str, float]
     model: Path | None = None
+    """The Keras model."""
     example: Path | None = None
+    """Inputs for the model, float32 `[n, steps, features]`, as an `.npy` file."""
     labels: tuple[str, ...] = ()
+    """Names of the classes; empty for forecasts."""
 
 
 def train_rnn(params: RNNParams, trial: Trial) -> None:
-    """Train a recurrent network; at each report, validate it."""
+    """Train a recurrent network, and validate it at each report."""
     loop = _start(params, trial)
     saved = time.monotonic()
     while trial.step < trial.reports:
-        metrics = loop.advance(loop.course.step_at(trial.step + 1))
+        metrics = loop.advance(loop.plan.step_at(trial.step + 1))
         is_due = trial.step + 1 == trial.reports or time.monotonic() - saved >= CHECKPOINT_SECONDS
         trial.report(metrics, checkpoint=loop.save if is_due else None)
         saved = time.monotonic() if is_due else saved
@@ -43,8 +46,8 @@ def train_rnn(params: RNNParams, trial: Trial) -> None:
 def evaluate(params: RNNParams, trial: Trial, folder: Path) -> Evaluation:
     """Rebuild the network from the trial's checkpoint, test it, and save it in `folder`.
 
-    The saved model takes float32 `[n, steps, features]`, of images pixels from 0 to 255. It gives a probability per
-    class, or what it forecasts at each time step.
+    The saved model takes float32 `[n, steps, features]`; pixels of images are from 0 to 255. It returns a probability
+    for each class, or a forecast for each time step.
     """
     import numpy as np
 
@@ -68,7 +71,7 @@ train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
 
 
 def _start(params: RNNParams, trial: Trial) -> Loop:
-    """The loop of a trial, at its beginning or where its checkpoint left it."""
+    """Return the training loop of a trial, at its start or restored from its checkpoint."""
     from sweeper.training.engine import runtime
 
     runtime.start_backend(trial.resources.cpus, params.backend, trial.resources.gpus)
@@ -77,9 +80,9 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
 
     dataset = _dataset_of(trial)
     data = device_data(trial.data)
-    course = StepPlan.of(trial, len(data.y_train), params.batch_size)
+    plan = StepPlan.of(trial, len(data.y_train), params.batch_size)
     program = Program(params, dataset.task)
-    loop = Loop(params, program, data, course, trial.seed if params.seed is None else params.seed)
+    loop = Loop(params, program, data, plan, trial.seed if params.seed is None else params.seed)
     if trial.checkpoint is not None:
         loop.restore(trial.checkpoint)
     return loop
@@ -87,5 +90,5 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
 
 def _dataset_of(trial: Trial) -> AnyDataset:
     if trial.dataset is None:
-        raise InputError("train_rnn learns from a dataset, and the sweep names none; add `dataset: {type: mnist}`")
+        raise InputError("train_rnn needs a dataset, but the sweep names none; add `dataset: {type: mnist}`")
     return trial.dataset

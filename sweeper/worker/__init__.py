@@ -1,1 +1,1 @@
-"""What runs in a trial's process. Knows no Ray and no Optuna."""
+"""Code that runs in a trial's process. It imports neither Ray nor Optuna."""

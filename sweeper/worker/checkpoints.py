@@ -1,4 +1,4 @@
-"""Checkpoints of one trial: written beside, fsynced, renamed, checked by sha256 when read."""
+"""Checkpoints of one trial: written beside, fsynced, renamed, and verified by sha256 when they are read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,27 +15,23 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from sweeper.core.files import written_whole
 from sweeper.core.remote_folder import RemoteFolder
 from sweeper.core.trials import Direction, Report, TrialRecord, best_trial
 
 logger = logging.getLogger(__name__)
 
-
 _MANIFEST = "manifest.json"
+_ATTEMPT_PREFIX = "attempt-"
+_FOREIGN_PREFIX = "foreign-"
 
-
-_BESIDE = ".writing-"
-
-
-_ATTEMPT = "attempt-"
-
-
-_FOREIGN = "foreign-"
+_UNFINISHED = (".writing-*", ".replaced-*")
+"""Names that `written_whole` gives folders; one that remains is of a process that was killed while it saved."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole and verified checkpoint: its folder, the report it belongs to, and that report's metrics."""
+    """A complete and verified checkpoint: its folder, the number of its report, and that report's metrics."""
 
     path: Path
     step: int
@@ -43,11 +39,11 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one trial in one folder; the newest two are kept, and copied to the remote one if there is.
+    """Checkpoints of one trial in one folder. The newest two are kept, and copied to the remote folder if there is one.
 
     Args:
-        origin: what each checkpoint must come from: the study's id, a digest of the trial's parameters. One that names
-            another origin is never used. One that names none was written by sweeper 0.1.
+        origin: the study's id and a digest of the trial's parameters, which are written into each checkpoint. A
+            checkpoint with another origin is never used. One without an origin was written by sweeper 0.1 and is used.
     """
 
     KEEP = 2
@@ -58,132 +54,125 @@ class CheckpointStore:
         self.folder = folder
         self._remote = remote
         self._origin = dict(origin or {})
-        self._name = f"trials/{folder.name}"
+        self._remote_path = f"trials/{folder.name}"
         self.damaged: list[str] = []
-        """Checkpoints that `latest` found damaged, and how."""
+        """One sentence for each checkpoint that `latest` found damaged."""
         self.foreign: list[str] = []
-        """Checkpoints that `latest` found to belong to another study or trial, and why."""
+        """One sentence for each checkpoint that `latest` found to belong to another study or trial."""
 
     def save(self, step: int, metrics: Mapping[str, float], write: Callable[[Path], None], *, attempt: int = 1) -> Path:
         """Let `write` fill a folder, then make it the checkpoint of `step` in one rename.
 
-        A reader sees the whole checkpoint or none of it; the one before goes only after this one is on disk.
+        A reader sees a complete checkpoint or none. The older ones are deleted only after this one is on disk.
         """
-        self.folder.mkdir(exist_ok=True)  # without parents: a folder that was removed is not made again
-        beside = self.folder / f"{_BESIDE}{uuid4().hex[:8]}"
-        beside.mkdir()
-        try:
+        self.folder.mkdir(exist_ok=True)  # without parents: a sweep's folder that was removed must not reappear
+        target = self.folder / f"{_ATTEMPT_PREFIX}{attempt:03d}-step-{step:08d}"
+        # A target that exists is of an earlier attempt at this step; its bits are the same, or damaged.
+        with written_whole(target) as beside:
+            beside.mkdir()
             write(beside)
-            files = {path.name: _sha256(path) for path in sorted(beside.iterdir())}
+            digests = {path.name: _sha256(path) for path in sorted(beside.iterdir())}
             about = {**self._origin, "step": step, "attempt": attempt, "metrics": dict(metrics)}
-            manifest = {**about, "sha256": files}
-            (beside / _MANIFEST).write_text(json.dumps(manifest))
-            for path in beside.iterdir():
+            (beside / _MANIFEST).write_text(json.dumps({**about, "sha256": digests}))
+            # The content must be on disk before the rename, else a power cut could leave a whole name with empty files.
+            for path in (*beside.iterdir(), beside):
                 _fsync(path)
-            _fsync(beside)
-            target = self.folder / f"{_ATTEMPT}{attempt:03d}-step-{step:08d}"
-            if target.exists():  # an earlier attempt wrote this step; the bits are the same or damaged
-                shutil.rmtree(target)
-            beside.rename(target)
-            _fsync(self.folder)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
+        _fsync(self.folder)
         if self._remote is not None:
-            self._remote.put(target, f"{self._name}/{target.name}")
+            self._remote.put(target, f"{self._remote_path}/{target.name}")
             for old_name in self._remote_names(self._remote)[self.KEEP :]:
-                self._remote.remove(f"{self._name}/{old_name}")
-        torn = self.folder.glob(f"{_BESIDE}*")  # of processes that were killed while they wrote
-        for old in (*self._folders()[self.KEEP :], *torn):
+                self._remote.remove(f"{self._remote_path}/{old_name}")
+        for old in (*self._local_folders()[self.KEEP :], *self._unfinished_folders()):
             shutil.rmtree(old, ignore_errors=True)
         return target
 
     def latest(self, recorded: int | None = None) -> Checkpoint | None:
-        """Return the newest checkpoint that is whole and belongs to this trial of this study.
+        """Return the newest checkpoint that is complete and belongs to this trial of this study.
 
-        A damaged one is skipped and named in `damaged`. One of another study or trial is renamed, so that it is out of
-        the way, and named in `foreign`.
+        A damaged checkpoint is skipped and listed in `damaged`. A checkpoint of another study or trial is renamed, so
+        that `save` does not count it among the newest, and listed in `foreign`.
 
         Args:
-            recorded: the reports of the trial that are on record. A worker waits at each report until it is recorded,
-                so a checkpoint of a later one than the next comes from another history of the study, such as the one
-                before its database was replaced by a backup.
+            recorded: number of the trial's reports that are recorded. A worker waits at each report until it is
+                recorded, so a checkpoint more than one report ahead comes from another history of the study, such as
+                the one before its database was replaced by a backup.
         """
         self.damaged, self.foreign = [], []
         if self._remote is not None:
-            self._fetch(self._remote)
-        for folder in self._folders():
+            self._download_missing(self._remote)
+        for folder in self._local_folders():
             try:
-                manifest = json.loads((folder / _MANIFEST).read_text())
-                damaged = [name for name, digest in manifest["sha256"].items() if _sha256(folder / name) != digest]
-            except (OSError, ValueError, KeyError) as error:
-                damaged = [f"{_MANIFEST}: {error}"]
-            if not damaged and (reason := self._strangeness(manifest, recorded)):
-                self.foreign.append(f"{folder.name} ({reason})")
-                self._rename(folder)
+                manifest = _read_manifest(folder)
+            except ValueError as error:
+                self.damaged.append(f"Checkpoint {folder.name} is damaged ({error}).")
+                logger.warning("Checkpoint %s is damaged (%s)", folder, error)
                 continue
-            if not damaged:
-                return Checkpoint(folder, int(manifest["step"]), dict(manifest["metrics"]))
-            self.damaged.append(f"{folder.name} ({', '.join(damaged)})")
-            logger.warning("checkpoint %s is damaged (%s)", folder, ", ".join(damaged))
+            if reason := self._foreign_reason(manifest, recorded):
+                self.foreign.append(
+                    f"Checkpoint {folder.name} belongs to another study or trial and is ignored ({reason})."
+                )
+                self._rename_foreign(folder)
+                continue
+            return Checkpoint(folder, int(manifest["step"]), dict(manifest["metrics"]))
         return None
 
     def findings(self) -> str:
-        """Return what `latest` passed over, for the user; an empty text if nothing."""
-        found = [
-            ("damaged checkpoints", self.damaged),
-            ("checkpoints of another study or trial, ignored", self.foreign),
-        ]
-        return "; ".join(f"{what}: {', '.join(names)}" for what, names in found if names)
+        """Return one sentence for each checkpoint that `latest` skipped; an empty text if it skipped none."""
+        return " ".join([*self.damaged, *self.foreign])
 
-    def _strangeness(self, manifest: Mapping[str, Any], recorded: int | None) -> str | None:
+    def clear(self) -> None:
+        """Delete every checkpoint of the trial. Other files of its folder, such as a traceback, stay."""
+        if self._remote is not None:
+            self._remote.remove(self._remote_path)
+        for old in (*self._local_folders(), *self._unfinished_folders()):
+            shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # the folder does not exist or is not empty
+            self.folder.rmdir()
+
+    def _foreign_reason(self, manifest: Mapping[str, Any], recorded: int | None) -> str | None:
         """Return why a checkpoint does not belong to this trial, None if it does."""
         for key, expected in self._origin.items():
             if manifest.get(key, expected) != expected:
-                return f"{key} {str(manifest[key])[:8]}, not {expected[:8]}"
+                return f"its {key} is {str(manifest[key])[:8]}, not {expected[:8]}"
         if recorded is not None and int(manifest["step"]) > recorded + 1:
-            return f"of report {manifest['step']}, and {recorded} are on record"
+            return f"it is of report {manifest['step']}, but only {recorded} are recorded"
         return None
 
-    def _rename(self, folder: Path) -> None:
-        """Put a foreign checkpoint out of the way, where `save` does not take it for one of the newest."""
-        target = folder.with_name(f"{_FOREIGN}{folder.name}-{uuid4().hex[:8]}")
+    def _rename_foreign(self, folder: Path) -> None:
+        """Rename a foreign checkpoint, so that neither `save` nor `latest` finds it again."""
+        target = folder.with_name(f"{_FOREIGN_PREFIX}{folder.name}-{uuid4().hex[:8]}")
         folder.rename(target)
         if self._remote is not None:
-            self._remote.put(target, f"{self._name}/{target.name}")
-            self._remote.remove(f"{self._name}/{folder.name}")
+            self._remote.put(target, f"{self._remote_path}/{target.name}")
+            self._remote.remove(f"{self._remote_path}/{folder.name}")
 
-    def _remote_names(self, remote: RemoteFolder) -> list[str]:
-        return sorted((name for name in remote.list_folders(self._name) if name.startswith(_ATTEMPT)), reverse=True)
-
-    def _fetch(self, remote: RemoteFolder) -> None:
-        """Bring those here that an attempt on another node wrote."""
+    def _download_missing(self, remote: RemoteFolder) -> None:
+        """Download the checkpoints that an attempt on another node wrote."""
         for name in self._remote_names(remote):
             if not (self.folder / name).exists():
-                remote.get(f"{self._name}/{name}", self.folder / name)
+                remote.get(f"{self._remote_path}/{name}", self.folder / name)
 
-    def clear(self) -> None:
-        """Remove every checkpoint of the trial; what else lies there, a traceback, stays."""
-        if self._remote is not None:
-            self._remote.remove(self._name)
-        for old in (*self._folders(), *self.folder.glob(f"{_BESIDE}*")):
-            shutil.rmtree(old, ignore_errors=True)
-        with suppress(OSError):  # it is not there, or not empty
-            self.folder.rmdir()
+    def _remote_names(self, remote: RemoteFolder) -> list[str]:
+        names = remote.list_folders(self._remote_path)
+        return sorted((name for name in names if name.startswith(_ATTEMPT_PREFIX)), reverse=True)
 
-    def _folders(self) -> list[Path]:
-        """The newest attempt's first: one that was given up, and still writes somewhere, ranks below it."""
-        return sorted(self.folder.glob(f"{_ATTEMPT}*"), reverse=True)
+    def _local_folders(self) -> list[Path]:
+        """Return the checkpoints, the newest attempt's first: a lost attempt that still writes must not win by step."""
+        return sorted(self.folder.glob(f"{_ATTEMPT_PREFIX}*"), reverse=True)
+
+    def _unfinished_folders(self) -> Iterator[Path]:
+        for pattern in _UNFINISHED:
+            yield from self.folder.glob(pattern)
 
 
 class CheckpointCleaner:
-    """Keeps the checkpoints of running trials and of the best one, and deletes those of the others.
+    """Listener of a study that deletes checkpoints, except those of running trials and of the best one.
 
-    A listener of the study. The best trial is the one that leads the leaderboard, also among equals.
+    The best trial is the one that leads the leaderboard, also among equals.
 
     Args:
         checkpoints: returns the store of a trial.
-        is_slow: whether deleting takes time that the running trials do not have, as on another machine.
+        is_slow: whether deleting is slow, as in a remote folder; a thread deletes then, so that no trial waits.
     """
 
     def __init__(
@@ -191,11 +180,11 @@ class CheckpointCleaner:
     ) -> None:
         self._checkpoints = checkpoints
         self._direction: Direction = direction
-        self._helper = ThreadPoolExecutor(1, "sweeper-cleaner") if is_slow else None
+        self._executor = ThreadPoolExecutor(1, "sweeper-cleaner") if is_slow else None
         self._best: TrialRecord | None = None
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-        """Delete the checkpoints of a trial that ended, or of the best one before it."""
+        """Delete the checkpoints of a trial that ended, or those of the trial that was best before it."""
         if row.state == "RUNNING":
             return
         candidates = [row] if self._best is None else [self._best, row]
@@ -203,11 +192,29 @@ class CheckpointCleaner:
         for loser in candidates:
             if loser is not best:
                 clear = self._checkpoints(loser.number).clear
-                clear() if self._helper is None else self._helper.submit(clear)
+                clear() if self._executor is None else self._executor.submit(clear)
         self._best = best
 
     def on_phase(self, message: str) -> None:
         """Do nothing: phases have no checkpoints."""
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint's manifest and compare every file with its digest.
+
+    Raises:
+        ValueError: the checkpoint is damaged; the message says how.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        wrong = [name for name, digest in manifest["sha256"].items() if _sha256(folder / name) != digest]
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{_MANIFEST}: {error}") from error
+    if wrong:
+        raise ValueError(f"wrong sha256: {', '.join(wrong)}")
+    return dict(manifest)
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Runs trials on a worker: the trainable in a thread of its own, one event at a time. Knows no Ray."""
+"""Runner of one task on a worker: the trainable runs in a thread, one event at a time. It does not import Ray."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
 from sweeper.worker.trial import Trial
 
 MAX_TRACEBACK_CHARS = 50_000
-"""Characters of a traceback that are kept from its beginning, and as many from its end."""
+"""Number of characters that are kept of a long traceback: so many of its beginning, and as many of its end."""
+
+_PERMANENT_OS_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of the operating system that a retry would meet again."""
+
+_OUT_OF_MEMORY_ERRORS = ("OutOfMemoryError", "ResourceExhaustedError")
+_JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
 
 
 class TaskRunner:
-    """One task under way in a thread that waits, after each event, for the word to go on.
+    """Runner of one task in a thread, which waits after each event until `next_event` or `stop` is called.
 
-    A thread, because frameworks call back: `trial.report()` must be able to stand deep inside a training loop.
+    A thread is needed because `trial.report()` may be called deep inside the training loop of a framework.
     """
 
     def __init__(self, context: WorkerContext, task: Task) -> None:
@@ -36,7 +42,7 @@ class TaskRunner:
         self._thread = threading.Thread(target=self._run, name=f"trial-{task.number}", daemon=True)
 
     def next_event(self) -> Event:
-        """Let the task go on to its next event."""
+        """Let the task run until its next event, and return that."""
         if self._thread.ident is None:
             self._thread.start()
         else:
@@ -44,13 +50,13 @@ class TaskRunner:
         return self._events.get()
 
     def stop(self) -> None:
-        """End the task at the report where it waits."""
+        """Stop the task at the event where it waits, and wait for its thread to end."""
         self._continue.put(False)
         if self._thread.ident is not None:
             self._thread.join()
 
     def delete_local_files(self) -> None:
-        """Let go of what lies on this node of the trial: it is elsewhere too."""
+        """Delete this node's copy of the trial's files; the remote folder has them."""
         shutil.rmtree(self._context.folder.trial(self._task.number), ignore_errors=True)
 
     def _run(self) -> None:
@@ -59,14 +65,14 @@ class TaskRunner:
         except TrialStopped:
             pass
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
-            reason = str(error) if isinstance(error, TrialDivergedError) else self._describe(error)
+            reason = str(error) if isinstance(error, TrialDivergedError) else self._save_and_summarise(error)
             failure = Failure(classify_exception(error), reason)
-            self._events.put(Event(failure=self._out_of_gpu(error) if failure.kind == "memory" else failure))
+            self._events.put(Event(failure=self._memory_failure(error) if failure.kind == "memory" else failure))
 
     def _train(self) -> Event:
         train, params, trial = self._prepare()
         trial.resume(self._task.recorded)
-        if trial.step < trial.reports:  # else its last checkpoint was all that it had still to tell
+        if trial.step < trial.reports:  # else only the report of its last checkpoint was missing
             train(params, trial)
         return Event()
 
@@ -75,9 +81,9 @@ class TaskRunner:
         store = self._context.checkpoints(trial.number, self._task.params)
         latest = store.latest(self._task.recorded)
         if latest is None:
-            raise FileNotFoundError(f"trial {trial.number} left no whole checkpoint in {store.folder}")
+            raise FileNotFoundError(f"trial {trial.number} has no usable checkpoint in {store.folder}")
         if findings := store.findings():
-            self._notify(f"{findings}; testing the one of report {latest.step}")
+            self._notify(f"{findings} The evaluation uses the checkpoint of report {latest.step}.")
         trial.checkpoint, trial.step = latest.path, latest.step
         self._context.folder.champion.mkdir(exist_ok=True)
         evaluation = train.evaluate(params, trial, self._context.folder.champion)
@@ -112,7 +118,7 @@ class TaskRunner:
         if report.step > last:
             raise TrialStopped
         self._events.put(Event(report=report))
-        # After the last report the thread runs out by itself while the driver records it.
+        # After the last report the thread does not wait: it ends while the driver records the report.
         if report.step < last and not self._continue.get():
             raise TrialStopped
 
@@ -121,18 +127,18 @@ class TaskRunner:
         if not self._continue.get():
             raise TrialStopped
 
-    def _out_of_gpu(self, error: BaseException) -> Failure:
-        """What ran out of memory: with a GPU the frameworks mean that, and Python itself the machine."""
+    def _memory_failure(self, error: BaseException) -> Failure:
+        """Classify an out-of-memory error: MemoryError is the host's memory; a framework's error is the GPU's, if any."""
         if isinstance(error, MemoryError) or self._task.trial_resources(self._context.sweep.resources).gpus == 0:
-            return Failure("memory", self._describe(error))
+            return Failure("memory", self._save_and_summarise(error))
         batch = self._task.params.get("batch_size")
         return Failure("gpu", "GPU out of memory" + (f" (batch_size={batch})" if batch is not None else ""))
 
-    def _describe(self, error: BaseException) -> str:
-        """The error in one line with the place in the user's code, the whole traceback in a file beside the trial."""
+    def _save_and_summarise(self, error: BaseException) -> str:
+        """Save the traceback in the trial's folder, and return the error in one line with its place in the code."""
         text = "".join(traceback.format_exception(error))
         folder = self._context.folder.trial(self._task.number)
-        with suppress(OSError):  # the disk may be full, or the folder gone: that may be what the error is about
+        with suppress(OSError):  # the error may be that the disk is full or the folder is gone
             folder.mkdir(exist_ok=True)
             (folder / "error.txt").write_text(_shorten(redact(text)), errors="backslashreplace")
         first = redact((_message_of(error).strip().splitlines() or [""])[0])[:300]
@@ -144,29 +150,20 @@ class TaskRunner:
 def _message_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # it is the trainable's own class
+    except Exception:  # the class is the trainable's own, and its __str__ may fail
         return "its message cannot be read"
 
 
 def _shorten(text: str) -> str:
-    """The beginning and the end of a text that is too long to keep."""
+    """Cut out the middle of a text that is too long to keep."""
     if len(text) <= 2 * MAX_TRACEBACK_CHARS:
         return text
-    return f"{text[:MAX_TRACEBACK_CHARS]}\n[{len(text) - 2 * MAX_TRACEBACK_CHARS} characters left out]\n{text[-MAX_TRACEBACK_CHARS:]}"
-
-
-_PERMANENT_OS_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""Errors of the operating system that another attempt meets again."""
-
-
-_OUT_OF_MEMORY_ERRORS = ("OutOfMemoryError", "ResourceExhaustedError")
-
-
-_JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
+    start, end = text[:MAX_TRACEBACK_CHARS], text[-MAX_TRACEBACK_CHARS:]
+    return f"{start}\n[{len(text) - 2 * MAX_TRACEBACK_CHARS} characters left out]\n{end}"
 
 
 def classify_exception(error: BaseException) -> FailureKind:
-    """The kind of failure that an exception of a trainable is."""
+    """Return the kind of failure for an exception that a trainable raised."""
     if isinstance(error, TrialDivergedError):
         return "diverged"
     name, message = type(error).__name__, str(error.args[:1])  # not `str(error)`, which may fail

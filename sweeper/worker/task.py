@@ -1,4 +1,4 @@
-"""What a worker is handed and what it answers: tasks, events, and what it must know of the sweep."""
+"""Tasks for a worker, the events that it answers with, and what it knows of the sweep."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One thing for a worker to do: train a trial, or evaluate the best one on the test set."""
+    """One task of a worker: train a trial, or evaluate the best trial on the test set."""
 
     number: int
     params: dict[str, Any]
     attempt: int = 1
     evaluate: bool = False
     whole_gpu: bool = False
+    """Round the trial's GPUs up to whole ones, because an attempt ran out of memory on its share of one."""
     recorded: int | None = None
-    """The reports of the trial that are on record; None: not known."""
+    """Number of the trial's reports that are recorded; None if unknown."""
 
     def trial_resources(self, resources: Resources) -> TrialResources:
-        """What it has to itself; whole GPUs, where it ran out of its share of one.
+        """Return the resources that this task gets, from those that the sweep declares.
 
         Raises:
-            ValueError: what is declared for such parameters cannot be given.
+            ValueError: an expression of the declared resources has no valid value for these parameters.
         """
-        share = resources.for_trial(self.params)
-        return share.model_copy(update={"gpus": float(math.ceil(share.gpus))}) if self.whole_gpu else share
+        declared = resources.for_trial(self.params)
+        return declared.model_copy(update={"gpus": float(math.ceil(declared.gpus))}) if self.whole_gpu else declared
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker has to say: a report, that the trial ended, that it failed, or what the evaluation found.
+    """One answer of a worker: a report, a notice, a failure, or the evaluation's metrics. With none, the trial ended.
 
-    A notice is for the user: the trial waits for something, or something is not as it should be.
+    A notice is a text for the user: the trial waits for something, or found something wrong that it can work around.
     """
 
     report: Report | None = None
@@ -59,31 +60,32 @@ class Event:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a worker must know of a sweep; the workers of a node share the memory of its `data`."""
+    """A sweep as its workers know it; the workers of a node share the memory of its `data`."""
 
     sweep: Sweep
-    """The sweep with the dataset that is really used, which may be the declared one's fallback."""
+    """The sweep with the dataset that is used, which may be the fallback of the declared one."""
     folder: SweepFolder
     data: Arrays | None = None
     study: str = ""
-    """The id of the study; checkpoints of another one are not used."""
+    """The study's id; checkpoints of another study are not used."""
 
     def checkpoints(self, number: int, params: Mapping[str, Any] | None = None) -> CheckpointStore:
-        """Return the checkpoints of a trial; its parameters are needed to read or write one."""
+        """Return the checkpoint store of a trial; its parameters are needed to read or write a checkpoint."""
         origin = {"study": self.study, "params": params_digest(params)} if self.study and params is not None else None
         return CheckpointStore(self.folder.trial(number), self.folder.remote, origin=origin)
 
     def load_data(self) -> Arrays | None:
-        """Load the dataset, None if the sweep names none."""
+        """Load the dataset; return None if the sweep names none."""
         return None if self.sweep.dataset is None else self.sweep.dataset.load()
 
 
 def params_digest(params: Mapping[str, Any]) -> str:
+    """Return a sha256 of a trial's parameters that does not depend on their order."""
     return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def trial_seed(sweep_seed: int, number: int) -> int:
-    """A trial's seed: a function of the sweep's seed and the trial's number only, whatever runs it and how often."""
+    """Derive a trial's seed from the sweep's seed and the trial's number alone, so that every attempt has the same."""
     import numpy as np
 
     return int(np.random.SeedSequence([sweep_seed, number]).generate_state(1)[0])

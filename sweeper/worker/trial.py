@@ -1,4 +1,4 @@
-"""What a trainable is handed: its number, seed, budget, dataset, threads, checkpoint, and `report()`."""
+"""Trial, the object that a trainable gets: its seed, budget, data, resources, checkpoint, and `report()`."""
 
 from __future__ import annotations
 
@@ -22,27 +22,50 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 _DISK_POLL_INTERVAL_S = 1.0
-"""Seconds between one look for room on the disk and the next."""
-
+"""Seconds from one attempt to save a checkpoint on a full disk to the next."""
 
 MAX_METRICS, MAX_METRIC_NAME_CHARS = 1000, 250
-"""Metrics of one report, and characters of a name: what MLflow takes in one call."""
+"""Metrics of one report, and characters of a name: the most that MLflow accepts in one call."""
 
 
 class Trial:
-    """One trial as its trainable sees it.
+    """One trial, as the function that trains it sees it.
 
-    A trainable is any function `train(params, trial)` that works from `trial.step` (the reports already made) to
-    `trial.reports` (those the budget asks for) and calls `trial.report()` after each:
+    A trainable is any function `train(params, trial)`. It trains from report `trial.step` to report `trial.reports` and
+    calls `trial.report()` once for each. A resumed trial starts with `trial.checkpoint` and `trial.step` set; a
+    trainable that ignores them starts again from the beginning, and no report is recorded twice.
 
-        def train(params, trial):
-            while trial.step < trial.reports:
-                trial.report({"score": ...})
+    Attributes:
+        number: number of the trial in its sweep; the first is 0.
+        seed: seed of everything random in the trial, from 0 to 2**32 - 1. It depends on the sweep's seed and on
+            `number` only, so every attempt has the same.
+        attempt: 1, and one more after each retry or resume.
+        budget: the sweep's `budget`; `budget.epoch_of(step)` converts a report's number into epochs (or gradient steps,
+            if the budget is in steps).
+        dataset: the sweep's `dataset`, or None.
+        data: the dataset's arrays: `x_train`, `x_val` and `x_test` of shape `[samples, steps, features]`, and what
+            belongs to each sample in `y_train`, `y_val` and `y_test`. Read-only, as all workers of a node share them.
+        resources: what the trial may use: `cpus` (its threads), `gpus` (0.5 is half of one), `memory` in GB or None,
+            `accelerator_type`, `custom`.
+        reports: number of reports that the budget asks for.
+        step: number of reports made so far, 0 at the start of a new trial. `report()` counts it up.
+        checkpoint: folder of the checkpoint to resume from, which belongs to report `step`; None for a new trial.
 
-    A trial continued after an interruption starts with `trial.checkpoint` set to the folder its own `checkpoint`
-    function filled, and with `trial.step` at the report that belongs to it.
+    Raises:
+        InputError: `data` is read, but the sweep names no dataset.
+
+    Example:
+        >>> def save(folder, weight):
+        ...     (folder / "weight").write_text(str(weight))
+        >>> def train(params, trial):
+        ...     weight = float((trial.checkpoint / "weight").read_text()) if trial.checkpoint else 0.0
+        ...     while trial.step < trial.reports:
+        ...         weight += params["learning_rate"] * (1.0 - weight)
+        ...         trial.report({"loss": 1.0 - weight}, checkpoint=lambda folder: save(folder, weight))
+        >>> train({"learning_rate": 0.5}, trial)  # sweeper makes this call for each trial
+        >>> trial.step
+        3
     """
 
     def __init__(
@@ -75,44 +98,43 @@ class Trial:
 
     @property
     def data(self) -> Arrays:
-        """The arrays of the sweep's dataset, not to be written to: all workers of a node share them.
-
-        A trial that was handed none loads them itself, once per process.
-        """
+        """Arrays of the sweep's dataset, read-only. If the driver sent none, this process loads them, once."""
         if self._data is None:
             if self.dataset is None:
-                raise InputError("the trainable learns from a dataset, and the sweep names none; see `dataset`")
+                raise InputError("the trainable needs a dataset, but the sweep names none; add `dataset` to its file")
             self._data = _load(self.dataset)
         return self._data
 
     def resume(self, recorded: int | None = None) -> None:
-        """Continue from the newest checkpoint, if there is one, and send its report again.
+        """Resume from the newest checkpoint, if there is one, and send its report again. Called before the trainable.
 
-        A worker may have died after its checkpoint was written and before its report was recorded; the study drops
-        the report if it knows it already.
+        A worker may have died between saving its checkpoint and recording its report. The study ignores a report that
+        is recorded already.
 
         Args:
-            recorded: the reports that are on record, see `CheckpointStore.latest`.
+            recorded: number of reports that are recorded, see `CheckpointStore.latest`.
         """
         latest = self._checkpoints.latest(recorded)
         if findings := self._checkpoints.findings():
-            instead = f"going on from report {latest.step}" if latest else "none is left: starting again"
-            self._notify(f"{findings}; {instead}")
+            consequence = f"resumes from report {latest.step}" if latest else "has no other checkpoint and starts again"
+            self._notify(f"{findings} The trial {consequence}.")
         if latest is not None:
             self.checkpoint, self.step = latest.path, latest.step
             self._send(Report(latest.step, time.time(), latest.metrics))
 
     def report(self, metrics: Mapping[str, float], *, checkpoint: Callable[[Path], None] | None = None) -> None:
-        """Send one report and wait for the word to go on.
+        """Send one report, and wait until the study has recorded and judged it.
 
         Args:
             metrics: numbers by name; the objective's metric must be among them.
-            checkpoint: fills the folder it is given with all that is needed to continue from here, bit for bit.
+            checkpoint: writes into the folder it gets every file that is needed to resume from here, bit for bit. It
+                may make no subfolders. Without it, the trial resumes from an earlier report.
 
         Raises:
-            TrialStopped: the trial is to end here (pruned, or the sweep stops). Let it pass.
+            TrialStopped: the trial ends here, because it was pruned or the sweep stops. Do not catch it.
             TrialDivergedError: a metric is NaN or infinite.
-            ValueError: more metrics, or longer names, than the study and MLflow can hold for each of many reports.
+            TypeError: a metric is not a number.
+            ValueError: there are more than 1,000 metrics, or a name has more than 250 characters.
         """
         _check_size(metrics)
         numbers = {name: _as_number(name, value) for name, value in metrics.items()}
@@ -125,7 +147,7 @@ class Trial:
         self._send(Report(self.step, time.time(), numbers))
 
     def _save(self, metrics: Mapping[str, float], write: Callable[[Path], None]) -> None:
-        """Save a checkpoint; where the disk has no room for it, wait until it has."""
+        """Save a checkpoint; while the disk is full, wait and try again."""
         while True:
             try:
                 self._checkpoints.save(self.step, metrics, write, attempt=self.attempt)
@@ -135,7 +157,8 @@ class Trial:
                 if not is_disk_full(error, folder):
                     raise
             self._notify(
-                f"{disk_full_message(folder)}: waiting for room for a checkpoint; free some, or stop the sweep"
+                f"The trial cannot save its checkpoint ({disk_full_message(folder)}) and waits. "
+                "Free some space, or stop the sweep."
             )
             time.sleep(_DISK_POLL_INTERVAL_S)
 

@@ -1,8 +1,8 @@
-"""The compiled part of training: many gradient steps in one call, over one flat vector of weights.
+"""Compiled part of training: many gradient steps in one call, over one flat vector of weights.
 
-In TensorFlow a graph belongs to a cell, the number of layers and the like, and an optimizer. All else, from the
-learning rate to the width and the batch size, is a tensor that goes in or the size of one, so that nearly every trial
-of a sweep finds its graph traced. XLA (JAX) and Keras layers need every size: there, each width has its own.
+A TensorFlow graph depends on the cell, the number of layers and the like, and the optimizer. Everything else, from the
+learning rate to the width and the batch size, is an argument or the size of one, so that nearly every trial of a sweep
+finds its graph traced. XLA (JAX) and Keras layers need all sizes: there, each width has its own graph.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ from typing import Any, Protocol
 from sweeper.datasets.base import LearningTask
 from sweeper.training.engine import runtime
 from sweeper.training.engine.optimizers import OPTIMIZERS
+from sweeper.training.engine.runtime import ops
 
 Tensor = Any
-
-
 Tensors = tuple[Tensor, ...]
-
-
 Shapes = tuple[tuple[int, ...], ...]
-
 
 NUMBERS = (
     "momentum",
@@ -35,10 +31,11 @@ NUMBERS = (
     "recurrent_dropout",
     "output_dropout",
 )
+"""Numbers of a trial that a graph takes as tensors, beside the learning rate of each step."""
 
 
 class TrainableNetwork(Protocol):
-    """What a graph is made of, see `network.Network`."""
+    """What `CompiledTraining` needs of a network; see `network.Network`."""
 
     @property
     def task(self) -> LearningTask: ...
@@ -55,10 +52,10 @@ class TrainableNetwork(Protocol):
 
 
 class CompiledTraining:
-    """A training step and an evaluation, compiled when first called.
+    """Training and evaluation of a network with an optimizer, compiled when first called.
 
-    `shapes`, those of the weights in the flat vector, are given here if the graph is to be for them alone, else with
-    each call; `decayed` is 1 where weight decay applies.
+    Args:
+        shapes: shapes of the weights in the flat vector, if the graph is for them alone; None: each call gives them.
     """
 
     def __init__(self, network: TrainableNetwork, optimizer: str, shapes: Shapes | None = None) -> None:
@@ -74,37 +71,35 @@ class CompiledTraining:
         state = (vector, (vector,) * self._optimizer.slots, (seed,) * network.generators)
         numbers = {name: number for name in NUMBERS}
         indices = spec((None, None), "int32")
-        # Without signatures, every other count of steps in a call and every other size of the data is traced anew.
+        # Without signatures, each new number of steps in a call and each new size of the data would be traced again.
         self.steps = runtime.compile_function(
             self._steps, (x, y, given, vector, state, number, count, indices, vector, numbers)
         )
-        self.evaluate_batch = runtime.compile_function(self._judge, (x, y, given, vector))
+        self.evaluate_batch = runtime.compile_function(self._evaluate_batch, (x, y, given, vector))
 
     def gradient(
         self, weights: Tensors, seeds: Tensors, x: Tensor, y: Tensor, rates: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, Tensors]:
-        """The gradient of the mean loss as a flat vector, that loss, the hits, and the next states of the generators.
+        """Return the mean loss's gradient as a flat vector, that loss, the number of hits, and the next seeds.
 
-        `rates` are those of dropout.
+        Args:
+            seeds: states of the network's dropout generators.
+            rates: dropout rates by name.
         """
-        from keras import ops
-
         outputs, seeds, backward = self.network.outputs(weights, seeds, ops.cast(x, "float32"), rates)
         losses, hits, change = self._compare(outputs, y)
         gradient = ops.concatenate([ops.reshape(part, (-1,)) for part in backward(change)], axis=0)
         return gradient, ops.mean(losses), hits, seeds
 
     def _compare(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of each sample, the count of hits, and the gradient of the mean loss."""
-        from keras import ops
-
+        """Return the loss of each sample, the number of hits, and the outputs' gradient of the mean loss."""
         if self.task.forecasts:
             errors = outputs - y
             count = ops.cast(ops.size(errors), "float32")
             return ops.mean(ops.square(errors), axis=(1, 2)), ops.zeros((), "int32"), 2.0 * errors / count
         hits = ops.count_nonzero(ops.equal(ops.cast(ops.argmax(outputs, axis=-1), "int32"), y))
         losses = ops.sparse_categorical_crossentropy(y, outputs, from_logits=True)
-        # Of the softmax's cross-entropy: the probabilities, less one where the label is.
+        # The gradient of softmax and cross-entropy: the probabilities, less one at the label.
         change = ops.softmax(outputs) - ops.one_hot(y, ops.shape(outputs)[-1])
         return losses, ops.cast(hits, "int32"), change / ops.cast(ops.shape(y)[0], "float32")
 
@@ -117,21 +112,17 @@ class CompiledTraining:
         step: Tensor,
         numbers: Mapping[str, Any],
     ) -> tuple[Tensor, Tensors]:
-        """The weights and slots after a step of the optimizer."""
-        from keras import ops
-
+        """Return the weights and slots after one step of the optimizer; `decayed` is 1 where weight decay applies."""
         gradient = gradient * ops.minimum(1.0, numbers["clip_norm"] / ops.norm(gradient))
         change, slots = self._optimizer.rule(gradient, slots, step, numbers)
         decay = numbers["learning_rate"] * numbers["weight_decay"] * decayed * weights
         return weights - decay - change, slots
 
     def unpack(self, weights: Tensor, shapes: Any) -> Tensors:
-        """The network's weights, cut from the flat vector."""
+        """Cut the network's weights from the flat vector; `shapes` count only if the graph has none of its own."""
         return unpack(weights, self.shapes or shapes)
 
-    def _judge(self, x: Tensor, y: Tensor, shapes: Tensors, weights: Tensor) -> tuple[Tensor, Tensor]:
-        from keras import ops
-
+    def _evaluate_batch(self, x: Tensor, y: Tensor, shapes: Tensors, weights: Tensor) -> tuple[Tensor, Tensor]:
         seeds = (ops.zeros((2,), "int32"),) * self.network.generators
         outputs, _, _ = self.network.outputs(self.unpack(weights, shapes), seeds, ops.cast(x, "float32"), None)
         losses, hits, _ = self._compare(outputs, y)
@@ -150,8 +141,6 @@ class CompiledTraining:
         rates: Tensor,
         numbers: Any,
     ) -> Tensors:
-        from keras import ops
-
         def body(i: Tensor, weights: Tensor, slots: Any, seeds: Any, loss: Tensor, hits: Tensor) -> tuple[Any, ...]:
             batch_x, batch_y = ops.take(x, indices[i], axis=0), ops.take(y, indices[i], axis=0)
             parts = self.unpack(weights, shapes)
@@ -162,16 +151,14 @@ class CompiledTraining:
             return i + 1, weights, slots, seeds, loss + batch_loss, hits + batch_hits
 
         def should_continue(i: Tensor, *rest: Any) -> Tensor:
-            return ops.logical_and(i < count, ops.isfinite(rest[-2]))  # a diverged trial need not go on
+            return ops.logical_and(i < count, ops.isfinite(rest[-2]))  # stop when it diverged
 
         start = (ops.zeros((), "int32"), *state, ops.zeros(()), ops.zeros((), "int32"))
         return tuple(ops.while_loop(should_continue, body, start)[1:])
 
 
 def unpack(weights: Tensor, shapes: Any) -> Tensors:
-    """The parts of a flat vector; `shapes` are tuples, or in TensorFlow tensors."""
-    from keras import ops
-
+    """Cut a flat vector into parts; the shapes are tuples, or tensors in a TensorFlow graph for all sizes."""
     if isinstance(shapes[0], tuple):
         parts, start = [], 0
         for shape in shapes:
@@ -181,31 +168,31 @@ def unpack(weights: Tensor, shapes: Any) -> Tensors:
             parts.append(ops.reshape(weights[start : start + size], shape))
             start += size
         return tuple(parts)
-    import tensorflow as tf
-
+    tf = runtime.tensorflow
     split = tf.split(weights, tf.stack([tf.reduce_prod(shape) for shape in shapes]), num=len(shapes))
     return tuple(tf.reshape(part, shape) for part, shape in zip(split, shapes, strict=True))
 
 
 class CompiledCache:
-    """The graphs used last. A bound is needed, for graphs are large."""
+    """The compiled trainings of this process that were used last; few, because graphs are large."""
 
-    KEEP = 16
+    MAX_ENTRIES = 16
 
     def __init__(self) -> None:
-        self._graphs: OrderedDict[object, CompiledTraining] = OrderedDict()
+        self._entries: OrderedDict[object, CompiledTraining] = OrderedDict()
 
     def get(self, key: object, make: Callable[[], CompiledTraining]) -> CompiledTraining:
-        if key not in self._graphs:
-            while len(self._graphs) >= self.KEEP:
-                self._graphs.popitem(last=False)
-                gc.collect()  # graphs are full of cycles
-            self._graphs[key] = make()
-        self._graphs.move_to_end(key)
-        return self._graphs[key]
+        """Return the entry of `key`; if there is none, make it, and evict the one that was not used for longest."""
+        if key not in self._entries:
+            while len(self._entries) >= self.MAX_ENTRIES:
+                self._entries.popitem(last=False)
+                gc.collect()  # graphs are full of reference cycles
+            self._entries[key] = make()
+        self._entries.move_to_end(key)
+        return self._entries[key]
 
     def __len__(self) -> int:
-        return len(self._graphs)
+        return len(self._entries)
 
 
-graphs = CompiledCache()
+compiled_cache = CompiledCache()

@@ -1,4 +1,4 @@
-"""Keras's initializers, by their names, in NumPy: equal numbers on every backend, and nothing to compile."""
+"""Keras's initializers in NumPy, under Keras's names: the same numbers on every backend, and nothing to compile."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import math
 from typing import Any
 
 Array = Any
-
-
 Generator = Any
 
-
-# Of Keras's VarianceScaling: scale, which fan, and the distribution.
+# Arguments of Keras's VarianceScaling: scale, mode, distribution.
 _SCALINGS = {
     "glorot_uniform": (1.0, "average", "uniform"),
     "glorot_normal": (1.0, "average", "normal"),
@@ -21,20 +18,19 @@ _SCALINGS = {
     "lecun_normal": (1.0, "in", "normal"),
 }
 
-
 INITIALIZERS = (*_SCALINGS, "orthogonal")
-
+"""Initializers that a sweep may name."""
 
 _CUT_DEVIATION = 0.87962566103423978
-"""The standard deviation of a standard normal distribution that is cut at -2 and 2."""
+"""Standard deviation of a standard normal distribution that is cut at -2 and 2."""
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int, *, fan_in: int | None = None) -> Array:
-    """Fresh values, float32.
+    """Draw initial values, float32.
 
     Args:
         name: one of INITIALIZERS, or `zeros`, `ones`, or `normal` for N(0, 1).
-        fan_in: in the place of the first side of the shape.
+        fan_in: number of inputs that the values are scaled by, if not the first side of the shape.
     """
     import numpy as np
 
@@ -62,7 +58,7 @@ def _scaled(shape: tuple[int, ...], rng: Generator, fan_in: int, scale: float, f
 
 
 def _orthogonal(shape: tuple[int, ...], rng: Generator) -> Array:
-    """Saxe, McClelland, Ganguli 2014, arXiv:1312.6120."""
+    """Draw an orthogonal matrix (Saxe, McClelland, Ganguli 2014, arXiv:1312.6120)."""
     import numpy as np
 
     q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))

@@ -1,4 +1,4 @@
-"""The networks as Keras models: to be saved, and to be trained with Keras's own layers on GPUs."""
+"""Networks as Keras models: to save them, and to train with Keras's own layers on GPUs."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.core.files import written_whole
 from sweeper.training.engine.recurrence import CELLS
+from sweeper.training.engine.runtime import is_jax, jax, keras, ops, tensorflow
 from sweeper.training.engine.weights import HEAD
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import LearningTask
     from sweeper.training.hparams import RNNParams
 
-Array = Any
-
-
 Model = Any
+Tensor = Any
+Tensors = tuple[Tensor, ...]
 
 
 def build_network(params: RNNParams, task: LearningTask, *, precision: str = "float32") -> Model:
-    """A Keras model from sequences `[n, steps, features]` to logits or forecasts; its weights mean nothing yet.
+    """Build a Keras model from sequences `[n, steps, features]` to logits or forecasts. Its weights are not set yet.
 
-    Layers bear fixed names, so that nothing depends on what was built in the process before.
+    Layers have fixed names, so that the model does not depend on what the process built before.
     """
-    import keras
-
     layers = keras.layers
     sequences = keras.Input((task.steps, task.features), name="pixels" if task.scale != 1 else "sequences")
     x = layers.Rescaling(task.scale, name="rescale")(sequences) if task.scale != 1 else sequences
@@ -41,7 +39,7 @@ def build_network(params: RNNParams, task: LearningTask, *, precision: str = "fl
             dropout=params.dropout,
             recurrent_dropout=params.recurrent_dropout,
             return_sequences=gives_all,
-            zero_output_for_mask=gives_all,  # else the last output would be zero, and not that of the last step
+            zero_output_for_mask=gives_all,  # else a masked last step would zero the only output
             seed=number,
             dtype=precision,
             name=f"rnn_{number}",
@@ -59,28 +57,20 @@ def build_network(params: RNNParams, task: LearningTask, *, precision: str = "fl
 
 
 def save_model(model: Model, path: Path, *, classifies: bool) -> None:
-    """Write the model, a classifier's logits turned into probabilities, as one `.keras` file in one rename.
+    """Save the model as one `.keras` file in one rename. A classifier's logits become probabilities.
 
-    It holds built-in layers only: anyone loads it with `keras.saving.load_model(path, safe_mode=True)`.
+    The file has built-in layers only, so `keras.saving.load_model(path, safe_mode=True)` loads it anywhere.
     """
-    import keras
-
     if classifies:
         model = keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
     with written_whole(path) as beside, warnings.catch_warnings():
-        # Keras reads TensorFlow's variables in a way that NumPy 2 deprecates.
+        # Keras 3 reads TensorFlow's variables in a way that NumPy 2 deprecates.
         warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
         model.save(beside)
 
 
-Tensor = Any
-
-
-Tensors = tuple[Tensor, ...]
-
-
 class KerasNetwork:
-    """A Keras model as `network.Network` is one; its sizes and its rates of dropout are fixed."""
+    """A Keras model with the interface of `network.Network`; its sizes and dropout rates are fixed."""
 
     def __init__(self, params: RNNParams, task: LearningTask) -> None:
         self.task = task
@@ -88,32 +78,29 @@ class KerasNetwork:
 
     @property
     def generators(self) -> int:
+        """Number of generators of dropout masks."""
         return len(self._model.non_trainable_variables)
 
     @property
     def ranks(self) -> tuple[int, ...]:
+        """Number of axes of each weight."""
         return tuple(len(variable.shape) for variable in self._model.trainable_variables)
 
     def outputs(
         self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]:
-        import keras
-
+        """Return what `Network.outputs` does. The backend differentiates, and `rates` only switches dropout on or off."""
         variables = self._model.non_trainable_variables
-        states = [keras.ops.cast(seed, variable.dtype) for seed, variable in zip(seeds, variables, strict=True)]
+        states = [ops.cast(seed, variable.dtype) for seed, variable in zip(seeds, variables, strict=True)]
 
         def call(*parts: Tensor) -> tuple[Tensor, Tensors]:
             outputs, after = self._model.stateless_call(list(parts), states, x, training=rates is not None)
-            return outputs, tuple(keras.ops.cast(state, "int32") for state in after)
+            return outputs, tuple(ops.cast(state, "int32") for state in after)
 
-        if keras.backend.backend() == "jax":
-            import jax
-
-            outputs, pull, after = jax.vjp(call, *weights, has_aux=True)
-            return outputs, after, lambda d: list(pull(d))
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
+        if is_jax():
+            outputs, backward, after = jax.vjp(call, *weights, has_aux=True)
+            return outputs, after, lambda d: list(backward(d))
+        with tensorflow.GradientTape() as tape:
             tape.watch(weights)
             outputs, after = call(*weights)
         return outputs, after, lambda d: tape.gradient(outputs, list(weights), output_gradients=d)

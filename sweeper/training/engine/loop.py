@@ -1,4 +1,4 @@
-"""One trial's way through the data: which samples when, at which learning rate, and what a checkpoint holds."""
+"""Training loop of one trial: the order of the samples, the learning rate of each step, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sweeper.training.engine import runtime
 from sweeper.training.engine.optimizers import SCHEDULES
@@ -17,24 +19,20 @@ if TYPE_CHECKING:
     from sweeper.worker.trial import Trial
 
 Array = Any
-
-
 Tensor = Any
 
+_STATE_FILE = "state.npz"
 
-_FILE = "state.npz"
-
-
-_EVALUATION_BATCH = 250  # with more, XLA is half as fast on a CPU, and TensorFlow no faster
-
+_EVALUATION_BATCH_SIZE = 250
+"""With larger batches, XLA is half as fast on a CPU, and TensorFlow no faster."""
 
 FIRST_TEST_IMAGES = 128
-"""Of the test set's images, the number that E1 and E3 of `search_spaces/baselines` were judged by."""
+"""Number of test images that the accuracies of E1 and E3 in `search_spaces/baselines` were measured on."""
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceData:
-    """A dataset as tensors, uint8 still: pixels become floats batch by batch. What is evaluated is in batches."""
+    """A dataset as tensors, its evaluation parts cut into batches. Pixels stay uint8 and become floats batch by batch."""
 
     x_train: Tensor
     y_train: Tensor
@@ -45,10 +43,10 @@ class DeviceData:
 
 @functools.lru_cache(maxsize=2)
 def device_data(arrays: Arrays) -> DeviceData:
-    """The tensors of a dataset, made once per process; on a CPU, what is trained on stays where it lies."""
+    """Turn a dataset into tensors, once per process. On a CPU the training data is not copied."""
 
     def batches(x: Array, y: Array) -> tuple[tuple[Tensor, Tensor], ...]:
-        parts = [slice(start, start + _EVALUATION_BATCH) for start in range(0, len(y), _EVALUATION_BATCH)]
+        parts = [slice(start, start + _EVALUATION_BATCH_SIZE) for start in range(0, len(y), _EVALUATION_BATCH_SIZE)]
         return tuple((runtime.tensor(x[part], x.dtype), runtime.tensor(y[part], y.dtype)) for part in parts)
 
     train = runtime.tensor_in_place(arrays.x_train), runtime.tensor_in_place(arrays.y_train)
@@ -58,15 +56,19 @@ def device_data(arrays: Arrays) -> DeviceData:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The gradient steps of a full trial and where its reports lie among them."""
+    """Gradient steps of a full trial, and after which of them it reports."""
 
     total: int
     reports: int
     width: float
+    """Gradient steps from one report to the next."""
 
     @classmethod
     def of(cls, trial: Trial, samples: int, batch_size: int) -> StepPlan:
-        """With epochs, the reports divide the steps as evenly as whole steps can; each is at least one step long."""
+        """Plan the steps of a trial's budget.
+
+        A budget of epochs is divided by its reports as evenly as whole steps allow, with at least one step for each.
+        """
         budget = trial.budget
         if budget.steps is not None:
             return cls(budget.steps, budget.reports, budget.epoch_of(1))
@@ -75,16 +77,16 @@ class StepPlan:
         return cls(total, budget.reports, total / budget.reports)
 
     def step_at(self, report: int) -> int:
-        """The gradient steps made when report number `report` is due."""
+        """Return the number of gradient steps after which report number `report` is due."""
         return min(self.total, round(report * self.width))
 
 
 @dataclass(frozen=True)
 class DataOrder:
-    """The samples of every batch: a fresh permutation per epoch, and batches cut from their unbroken sequence.
+    """Samples of every batch: a new permutation for each epoch, and batches cut from the sequence of all of them.
 
-    Batches are all of one size, so one may hold the end of an epoch and the start of the next. The order is a function
-    of the seed and the position, so a checkpoint need not hold it.
+    All batches have the same size, so one may contain the end of an epoch and the start of the next. The order depends
+    on the seed and the position only, so a checkpoint need not contain it.
     """
 
     seed: int
@@ -92,9 +94,7 @@ class DataOrder:
     batch_size: int
 
     def batches(self, first: int, count: int) -> Array:
-        """Indices of the samples of `count` batches from batch `first` on, `[count, batch_size]`."""
-        import numpy as np
-
+        """Return the samples of `count` batches from batch number `first` on, `[count, batch_size]`."""
         start, stop = first * self.batch_size, (first + count) * self.batch_size
         epochs = range(start // self.samples, (stop - 1) // self.samples + 1)
         sequence = np.concatenate([_permutation(self.seed, epoch, self.samples) for epoch in epochs])
@@ -104,27 +104,23 @@ class DataOrder:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, samples: int) -> Array:
-    import numpy as np
-
     return np.random.default_rng([seed, epoch]).permutation(samples).astype(np.int32)
 
 
 class Loop:
-    """The state of one trial's training and what moves it on."""
+    """Training of one trial: its state, its steps, its metrics and its checkpoints."""
 
-    def __init__(self, params: RNNParams, program: Program, data: DeviceData, course: StepPlan, seed: int) -> None:
+    def __init__(self, params: RNNParams, program: Program, data: DeviceData, plan: StepPlan, seed: int) -> None:
         self.step = 0
         self.state = program.initial_state(seed)
         self._params = params
         self._program = program
         self._data = data
-        self.course = course
+        self.plan = plan
         self.order = DataOrder(seed, len(data.y_train), params.batch_size)
 
     def advance(self, stop: int) -> dict[str, float]:
-        """Train up to gradient step `stop` and validate: the metrics since the last report."""
-        import numpy as np
-
+        """Train up to gradient step `stop` and validate; return the metrics since the last report."""
         first, loss, hits = self.step, 0.0, 0
         while self.step < stop and np.isfinite(loss):
             steps = range(self.step, min(stop, self.step + STEPS_PER_CALL))
@@ -134,7 +130,7 @@ class Loop:
                 self._data.y_train,
                 first=self.step,
                 indices=self.order.batches(self.step, len(steps)),
-                rates=[learning_rate(self._params, step, self.course.total) for step in steps],
+                rates=[learning_rate(self._params, step, self.plan.total) for step in steps],
             )
             loss, hits, self.step = loss + part_loss, hits + part_hits, steps[-1] + 1
         count = self.step - first
@@ -142,12 +138,15 @@ class Loop:
             **self._named("", loss / count, hits / (count * self._params.batch_size)),
             **self._named("val_", *self._program.evaluate(self.state.weights, self._data.validation)),
             **(self.test() if self._params.watch_test else {}),
-            "learning_rate": learning_rate(self._params, self.step - 1, self.course.total),
+            "learning_rate": learning_rate(self._params, self.step - 1, self.plan.total),
             "epoch": self.step * self._params.batch_size / self.order.samples,
         }
 
     def test(self) -> dict[str, float]:
-        """Loss and accuracy on the test set, and the accuracy on its first images, as some publish it."""
+        """Return the metrics on the test set.
+
+        With `watch_test`, they include the accuracy on its first images, which some publications report.
+        """
         weights, task = self.state.weights, self._program.task
         metrics = self._named("test_", *self._program.evaluate(weights, self._data.test))
         if self._params.watch_test and not task.forecasts:
@@ -155,35 +154,32 @@ class Loop:
         return metrics
 
     def _named(self, prefix: str, loss: float, accuracy: float) -> dict[str, float]:
+        """Name the metrics; forecasts have no accuracy."""
         metrics = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
         return {f"{prefix}loss": loss} if self._program.task.forecasts else metrics
 
     def weights(self) -> list[Array]:
-        """The weights in the order of the Keras model."""
-        import numpy as np
-
+        """Return the weights in the order of the Keras model."""
         return [np.asarray(part) for part in self._program.unpack(self.state.weights)]
 
     def example(self, count: int) -> Array:
-        """Some samples as the saved model takes them."""
-        import numpy as np
-
+        """Return the first test samples, in the type that the saved model takes."""
         return np.asarray(self._data.test[0][0])[:count].astype("float32")
 
     def save(self, folder: Path) -> None:
-        """Write what `restore` needs: the rest follows from the hyperparameters and the seed."""
-        import numpy as np
-
+        """Write what `restore` needs; the rest follows from the hyperparameters and the seed."""
         state = self.state
         slots: dict[str, Any] = {f"slot_{number}": np.asarray(slot) for number, slot in enumerate(state.slots)}
         seeds: dict[str, Any] = {f"seed_{number}": np.asarray(seed) for number, seed in enumerate(state.seeds)}
-        np.savez(folder / _FILE, step=self.step, weights=np.asarray(state.weights), **slots, **seeds)
+        np.savez(folder / _STATE_FILE, step=self.step, weights=np.asarray(state.weights), **slots, **seeds)
 
     def restore(self, folder: Path) -> None:
-        """Continue from a checkpoint, bit for bit."""
-        import numpy as np
+        """Resume from a checkpoint, bit for bit.
 
-        with np.load(folder / _FILE, allow_pickle=False) as saved:
+        Raises:
+            ValueError: the checkpoint is of a network with another number of weights.
+        """
+        with np.load(folder / _STATE_FILE, allow_pickle=False) as saved:
             if saved["weights"].shape != self.state.weights.shape:
                 raise ValueError(f"the checkpoint in {folder} belongs to another network")
             self.step = int(saved["step"])
@@ -195,7 +191,12 @@ class Loop:
 
 
 def learning_rate(params: RNNParams, step: int, total: int) -> float:
-    """The learning rate of gradient step `step` (0 is the first) of `total`: a linear warm-up, then the schedule."""
+    """Return the learning rate of one gradient step: a linear warm-up, then the schedule.
+
+    Args:
+        step: number of the gradient step; the first is 0.
+        total: number of gradient steps of the whole trial.
+    """
     warm = round(params.warmup * total)
     if step < warm:
         return params.learning_rate * (step + 1) / (warm + 1)

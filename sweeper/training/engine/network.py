@@ -1,49 +1,44 @@
-"""The network with its gradient, as operations on tensors of weights: what `build_network` does, made to be trained.
+"""The network and its gradient, written out as operations on tensors of weights.
 
-In TensorFlow's graphs widths, batch sizes and dropout rates are tensors: what is fixed is in `Network`.
+It computes what the model of `keras_model.build_network` does. In TensorFlow's graphs widths, batch sizes and dropout
+rates are tensors; the fields of `Network` are all that a graph fixes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.datasets.base import LearningTask
 from sweeper.training.engine.ops import (
     ACTIVATIONS,
-    Activation,
+    Backward,
     add_bias,
     advance_seed,
+    chain,
+    dense,
     dropout_mask,
+    join,
     no_bias,
+    normalise,
     product_over_steps,
     project,
 )
 from sweeper.training.engine.recurrence import CELLS, Recurrence, compiled_recurrence
+from sweeper.training.engine.runtime import ops
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
 
 Tensor = Any
-
-
 Tensors = tuple[Tensor, ...]
-
-
 Rates = Mapping[str, Tensor]
-
-
-Backward = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
-"""From the gradient of an output to those of the input and of the weights."""
-
-
-_NORM_EPSILON = 1e-3  # that of keras.layers.LayerNormalization
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network as far as it is part of a graph; frozen, so that equal ones share what was compiled."""
+    """Structure of a network, as far as a graph depends on it; frozen, because equal ones share a compiled graph."""
 
     task: LearningTask
     cell: str
@@ -60,6 +55,7 @@ class Network:
 
     @classmethod
     def of(cls, params: RNNParams, task: LearningTask) -> Network:
+        """Return the structure that these hyperparameters declare."""
         return cls(
             LearningTask(task.steps, 0, 0, task.forecasts),  # widths are not part of the graph
             params.cell,
@@ -77,12 +73,12 @@ class Network:
 
     @property
     def generators(self) -> int:
-        """Generators of dropout masks: one for each layer and direction, and one for what is dropped of outputs."""
+        """Number of generators of dropout masks: one for each layer and direction, and one for all outputs."""
         return self.layers * self._directions + 1
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """How many axes each weight has."""
+        """Number of axes of each weight."""
         bias = 2 if CELLS[self.cell].has_recurrent_bias else 1
         layer = (2, 2, bias) * self._directions + (1, 1) * self.layer_norm
         return (*layer * self.layers, *(2, 1) * self.has_dense, 2, 1)
@@ -90,64 +86,72 @@ class Network:
     def outputs(
         self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Rates | None
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]:
-        """What the network says of `[n, steps, features]`, the next states of the generators, and the way back.
+        """Return the outputs for `x`, the next states of the generators, and a function for the gradient.
 
-        The way back takes the gradient of the outputs and gives those of the weights. Without rates, no dropout.
+        That function takes the gradient of the outputs and returns those of the weights.
+
+        Args:
+            seeds: states of the dropout generators, `[2]` each.
+            x: sequences `[n, steps, features]`.
+            rates: dropout rates by name; None: no dropout, as in an evaluation.
         """
-        from keras import ops
-
-        parts, states, pulls = iter(weights), list(seeds), []
-        x = ops.transpose(x, (1, 0, 2))
-        valid = self._step_mask(x)
-        x = x * self.task.scale
-        for layer in range(self.layers):
-            sequences = layer < self.layers - 1 or self.task.forecasts
-            directions: list[tuple[Tensor, Backward]] = []
-            for backwards in (False, True)[: self._directions]:
-                kernels, generator = (next(parts), next(parts), next(parts)), len(directions) + layer * self._directions
-                masks, states[generator] = self._masks(x, kernels[1], states[generator], rates)
-                directions.append(self._layer(x, kernels, masks, valid, sequences=sequences, backwards=backwards))
-            x, pull = _join(directions)
-            pulls.append(pull)
-            if self.layer_norm:
-                x, pull = _normalise(x, next(parts), next(parts))
-                pulls.append(pull)
-            x, pull, states[-1] = self._drop(x, states[-1], rates)
-            pulls.append(pull)
-        if self.has_dense:
-            x, pull = _dense(x, next(parts), next(parts), ACTIVATIONS[self.dense_activation])
-            pulls.append(pull)
-            x, pull, states[-1] = self._drop(x, states[-1], rates)
-            pulls.append(pull)
-        x, pull = _dense(x, next(parts), next(parts), ACTIVATIONS["linear"])
-        pulls.append(pull)
+        parts, forecasts = iter(weights), self.task.forecasts
+        x, states, stack = self._recurrent_stack(ops.transpose(x, (1, 0, 2)), parts, seeds, rates)
+        x, states[-1], head = self._head(x, parts, states[-1], rates)
+        whole = chain([*stack, *head])
 
         def backward(d: Tensor) -> list[Tensor]:
-            gradients: list[Tensor] = []
-            d = ops.transpose(d, (1, 0, 2)) if self.task.forecasts else d
-            for pull in reversed(pulls):
-                d, found = pull(d)
-                gradients = [*found, *gradients]
-            return gradients
+            return whole(ops.transpose(d, (1, 0, 2)) if forecasts else d)[1]
 
-        return (ops.transpose(x, (1, 0, 2)) if self.task.forecasts else x), tuple(states), backward
+        return (ops.transpose(x, (1, 0, 2)) if forecasts else x), tuple(states), backward
 
     @property
     def _directions(self) -> int:
         return 1 + self.bidirectional
 
-    def _step_mask(self, x: Tensor) -> Tensor:
-        """1 for the time steps that count, `[steps, n, 1]`: as with keras.layers.Masking, those that are not all 0."""
-        from keras import ops
+    def _recurrent_stack(
+        self, x: Tensor, parts: Iterator[Tensor], seeds: Tensors, rates: Rates | None
+    ) -> tuple[Tensor, list[Tensor], list[Backward]]:
+        """Apply the recurrent layers with their normalisation and dropout to `[steps, n, features]`."""
+        states, backwards = list(seeds), []
+        valid = self._step_mask(x)
+        x = x * self.task.scale
+        for layer in range(self.layers):
+            sequences = layer < self.layers - 1 or self.task.forecasts
+            directions: list[tuple[Tensor, Backward]] = []
+            for is_reversed in (False, True)[: self._directions]:
+                weights, generator = (next(parts), next(parts), next(parts)), len(directions) + layer * self._directions
+                masks, states[generator] = self._masks(x, weights[1], states[generator], rates)
+                directions.append(self._layer(x, weights, masks, valid, sequences=sequences, is_reversed=is_reversed))
+            x, backward = join(directions)
+            backwards.append(backward)
+            if self.layer_norm:
+                x, backward = normalise(x, next(parts), next(parts))
+                backwards.append(backward)
+            x, backward, states[-1] = self._drop(x, states[-1], rates)
+            backwards.append(backward)
+        return x, states, backwards
 
+    def _head(
+        self, x: Tensor, parts: Iterator[Tensor], seed: Tensor, rates: Rates | None
+    ) -> tuple[Tensor, Tensor, list[Backward]]:
+        """Apply the dense layer with its dropout, if there is one, and the layer of the outputs."""
+        backwards: list[Backward] = []
+        if self.has_dense:
+            x, backward = dense(x, next(parts), next(parts), ACTIVATIONS[self.dense_activation])
+            x, drop_backward, seed = self._drop(x, seed, rates)
+            backwards += [backward, drop_backward]
+        x, backward = dense(x, next(parts), next(parts), ACTIVATIONS["linear"])
+        return x, seed, [*backwards, backward]
+
+    def _step_mask(self, x: Tensor) -> Tensor:
+        """Return `[steps, n, 1]`, 1 for the time steps that are not all 0, as keras.layers.Masking does."""
         if not self.masking:
             return ops.zeros((0, 1, 1))
         return ops.cast(ops.any(ops.not_equal(x, 0.0), axis=-1, keepdims=True), "float32")
 
     def _drop(self, x: Tensor, seed: Tensor, rates: Rates | None) -> tuple[Tensor, Backward, Tensor]:
-        """Drop a share of what a layer says, at each time step another."""
-        from keras import ops
-
+        """Apply dropout to a layer's output, with a new mask at each time step."""
         if rates is None or not self.has_output_dropout:
             return x, lambda d: (d, []), seed
         mask = dropout_mask(ops.shape(x), rates["output_dropout"], seed)
@@ -156,12 +160,10 @@ class Network:
     def _masks(
         self, x: Tensor, recurrent_kernel: Tensor, seed: Tensor, rates: Rates | None
     ) -> tuple[tuple[list[Tensor], Tensor | None], Tensor]:
-        """The masks of inputs and of states that hold for a batch, drawn in Keras's order, and the generator's state.
+        """Draw a batch's dropout masks of inputs and of states in Keras's order; return the generator's next state too.
 
-        Keras gives each gate masks of its own only with recurrent dropout.
+        Keras gives each gate its own masks only with recurrent dropout.
         """
-        from keras import ops
-
         inputs: list[Tensor] = []
         states = None
         _, n, features = ops.shape(x)
@@ -181,91 +183,76 @@ class Network:
     def _layer(
         self,
         x: Tensor,
-        kernels: tuple[Tensor, Tensor, Tensor],
+        weights: tuple[Tensor, Tensor, Tensor],
         masks: tuple[list[Tensor], Tensor | None],
         valid: Tensor,
         *,
         sequences: bool,
-        backwards: bool,
+        is_reversed: bool,
     ) -> tuple[Tensor, Backward]:
-        """One direction of one layer, `[steps, n, features]` to `[steps, n, units]`, or to the last output alone."""
-        from keras import ops
-
-        (kernel, recurrent_kernel, bias), (input_masks, state_masks) = kernels, masks
-        cell, recurrent_bias = CELLS[self.cell], no_bias()
-        if cell.has_recurrent_bias:
-            bias, recurrent_bias = bias[0], bias[1]
-        turned, valid = (ops.flip(x, axis=0), ops.flip(valid, axis=0)) if backwards else (x, valid)
-        kernel_of = ops.split(kernel, len(input_masks), axis=1) if len(input_masks) > 1 else [kernel]
-        inputs = [turned * mask for mask in input_masks] or [turned]
-        projected = [project(x, part) for x, part in zip(inputs, kernel_of, strict=True)]
-        projected = add_bias(ops.concatenate(projected, axis=2) if len(projected) > 1 else projected[0], bias)
-        masked = state_masks is not None
-        state_masks = ops.zeros((0, 0, 0)) if state_masks is None else state_masks
-        forward, backward = compiled_recurrence(
-            Recurrence(self.cell, self.activation, self.task.steps, masked, self.masking, sequences)
+        """Apply one direction of one layer: `[steps, n, features]` to `[steps, n, units]`, or to the last output."""
+        (kernel, recurrent_kernel, bias), (input_masks, state_masks) = weights, masks
+        has_recurrent_bias = CELLS[self.cell].has_recurrent_bias
+        bias, recurrent_bias = (bias[0], bias[1]) if has_recurrent_bias else (bias, no_bias())
+        if is_reversed:
+            x, valid = ops.flip(x, axis=0), ops.flip(valid, axis=0)
+        projected, inputs, kernels = _project_inputs(x, kernel, bias, input_masks)
+        output, recur_backward = self._recur(
+            projected, recurrent_kernel, recurrent_bias, state_masks, valid, sequences=sequences
         )
-        output, kept = forward(projected, recurrent_kernel, recurrent_bias, state_masks, valid)
+        flips_output = is_reversed and sequences
+        tape = LayerTape(inputs, kernels, input_masks, recur_backward, has_recurrent_bias, is_reversed, flips_output)
+        return (ops.flip(output, axis=0) if flips_output else output), tape.backward
 
-        def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
-            d = ops.flip(d, axis=0) if backwards and sequences else d
-            dprojected, drecurrent, drecurrent_bias = backward(d, kept, recurrent_kernel, state_masks, valid)
-            dbias = ops.sum(dprojected, axis=(0, 1))
-            if cell.has_recurrent_bias:
-                dbias = ops.stack([dbias, drecurrent_bias])
-            changes = ops.split(dprojected, len(inputs), axis=2) if len(inputs) > 1 else [dprojected]
-            dkernels = [product_over_steps(x, change) for x, change in zip(inputs, changes, strict=True)]
-            dxs = [project(change, part, transpose=True) for change, part in zip(changes, kernel_of, strict=True)]
-            dx = sum(dx * mask for dx, mask in zip(dxs, input_masks, strict=True)) if input_masks else dxs[0]
-            dkernel = ops.concatenate(dkernels, axis=1) if len(dkernels) > 1 else dkernels[0]
-            return (ops.flip(dx, axis=0) if backwards else dx), [dkernel, drecurrent, dbias]
-
-        return (ops.flip(output, axis=0) if backwards and sequences else output), pull
+    def _recur(
+        self, projected: Tensor, kernel: Tensor, bias: Tensor, masks: Tensor | None, valid: Tensor, *, sequences: bool
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+        """Run the time steps; return the outputs, and a function for the gradients of `projected`, kernel and bias."""
+        forward, backward = compiled_recurrence(
+            Recurrence(self.cell, self.activation, self.task.steps, masks is not None, self.masking, sequences)
+        )
+        masks = ops.zeros((0, 0, 0)) if masks is None else masks
+        output, kept = forward(projected, kernel, bias, masks, valid)
+        return output, lambda d: backward(d, kept, kernel, masks, valid)
 
 
-def _join(directions: list[tuple[Tensor, Backward]]) -> tuple[Tensor, Backward]:
-    """The outputs of both directions side by side, or that of the only one."""
-    from keras import ops
+@dataclass(frozen=True, eq=False)
+class LayerTape:
+    """What one direction of a layer keeps of its forward pass, to compute its gradients from."""
 
-    if len(directions) == 1:
-        return directions[0]
+    inputs: list[Tensor]
+    """Inputs in the order of the time steps taken; one for each gate if each has its own dropout mask."""
+    kernels: list[Tensor]
+    """The kernel, cut into as many parts as there are inputs."""
+    input_masks: list[Tensor]
+    recur_backward: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    has_recurrent_bias: bool
+    flips_input: bool
+    flips_output: bool
 
-    def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
-        pairs = zip(directions, ops.split(d, 2, axis=-1), strict=True)
-        (dx, found), (dx_backwards, found_backwards) = (back(part) for (_, back), part in pairs)
-        return dx + dx_backwards, [*found, *found_backwards]
-
-    return ops.concatenate([output for output, _ in directions], axis=-1), pull
-
-
-def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Backward]:
-    """Layer normalisation (Ba, Kiros, Hinton 2016, arXiv:1607.06450)."""
-    from keras import ops
-
-    mean, variance = ops.moments(x, axes=-1, keepdims=True)
-    scale = ops.rsqrt(variance + _NORM_EPSILON)
-    normal = (x - mean) * scale
-
-    def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
-        samples = tuple(range(len(x.shape) - 1))
-        through = d * gamma
-        shared = ops.mean(through, axis=-1, keepdims=True)
-        sloped = normal * ops.mean(through * normal, axis=-1, keepdims=True)
-        return scale * (through - shared - sloped), [ops.sum(d * normal, axis=samples), ops.sum(d, axis=samples)]
-
-    return normal * gamma + beta, pull
+    def backward(self, d: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the gradients of the input and of the kernel, the recurrent kernel and the bias."""
+        d = ops.flip(d, axis=0) if self.flips_output else d
+        dprojected, drecurrent, drecurrent_bias = self.recur_backward(d)
+        dbias = ops.sum(dprojected, axis=(0, 1))
+        if self.has_recurrent_bias:
+            dbias = ops.stack([dbias, drecurrent_bias])
+        changes = ops.split(dprojected, len(self.inputs), axis=2) if len(self.inputs) > 1 else [dprojected]
+        dkernels = [product_over_steps(x, change) for x, change in zip(self.inputs, changes, strict=True)]
+        dxs = [project(change, part, transpose=True) for change, part in zip(changes, self.kernels, strict=True)]
+        dx = sum(dx * mask for dx, mask in zip(dxs, self.input_masks, strict=True)) if self.input_masks else dxs[0]
+        dkernel = ops.concatenate(dkernels, axis=1) if len(dkernels) > 1 else dkernels[0]
+        return (ops.flip(dx, axis=0) if self.flips_input else dx), [dkernel, drecurrent, dbias]
 
 
-def _dense(x: Tensor, kernel: Tensor, bias: Tensor, activation: Activation) -> tuple[Tensor, Backward]:
-    """A layer on the last output, or on each."""
-    from keras import ops
+def _project_inputs(
+    x: Tensor, kernel: Tensor, bias: Tensor, masks: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Project all time steps at once, to `[steps, n, gates * units]`; return also what was multiplied.
 
-    total = add_bias(project(x, kernel), bias)
-    output = activation(total)
-
-    def pull(d: Tensor) -> tuple[Tensor, list[Tensor]]:
-        d = activation.gradient(total, output, d)
-        dkernel = product_over_steps(x, d)
-        return project(d, kernel, transpose=True), [dkernel, ops.sum(d, axis=tuple(range(len(d.shape) - 1)))]
-
-    return output, pull
+    These are the masked inputs and the parts of the kernel: one for each gate with several masks, else one.
+    """
+    kernels = ops.split(kernel, len(masks), axis=1) if len(masks) > 1 else [kernel]
+    inputs = [x * mask for mask in masks] or [x]
+    products = [project(part, part_kernel) for part, part_kernel in zip(inputs, kernels, strict=True)]
+    return add_bias(ops.concatenate(products, axis=2) if len(products) > 1 else products[0], bias), inputs, kernels

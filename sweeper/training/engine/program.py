@@ -1,4 +1,4 @@
-"""One trial's view of the compiled part of training: its weights as one flat vector, its numbers, its graph."""
+"""Program of one trial: it trains and evaluates a network. The engine is used through this class alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sweeper.datasets.base import LearningTask
 from sweeper.training.engine import runtime
-from sweeper.training.engine.graph import CompiledTraining, graphs, unpack
+from sweeper.training.engine.graph import CompiledTraining, compiled_cache, unpack
 from sweeper.training.engine.keras_model import KerasNetwork
 from sweeper.training.engine.network import Network
 from sweeper.training.engine.optimizers import OPTIMIZERS
@@ -17,23 +19,20 @@ from sweeper.training.engine.weights import derive_seed, initial_weights, weight
 from sweeper.training.hparams import RNNParams
 
 Array = Any
-
-
 Tensor = Any
 
-
 STEPS_PER_CALL = 500
-
+"""Largest number of gradient steps in one call of `Program.train`."""
 
 _SIZES = frozenset({"cell", "bidirectional", "layers", "units", "activation", "layer_norm", "dropout",
                     "recurrent_dropout", "output_dropout", "masking", "dense", "dense_activation", "precision",
                     "optimizer", "batch_size"})  # fmt: skip
-"""The hyperparameters that are fixed in a graph which is for one size alone."""
+"""Hyperparameters that are fixed in a graph for one size alone."""
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """All that changes while a trial trains: weights, optimizer slots, and the states of the dropout generators."""
+    """Everything that changes while a trial trains: weights, optimizer slots, and states of the dropout generators."""
 
     weights: Tensor
     slots: tuple[Tensor, ...]
@@ -41,41 +40,37 @@ class State:
 
 
 class Program:
-    """Training steps and evaluation of one network; cheap to make where its graph is shared."""
+    """Training and evaluation of one network with its hyperparameters; cheap to make if its graph is compiled already."""
 
     def __init__(self, params: RNNParams, task: LearningTask) -> None:
-        import numpy as np
-
         self.task = task
         self._params = params
         self._specs = weight_specs(params, task)
         self._shapes = tuple(spec.shape for spec in self._specs)
-        self.graph = self._find_graph(task)
-        # Shapes are an argument of the graph where they are not part of it.
-        self._given = () if self.graph.shapes else tuple(runtime.tensor(dims, "int32") for dims in self._shapes)
+        self.compiled = self._find_compiled(task)
+        # Shapes are an argument of the graph if they are not part of it.
+        self._given = () if self.compiled.shapes else tuple(runtime.tensor(dims, "int32") for dims in self._shapes)
         decayed = [np.full(spec.size, float(len(spec.shape) > 1), np.float32) for spec in self._specs]
         self.decayed = runtime.tensor(np.concatenate(decayed))
         self._numbers = {name: runtime.tensor(number) for name, number in numbers_of(params).items()}
 
-    def _find_graph(self, task: LearningTask) -> CompiledTraining:
+    def _find_compiled(self, task: LearningTask) -> CompiledTraining:
         params, network = self._params, Network.of(self._params, task)
         sizes = (params.model_dump_json(include=set(_SIZES)), task)
         if params.precision != "float32" or runtime.has_cudnn():
-            return graphs.get(
+            return compiled_cache.get(
                 ("layers", sizes), lambda: CompiledTraining(KerasNetwork(params, task), params.optimizer, self._shapes)
             )
         if runtime.is_jax():
-            return graphs.get(sizes, lambda: CompiledTraining(network, params.optimizer, self._shapes))
-        return graphs.get((network, params.optimizer), lambda: CompiledTraining(network, params.optimizer))
+            return compiled_cache.get(sizes, lambda: CompiledTraining(network, params.optimizer, self._shapes))
+        return compiled_cache.get((network, params.optimizer), lambda: CompiledTraining(network, params.optimizer))
 
     def initial_state(self, seed: int) -> State:
-        """The state in which a trial starts."""
-        import numpy as np
-
+        """Return the state in which a trial starts."""
         values = initial_weights(self._specs, self._params, seed)
         weights = runtime.tensor(np.concatenate([value.reshape(-1) for value in values]))
         slots = tuple(runtime.tensor(np.zeros(weights.shape)) for _ in range(OPTIMIZERS[self._params.optimizer].slots))
-        generators = range(self.graph.network.generators)
+        generators = range(self.compiled.network.generators)
         return State(
             weights, slots, tuple(runtime.tensor([derive_seed(seed, "dropout", n), 0], "int32") for n in generators)
         )
@@ -83,20 +78,18 @@ class Program:
     def train(
         self, state: State, x: Tensor, y: Tensor, *, first: int, indices: Array, rates: Array
     ) -> tuple[State, float, int]:
-        """Make one gradient step for each row of `indices`: the new state, the sum of the losses, the count of hits.
+        """Make one gradient step for each row of `indices`; return the new state, the sum of the losses, and the hits.
 
         Args:
-            first: gradient steps that were made before.
-            indices: the samples of each batch, `[steps, batch]`; at most `STEPS_PER_CALL` steps.
-            rates: the learning rate of each step.
+            first: number of gradient steps that were made before.
+            indices: samples of each batch, `[steps, batch]`; at most `STEPS_PER_CALL` steps.
+            rates: learning rate of each step.
         """
-        import numpy as np
-
         count = len(rates)
-        if runtime.is_jax():  # another number of rows would be compiled anew
+        if runtime.is_jax():  # XLA would compile again for another number of rows
             indices = np.pad(indices, ((0, STEPS_PER_CALL - count), (0, 0)))
             rates = np.pad(rates, (0, STEPS_PER_CALL - count))
-        weights, slots, seeds, loss, hits = self.graph.steps(
+        weights, slots, seeds, loss, hits = self.compiled.steps(
             x,
             y,
             self._given,
@@ -111,18 +104,18 @@ class Program:
         return State(weights, slots, seeds), float(loss), int(hits)
 
     def evaluate(self, weights: Tensor, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-        """Mean loss and accuracy."""
-        found = [self.graph.evaluate_batch(x, y, self._given, weights) for x, y in batches]
+        """Return the mean loss and the accuracy."""
+        results = [self.compiled.evaluate_batch(x, y, self._given, weights) for x, y in batches]
         count = sum(len(y) for _, y in batches)
-        return sum(float(loss) for loss, _ in found) / count, sum(int(hits) for _, hits in found) / count
+        return sum(float(loss) for loss, _ in results) / count, sum(int(hits) for _, hits in results) / count
 
     def unpack(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """The network's weights in the order of the Keras model."""
+        """Cut the flat vector into the network's weights, in the order of the Keras model."""
         return unpack(weights, self._shapes)
 
 
 def numbers_of(params: RNNParams) -> Mapping[str, float]:
-    """The numbers that a graph takes, except for the learning rate, which has a course."""
+    """Return the numbers that a graph takes as tensors, except the learning rate, which changes with each step."""
     optimizer = OPTIMIZERS[params.optimizer]
     return {
         "momentum": params.momentum,

@@ -1,9 +1,8 @@
-"""The recurrences of the three cells, with their gradients written out.
+"""Recurrences of the three cells, with their gradients written out, and the table of cells.
 
 Keras projects the inputs anew at every time step and leaves the gradient to the backend, which adds up one weight
 gradient per step. Here all inputs are projected before the first step, and the weights get their gradient from one
-product after the last. In TensorFlow's graphs no size but the number of time steps is fixed, so widths and batch sizes
-share them.
+product after the last. A TensorFlow graph fixes only the number of time steps, so all widths and batch sizes share it.
 """
 
 from __future__ import annotations
@@ -21,32 +20,36 @@ from sweeper.training.engine.ops import (
     product_over_steps,
     sigmoid_gradient,
 )
+from sweeper.training.engine.runtime import is_jax, jax, ops, tensorflow
 
 Tensor = Any
-
-
 Tensors = tuple[Tensor, ...]
 
-
-_UNROLLED_STEPS = 64
-"""Up to here TensorFlow gets a copy of the step for each time step: 10 to 40 % faster than its while loop on a CPU."""
+_MAX_UNROLLED_STEPS = 64
+"""TensorFlow loops over more time steps; so many are unrolled, which is 10 to 40 % faster than its loop on a CPU."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of recurrent layer.
-
-    `forward(x, r, states, activation) -> (states, kept)` makes a step from the projections of input and state;
-    `backward(kept, gradients, activation) -> (dx, dr, gradients)` takes the gradients of the states one step back, save
-    for what comes through the projection. The first state is the output.
-    """
+    """One kind of recurrent layer: its sizes, and one time step forward and backward."""
 
     keras_class: str
-    """The class of keras.layers that saves it, and that a test compares it with."""
+    """Class of keras.layers that a trained layer is saved as, and that tests compare this cell with."""
     gates: int
+    """Number of kernels, and so of projections of width `units`."""
     states: int
+    """Number of vectors that a step hands to the next; the first one is the output."""
     forward: Callable[[Tensor, Tensor, Tensors, Activation], tuple[Tensors, Tensors]]
+    """`forward(x, r, states, activation) -> (states, kept)`: one step.
+
+    `x` and `r` are the projections of input and state, `[batch, gates * units]`; `kept` is what `backward` needs.
+    """
     backward: Callable[[Tensors, Tensors, Activation], tuple[Tensor, Tensor, Tensors]]
+    """`backward(kept, gradients, activation) -> (dx, dr, gradients)`: the same step's gradient.
+
+    It takes the gradients of the states after the step and returns those of `x`, of `r`, and of the states before the
+    step as far as they do not come through `r` (None: they all do).
+    """
     has_recurrent_bias: bool = False
 
 
@@ -63,8 +66,6 @@ def _simple_backward(kept: Tensors, gradients: Tensors, activation: Activation) 
 
 
 def _lstm_forward(x: Tensor, r: Tensor, states: Tensors, activation: Activation) -> tuple[Tensors, Tensors]:
-    from keras import ops
-
     before = states[1]
     i, f, candidate, o = ops.split(x + r, 4, axis=1)
     i, f, o = ops.sigmoid(i), ops.sigmoid(f), ops.sigmoid(o)
@@ -75,8 +76,6 @@ def _lstm_forward(x: Tensor, r: Tensor, states: Tensors, activation: Activation)
 
 
 def _lstm_backward(kept: Tensors, gradients: Tensors, activation: Activation) -> tuple[Tensor, Tensor, Tensors]:
-    from keras import ops
-
     i, f, candidate, g, o, before, carry, shown = kept
     dh, dc = gradients
     dc = dc + activation.gradient(carry, shown, dh * o)
@@ -91,8 +90,6 @@ def _lstm_backward(kept: Tensors, gradients: Tensors, activation: Activation) ->
 
 
 def _gru_forward(x: Tensor, r: Tensor, states: Tensors, activation: Activation) -> tuple[Tensors, Tensors]:
-    from keras import ops
-
     xz, xr, xh = ops.split(x, 3, axis=1)
     rz, rr, rh = ops.split(r, 3, axis=1)
     update, reset = ops.sigmoid(xz + rz), ops.sigmoid(xr + rr)
@@ -103,8 +100,6 @@ def _gru_forward(x: Tensor, r: Tensor, states: Tensors, activation: Activation) 
 
 
 def _gru_backward(kept: Tensors, gradients: Tensors, activation: Activation) -> tuple[Tensor, Tensor, Tensors]:
-    from keras import ops
-
     update, reset, rh, total, candidate, difference = kept
     (dh,) = gradients
     passed = dh * update
@@ -120,29 +115,28 @@ CELLS = {
     "lstm": Cell("LSTM", 4, 2, _lstm_forward, _lstm_backward),
     "gru": Cell("GRU", 3, 1, _gru_forward, _gru_backward, has_recurrent_bias=True),
 }
-"""The cells a sweep may name; to add one, add it here."""
+"""Cells that a sweep may name. To add one, write its two functions and add it here; the tests run over this table."""
 
 
 @dataclass(frozen=True)
 class Recurrence:
-    """The time steps of one layer in one direction: `[steps, batch, gates * units]` to `[steps, batch, units]`.
+    """All time steps of one layer in one direction, from projected inputs to outputs.
 
-    With `masked`, each gate sees the state through a dropout mask of its own, `[gates, batch, units]`. With `skips`,
-    only the time steps count where `valid`, `[steps, batch, 1]`, is 1: at the others (0) the output is zero and the
-    states stay. Without `sequences`, only the last output is given.
+    Frozen, because equal ones share a compiled function.
     """
 
     cell: str
     activation: str
     steps: int
     masked: bool
+    """Each gate sees the state through its own dropout mask; `masks` is `[gates, batch, units]`."""
     skips: bool
+    """Where `valid`, `[steps, batch, 1]`, is 0 and not 1, the output is zero and the states stay."""
     sequences: bool
+    """Return the outputs of all steps, `[steps, batch, units]`, and not the last alone, `[batch, units]`."""
 
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor, masks: Tensor, valid: Tensor) -> tuple[Tensor, Any]:
-        """The outputs, and what `backward` needs of this way."""
-        from keras import ops
-
+        """Return the outputs of projected inputs, `[steps, batch, gates * units]`, and what `backward` needs."""
         cell, activation = CELLS[self.cell], ACTIVATIONS[self.activation]
 
         def step(states: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
@@ -161,41 +155,38 @@ class Recurrence:
     def backward(
         self, d: Tensor, kept: Any, kernel: Tensor, masks: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of the projected inputs, the kernel and the bias from that of the outputs."""
-        from keras import ops
-
+        """Return the gradients of the projected inputs, the kernel and the bias; `d` is the gradient of the outputs."""
         cell, activation = CELLS[self.cell], ACTIVATIONS[self.activation]
         outputs, *rest = kept
         transposed = ops.transpose(kernel)  # once, and not in each product
 
         def step(gradients: Tensors, xs: Tensors) -> tuple[Tensors, Tensors]:
             kept_here, others = xs[: len(rest)], list(xs[len(rest) :])
-            held = gradients
+            skipped = gradients  # where a step is skipped, the gradients of its states pass unchanged
             if self.skips:
                 is_valid = others.pop()
                 gradients = tuple(is_valid * gradient for gradient in gradients)
-                held = tuple(all - here for all, here in zip(held, gradients, strict=True))
+                skipped = tuple(total - part for total, part in zip(skipped, gradients, strict=True))
             if self.sequences:
-                given = others[0] * is_valid if self.skips else others[0]
-                gradients = (gradients[0] + given, *gradients[1:])
+                from_output = others[0] * is_valid if self.skips else others[0]
+                gradients = (gradients[0] + from_output, *gradients[1:])
             dx, dr, direct = cell.backward(kept_here, gradients, activation)
-            through = self._pull_back(dr, transposed, masks)
-            before = (through if direct[0] is None else through + direct[0], *direct[1:])
+            projected = self._state_gradient(dr, transposed, masks)
+            before = (projected if direct[0] is None else projected + direct[0], *direct[1:])
             if self.skips:
-                before = tuple(here + there for here, there in zip(before, held, strict=True))
+                before = tuple(part + other for part, other in zip(before, skipped, strict=True))
             return before, (dx, dr)
 
         zeros = ops.zeros((ops.shape(d)[-2], ops.shape(kernel)[0]), d.dtype)
         start = (zeros if self.sequences else d,) + (zeros,) * (cell.states - 1)
         xs = (*rest, *[d] * self.sequences, *[valid] * self.skips)
         _, (dxs, drs) = self._scan(step, start, xs, reverse=True)
-        # The first step starts from zeros, which add nothing.
+        # The first step starts from a state of zeros, which adds nothing to the kernel's gradient.
         dkernel = self._kernel_gradient(_stack(outputs[:-1]), _stack(drs[1:]), masks)
         return _stack(dxs), dkernel, ops.sum(_stack(drs), axis=(0, 1)) if cell.has_recurrent_bias else no_bias()
 
     def _project(self, state: Tensor, kernel: Tensor, bias: Tensor, masks: Tensor) -> Tensor:
-        from keras import ops
-
+        """Project a state with the kernel of each gate, `[batch, units]` to `[batch, gates * units]`."""
         cell = CELLS[self.cell]
         if self.masked:
             kernels = ops.split(kernel, cell.gates, axis=1)
@@ -204,10 +195,8 @@ class Recurrence:
             r = ops.matmul(state, kernel)
         return add_bias(r, bias) if cell.has_recurrent_bias else r
 
-    def _pull_back(self, change: Tensor, transposed: Tensor, masks: Tensor) -> Tensor:
-        """The gradient of the state from that of its projection."""
-        from keras import ops
-
+    def _state_gradient(self, change: Tensor, transposed: Tensor, masks: Tensor) -> Tensor:
+        """Return the gradient of the state; `change` is that of its projection, `transposed` the kernel."""
         if not self.masked:
             return ops.matmul(change, transposed)
         gates = CELLS[self.cell].gates
@@ -215,25 +204,22 @@ class Recurrence:
         return sum(ops.matmul(d, part) * masks[gate] for gate, (d, part) in enumerate(pairs))
 
     def _kernel_gradient(self, states: Tensor, changes: Tensor, masks: Tensor) -> Tensor:
-        """The sum over all steps, `[steps, batch, ...]`, in one product (per gate, if masked)."""
-        from keras import ops
-
+        """Return the kernel's gradient, summed over all steps in one product (one for each gate, if masked)."""
         if not self.masked:
             return product_over_steps(states, changes)
         parts = enumerate(ops.split(changes, CELLS[self.cell].gates, axis=2))
         return ops.concatenate([product_over_steps(states * masks[gate], part) for gate, part in parts], axis=1)
 
     def _scan(self, step: Any, carry: Tensors, xs: tuple[Any, ...], *, reverse: bool = False) -> tuple[Tensors, Any]:
-        """`jax.lax.scan`: what is kept of each step is a tensor `[steps, ...]`, or a tuple of steps where unrolled."""
-        import keras
+        """Run a step for each time step, as `jax.lax.scan` does.
 
-        if keras.backend.backend() == "jax":
-            import jax
-
+        What is kept of the steps is a tensor `[steps, ...]`; where TensorFlow unrolls the steps, a tuple of tensors.
+        """
+        if is_jax():
             return jax.lax.scan(step, carry, xs, reverse=reverse)  # type: ignore[no-any-return]
-        if self.steps > _UNROLLED_STEPS:
+        if self.steps > _MAX_UNROLLED_STEPS:
             return _looped(step, carry, xs, reverse=reverse)
-        whole = [x if isinstance(x, tuple) else tuple(keras.ops.unstack(x, self.steps)) for x in xs]
+        whole = [x if isinstance(x, tuple) else tuple(ops.unstack(x, self.steps)) for x in xs]
         kept: list[Any] = [None] * self.steps
         for t in reversed(range(self.steps)) if reverse else range(self.steps):
             carry, kept[t] = step(carry, tuple(x[t] for x in whole))
@@ -241,13 +227,13 @@ class Recurrence:
 
 
 def _looped(step: Any, carry: Tensors, xs: Tensors, *, reverse: bool) -> tuple[Tensors, Tensors]:
-    """TensorFlow's while loop over the time steps."""
-    import tensorflow as tf
+    """Run the time steps in a while loop of TensorFlow's."""
+    tf = tensorflow
 
-    def of_any_size(x: Tensor) -> Tensor:  # a loop's tensors must not be known better at its start than later
+    def of_any_size(x: Tensor) -> Tensor:  # a loop's tensors must not have a more precise shape at its start than later
         return tf.raw_ops.PlaceholderWithDefault(input=x, shape=[None] * len(x.shape))
 
-    # tf.scan wants to know at the start what the steps give; a step that is thrown away tells.
+    # tf.scan needs tensors like those that a step returns before its first step; one step is made and dropped for them.
     like = tf.nest.map_structure(tf.zeros_like, step(carry, tuple(x[0] for x in xs))[1])
     carry, like = tf.nest.map_structure(of_any_size, (carry, like))
     carries, kept = tf.scan(lambda last, x: step(last[0], x), xs, (carry, like), parallel_iterations=1, reverse=reverse)
@@ -255,22 +241,16 @@ def _looped(step: Any, carry: Tensors, xs: Tensors, *, reverse: bool) -> tuple[T
 
 
 def _stack(steps: Any) -> Tensor:
-    from keras import ops
-
     return ops.stack(steps) if isinstance(steps, tuple) else steps
 
 
 @functools.cache
 def compiled_recurrence(recurrence: Recurrence) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`forward` and `backward`, in TensorFlow traced once per process, whatever networks they become part of."""
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
+    """Return `forward` and `backward`; TensorFlow traces them once per process, for all networks that contain them."""
+    if is_jax():
         return recurrence.forward, recurrence.backward
-    import tensorflow as tf
-
     steps = recurrence.steps
     dims = ((steps, None, None), (None, None), (None,), (None,) * 3, (steps if recurrence.skips else 0, None, 1))
-    specs = [tf.TensorSpec(shape) for shape in dims]
-    forward = tf.function(recurrence.forward, autograph=False, input_signature=specs)
-    return forward, tf.function(recurrence.backward, autograph=False, reduce_retracing=True)
+    specs = [tensorflow.TensorSpec(shape) for shape in dims]
+    forward = tensorflow.function(recurrence.forward, autograph=False, input_signature=specs)
+    return forward, tensorflow.function(recurrence.backward, autograph=False, reduce_retracing=True)

@@ -1,9 +1,10 @@
-"""The backend of Keras: started once per process, quiet, deterministic, with as many threads as a trial has CPUs."""
+"""Backend of Keras: started once per process, quiet, deterministic, with as many threads as a trial has CPUs."""
 
 from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import os
 import re
 import subprocess
@@ -16,23 +17,43 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+
+class LazyModule:
+    """A module that is imported when an attribute of it is first used.
+
+    Keras and its backends take seconds to import, and `sweeper validate` reads tables of modules that use them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+keras, ops, tensorflow, jax = map(LazyModule, ("keras", "keras.ops", "tensorflow", "jax"))
+
 _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit")
 
+GPU_MEMORY_FRACTION = 0.9
+"""Fraction of a trial's share of GPU memory that the backend may allocate; the GPU's driver needs some per process."""
 
-GPU_MEMORY_FRACTION = 0.9  # of a share of a GPU's memory is computed with; the driver needs some for each process
-
-
-_ALIGNMENT = 64  # of the memory that TensorFlow computes on
+_ALIGNMENT_BYTES = 64
+"""Alignment of memory that TensorFlow can compute on without a copy."""
 
 
 @functools.cache
 def start_backend(cpus: float, backend: str = "tensorflow", gpus: float | None = None) -> None:
-    """Import Keras and its backend, and settle what can only be settled before the first operation.
+    """Import Keras and its backend, and set what can only be set before the first operation.
 
-    The first call of a process decides about its threads and its GPU: neither backend can change them later.
+    The first call in a process decides its threads and its GPUs: neither backend can change them later.
 
     Args:
-        gpus: the GPUs, or the share of one, that are to be used; None: all that can be seen.
+        cpus: threads that the backend computes with, at least 1.
+        gpus: GPUs that it computes with, or the share of one; None: all visible ones.
+
+    Raises:
+        RuntimeError: Keras runs on another backend in this process.
     """
     os.environ["KERAS_BACKEND"] = backend
     threads = max(1, int(cpus))
@@ -40,12 +61,12 @@ def start_backend(cpus: float, backend: str = "tensorflow", gpus: float | None =
         _prepare_jax(threads, gpus)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _without_chatter(), _without_collections(), warnings.catch_warnings():
-        # What the packages below say to each other when they are imported is no concern of a sweep.
+        # Importing Keras warns about deprecations between the packages below it, which no user of a sweep can mend.
         warnings.simplefilter("ignore")
         import keras
     if keras.backend.backend() != backend:
         raise RuntimeError(
-            f"a worker that began with the {keras.backend.backend()} backend cannot go on with {backend}: "
+            f"this worker runs Keras on {keras.backend.backend()} and cannot change to {backend}; "
             "`backend` must be the same in all trials of a sweep"
         )
     if backend == "tensorflow":
@@ -57,12 +78,12 @@ def _prepare_jax(threads: int, gpus: float | None) -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     elif gpus is not None and gpus < 1:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{gpus * GPU_MEMORY_FRACTION:.3f}")
-    # Without, every worker computes on all cores, which is slower than one trial for each; XLA has no better switch.
+    # Without NPROC every worker computes on all cores, which is slower than one trial per core; XLA has no other way.
     os.environ.setdefault("NPROC", str(threads))
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
-        # What was compiled once serves the other workers and later sweeps: XLA takes a second for each width.
+        # The cache serves the other workers and later sweeps: XLA takes about a second for each width.
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "sweeper" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -72,31 +93,32 @@ def _configure_tensorflow(threads: int, share: float | None) -> None:
     with _without_chatter(), _without_collections():
         import tensorflow as tf
 
-    # TensorFlow warns of functions traced repeatedly, which is what a search over structures consists of.
+    # TensorFlow warns about functions that are traced repeatedly, which a search over structures cannot avoid.
     tf.get_logger().setLevel("ERROR")
     tf.config.experimental.enable_op_determinism()
     with _without_chatter():
         gpus = tf.config.list_physical_devices("GPU")
     if share == 0:
         tf.config.set_visible_devices([], "GPU")
-    memory = _gpu_memory() if gpus and share is not None and 0 < share < 1 else None
+    memory_mb = _gpu_memory_mb() if gpus and share is not None and 0 < share < 1 else None
     for gpu in gpus:
-        if memory is None:
+        if memory_mb is None:
             tf.config.experimental.set_memory_growth(gpu, True)
         else:
-            limit = tf.config.LogicalDeviceConfiguration(memory_limit=int(memory * (share or 1) * GPU_MEMORY_FRACTION))
-            tf.config.set_logical_device_configuration(gpu, [limit])
+            limit_mb = int(memory_mb * (share or 1) * GPU_MEMORY_FRACTION)
+            device = tf.config.LogicalDeviceConfiguration(memory_limit=limit_mb)
+            tf.config.set_logical_device_configuration(gpu, [device])
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:  # TensorFlow runs already: whoever started it has chosen the threads
+    except RuntimeError:  # TensorFlow runs already, with the threads of whoever started it
         pass
-    with _without_chatter():  # what it says when it finds no GPU
+    with _without_chatter():  # it complains when it finds no GPU
         tf.config.list_logical_devices()
 
 
-def _gpu_memory() -> int | None:
-    """The megabytes of the GPU that this process may use; TensorFlow tells of what it took, not of what there is."""
+def _gpu_memory_mb() -> int | None:
+    """Return the memory of this process's GPU in MiB, None if unknown. TensorFlow only reports what it allocated."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", f"--id={shown}"]
     try:
@@ -107,7 +129,7 @@ def _gpu_memory() -> int | None:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Spare the garbage collector what an import makes: it stays to the end, and looking at it takes a third of it."""
+    """Exclude what an import creates from garbage collection: none of it is freed, and scanning takes a third."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -119,76 +141,55 @@ def _without_collections() -> Iterator[None]:
 
 
 def is_jax() -> bool:
-    """Whether Keras runs on JAX in this process."""
-    import keras
-
+    """Return whether Keras runs on JAX in this process."""
     return str(keras.backend.backend()) == "jax"
 
 
 def has_cudnn() -> bool:
-    """Whether Keras's recurrent layers have kernels of their own here."""
-    if is_jax():
-        return False
-    import tensorflow as tf
-
-    return bool(tf.config.list_logical_devices("GPU"))
+    """Return whether Keras's recurrent layers run as cuDNN kernels here: with TensorFlow on a GPU."""
+    return not is_jax() and bool(tensorflow.config.list_logical_devices("GPU"))
 
 
 def tensor(values: Any, dtype: str = "float32") -> Any:
-    """Values on the device."""
+    """Copy values into a tensor on the device."""
     import numpy as np
 
     array = np.asarray(values, dtype)
-    if is_jax():
-        import jax
-
-        return jax.device_put(array)
-    import tensorflow as tf
-
-    return tf.constant(array)
+    return jax.device_put(array) if is_jax() else tensorflow.constant(array)
 
 
 def tensor_in_place(array: Any) -> Any:
-    """A tensor in the memory of an array, where the device can compute on it there; nothing writes to either.
+    """Return a tensor that uses the array's own memory, if the device can; else a copy. Nothing may write to either.
 
-    DLPack cannot say that memory is read-only, as what workers share is, so numpy refuses to hand it over as it is.
+    DLPack has no flag for read-only memory, as the workers' shared memory is, so numpy refuses to export such an array.
+    An alias that claims to be writable is exported in its place.
     """
     import numpy as np
 
-    if is_jax() or has_cudnn() or array.ctypes.data % _ALIGNMENT or not array.flags.c_contiguous:
+    if is_jax() or has_cudnn() or array.ctypes.data % _ALIGNMENT_BYTES or not array.flags.c_contiguous:
         return tensor(array, array.dtype)
-    import tensorflow as tf
-
     address = {**array.__array_interface__, "data": (array.ctypes.data, False)}
     alias = np.asarray(SimpleNamespace(__array_interface__=address, owner=array))
-    return tf.experimental.dlpack.from_dlpack(alias.__dlpack__())
+    return tensorflow.experimental.dlpack.from_dlpack(alias.__dlpack__())
 
 
 def spec(shape: tuple[int | None, ...], dtype: str = "float32") -> Any:
-    """A place for an argument of `compile_function`."""
-    if is_jax():
-        return None
-    import tensorflow as tf
-
-    return tf.TensorSpec(shape, dtype)
+    """Return the type of one argument for `compile_function`; JAX needs none."""
+    return None if is_jax() else tensorflow.TensorSpec(shape, dtype)
 
 
 def compile_function(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
-    """The function as a graph; only TensorFlow's needs a signature."""
+    """Compile a function when it is first called. JAX ignores the signature: it compiles once for each shape."""
     if is_jax():
-        import jax
-
         return jax.jit(function)
-    import tensorflow as tf
-
-    return tf.function(function, autograph=False, input_signature=signature)
+    return tensorflow.function(function, autograph=False, input_signature=signature)
 
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Hold back what C++ writes to stderr, and then pass on all but TensorFlow's greetings.
+    """Catch what C++ code writes to stderr during the block, and pass it on afterwards, except TensorFlow's greetings.
 
-    They are written before its logging listens to TF_CPP_MIN_LOG_LEVEL.
+    TensorFlow writes them before its logging reads TF_CPP_MIN_LOG_LEVEL.
     """
     sys.stderr.flush()
     kept = os.dup(2)

@@ -1,4 +1,4 @@
-"""The weights of a network: where each is, its shape, and what it starts from."""
+"""Weights of a network: their order, paths, shapes and initial values."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ if TYPE_CHECKING:
 
 Array = Any
 
-
 HEAD = "head"
+"""Name of the layer of the outputs."""
 
-
-_OTHERS = {"kernel": "glorot_uniform", "gamma": "ones"}
+_OTHER_INITIALIZERS = {"kernel": "glorot_uniform", "gamma": "ones"}
+"""Initializers of weights outside the recurrent layers, as in Keras; all others start at zero."""
 
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """One weight of the Keras model: where it is, and its shape.
-
-    TensorFlow 1 had one kernel for inputs and state together: `joint_fan_in` is the width of both.
-    """
+    """One weight of the Keras model: its path `layer/.../name` and its shape."""
 
     path: str
     shape: tuple[int, ...]
     joint_fan_in: int | None = None
+    """Width of inputs and state together, of which TensorFlow 1 had one kernel; None for other weights."""
 
     @property
     def name(self) -> str:
+        """Last part of the path, such as `kernel`."""
         return self.path.rsplit("/", 1)[-1]
 
     @property
     def size(self) -> int:
+        """Number of values."""
         return math.prod(self.shape)
 
 
 def weight_specs(params: RNNParams, task: LearningTask) -> list[WeightSpec]:
-    """The trainable weights of `build_network`'s model, in its order, without the cost of building it."""
+    """List the trainable weights of `build_network`'s model in its order, without the cost of building it."""
     cell, features = CELLS[params.cell], task.features
     specs = []
     for layer in range(params.layers):
-        width, both = cell.gates * params.units, features + params.units
+        width, joint_fan_in = cell.gates * params.units, features + params.units
         for direction in ("forward", "backward")[: 1 + params.bidirectional]:
             path = f"rnn_{layer}/{direction}"
-            specs.append(WeightSpec(f"{path}/kernel", (features, width), both))
-            specs.append(WeightSpec(f"{path}/recurrent_kernel", (params.units, width), both))
+            specs.append(WeightSpec(f"{path}/kernel", (features, width), joint_fan_in))
+            specs.append(WeightSpec(f"{path}/recurrent_kernel", (params.units, width), joint_fan_in))
             specs.append(WeightSpec(f"{path}/bias", (2, width) if cell.has_recurrent_bias else (width,)))
         features = params.units * (1 + params.bidirectional)
         if params.layer_norm:
@@ -65,14 +65,13 @@ def weight_specs(params: RNNParams, task: LearningTask) -> list[WeightSpec]:
 
 
 def initial_weights(specs: Sequence[WeightSpec], params: RNNParams, seed: int) -> list[Array]:
-    """Fresh values of the trainable weights: a function of the hyperparameters and the seed alone."""
-
+    """Draw initial values of the trainable weights. They depend on the hyperparameters and the seed only."""
     names = {"kernel": params.kernel_initializer, "recurrent_kernel": params.recurrent_initializer}
     values: list[Array] = []
     for position, spec in enumerate(specs):
         layer = spec.path.split("/")[0]
         is_recurrent = layer.startswith("rnn")
-        name = (names if is_recurrent else _OTHERS).get(spec.name, "zeros")
+        name = (names if is_recurrent else _OTHER_INITIALIZERS).get(spec.name, "zeros")
         if layer == HEAD and params.head_initializer != "keras":
             name = params.head_initializer
         fan_in = spec.joint_fan_in if params.joint_fans else None
@@ -83,6 +82,6 @@ def initial_weights(specs: Sequence[WeightSpec], params: RNNParams, seed: int) -
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
-    """A seed of 31 bits for one purpose."""
+    """Derive a seed of 31 bits for one purpose."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
