@@ -179,7 +179,7 @@ def _read_npz(content: bytes) -> dict[str, Array]:
 
 
 def _parse_idx(content: bytes) -> Array:
-    """Parse an IDX file: two zero bytes, the type (8: uint8), the number of axes, their sizes (big-endian uint32), data."""
+    """Parse an IDX file: two zero bytes, the type (8: uint8), the number of axes, big-endian uint32 sizes, data."""
     import numpy as np
 
     zero, kind, axes = struct.unpack_from(">HBB", content)

@@ -44,7 +44,7 @@ class _SquareImages(Dataset):
 
 
 class _ArchivedImages(_SquareImages):
-    """Images of 28 x 28 pixels: the first 5,000 for validation, the next 55,000 for training, and 10,000 for testing."""
+    """Images of 28 x 28 pixels: the first 5,000 for validation, the next 55,000 for training, 10,000 for testing."""
 
     archive: ClassVar[Archive]
     side: ClassVar[int] = 28
@@ -128,7 +128,7 @@ class Digits(_SquareImages):
         from sklearn.datasets import load_digits
 
         data = load_digits()
-        # RandomState's stream is frozen for good, unlike default_rng's; in the file's order, the digits of one writer are together.
+        # RandomState's stream is frozen for good, unlike default_rng's. The file has the digits of one writer together.
         order = np.random.RandomState(0).permutation(len(data.target))
         x = np.round(data.images[order] * (255 / 16)).astype(np.uint8)
         y = data.target[order].astype("int32")

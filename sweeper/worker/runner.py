@@ -128,7 +128,7 @@ class TaskRunner:
             raise TrialStopped
 
     def _memory_failure(self, error: BaseException) -> Failure:
-        """Classify an out-of-memory error: MemoryError is the host's memory; a framework's error is the GPU's, if any."""
+        """Classify an out-of-memory error: MemoryError is the host's memory; a framework's is the GPU's, if any."""
         if isinstance(error, MemoryError) or self._task.trial_resources(self._context.sweep.resources).gpus == 0:
             return Failure("memory", self._save_and_summarise(error))
         batch = self._task.params.get("batch_size")

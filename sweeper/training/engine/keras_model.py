@@ -89,7 +89,7 @@ class KerasNetwork:
     def outputs(
         self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]:
-        """Return what `Network.outputs` does. The backend differentiates, and `rates` only switches dropout on or off."""
+        """Return what `Network.outputs` does. The backend differentiates; `rates` only switches dropout on or off."""
         variables = self._model.non_trainable_variables
         states = [ops.cast(seed, variable.dtype) for seed, variable in zip(seeds, variables, strict=True)]
 

@@ -32,7 +32,7 @@ FIRST_TEST_IMAGES = 128
 
 @dataclass(frozen=True, eq=False)
 class DeviceData:
-    """A dataset as tensors, its evaluation parts cut into batches. Pixels stay uint8 and become floats batch by batch."""
+    """A dataset as tensors, its evaluation parts in batches. Pixels stay uint8 and become floats batch by batch."""
 
     x_train: Tensor
     y_train: Tensor

@@ -40,7 +40,7 @@ class State:
 
 
 class Program:
-    """Training and evaluation of one network with its hyperparameters; cheap to make if its graph is compiled already."""
+    """Training and evaluation of one network with its hyperparameters; cheap to make if its graph is compiled."""
 
     def __init__(self, params: RNNParams, task: LearningTask) -> None:
         self.task = task
