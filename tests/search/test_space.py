@@ -17,7 +17,6 @@ from sweeper.search.space import (
     Space,
     check_point,
     check_space,
-    distributions,
     draw,
     grid,
     grid_size,
@@ -82,22 +81,7 @@ def test_constants_are_no_affair_of_optuna(study: optuna.Study) -> None:
     trial = study.ask()
     suggest(trial, space)
 
-    assert set(distributions(space)) == {"momentum", "optimizer", "nesterov"}
     assert "cell" not in trial.params
-
-
-def test_distributions_are_those_that_trials_get(study: optuna.Study) -> None:
-    space = space_of(
-        a={"type": "float", "low": 1e-4, "high": 0.1, "log": True},
-        b={"type": "float", "low": 0, "high": 0.3, "step": 0.1},
-        c={"type": "int", "low": 32, "high": 256, "log": True},
-        d={"type": "int", "low": 1, "high": 9, "step": 4},
-        e=choice(None, 1.0),
-    )
-    trial = study.ask()
-    suggest(trial, space)
-
-    assert trial.distributions == distributions(space)
 
 
 @pytest.mark.parametrize(
