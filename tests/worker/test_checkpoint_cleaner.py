@@ -10,7 +10,7 @@ from sweeper.worker.checkpoints import CheckpointCleaner, CheckpointStore
 
 
 class Trials:
-    """Trials with a checkpoint each, which end in any order."""
+    """Trials that have a checkpoint each and end in any order."""
 
     def __init__(self, folder: Path, direction: Direction) -> None:
         self.folder = SweepFolder(folder)
@@ -29,7 +29,7 @@ class Trials:
         return [number for number in range(9) if self.store(number).latest() is not None]
 
 
-def test_of_equal_trials_the_lower_number_keeps_its_checkpoint(tmp_path: Path) -> None:
+def test_lowest_number_of_equal_trials_keeps_its_checkpoint(tmp_path: Path) -> None:
     trials = Trials(tmp_path, "maximize")
     trials.end(5, 0.5)
     trials.end(3, 0.5)

@@ -31,7 +31,7 @@ def names_in(store: CheckpointStore) -> list[str]:
     return sorted(path.name for path in store.folder.iterdir())
 
 
-def test_the_newest_checkpoint_comes_back_with_its_step_and_metrics(store: CheckpointStore) -> None:
+def test_newest_checkpoint_is_returned_with_its_step_and_metrics(store: CheckpointStore) -> None:
     for step in (1, 2, 10):
         save(store, step)
     latest = store.latest()
@@ -39,11 +39,11 @@ def test_the_newest_checkpoint_comes_back_with_its_step_and_metrics(store: Check
     assert (latest.path / "weights").read_text() == "at 10"
 
 
-def test_there_is_none_before_the_first(store: CheckpointStore) -> None:
+def test_new_trial_has_no_checkpoint(store: CheckpointStore) -> None:
     assert store.latest() is None
 
 
-def test_only_the_newest_two_are_kept(store: CheckpointStore) -> None:
+def test_only_the_newest_two_checkpoints_are_kept(store: CheckpointStore) -> None:
     for step in range(1, 6):
         save(store, step)
     assert sorted(path.name for path in store.folder.iterdir()) == [
@@ -52,14 +52,15 @@ def test_only_the_newest_two_are_kept(store: CheckpointStore) -> None:
     ]
 
 
-def test_what_a_killed_attempt_left_half_written_goes_with_the_next_checkpoint(store: CheckpointStore) -> None:
-    (store.folder / ".writing-0123abcd").mkdir(parents=True)
+@pytest.mark.parametrize("name", [".writing-0123abcd", ".replaced-0123abcd"])
+def test_next_save_deletes_unfinished_folders_of_killed_processes(store: CheckpointStore, name: str) -> None:
+    (store.folder / name).mkdir(parents=True)
     save(store, 1)
     assert names_in(store) == ["attempt-001-step-00000001"]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove", "no manifest", "bad manifest"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+def test_damaged_checkpoint_is_reported_and_the_one_before_is_used(
     store: CheckpointStore, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(store, 1)
@@ -82,9 +83,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         latest = store.latest()
     assert latest is not None and latest.step == 1
     assert "is damaged" in caplog.text
+    assert store.findings().startswith("Checkpoint attempt-001-step-00000002 is damaged (")
 
 
-def test_a_writer_that_fails_leaves_the_checkpoint_before_and_no_remains(store: CheckpointStore) -> None:
+def test_failed_save_keeps_the_checkpoint_before_it(store: CheckpointStore) -> None:
     save(store, 1)
 
     def fail(folder: Path) -> None:
@@ -96,23 +98,13 @@ def test_a_writer_that_fails_leaves_the_checkpoint_before_and_no_remains(store: 
     assert names_in(store) == ["attempt-001-step-00000001"]
 
 
-def test_what_a_killed_process_left_half_written_goes_with_the_next_checkpoint(store: CheckpointStore) -> None:
-    save(store, 1)
-    (store.folder / ".writing-0badcafe").mkdir()
-    save(store, 2)
-    assert sorted(path.name for path in store.folder.iterdir()) == [
-        "attempt-001-step-00000001",
-        "attempt-001-step-00000002",
-    ]
-
-
-def test_a_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
+def test_removed_sweep_folder_is_not_created_again(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         save(CheckpointStore(tmp_path / "trials" / "0000"), 1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_space_that_checkpoints_take_is_known(tmp_path: Path) -> None:
+def test_sweep_folder_knows_the_bytes_of_its_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
     for number in range(2):
         save(CheckpointStore(tmp_path / "trials" / f"{number:04d}"), 1)
@@ -123,7 +115,7 @@ def test_the_space_that_checkpoints_take_is_known(tmp_path: Path) -> None:
     )
 
 
-def test_a_step_written_again_replaces_what_was_there(store: CheckpointStore) -> None:
+def test_step_that_is_saved_again_replaces_its_checkpoint(store: CheckpointStore) -> None:
     save(store, 1)
     store.save(1, {"score": 0.5}, lambda folder: (folder / "weights").write_text("again") and None)
     latest = store.latest()
@@ -141,7 +133,7 @@ def keep_saving(folder: str) -> None:
         store.save(step, {"score": float(step)}, write)
 
 
-def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_process_killed_while_it_saves_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     context, rng = multiprocessing.get_context("spawn"), random.Random(0)
     for round_ in range(10):
         folder = tmp_path / str(round_)
@@ -159,7 +151,7 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Pat
         assert (latest.path / "weights").read_bytes() == b"%d" % latest.step * 50_000
 
 
-def test_an_attempt_that_was_given_up_and_still_writes_is_passed_over(store: CheckpointStore) -> None:
+def test_lost_attempt_that_still_writes_is_ignored(store: CheckpointStore) -> None:
     save(store, 3)
     save(store, 4, attempt=2)
     save(store, 5)
@@ -172,46 +164,47 @@ def owned_by(tmp_path: Path, **origin: str) -> CheckpointStore:
     return CheckpointStore(tmp_path / "trial", origin=origin)
 
 
-def test_a_checkpoint_of_another_study_is_ignored_aloud(tmp_path: Path) -> None:
+def test_checkpoint_of_another_study_is_reported_and_ignored(tmp_path: Path) -> None:
     for step in (1, 2):
         save(owned_by(tmp_path, study="first"), step)
     store = owned_by(tmp_path, study="second")
     assert store.latest() is None
-    assert "checkpoints of another study or trial, ignored: attempt-001-step-00000002 (study first, not" in (
-        store.findings()
-    )
+    ignored = "Checkpoint attempt-001-step-00000002 belongs to another study or trial and is ignored"
+    assert f"{ignored} (its study is first, not second)." in store.findings()
     save(store, 1)
     latest = store.latest()
     assert latest is not None and latest.step == 1 and not store.findings()
 
 
-def test_a_checkpoint_of_other_parameters_is_ignored(tmp_path: Path) -> None:
+def test_checkpoint_of_other_parameters_is_ignored(tmp_path: Path) -> None:
     save(owned_by(tmp_path, study="one", params="a"), 3)
     assert owned_by(tmp_path, study="one", params="b").latest() is None
-    assert owned_by(tmp_path, study="one", params="a").latest() is None, "it was renamed, and is out of the way"
+    assert owned_by(tmp_path, study="one", params="a").latest() is None, "it was renamed"
 
 
-def test_a_checkpoint_that_names_no_study_is_used(tmp_path: Path) -> None:
+def test_checkpoint_without_an_origin_is_used(tmp_path: Path) -> None:
     save(CheckpointStore(tmp_path / "trial"), 3)
     assert owned_by(tmp_path, study="one").latest() is not None
 
 
-def test_a_checkpoint_beyond_the_record_is_ignored(store: CheckpointStore) -> None:
+def test_checkpoint_ahead_of_the_recorded_reports_is_ignored(store: CheckpointStore) -> None:
     for step in (6, 13):
         save(store, step)
     latest = store.latest(recorded=5)
     assert latest is not None and latest.step == 6
-    assert store.foreign == ["attempt-001-step-00000013 (of report 13, and 5 are on record)"]
+    assert [text.partition("ignored ")[2] for text in store.foreign] == [
+        "(it is of report 13, but only 5 are recorded)."
+    ]
 
 
 def test_foreign_checkpoints_in_a_remote_folder_are_ignored(tmp_path: Path) -> None:
-    remote = RemoteFolder(f"file://{tmp_path / 'far'}")
+    remote = RemoteFolder(f"file://{tmp_path / 'remote'}")
     first = CheckpointStore(tmp_path / "a" / "trial", remote, origin={"study": "first"})
     first.folder.parent.mkdir()
     save(first, 5)
     second = CheckpointStore(tmp_path / "b" / "trial", remote, origin={"study": "second"})
     assert second.latest() is None and second.foreign
     save(second, 1)
-    elsewhere = CheckpointStore(tmp_path / "c" / "trial", remote, origin={"study": "second"})
-    latest = elsewhere.latest()
+    third = CheckpointStore(tmp_path / "c" / "trial", remote, origin={"study": "second"})
+    latest = third.latest()
     assert latest is not None and latest.step == 1

@@ -25,13 +25,13 @@ def all_events(run: TaskRunner, reports: int) -> list[Event]:
     return events
 
 
-def test_a_task_waits_after_each_report_for_the_word_to_go_on(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_task_waits_after_each_report(make_sweep: MakeSweep, tmp_path: Path) -> None:
     run = start(make_sweep(), tmp_path)
     events = all_events(run, 9)
     assert [event.report.step for event in events if event.report] == list(range(1, 10))
 
 
-def test_a_stopped_task_ends_at_its_report_and_its_finally_blocks_run(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_stopped_task_ends_at_its_report_and_runs_finally_blocks(make_sweep: MakeSweep, tmp_path: Path) -> None:
     run = start(make_sweep(trainable="tests.samples:tidy"), tmp_path)
     run.next_event()
     run.stop()
@@ -39,7 +39,7 @@ def test_a_stopped_task_ends_at_its_report_and_its_finally_blocks_run(make_sweep
     assert (tmp_path / "trials").parent.joinpath("tidied").exists()
 
 
-def test_a_failed_task_says_why_in_a_line_and_keeps_the_traceback(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_failed_task_gives_a_reason_and_saves_its_traceback(make_sweep: MakeSweep, tmp_path: Path) -> None:
     run = start(make_sweep(trainable="tests.samples:fail_above_half"), tmp_path)
     failure = all_events(run, 2)[-1].failure
     assert failure is not None and failure.kind == "error"
@@ -47,13 +47,13 @@ def test_a_failed_task_says_why_in_a_line_and_keeps_the_traceback(make_sweep: Ma
     assert "Traceback" in (tmp_path / "trials/0000/error.txt").read_text()
 
 
-def test_a_metric_that_is_no_number_fails_the_trial_with_its_name(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_metric_that_is_no_number_fails_the_trial(make_sweep: MakeSweep, tmp_path: Path) -> None:
     failure = start(make_sweep(trainable="tests.samples:report_text"), tmp_path).next_event().failure
     assert failure is not None and "metric 'score' is not a number: 'high' (str)" in failure.reason
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "reason"),
     [
         ("metrics", "a report has 100000 metrics; 1000 at most"),
         ("name", "a metric's name has 1000000 characters ('nnnnnnnnnnnnnnnnnnnn'...); 250 at most"),
@@ -61,14 +61,16 @@ def test_a_metric_that_is_no_number_fails_the_trial_with_its_name(make_sweep: Ma
         ("silence", "Silent: its message cannot be read"),
     ],
 )
-def test_a_flood_fails_the_trial_and_is_not_kept(make_sweep: MakeSweep, tmp_path: Path, kind: str, said: str) -> None:
-    job = WorkerContext(make_sweep(trainable="tests.samples:flood"), SweepFolder(tmp_path))
-    failure = TaskRunner(job, Task(0, {"kind": kind})).next_event().failure
-    assert failure is not None and said in failure.reason and len(failure.reason) < 400
+def test_oversized_report_or_message_fails_the_trial(
+    make_sweep: MakeSweep, tmp_path: Path, kind: str, reason: str
+) -> None:
+    context = WorkerContext(make_sweep(trainable="tests.samples:flood"), SweepFolder(tmp_path))
+    failure = TaskRunner(context, Task(0, {"kind": kind})).next_event().failure
+    assert failure is not None and reason in failure.reason and len(failure.reason) < 400
     assert (tmp_path / "trials/0000/error.txt").stat().st_size < 101_000
 
 
-def test_a_trial_continued_from_its_checkpoint_sends_that_report_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_resumed_trial_sends_the_report_of_its_checkpoint_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 1, "epochs": 4})
     first = start(sweep, tmp_path)
     for _ in range(2):
@@ -78,9 +80,15 @@ def test_a_trial_continued_from_its_checkpoint_sends_that_report_again(make_swee
     assert [event.report.step for event in again if event.report] == [2, 3, 4]
 
 
-@pytest.mark.parametrize(("damaged", "steps", "said"), [(1, [1, 2], "going on from report 1"), (2, [1, 2], "again")])
-def test_a_trial_with_damaged_checkpoints_says_so_and_goes_on_from_what_is_whole(
-    make_sweep: MakeSweep, tmp_path: Path, damaged: int, steps: list[int], said: str
+@pytest.mark.parametrize(
+    ("damaged", "steps", "consequence"),
+    [
+        (1, [1, 2], "The trial resumes from report 1."),
+        (2, [1, 2], "The trial has no other checkpoint and starts again."),
+    ],
+)
+def test_trial_resumes_from_the_newest_checkpoint_that_is_not_damaged(
+    make_sweep: MakeSweep, tmp_path: Path, damaged: int, steps: list[int], consequence: str
 ) -> None:
     sweep = make_sweep(trainable="tests.samples:slow_count", budget={"trials": 1, "epochs": 4})
     first = start(sweep, tmp_path)
@@ -90,49 +98,48 @@ def test_a_trial_with_damaged_checkpoints_says_so_and_goes_on_from_what_is_whole
     for folder in sorted((tmp_path / "trials/0000").glob("attempt-*"))[-damaged:]:
         (folder / "count").write_bytes(b"")
     notice, *reports = all_events(start(sweep, tmp_path, attempt=2), 3)
-    assert notice.notice is not None and "attempt-001-step-00000002 (count)" in notice.notice and said in notice.notice
+    assert notice.notice is not None and notice.notice.endswith(consequence)
+    assert "Checkpoint attempt-001-step-00000002 is damaged (wrong sha256: count)." in notice.notice
     assert [event.report.step for event in reports if event.report] == steps
 
 
-def test_a_task_survives_its_way_through_a_config() -> None:
+def test_task_survives_the_way_through_a_config() -> None:
     task = Task(3, {"units": 8, "cell": "lstm"}, attempt=2)
     assert task_from(as_config(task)) == task
 
 
-def test_seeds_differ_between_trials_and_between_sweeps_and_never_change() -> None:
+def test_seeds_differ_between_trials_and_sweeps_and_never_change() -> None:
     assert len({trial_seed(sweep, number) for sweep in range(10) for number in range(50)}) == 500
     assert trial_seed(0, 0) == 2968811710
 
 
 @pytest.mark.parametrize("reports", [1, 3])
-def test_nothing_follows_the_last_report(make_sweep: MakeSweep, tmp_path: Path, reports: int) -> None:
+def test_reports_after_the_last_are_dropped(make_sweep: MakeSweep, tmp_path: Path, reports: int) -> None:
     run = start(make_sweep(trainable="tests.samples:go_on_too_long", budget={"trials": 1, "epochs": reports}), tmp_path)
     assert [event.report.step for event in all_events(run, reports) if event.report] == list(range(1, reports + 1))
     assert not run._thread.is_alive()
 
 
-def test_a_trial_that_was_handed_no_data_loads_it_itself_once(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_trial_without_data_loads_it_once_per_process(make_sweep: MakeSweep, tmp_path: Path) -> None:
     sweep = make_sweep(dataset={"type": "digits"})
     trials = [start(sweep, tmp_path)._prepare()[2] for _ in range(2)]
     assert trials[0].data is trials[1].data
     assert trials[0].data.name == "digits"
 
 
-def test_a_trial_of_a_sweep_without_a_dataset_has_no_data(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_trial_of_a_sweep_without_a_dataset_has_no_data(make_sweep: MakeSweep, tmp_path: Path) -> None:
     trial = start(make_sweep(), tmp_path)._prepare()[2]
     with pytest.raises(InputError, match="the sweep names none"):
         _ = trial.data
 
 
-def test_a_trial_that_had_only_its_last_report_to_tell_is_not_trained_again(
-    make_sweep: MakeSweep, tmp_path: Path
-) -> None:
-    job = WorkerContext(
+def test_trial_that_lacks_only_its_last_report_is_not_trained_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    context = WorkerContext(
         make_sweep(trainable="tests.samples:leave", budget={"trials": 1, "epochs": 3}), SweepFolder(tmp_path)
     )
     (tmp_path / "trials").mkdir()
-    job.checkpoints(0).save(3, {"score": 1.0}, lambda folder: None)
-    run = TaskRunner(job, Task(0, {"height": 1.0}, attempt=2))
-    told = run.next_event().report
-    assert told is not None and told.step == 3
+    context.checkpoints(0).save(3, {"score": 1.0}, lambda folder: None)
+    run = TaskRunner(context, Task(0, {"height": 1.0}, attempt=2))
+    report = run.next_event().report
+    assert report is not None and report.step == 3
     assert run.next_event() == Event()

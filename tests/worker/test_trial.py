@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import doctest
+import errno
+import inspect
+from pathlib import Path
+
+import pytest
+
+from sweeper import Trial
+from sweeper.core.errors import TrialDivergedError
+from sweeper.core.trials import Report
+from sweeper.search.budget import Budget
+from sweeper.spec import TrialResources
+from sweeper.worker import trial as trials
+from sweeper.worker.checkpoints import CheckpointStore
+
+
+class Driver:
+    """The driver's side of a trial: it keeps reports and notices."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkpoints = CheckpointStore(folder)
+        self.reports: list[Report] = []
+        self.notices: list[str] = []
+
+    def trial(self) -> Trial:
+        return Trial(
+            number=0,
+            seed=1,
+            budget=Budget(trials=1, epochs=3),
+            dataset=None,
+            resources=TrialResources(),
+            checkpoints=self.checkpoints,
+            send=self.reports.append,
+            notify=self.notices.append,
+        )
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Driver:
+    return Driver(tmp_path / "trial")
+
+
+def test_example_of_the_docstring_gives_what_it_prints(driver: Driver) -> None:
+    test = doctest.DocTestParser().get_doctest(
+        inspect.getdoc(Trial) or "", {"trial": driver.trial()}, "Trial", None, None
+    )
+    result = doctest.DocTestRunner().run(test)
+    assert (result.failed, result.attempted) == (0, 4)
+    assert [report.metrics for report in driver.reports] == [{"loss": 0.5}, {"loss": 0.25}, {"loss": 0.125}]
+
+
+def test_docstring_describes_every_attribute(driver: Driver) -> None:
+    text = inspect.getdoc(Trial) or ""
+    names = {name for name in (*vars(driver.trial()), "data") if not name.startswith("_")}
+    assert all(f"\n    {name}: " in text for name in names)
+
+
+def test_resumed_trial_starts_at_its_checkpoint(driver: Driver) -> None:
+    driver.trial().report({"loss": 1.0}, checkpoint=lambda folder: (folder / "weight").touch())
+    resumed = driver.trial()
+    resumed.resume()
+    assert resumed.step == 1 and resumed.checkpoint is not None
+    assert [report.step for report in driver.reports] == [1, 1]
+    assert driver.notices == []
+
+
+def test_nan_raises_with_its_epoch(driver: Driver) -> None:
+    trial = driver.trial()
+    trial.report({"loss": 1.0})
+    with pytest.raises(TrialDivergedError, match=r"diverged \(loss=nan at epoch 2\)"):
+        trial.report({"loss": float("nan")})
+
+
+def test_trial_waits_while_the_disk_is_full(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "_DISK_POLL_INTERVAL_S", 0.0)
+
+    def write(folder: Path) -> None:
+        if not driver.notices:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    driver.trial().report({"loss": 1.0}, checkpoint=write)
+    assert len(driver.notices) == 1 and "cannot save its checkpoint (disk full" in driver.notices[0].lower()
+    assert [report.step for report in driver.reports] == [1]
