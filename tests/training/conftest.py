@@ -1,4 +1,4 @@
-"""What the tests of training share: TensorFlow on one thread, and trials on a few of scikit-learn's digits."""
+"""Fixtures of the training tests: TensorFlow on one thread, and trials on a few of scikit-learn's digits."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
 
 
 @pytest.mark.parametrize("field", TABLES)
-def test_the_names_a_hyperparameter_allows_are_those_of_its_table(field: str) -> None:
+def test_hyperparameter_allows_the_names_of_its_table(field: str) -> None:
     names = list(TABLES[field])
     assert [getattr(RNNParams(**{field: name}), field) for name in names] == names
     assert RNNParams.model_json_schema()["properties"][field]["enum"] == names
@@ -33,18 +33,18 @@ def test_the_names_a_hyperparameter_allows_are_those_of_its_table(field: str) ->
         RNNParams(**{field: "nonsense"})
 
 
-def test_an_unknown_hyperparameter_is_refused() -> None:
+def test_unknown_hyperparameter_is_refused() -> None:
     with pytest.raises(ValidationError, match="learning_rat"):
         RNNParams(learning_rat=0.1)  # type: ignore[call-arg]
 
 
-def test_every_hyperparameter_says_what_it_is_and_has_a_default() -> None:
+def test_every_hyperparameter_has_a_description_and_a_default() -> None:
     assert RNNParams().model_dump()
     assert all(field.description for field in RNNParams.model_fields.values())
 
 
 @pytest.mark.parametrize("field, value", [("units", 0), ("dropout", 1.0), ("learning_rate", 0.0), ("layers", 9)])
-def test_a_value_out_of_bounds_is_refused(field: str, value: float) -> None:
+def test_value_out_of_bounds_is_refused(field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
         RNNParams(**{field: value})
 

@@ -45,7 +45,7 @@ def weights_of(trial: RecordedTrial) -> Any:
 
 
 def in_another_process(folder: Path, params: RNNParams, **budget: Any) -> subprocess.Popen[str]:
-    """Train in a process of its own, which resumes and prints its metrics."""
+    """Start a process that resumes the trial, trains it and prints its metrics."""
     code = """
 import json, pathlib, sys
 from sweeper.training import RNNParams, train_rnn, trainable
@@ -63,7 +63,7 @@ print(json.dumps(trial.metrics))
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_cell_learns(cell: str, make_trial: MakeTrial) -> None:
+def test_cell_learns(cell: str, make_trial: MakeTrial) -> None:
     trial = make_trial(epochs=6)
     train_rnn(SMALL.model_copy(update={"cell": cell, "learning_rate": 0.05}), trial)
     first, *_, last = trial.metrics
@@ -74,7 +74,7 @@ def test_a_cell_learns(cell: str, make_trial: MakeTrial) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_an_optimizer_learns(optimizer: str, make_trial: MakeTrial) -> None:
+def test_optimizer_learns(optimizer: str, make_trial: MakeTrial) -> None:
     trial = make_trial(epochs=6)
     rate = 0.5 if optimizer == "sgd" else 0.005
     params = SMALL.model_copy(update={"cell": "simple_rnn", "optimizer": optimizer, "learning_rate": rate})
@@ -82,8 +82,8 @@ def test_an_optimizer_learns(optimizer: str, make_trial: MakeTrial) -> None:
     assert trial.metrics[-1]["loss"] < trial.metrics[0]["loss"]
 
 
-def test_the_same_trial_gives_the_same_bits_whatever_the_process_did_before(make_trial: MakeTrial) -> None:
-    process = in_another_process(make_trial("elsewhere").checkpoints.folder, RANDOM, epochs=3)
+def test_same_trial_gives_the_same_bits_in_any_process(make_trial: MakeTrial) -> None:
+    process = in_another_process(make_trial("subprocess").checkpoints.folder, RANDOM, epochs=3)
     first, other, second = make_trial("first"), make_trial("other", seed=8), make_trial("second")
     train_rnn(RANDOM, first)
     train_rnn(RANDOM.model_copy(update={"cell": "lstm"}), make_trial("lstm"))
@@ -98,7 +98,7 @@ def test_the_same_trial_gives_the_same_bits_whatever_the_process_did_before(make
 
 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])
-def test_a_seed_among_the_hyperparameters_takes_the_place_of_the_trials(make_trial: MakeTrial, seed: int) -> None:
+def test_seed_of_the_hyperparameters_replaces_the_seed_of_the_trial(make_trial: MakeTrial, seed: int) -> None:
     one, two = make_trial("one", seed=1), make_trial("two", seed=2)
     params = SMALL.model_copy(update={"seed": seed, "cell": "simple_rnn"})
     train_rnn(params, one)
@@ -107,9 +107,7 @@ def test_a_seed_among_the_hyperparameters_takes_the_place_of_the_trials(make_tri
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
-def test_a_trial_continued_from_any_report_ends_where_an_uninterrupted_one_does(
-    make_trial: MakeTrial, stop: int
-) -> None:
+def test_resumed_trial_gives_the_same_bits_as_an_uninterrupted_one(make_trial: MakeTrial, stop: int) -> None:
     class Interrupted(Exception):
         pass
 
@@ -130,7 +128,7 @@ def test_a_trial_continued_from_any_report_ends_where_an_uninterrupted_one_does(
 
 
 @pytest.mark.parametrize("_round", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, 6))])
-def test_a_killed_process_loses_nothing(make_trial: MakeTrial, _round: int) -> None:
+def test_killed_trial_resumes_with_the_same_bits(make_trial: MakeTrial, _round: int) -> None:
     budget, moment = {"epochs": 60, "reports_per_epoch": 2}, random.randint(3, 50)
     whole, broken = make_trial("whole", **budget), make_trial("broken", **budget)
     folder = broken.checkpoints.folder
@@ -149,34 +147,32 @@ def test_a_killed_process_loses_nothing(make_trial: MakeTrial, _round: int) -> N
     assert (weights_of(broken) == weights_of(whole)).all()
 
 
-def test_a_diverging_trial_says_so(make_trial: MakeTrial) -> None:
+def test_diverging_trial_raises_with_its_epoch(make_trial: MakeTrial) -> None:
     params = SMALL.model_copy(update={"activation": "linear", "optimizer": "sgd", "learning_rate": 10.0, "layers": 2})
     with pytest.raises(TrialDivergedError, match="at epoch"):
         train_rnn(params, make_trial(epochs=30))
 
 
-def test_reports_come_with_a_checkpoint_now_and_then_and_always_at_the_last(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_last_report_always_has_a_checkpoint(make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainable, "CHECKPOINT_SECONDS", math.inf)
     trial = make_trial(epochs=4)
     train_rnn(SMALL, trial)
     assert [path.name for path in trial.checkpoints.folder.iterdir()] == ["attempt-001-step-00000004"]
 
 
-def test_a_budget_of_steps_ends_within_an_epoch(make_trial: MakeTrial) -> None:
+def test_budget_of_steps_ends_within_an_epoch(make_trial: MakeTrial) -> None:
     trial = make_trial(steps=7, report_every=3)
     train_rnn(SMALL, trial)
     assert [metrics["epoch"] for metrics in trial.metrics] == [0.5, 1.0, 7 * 16 / 96]
 
 
-def test_a_batch_larger_than_the_data_spans_epochs(make_trial: MakeTrial) -> None:
+def test_batch_larger_than_the_data_spans_epochs(make_trial: MakeTrial) -> None:
     trial = make_trial(epochs=4)
     train_rnn(SMALL.model_copy(update={"batch_size": 192}), trial)
     assert [metrics["epoch"] for metrics in trial.metrics] == [2.0, 4.0, 6.0, 8.0]
 
 
-def test_the_evaluation_saves_the_very_network_it_tested(make_trial: MakeTrial, tmp_path: Path) -> None:
+def test_evaluation_saves_the_network_that_it_tested(make_trial: MakeTrial, tmp_path: Path) -> None:
     import keras
     import numpy as np
 
@@ -196,7 +192,7 @@ def test_the_evaluation_saves_the_very_network_it_tested(make_trial: MakeTrial, 
     assert example.dtype == np.float32 and (example == data.x_test[: len(example)]).all()
 
 
-def test_an_evaluation_needs_a_checkpoint_of_the_same_network(make_trial: MakeTrial, tmp_path: Path) -> None:
+def test_evaluation_needs_a_checkpoint_of_the_same_network(make_trial: MakeTrial, tmp_path: Path) -> None:
     trial = make_trial()
     with pytest.raises(ValueError, match="no checkpoint"):
         trainable.evaluate(SMALL, trial, tmp_path)
@@ -206,14 +202,14 @@ def test_an_evaluation_needs_a_checkpoint_of_the_same_network(make_trial: MakeTr
         trainable.evaluate(SMALL.model_copy(update={"units": 5}), trial, tmp_path)
 
 
-def test_a_sweep_without_a_dataset_is_told_so(make_trial: MakeTrial) -> None:
+def test_sweep_without_a_dataset_is_refused_with_the_remedy(make_trial: MakeTrial) -> None:
     with pytest.raises(InputError, match="dataset: {type: mnist}"):
         train_rnn(SMALL, make_trial(dataset=None))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_memory_of_a_worker_is_bounded(make_trial: MakeTrial) -> None:
+def test_memory_of_a_worker_is_bounded(make_trial: MakeTrial) -> None:
     import psutil
 
     used, rng = [], random.Random(0)
@@ -228,5 +224,5 @@ def test_the_memory_of_a_worker_is_bounded(make_trial: MakeTrial) -> None:
         )
         train_rnn(params, make_trial(str(number), epochs=1))
         used.append(psutil.Process().memory_info().rss / 2**20)
-    # More structures than are kept: memory rises until the graphs kept are many, and no further.
+    # There are more structures than the cache holds: memory rises until it is full, and no further.
     assert max(used[-50:]) - max(used[50:100]) < 40, used[::25]

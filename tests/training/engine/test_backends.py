@@ -1,4 +1,4 @@
-"""JAX in the place of TensorFlow; each is tried in a process of its own, since a process can only have one."""
+"""JAX as the backend, in a process of its own, because a process can have one backend only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DROPOUT = {"dropout": 0.3, "recurrent_dropout": 0.3, "bidirectional": True}
 
 @pytest.fixture(scope="module")
 def with_jax(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """By case: the metrics of a trial of two epochs and of its evaluation, and its folder; one process for all."""
+    """Train each case for two epochs in one process; return its metrics, those of its evaluation, and its folder."""
     folder = tmp_path_factory.mktemp("jax")
     cases = {**CASES, "dropout": DROPOUT, "dropout again": DROPOUT, "half": {}}
     lines = [
@@ -72,7 +72,7 @@ def test_both_backends_train_the_same_network(case: str, with_jax: dict[str, Any
         assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_a_trial_goes_on_with_the_other_backend(with_jax: dict[str, Any], make_trial: Callable[..., Any]) -> None:
+def test_trial_resumes_on_the_other_backend(with_jax: dict[str, Any], make_trial: Callable[..., Any]) -> None:
     broken, whole = make_trial(str(with_jax["half"][2]), epochs=2), make_trial("whole", epochs=2)
     broken.resume()
     assert broken.step == 1
@@ -81,7 +81,7 @@ def test_a_trial_goes_on_with_the_other_backend(with_jax: dict[str, Any], make_t
     assert broken.metrics[-1] == pytest.approx(whole.metrics[-1], abs=1e-4)
 
 
-def test_a_model_trained_with_jax_is_a_keras_model_like_any_other(with_jax: dict[str, Any], tensorflow: Any) -> None:
+def test_model_trained_with_jax_loads_in_keras_on_tensorflow(with_jax: dict[str, Any], tensorflow: Any) -> None:
     import keras
 
     _, metrics, folder = with_jax["lstm, deep both ways, normalised"]
@@ -91,16 +91,16 @@ def test_a_model_trained_with_jax_is_a_keras_model_like_any_other(with_jax: dict
     assert (probabilities.argmax(1) == data.y_test).mean() == metrics["test_accuracy"]
 
 
-def test_dropout_on_jax_is_a_function_of_the_seed(with_jax: dict[str, Any]) -> None:
+def test_dropout_on_jax_depends_on_the_seed_only(with_jax: dict[str, Any]) -> None:
     assert with_jax["dropout"][0] == with_jax["dropout again"][0] != with_jax["lstm"][0]
 
 
-def test_a_backend_that_is_not_installed_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_backend_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hparams, "find_spec", lambda name: None)
     with pytest.raises(ValidationError, match=r"pip install 'sweeper\[jax\]'"):
         RNNParams(backend="jax")
 
 
-def test_a_process_keeps_its_backend(tensorflow: Any, make_trial: Callable[..., Any]) -> None:
+def test_process_keeps_its_backend(tensorflow: Any, make_trial: Callable[..., Any]) -> None:
     with pytest.raises(RuntimeError, match="must be the same in all trials"):
         train_rnn(RNNParams(backend="jax"), make_trial())

@@ -1,4 +1,4 @@
-"""The two-step RNN of Hands-On Machine Learning, chapter 14, and what else its pages print."""
+"""Numbers that Hands-On Machine Learning, chapter 14, prints: two steps of an RNN, and the loss of an untrained one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from sweeper.datasets.catalog import Digits
 from sweeper.training import RNNParams
 from sweeper.training.engine import recurrence as recurrences
 from sweeper.training.engine.loop import device_data
+from sweeper.training.engine.ops import no_bias
 from sweeper.training.engine.program import Program
-from sweeper.training.engine.recurrence import Recurrence, bias_of_none
+from sweeper.training.engine.recurrence import Recurrence
 
 X = [[[0, 1, 2], [9, 8, 7]], [[3, 4, 5], [0, 0, 0]], [[6, 7, 8], [6, 5, 4]], [[9, 0, 1], [3, 2, 1]]]
 WX = [
@@ -27,7 +28,7 @@ WY = [
     [0.261995, -0.072095, -0.323966, -0.191007, 0.277902],
     [-0.526047, -0.300749, -0.327883, -0.438055, 0.355157],
 ]
-# What the book prints for the two time steps.
+# Outputs that the book prints for the two time steps.
 Y0 = [
     [-0.2964572, 0.82874775, -0.34216955, -0.75720584, 0.19011548],
     [-0.12842922, 0.99981797, 0.84704727, -0.99570125, 0.38665548],
@@ -50,21 +51,23 @@ def run(*, skips: bool = False, sequences: bool = True) -> Any:
     valid = np.any(x != 0, axis=-1, keepdims=True).astype("float32") if skips else np.zeros((0, 1, 1), "float32")
     recurrence = Recurrence("simple_rnn", "tanh", steps=2, masked=False, skips=skips, sequences=sequences)
     kernels = ops.convert_to_tensor(x @ np.array(WX, "float32")), ops.convert_to_tensor(np.array(WY, "float32"))
-    outputs, _ = recurrence.forward(*kernels, bias_of_none(), ops.zeros((0, 0, 0)), ops.convert_to_tensor(valid))
+    outputs, _ = recurrence.forward(*kernels, no_bias(), ops.zeros((0, 0, 0)), ops.convert_to_tensor(valid))
     return np.array(outputs)
 
 
 @pytest.mark.parametrize("unrolled", [True, False])
-def test_two_steps_give_what_the_book_prints(unrolled: bool, tensorflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_give_the_numbers_of_the_book(
+    unrolled: bool, tensorflow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import numpy as np
 
     if not unrolled:
-        monkeypatch.setattr(recurrences, "_UNROLLED_STEPS", 0)
+        monkeypatch.setattr(recurrences, "_MAX_UNROLLED_STEPS", 0)
     np.testing.assert_allclose(run(), [Y0, Y1], atol=1e-5)
     np.testing.assert_allclose(run(sequences=False), Y1, atol=1e-5)
 
 
-def test_past_a_sequences_end_outputs_are_zero_and_the_state_is_that_of_the_last_step(tensorflow: Any) -> None:
+def test_skipped_step_gives_zeros_and_keeps_the_state(tensorflow: Any) -> None:
     import numpy as np
 
     outputs, state = run(skips=True), run(skips=True, sequences=False)
@@ -74,7 +77,7 @@ def test_past_a_sequences_end_outputs_are_zero_and_the_state_is_that_of_the_last
 
 
 @pytest.mark.parametrize("head, low, high", [("keras", 2.2, 2.5), ("normal", 2.6, math.inf)])
-def test_the_loss_before_training_shows_the_head(head: str, low: float, high: float, tensorflow: Any) -> None:
+def test_loss_before_training_depends_on_the_head(head: str, low: float, high: float, tensorflow: Any) -> None:
     data = device_data(Digits().load())
     for seed in range(3):
         program = Program(RNNParams(units=128, head_initializer=head), Digits().task)

@@ -10,7 +10,7 @@ CLASSES = {name: "".join(part.title() for part in name.split("_")) for name in I
 
 
 @pytest.mark.parametrize("name", [name for name in INITIALIZERS if name != "orthogonal"])
-def test_values_are_spread_as_those_of_keras(name: str, tensorflow: Any) -> None:
+def test_values_have_the_spread_of_keras(name: str, tensorflow: Any) -> None:
     import keras
     import numpy as np
 
@@ -30,5 +30,5 @@ def test_orthogonal_rows_or_columns_are_orthonormal(shape: tuple[int, int]) -> N
     np.testing.assert_allclose(product, np.eye(min(shape)), atol=1e-6)
 
 
-def test_a_seed_gives_the_same_values_for_ever() -> None:
+def test_seed_gives_the_same_values_in_every_version() -> None:
     assert draw("glorot_uniform", (2, 3), seed=5)[0].tolist() == pytest.approx([0.6682279, 0.6746645, 0.0335766])

@@ -16,7 +16,7 @@ SIZES = st.integers(1, 40)
 
 
 @given(samples=SIZES, batch_size=SIZES, seed=st.integers(0, 2**63))
-def test_every_epoch_holds_every_sample_once(samples: int, batch_size: int, seed: int) -> None:
+def test_every_epoch_contains_every_sample_once(samples: int, batch_size: int, seed: int) -> None:
     sequence = DataOrder(seed, samples, batch_size).batches(0, 3 * samples).ravel()
     for epoch in range(len(sequence) // samples):
         assert sorted(sequence[epoch * samples : (epoch + 1) * samples]) == list(range(samples))
@@ -28,7 +28,7 @@ def test_batches_depend_on_their_position_only(samples: int, batch_size: int, fi
     assert (order.batches(0, first + count)[first:] == order.batches(first, count)).all()
 
 
-def test_each_epoch_and_each_seed_has_an_order_of_its_own() -> None:
+def test_each_epoch_and_each_seed_has_its_own_order() -> None:
     epochs = DataOrder(1, 50, 50).batches(0, 2)
     assert (epochs[0] != epochs[1]).any()
     assert (epochs != DataOrder(2, 50, 50).batches(0, 2)).any()
@@ -39,26 +39,24 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own() -> None:
 )
 def test_reports_divide_the_epochs_evenly(epochs: int, reports: int, samples: int, batch_size: int) -> None:
     budget = Budget(trials=1, epochs=epochs, reports_per_epoch=reports)
-    course = StepPlan.of(SimpleNamespace(budget=budget), samples, batch_size)
-    widths = [course.step_at(report + 1) - course.step_at(report) for report in range(budget.reports)]
+    plan = StepPlan.of(SimpleNamespace(budget=budget), samples, batch_size)
+    widths = [plan.step_at(report + 1) - plan.step_at(report) for report in range(budget.reports)]
     assert min(widths) >= 1 and max(widths) - min(widths) <= 1
-    assert course.step_at(0) == 0
-    assert course.step_at(budget.reports) == course.total == max(round(epochs * samples / batch_size), budget.reports)
+    assert plan.step_at(0) == 0
+    assert plan.step_at(budget.reports) == plan.total == max(round(epochs * samples / batch_size), budget.reports)
 
 
 @pytest.mark.parametrize("steps, report_every", [(1, None), (7, None), (50, 50), (50, 7), (10_000, None)])
-def test_a_budget_of_steps_is_kept_to_the_step(steps: int, report_every: int | None) -> None:
+def test_budget_of_steps_is_kept_to_the_step(steps: int, report_every: int | None) -> None:
     budget = Budget(trials=1, steps=steps, report_every=report_every)
-    course = StepPlan.of(SimpleNamespace(budget=budget), samples=1000, batch_size=32)
-    stops = [course.step_at(report) for report in range(budget.reports + 1)]
+    plan = StepPlan.of(SimpleNamespace(budget=budget), samples=1000, batch_size=32)
+    stops = [plan.step_at(report) for report in range(budget.reports + 1)]
     assert stops[0] == 0 and stops[-1] == steps
     assert all(stop == budget.epoch_of(report) for report, stop in enumerate(stops) if report)
 
 
 @pytest.mark.parametrize(("offset", "is_shared"), [(0, True), (8, False)])
-def test_a_tensor_takes_the_place_of_an_array_if_tensorflow_can_compute_there(
-    tensorflow: Any, offset: int, is_shared: bool
-) -> None:
+def test_tensor_shares_aligned_memory_with_its_array(tensorflow: Any, offset: int, is_shared: bool) -> None:
     import numpy as np
 
     memory = np.zeros(1024, np.uint8)
@@ -71,7 +69,7 @@ def test_a_tensor_takes_the_place_of_an_array_if_tensorflow_can_compute_there(
     assert tensor.shape == (20, 30) and tensor.dtype == tensorflow.uint8
 
 
-def test_tensors_outlive_the_arrays_they_lie_in(tensorflow: Any) -> None:
+def test_tensors_outlive_the_arrays_that_they_share_memory_with(tensorflow: Any) -> None:
     arrays = Digits(train=64).load()
     images = arrays.x_train.copy()
     data = device_data(arrays)

@@ -14,7 +14,7 @@ TASK = LearningTask(8, 8, 10)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_saved_classifier_loads_safely_and_gives_probabilities(cell: str, tensorflow: Any, tmp_path: Path) -> None:
+def test_saved_classifier_loads_safely_and_gives_probabilities(cell: str, tensorflow: Any, tmp_path: Path) -> None:
     import keras
     import numpy as np
 

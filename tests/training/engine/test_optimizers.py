@@ -22,12 +22,12 @@ IN_KERAS = {
 }
 
 
-def test_every_optimizer_is_held_against_keras() -> None:
+def test_every_optimizer_is_compared_with_keras() -> None:
     assert {name.split()[0] for name in IN_KERAS} == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("case", IN_KERAS)
-def test_an_optimizer_takes_the_steps_of_the_keras_optimizer_of_its_name(case: str, tensorflow: Any) -> None:
+def test_optimizer_takes_the_steps_of_its_keras_namesake(case: str, tensorflow: Any) -> None:
     import keras
     import numpy as np
 
@@ -49,7 +49,7 @@ def test_an_optimizer_takes_the_steps_of_the_keras_optimizer_of_its_name(case: s
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_has_as_many_slots_as_it_says(name: str, tensorflow: Any) -> None:
+def test_optimizer_has_the_declared_number_of_slots(name: str, tensorflow: Any) -> None:
     optimizer = OPTIMIZERS[name]
     slots = tuple(tensorflow.zeros(3) for _ in range(optimizer.slots))
     numbers = {**numbers_of(RNNParams(optimizer=name)), "learning_rate": 0.1}

@@ -19,7 +19,7 @@ def fresh(params: RNNParams, seed: int = 3) -> list[Any]:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_initial_weights_are_a_function_of_hyperparameters_and_seed(
+def test_initial_weights_depend_on_hyperparameters_and_seed_only(
     cell: str, bidirectional: bool, tensorflow: Any
 ) -> None:
     params = RNNParams(cell=cell, bidirectional=bidirectional, units=5, layers=2, layer_norm=True)
@@ -30,19 +30,19 @@ def test_initial_weights_are_a_function_of_hyperparameters_and_seed(
     assert any((one != two).any() for one, two in zip(first, fresh(params, seed=4), strict=True))
 
 
-def test_no_two_layers_start_with_the_same_weights(tensorflow: Any) -> None:
+def test_layers_start_with_different_weights(tensorflow: Any) -> None:
     matrices = [value for value in fresh(RNNParams(cell="simple_rnn", units=8, layers=3)) if value.shape == (8, 8)]
     assert len({value.tobytes() for value in matrices}) == len(matrices) == 6
 
 
 @pytest.mark.parametrize("name", INITIALIZERS)
-def test_an_initializer_serves_inputs_and_recurrent_state(name: str, tensorflow: Any) -> None:
+def test_initializer_serves_inputs_and_recurrent_state(name: str, tensorflow: Any) -> None:
     kernel, recurrent, bias, *_ = fresh(RNNParams(units=6, kernel_initializer=name, recurrent_initializer=name))
     assert kernel.std() > 0 and recurrent.std() > 0
     assert kernel.shape == (8, 24) and recurrent.shape == (6, 24) and bias.shape == (24,)
 
 
-def test_the_forget_bias_is_that_of_the_forget_gate_alone(tensorflow: Any) -> None:
+def test_forget_bias_is_that_of_the_forget_gate_alone(tensorflow: Any) -> None:
     bias = fresh(RNNParams(units=2, forget_bias=3.0))[2]
     assert bias.tolist() == [0, 0, 3, 3, 0, 0, 0, 0]
 
