@@ -1,4 +1,4 @@
-"""The sides that `training` compares: each lives in a process of its own and trains when it is told to."""
+"""Sides that `training` compares. Each runs in a process of its own, and works when a request arrives."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 IMAGES, VALIDATION = 10_000, 5_000
-_SIZE = 1024
+_MATRIX_SIZE, _PRODUCTS = 1024, 100
 _LAYERS = {"simple_rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network, and with how many threads it is trained."""
+    """One network, and the number of threads that it is trained with."""
 
     cell: str
     units: int
@@ -26,7 +26,7 @@ class Row:
 
 
 class Side:
-    """A process that does one thing, again and again, and says how long each time took."""
+    """A process that does one thing for each request, and answers with the seconds that it took."""
 
     def __init__(self, serve: Callable[..., None], *arguments: Any) -> None:
         self._pipe, theirs = get_context("spawn").Pipe()
@@ -34,17 +34,19 @@ class Side:
         self._process.start()
         self.first = self.time()
 
-    def time(self, order: Any = 0) -> Any:
-        self._pipe.send(order)
+    def time(self, request: Any = 0) -> Any:
+        """Send a request and wait for the answer; see `_serve`."""
+        self._pipe.send(request)
         return self._pipe.recv()
 
     def close(self) -> None:
+        """End the process."""
         self._process.terminate()
         self._process.join()
 
 
 def sweeper(row: Row, backend: str, pipe: Connection) -> None:
-    """An epoch of sweeper's own training: the seconds it takes; asked for epochs and a seed, the accuracy."""
+    """Serve epochs of sweeper's own training: their seconds, or the accuracy after some epochs from a seed."""
     from sweeper.datasets.catalog import Mnist
     from sweeper.training import RNNParams
     from sweeper.training.engine import runtime
@@ -77,7 +79,7 @@ def sweeper(row: Row, backend: str, pipe: Connection) -> None:
 
 
 def keras_fit(row: Row, backend: str, pipe: Connection) -> None:
-    """The same as anyone would write it: floats in NumPy arrays, `compile`, `fit`."""
+    """Serve the same as most people would write it: floats in NumPy arrays, `compile`, `fit`."""
     _limit(backend, row.threads)
     import keras
 
@@ -104,22 +106,23 @@ def keras_fit(row: Row, backend: str, pipe: Connection) -> None:
 
 
 def products(backend: str, threads: int, pipe: Connection) -> None:
-    """Products of two square matrices for as long as an epoch takes: the seconds for one of them."""
+    """Serve a hundred products of two square matrices: their seconds."""
     _limit(backend, threads)
     import keras
     import numpy as np
 
-    matrix = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(_SIZE, _SIZE)).astype("float32"))
+    matrix = keras.ops.convert_to_tensor(
+        np.random.default_rng(0).normal(size=(_MATRIX_SIZE, _MATRIX_SIZE)).astype("float32")
+    )
     if backend == "jax":
         import jax
 
         multiply = jax.jit(keras.ops.matmul)
     else:
         multiply = keras.ops.matmul
-    count = 100
 
     def run() -> None:
-        for _ in range(count):
+        for _ in range(_PRODUCTS):
             product = multiply(matrix, matrix)
         np.asarray(product)
 
@@ -127,11 +130,12 @@ def products(backend: str, threads: int, pipe: Connection) -> None:
 
 
 def peak(seconds: float) -> float:
-    """Operations per second, from what `products` measures."""
-    return 100 * 2 * _SIZE**3 / seconds
+    """Return the operations per second, from the seconds that `products` measures."""
+    return _PRODUCTS * 2 * _MATRIX_SIZE**3 / seconds
 
 
 def _limit(backend: str, threads: int) -> None:
+    """Choose the backend and its threads; called before Keras is imported."""
     os.environ.update(KERAS_BACKEND=backend, NPROC=str(threads), TF_CPP_MIN_LOG_LEVEL="3")
     if backend == "tensorflow":
         import tensorflow as tf
@@ -141,13 +145,14 @@ def _limit(backend: str, threads: int) -> None:
 
 
 def _serve(run: Callable[[], object], learn: Callable[[int, int], float] | None, pipe: Connection) -> None:
+    """Answer requests until the pipe closes: 0 with the seconds of `run`, (epochs, seed) with the result of `learn`."""
     while True:
         try:
-            order = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
-        if order and learn is not None:
-            pipe.send(learn(*order))
+        if request and learn is not None:
+            pipe.send(learn(*request))
             continue
         started = time.perf_counter()
         run()

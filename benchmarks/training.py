@@ -1,4 +1,4 @@
-"""Images per second of training, against plain `model.fit` and against the machine's own peak."""
+"""Images per second of training, compared with plain `model.fit` and with the machine's own peak."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main() -> None:
     console = Console(width=140)
     console.print(_table(results))
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
-    console.print(f"kept in {keep('training', {'versions': installed, 'results': results})}")
+    console.print(f"written to {keep('training', {'versions': installed, 'results': results})}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -43,13 +43,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", nargs="+", type=int, help="default: 64 below 64 units, else 128")
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
-    parser.add_argument("--rounds", type=int, default=5, help="how often every side trains an epoch")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs that every side trains")
     parser.add_argument("--accuracy", action="store_true", help=f"compare it too: {EPOCHS} epochs, {SEEDS} seeds")
     return parser.parse_args()
 
 
 def _measure(row: Row, backends: list[str], rounds: int, *, accuracy: bool) -> list[dict[str, Any]]:
-    """One result for each backend; of the rounds, in which all take turns, everybody's best counts."""
+    """Return one result for each backend. The sides take turns in each round; the best round of each counts."""
     ours = {backend: Side(sweeper, row, backend) for backend in backends}
     plain = {backend: Side(keras_fit, row, backend) for backend in backends}
     multiply = {backend: Side(products, backend, row.threads) for backend in backends}
@@ -83,13 +83,13 @@ def _measure(row: Row, backends: list[str], rounds: int, *, accuracy: bool) -> l
 
 
 def _accuracies(ours: Side, plain: Side) -> dict[str, list[float]]:
-    """Of both sides, on images not trained on, for each seed."""
+    """Return the accuracies of both sides on images that they were not trained on, one for each seed."""
     sides = {"accuracy": ours, "keras_accuracy": plain}
     return {name: [side.time((EPOCHS, seed)) for seed in range(SEEDS)] for name, side in sides.items()}
 
 
 def _operations(row: Row) -> int:
-    """Per image, of the products of matrices that training cannot do without: the pixels need no gradient."""
+    """Count the operations per image of the matrix products that training cannot avoid: the pixels need no gradient."""
     width = _GATES[row.cell] * row.units
     return STEPS * 2 * width * (2 * FEATURES + 3 * row.units)
 
@@ -113,7 +113,7 @@ def _table(results: list[dict[str, Any]]) -> Table:
             f"{result['keras_share']:.0%}",
             f"{result['first']:.2f} s",
             f"{result['keras_first']:.2f} s",
-            *(f"{mean(found):.4f} ± {stdev(found):.4f}" for found in accuracies),
+            *(f"{mean(values):.4f} ± {stdev(values):.4f}" for values in accuracies),
         )
     return table
 
