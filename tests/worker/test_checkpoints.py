@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_study_is_ignored_aloud(tmp_path: Path) -> None:
         save(owned_by(tmp_path, study="first"), step)
     store = owned_by(tmp_path, study="second")
     assert store.latest() is None
-    assert "checkpoints of another study or trial, ignored: attempt-001-step-00000002 (study first, not" in (
+    assert "attempt-001-step-00000002 belongs to another study or trial and is ignored (its study is first" in (
         store.findings()
     )
     save(store, 1)
@@ -201,7 +201,7 @@ def test_a_checkpoint_beyond_the_record_is_ignored(store: CheckpointStore) -> No
         save(store, step)
     latest = store.latest(recorded=5)
     assert latest is not None and latest.step == 6
-    assert store.foreign == ["attempt-001-step-00000013 (of report 13, and 5 are on record)"]
+    assert "ignored (it is of report 13, but only 5 are recorded)" in store.findings()
 
 
 def test_foreign_checkpoints_in_a_remote_folder_are_ignored(tmp_path: Path) -> None:

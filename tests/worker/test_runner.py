@@ -78,7 +78,9 @@ def test_a_trial_continued_from_its_checkpoint_sends_that_report_again(make_swee
     assert [event.report.step for event in again if event.report] == [2, 3, 4]
 
 
-@pytest.mark.parametrize(("damaged", "steps", "said"), [(1, [1, 2], "going on from report 1"), (2, [1, 2], "again")])
+@pytest.mark.parametrize(
+    ("damaged", "steps", "said"), [(1, [1, 2], "resumes from report 1"), (2, [1, 2], "starts again")]
+)
 def test_a_trial_with_damaged_checkpoints_says_so_and_goes_on_from_what_is_whole(
     make_sweep: MakeSweep, tmp_path: Path, damaged: int, steps: list[int], said: str
 ) -> None:

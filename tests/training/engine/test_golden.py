@@ -11,8 +11,9 @@ from sweeper.datasets.catalog import Digits
 from sweeper.training import RNNParams
 from sweeper.training.engine import recurrence as recurrences
 from sweeper.training.engine.loop import device_data
+from sweeper.training.engine.ops import no_bias
 from sweeper.training.engine.program import Program
-from sweeper.training.engine.recurrence import Recurrence, bias_of_none
+from sweeper.training.engine.recurrence import Recurrence
 
 X = [[[0, 1, 2], [9, 8, 7]], [[3, 4, 5], [0, 0, 0]], [[6, 7, 8], [6, 5, 4]], [[9, 0, 1], [3, 2, 1]]]
 WX = [
@@ -50,7 +51,7 @@ def run(*, skips: bool = False, sequences: bool = True) -> Any:
     valid = np.any(x != 0, axis=-1, keepdims=True).astype("float32") if skips else np.zeros((0, 1, 1), "float32")
     recurrence = Recurrence("simple_rnn", "tanh", steps=2, masked=False, skips=skips, sequences=sequences)
     kernels = ops.convert_to_tensor(x @ np.array(WX, "float32")), ops.convert_to_tensor(np.array(WY, "float32"))
-    outputs, _ = recurrence.forward(*kernels, bias_of_none(), ops.zeros((0, 0, 0)), ops.convert_to_tensor(valid))
+    outputs, _ = recurrence.forward(*kernels, no_bias(), ops.zeros((0, 0, 0)), ops.convert_to_tensor(valid))
     return np.array(outputs)
 
 
@@ -59,7 +60,7 @@ def test_two_steps_give_what_the_book_prints(unrolled: bool, tensorflow: Any, mo
     import numpy as np
 
     if not unrolled:
-        monkeypatch.setattr(recurrences, "_UNROLLED_STEPS", 0)
+        monkeypatch.setattr(recurrences, "_MAX_UNROLLED_STEPS", 0)
     np.testing.assert_allclose(run(), [Y0, Y1], atol=1e-5)
     np.testing.assert_allclose(run(sequences=False), Y1, atol=1e-5)
 

@@ -39,18 +39,18 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own() -> None:
 )
 def test_reports_divide_the_epochs_evenly(epochs: int, reports: int, samples: int, batch_size: int) -> None:
     budget = Budget(trials=1, epochs=epochs, reports_per_epoch=reports)
-    course = StepPlan.of(SimpleNamespace(budget=budget), samples, batch_size)
-    widths = [course.step_at(report + 1) - course.step_at(report) for report in range(budget.reports)]
+    plan = StepPlan.of(SimpleNamespace(budget=budget), samples, batch_size)
+    widths = [plan.step_at(report + 1) - plan.step_at(report) for report in range(budget.reports)]
     assert min(widths) >= 1 and max(widths) - min(widths) <= 1
-    assert course.step_at(0) == 0
-    assert course.step_at(budget.reports) == course.total == max(round(epochs * samples / batch_size), budget.reports)
+    assert plan.step_at(0) == 0
+    assert plan.step_at(budget.reports) == plan.total == max(round(epochs * samples / batch_size), budget.reports)
 
 
 @pytest.mark.parametrize("steps, report_every", [(1, None), (7, None), (50, 50), (50, 7), (10_000, None)])
 def test_a_budget_of_steps_is_kept_to_the_step(steps: int, report_every: int | None) -> None:
     budget = Budget(trials=1, steps=steps, report_every=report_every)
-    course = StepPlan.of(SimpleNamespace(budget=budget), samples=1000, batch_size=32)
-    stops = [course.step_at(report) for report in range(budget.reports + 1)]
+    plan = StepPlan.of(SimpleNamespace(budget=budget), samples=1000, batch_size=32)
+    stops = [plan.step_at(report) for report in range(budget.reports + 1)]
     assert stops[0] == 0 and stops[-1] == steps
     assert all(stop == budget.epoch_of(report) for report, stop in enumerate(stops) if report)
 

@@ -55,7 +55,7 @@ def test_losses_gradients_and_masks_are_those_of_keras_layers(
     # Biases start at zero, where a mistake would not show.
     weights = state.weights + tensorflow.constant(rng.normal(size=len(state.weights)).astype("float32") * 0.1)
     rates = numbers_of(params) if training else None
-    ours, loss, _, seeds = program.graph.gradient(program.unpack(weights), state.seeds, x, y, rates)
+    ours, loss, _, seeds = program.compiled.gradient(program.unpack(weights), state.seeds, x, y, rates)
     with tensorflow.GradientTape() as tape:
         tape.watch(weights)
         values, pixels = list(program.unpack(weights)), x.astype("float32")
@@ -81,7 +81,7 @@ def test_forecasts_and_their_gradients_are_those_of_keras_layers(cell: str, opti
     state, rng = program.initial_state(3), np.random.default_rng(0)
     x, y = (rng.normal(size=(4, 7, n)).astype("float32") for n in (2, 3))
     x[1, 5:] = 0
-    ours, loss, _, _ = program.graph.gradient(program.unpack(state.weights), state.seeds, x, y, numbers_of(params))
+    ours, loss, _, _ = program.compiled.gradient(program.unpack(state.weights), state.seeds, x, y, numbers_of(params))
     with tensorflow.GradientTape() as tape:
         tape.watch(state.weights)
         states = [tensorflow.cast(seed, "int64") for seed in state.seeds[:-1]]
@@ -119,11 +119,11 @@ def test_looped_and_unrolled_steps_are_the_same_function(
     x[1, 5:] = x[2, :3] = 0
     params, found = RNNParams(cell=cell, units=5, **OPTIONS[option]), []
     for unrolled in (7, 0):
-        monkeypatch.setattr(recurrence, "_UNROLLED_STEPS", unrolled)
+        monkeypatch.setattr(recurrence, "_MAX_UNROLLED_STEPS", unrolled)
         recurrence.compiled.cache_clear()
         program = Program(params, LearningTask(7, 6, 10))
         state = program.initial_state(3)
-        step = tensorflow.function(program.graph.gradient, autograph=False)
+        step = tensorflow.function(program.compiled.gradient, autograph=False)
         found.append(step(program.unpack(state.weights), state.seeds, x, y, numbers_of(params)))
     for one, other in zip(found[0][:2], found[1][:2], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.datasets.base import LearningTask
 from sweeper.training.engine import runtime
-from sweeper.training.engine.graph import graphs
+from sweeper.training.engine.graph import compiled_cache
 from sweeper.training.engine.keras_model import KerasNetwork, build_network
 from sweeper.training.engine.program import Program, State, numbers_of
 from sweeper.training.engine.recurrence import CELLS
@@ -77,15 +77,15 @@ def test_a_structure_met_before_is_not_traced_again(samples: tuple[Any, Any], te
     again, _ = train(params.model_copy(update={**changes, **sizes, "seed": 5, "schedule": "cosine"}), samples, [0.2])
     again.evaluate(again.initial_state(1).weights, [tuple(part[:9] for part in samples)])
     program.evaluate(program.initial_state(1).weights, [samples])
-    assert again.graph is program.graph
-    for function in (program.graph.steps, program.graph.judge):
+    assert again.compiled is program.compiled
+    for function in (program.compiled.steps, program.compiled.evaluate_batch):
         assert function.experimental_get_tracing_count() == 1
 
 
 def test_the_graphs_kept_are_few(tensorflow: Any) -> None:
-    for steps in range(1, graphs.KEEP + 3):
+    for steps in range(1, compiled_cache.MAX_ENTRIES + 3):
         Program(RNNParams(cell="simple_rnn"), LearningTask(steps, 8, 10))
-    assert len(graphs) == graphs.KEEP
+    assert len(compiled_cache) == compiled_cache.MAX_ENTRIES
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3, "recurrent_dropout": 0.2, "bidirectional": True}])
@@ -99,7 +99,7 @@ def test_keras_layers_make_the_steps_that_the_written_out_network_makes(
     _, ours = train(params, samples)
     monkeypatch.setattr(runtime, "has_cudnn", lambda: True)
     program, theirs = train(params, samples)
-    assert isinstance(program.graph.network, KerasNetwork)
+    assert isinstance(program.compiled.network, KerasNetwork)
     np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_weight_decay_leaves_biases_alone(samples: tuple[Any, Any], tensorflow: 
     program = Program(params, TASK)
     ones = tensorflow.ones_like(program.initial_state(0).weights)
     numbers = {**numbers_of(params), "learning_rate": 0.1}
-    weights, _ = program.graph.update(ones, 1e-30 * ones, (0 * ones, 0 * ones), program.decayed, 1.0, numbers)
+    weights, _ = program.compiled.update(ones, 1e-30 * ones, (0 * ones, 0 * ones), program.decayed, 1.0, numbers)
     for part in program.unpack(weights):
         np.testing.assert_allclose(part, 0.95 if len(part.shape) > 1 else 1.0)
 
@@ -130,7 +130,7 @@ def test_the_norm_of_the_whole_gradient_is_clipped(clip_norm: float, change: flo
     zeros = tensorflow.zeros_like(program.initial_state(0).weights)
     gradient = tensorflow.one_hot(0, zeros.shape[0]) * 3.0
     numbers = {**numbers_of(params), "learning_rate": 1.0}
-    weights, _ = program.graph.update(zeros, gradient, (zeros,), program.decayed, 1.0, numbers)
+    weights, _ = program.compiled.update(zeros, gradient, (zeros,), program.decayed, 1.0, numbers)
     assert float(tensorflow.norm(weights)) == pytest.approx(change)
 
 
@@ -142,7 +142,7 @@ def test_dropout_differs_from_step_to_step_and_not_from_run_to_run(samples: tupl
     assert all(int(seed[1]) > 0 for seed in first.seeds[:-1])
     x, y = (part[:BATCH] for part in samples)
     loss = [
-        float(program.graph.gradient(program.unpack(first.weights), seeds, x, y, numbers_of(params))[1])
+        float(program.compiled.gradient(program.unpack(first.weights), seeds, x, y, numbers_of(params))[1])
         for seeds in (first.seeds, program.initial_state(0).seeds, first.seeds)
     ]
     assert loss[0] == loss[2] != loss[1]

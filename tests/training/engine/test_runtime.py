@@ -10,7 +10,7 @@ from sweeper.training.engine import runtime
 
 JAX = """
 import os
-from sweeper.training import runtime
+from sweeper.training.engine import runtime
 runtime.start_backend(1, "jax", {gpus})
 print(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION"), os.environ.get("JAX_PLATFORMS"))
 """
@@ -31,15 +31,15 @@ def test_the_memory_of_the_gpu_that_a_worker_was_given_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert runtime._gpu_memory() is None
+    assert runtime._gpu_memory_mb() is None
     program = tmp_path / "nvidia-smi"
     program.write_text(
         '#!/bin/sh\ncase "$*" in *--id=GPU-5e*) echo 81559 ;; *--id=0*) echo 16384 ;; *) exit 6 ;; esac\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5e,GPU-6f")
-    assert runtime._gpu_memory() == 81559
+    assert runtime._gpu_memory_mb() == 81559
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert runtime._gpu_memory() == 16384
+    assert runtime._gpu_memory_mb() == 16384
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert runtime._gpu_memory() is None
+    assert runtime._gpu_memory_mb() is None
