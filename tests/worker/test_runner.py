@@ -92,7 +92,9 @@ def test_a_trial_with_damaged_checkpoints_says_so_and_goes_on_from_what_is_whole
     for folder in sorted((tmp_path / "trials/0000").glob("attempt-*"))[-damaged:]:
         (folder / "count").write_bytes(b"")
     notice, *reports = all_events(start(sweep, tmp_path, attempt=2), 3)
-    assert notice.notice is not None and "attempt-001-step-00000002 (count)" in notice.notice and said in notice.notice
+    assert (
+        notice.notice is not None and "attempt-001-step-00000002 is damaged" in notice.notice and said in notice.notice
+    )
     assert [event.report.step for event in reports if event.report] == steps
 
 
