@@ -32,7 +32,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @pytest.fixture
 def study() -> optuna.Study:
-    """A study of two trials in a storage with an older study, so that ids and numbers differ."""
+    """Make a study of two trials beside an older study, so that ids and numbers differ."""
     storage = optuna.storages.InMemoryStorage()
     older = optuna.create_study(storage=storage)
     older.tell(older.ask(), 1.0)
