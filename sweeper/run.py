@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import LeaseLostError, StopReason, TrackingError
-from sweeper.core.files import PinnedPath, private_files, write_json
-from sweeper.core.secrets import has_secret
+from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
-from sweeper.core.trials import Listener, TrialRecord
+from sweeper.core.trials import Listener, TrialRecord, best_trial
 from sweeper.driver.auth import refuse_open_cluster
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import StopSignal
@@ -77,15 +76,12 @@ def run_sweep(
     if not insecure:
         refuse_open_cluster(address)
     projection = tracking.Projection(sweep, uri)
-    everyone = [
-        *listeners,
-        projection,
-        CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=place.url is not None),
-    ]
+    cleaner = CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=place.url is not None)
     # Optuna takes half a second to import, and a refusal need not wait for it.
-    from sweeper.study.compatibility import check_environment
+    from sweeper.study.compatibility import check_environment, record_start
     from sweeper.study.open import open_study
 
+    everyone = [*listeners, projection, cleaner]
     with (
         StopSignal(sweep.budget.timeout) as stop,
         open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
@@ -93,7 +89,7 @@ def run_sweep(
         facts = check_environment(study, allow_code_change=allow_code_change)
         with claim_folder(place, study):
             context = replace(context, study=study.id)
-            notes = record_start(study, context, facts, tracking_uri=uri, forked=forked)
+            notes = record_start(study, context.sweep, place, facts, tracking_uri=uri, forked=forked)
             try:
                 evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
                 champion, problems = register(study, evaluation, place, projection)
@@ -115,20 +111,6 @@ def run_sweep(
             tracking_uri=uri,
             notes=notes + problems,
         )
-
-
-def record_start(
-    study: SweepStudy, context: WorkerContext, facts: dict[str, Any], *, tracking_uri: str, forked: str | None
-) -> tuple[str, ...]:
-    """Record what the sweep runs with; return notes for the user."""
-    from sweeper.study.compatibility import announce_fallback
-
-    write_json(context.folder.path / "sweep.json", study.sweep.model_dump(mode="json"))
-    # Never store a URI that contains a password.
-    store = {} if has_secret(tracking_uri) else {"tracking_uri": tracking_uri}
-    origin = {"forked": forked} if forked else {}
-    study.record_facts({"folder": str(context.folder.location), **facts, **store, **origin})
-    return announce_fallback(study, context.sweep)
 
 
 def search_and_evaluate(
@@ -288,10 +270,10 @@ class SweepResult:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The COMPLETE trial with the best value."""
-        return next((row for row in self.leaderboard if row.state == "COMPLETE"), None)
+        """Best COMPLETE trial, None if there is none."""
+        return best_trial(self.leaderboard, self.sweep.objective.direction)
 
     @property
     def stop_message(self) -> str | None:
-        """Why the sweep ended before its trials did, in words; None if it is done."""
+        """Reason why the sweep ended before its trials did, in words; None if it is done."""
         return None if self.stopped is None else self.stop_detail or self.stopped.value

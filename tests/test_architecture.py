@@ -42,7 +42,7 @@ HEAVY = {
     "kubernetes": {"backends"},
     "pyarrow": {"core"},
     "fsspec": {"core"},
-    "ruamel": {"spec", "core"},
+    "ruamel": {"spec", "core", "backends", "cli"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -20,7 +20,7 @@ class LearningTask:
     """Shapes of a network's inputs and outputs.
 
     Inputs are sequences `[steps, features]`. Outputs are the logits of `outputs` classes or, if `forecasts` is true,
-    `outputs` numbers at each step. Classified images have uint8 pixels; forecast series are float32, inputs and targets.
+    `outputs` numbers at each step. Classified images have uint8 pixels; forecast series have float32 values.
     """
 
     steps: int

@@ -78,7 +78,7 @@ def rule(group: list[ErrorDetails], *, hint: str = "") -> str:
         tag = context.get("tag", value)
         return f"{format_value(tag)} is not known. {did_you_mean(tag, names, otherwise='One of')}"
     if kind == "union_tag_not_found":
-        return "is missing; it says which kind this is"
+        return "is missing; name the kind"
     wanted = [_wanted(details) for details in group]
     if None in wanted:
         return f"{format_value(value)}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -7,6 +7,9 @@ from typing import Any
 
 from sweeper.core.environment import versions
 from sweeper.core.errors import InputError
+from sweeper.core.files import write_json
+from sweeper.core.secrets import has_secret
+from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.user_code import find_trainable
 from sweeper.spec import Sweep
 from sweeper.study.study import SweepStudy
@@ -135,3 +138,27 @@ def announce_fallback(study: SweepStudy, used: Sweep) -> tuple[str, ...]:
     )
     study.announce(note)
     return (note,)
+
+
+def record_start(
+    study: SweepStudy,
+    used: Sweep,
+    folder: SweepFolder,
+    facts: Mapping[str, Any],
+    *,
+    tracking_uri: str,
+    forked: str | None,
+) -> tuple[str, ...]:
+    """Record what a sweep runs with; return notes for the user.
+
+    Args:
+        used: the sweep with the dataset that is really used.
+        facts: what `check_environment` returned.
+        forked: the sweep whose best points this one tries first.
+    """
+    write_json(folder.path / "sweep.json", study.sweep.model_dump(mode="json"))
+    # Never store a URI that contains a password.
+    store = {} if has_secret(tracking_uri) else {"tracking_uri": tracking_uri}
+    origin = {"forked": forked} if forked else {}
+    study.record_facts({"folder": str(folder.location), **facts, **store, **origin})
+    return announce_fallback(study, used)

@@ -7,11 +7,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from io import StringIO
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sweeper.core.environment import commit, user
+from sweeper.core.text import to_yaml
 from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
@@ -111,13 +111,8 @@ def best_so_far(sweep: Sweep, rows: Iterable[TrialRecord]) -> Iterator[tuple[Tri
 
 
 def sweep_yaml(sweep: Sweep) -> str:
-    """The sweep as a YAML file that can be run again; what is secret in it are references to the environment."""
-    from ruamel.yaml import YAML
-
-    text, yaml = StringIO(), YAML()
-    yaml.width = 4096
-    yaml.dump(sweep.model_dump(mode="json"), text)
-    return text.getvalue()
+    """Return the sweep as a YAML file that can be run again; secrets are references to the environment."""
+    return to_yaml(sweep.model_dump(mode="json"))
 
 
 def dataset_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

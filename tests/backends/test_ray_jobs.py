@@ -153,7 +153,7 @@ class TestOnACluster:
             time.sleep(0.5)
         jobs.stop("stopped")
         assert jobs.status("stopped").state == "stopped"
-        assert "the state is safe" in "".join(jobs.logs("stopped", follow=False))
+        assert "Progress is saved" in "".join(jobs.logs("stopped", follow=False))
         stood = {row.number: row.step for row in read_study("stopped", storage).rows()}
         assert any(stood.values())
         with pytest.raises(InputError, match="is not running on the cluster"):

@@ -50,7 +50,7 @@ FILES: dict[str, list[Case]] = {
     ],
     "a NUL character": [
         file(b"name: a\0b\n", ":1:8  holds a NUL byte"),
-        line('description: "a\\0b"', r"6:14  'a\x00b' holds what no database keeps"),
+        line('description: "a\\0b"', r"6:14  'a\x00b' has a character that databases cannot store"),
     ],
     "a large file": [
         file("#" * 1_000_001, "  is larger than 0.5 MB; is it a sweep?"),
@@ -62,7 +62,7 @@ FILES: dict[str, list[Case]] = {
         path("self.yaml", "self.yaml  cannot be read", lambda folder: (folder / "self.yaml").symlink_to("self.yaml")),
     ],
     "standard input, a pipe, a device": [
-        path("-", "-  a sweep is not read from standard input; save it to a file"),
+        path("-", "-  a sweep cannot be read from standard input; save it to a file"),
         path("pipe", "pipe  is not a regular file", lambda folder: os.mkfifo(folder / "pipe")),
         path("/dev/zero", "/dev/zero  is not a regular file (a pipe, a socket or a device)"),
     ],
@@ -77,7 +77,7 @@ FILES: dict[str, list[Case]] = {
         file("a: {b: 1\nc: 2}\n", ":2:2  is not YAML: a bracket is not closed, or a comma"),
     ],
     "a wrong indentation": [
-        file("a:\n    b: 1\n  c: 2\n", ":3:3  is not YAML: the indentation fits no line above"),
+        file("a:\n    b: 1\n  c: 2\n", ":3:3  is not YAML: the indentation matches no line above"),
         file("a: 1\n  b: 2\n", ":2:4  is not YAML: a second ':' in one value"),
     ],
     "two documents": [
@@ -90,15 +90,15 @@ FILES: dict[str, list[Case]] = {
         file("null\n", ":1:1  is empty; a sweep is a mapping"),
     ],
     "a key given twice": [
-        file("name: x\nseed: 1\nname: y\n", ":3:1  the key 'name' is there already, in line 1"),
-        height("low: 0, low: 1", "5:26  the key 'low' is there already"),
+        file("name: x\nseed: 1\nname: y\n", ":3:1  the key 'name' is already in line 1"),
+        height("low: 0, low: 1", "5:26  the key 'low' is already in line 5"),
     ],
     "an unknown anchor": [
-        line("seed: *here", "6:7  *here: anchors and aliases are not used here; repeat the value"),
+        line("seed: *here", "6:7  *here: anchors and aliases are not supported; repeat the value"),
         file("*a : 1\n", ":1:1  *a: anchors"),
     ],
     "an alias of itself": [
-        file("a: &a [*a]\n", ":1:4  &a: anchors and aliases are not used here"),
+        file("a: &a [*a]\n", ":1:4  &a: anchors and aliases are not supported"),
         file("&a a: {b: *a}\n", ":1:1  &a: anchors"),
     ],
     "aliases that multiply": [
@@ -113,19 +113,19 @@ FILES: dict[str, list[Case]] = {
     "a tag": [
         file(
             "a: !!python/object/apply:os.system [ls]\n",
-            ":1:4  '!!python/object/apply:os.system': tags are not used here; write plain values",
+            ":1:4  '!!python/object/apply:os.system': tags are not supported; write plain values",
         ),
         file("a: !mine 1\n", ":1:4  '!mine': tags"),
         line("seed: !!int 1", "6:7  '!!int': tags"),
     ],
     "a key that is not text": [
-        file("1: a\n", ":1:1  the key '1' is no text; quote it if it is meant"),
+        file("1: a\n", ":1:1  the key '1' is not text; quote it if it is meant as text"),
         file("null: a\n", ":1:1  the key 'null' is no"),
-        file("[1, 2]: a\n", ":1:1  the key 'a list or a mapping' is no text"),
+        file("[1, 2]: a\n", ":1:1  a list or a mapping cannot be a key"),
         line("on: 1", "6:1  on: unknown key"),
     ],
     "a merge key": [
-        file("a: {<<: {b: 1}}\n", ":1:5  <<: merge keys are not used here; repeat the keys"),
+        file("a: {<<: {b: 1}}\n", ":1:5  <<: merge keys are not supported; repeat the keys"),
         line("<<: [a, b]", "6:1  <<: merge keys"),
     ],
     # values
@@ -141,12 +141,12 @@ FILES: dict[str, list[Case]] = {
         height("type: int, low: 00, high: 07", "5:34  00 looks octal; write 0"),
     ],
     "a time of day for a number": [
-        budget("timeout: 12:30", "4:32  budget.timeout: '12:30' is no duration; write 30m (units d, h, m, s"),
+        budget("timeout: 12:30", "4:32  budget.timeout: '12:30' is not a duration; write 30m (units d, h, m, s"),
         line("seed: 1:30:00", "6:1  seed: '1:30:00' must be a whole number"),
     ],
     "a date for a number": [
         line("seed: 2024-01-01", "6:1  seed: '2024-01-01' must be a whole number"),
-        budget("timeout: 2024-01-01", "4:32  budget.timeout: '2024-01-01' is no duration"),
+        budget("timeout: 2024-01-01", "4:32  budget.timeout: '2024-01-01' is not a duration"),
     ],
     "a bound that is not finite": [
         height("type: float, low: .nan, high: 1", "5:31  space.height.low: nan must be a finite number"),
@@ -181,7 +181,7 @@ FILES: dict[str, list[Case]] = {
     "a missing key": [
         line("budget: {epochs: 1}", "4:1  budget.trials: is missing"),
         file("name: x\nspace: {a: 1}\n", "  budget: is missing"),
-        line("budget: {trials: 1}", "4:1  budget: says no length of a trial; give epochs, or steps"),
+        line("budget: {trials: 1}", "4:1  budget: has no length of a trial; give epochs, or steps"),
     ],
     "a value in the wrong place": [
         line("trials: 3", "6:1  trials: unknown key"),
@@ -195,10 +195,10 @@ FILES: dict[str, list[Case]] = {
         height("type: float, low: ~, high: 1", "5:31  space.height.low: is null"),
     ],
     "an unknown word": [
-        line("sampler: {type: tpee}", "6:11  sampler.type: 'tpee' is unknown here. Did you mean 'tpe'?"),
+        line("sampler: {type: tpee}", "6:11  sampler.type: 'tpee' is not known. Did you mean 'tpe'?"),
         line(
             "objective: {metric: score, direction: max}",
-            "3:28  objective.direction: 'max' is unknown here. Did you mean 'maximize'?",
+            "3:28  objective.direction: 'max' is not known. Did you mean 'maximize'?",
         ),
     ],
     "a version of the file format": [

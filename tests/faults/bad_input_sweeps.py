@@ -51,7 +51,7 @@ SWEEPS: dict[str, list[Case]] = {
         option("--name", "a/b", "sweep.yaml  --name: 'a/b' must be letters"),
     ],
     "a long name": [
-        line(f"name: {LONG}", "1:1  name: has 65 characters; 64 at most"),
+        line(f"name: {LONG}", "1:1  name: has 65 characters; at most 64 are allowed"),
         space(f"{LONG}: 1", f"5:9  space.{LONG}: is longer than 64"),
         line(f"tracking: {{model: {LONG}}}", "6:12  tracking.model: "),
     ],
@@ -82,14 +82,14 @@ SWEEPS: dict[str, list[Case]] = {
     "a logarithm of zero or less": [
         height(
             "type: float, low: 0, high: 1, log: true",
-            "5:31  space.height.low: 0.0 is not allowed with log: true, must be > 0; try 1e-5",
+            "5:31  space.height.low: 0.0 is not allowed with log: true; it must be > 0, try 1e-5",
         ),
         height("type: int, low: -1, high: 1, log: true", "5:29  space.height.low: -1 is not"),
     ],
     "an invalid step": [
         height(
             "type: int, low: 1, high: 32, step: 2",
-            "5:47  space.height.step: 2 does not lead from 1 to 32; it does to high: 31",
+            "5:47  space.height.step: steps of 2 from 1 do not reach 32; use high: 31",
         ),
         height("type: int, low: 1, high: 32, step: 0", "5:47  space.height.step: 0 must be > 0"),
         height("type: float, low: 0, high: 1e30, step: 1e-5", "5:51  space.height.step: 1e-05 is too small"),
@@ -101,20 +101,20 @@ SWEEPS: dict[str, list[Case]] = {
     "a choice given twice": [
         height(
             "type: categorical, choices: [8, 8]",
-            "5:50  space.height.choices[1]: 8 is there already; give each value once",
+            "5:50  space.height.choices[1]: 8 is repeated; give each value once",
         ),
-        height("type: categorical, choices: [a, b, a]", "5:53  space.height.choices[2]: 'a' is there already"),
+        height("type: categorical, choices: [a, b, a]", "5:53  space.height.choices[2]: 'a' is repeated"),
     ],
     "choices of several kinds": [
         height(
             'type: categorical, choices: [1, "1"]',
-            "5:37  space.height.choices: mixes numbers and text; use one kind (quoted, all is text)",
+            "5:37  space.height.choices: mixes numbers and text; use one kind (in quotes, every value is text)",
         ),
         height("type: categorical, choices: [true, 2]", "5:37  space.height.choices: mixes numbers and true/false"),
     ],
     "a parameter that the trainable does not take": [
         line(RNN + "space: {unit: 32}", "5:9  space.unit: RNNParams has no such hyperparameter. Did you mean 'units'?"),
-        line(RNN + "space: {cell: lstmm}", "5:9  space.cell: 'lstmm' is unknown here. Did you mean 'lstm'?"),
+        line(RNN + "space: {cell: lstmm}", "5:9  space.cell: 'lstmm' is not known. Did you mean 'lstm'?"),
     ],
     "a parameter of the trainable without a value": [
         source(DATACLASS, "5:1  space: a is missing; P needs a value for it"),
@@ -127,7 +127,7 @@ SWEEPS: dict[str, list[Case]] = {
         ),
         space(
             "a: {type: int, low: 0, high: 1, when: {b: 0}}, b: {type: int, low: 0, high: 1, when: {a: 0}}",
-            "5:41  space.a.when: goes round in a circle: a <- b <- a; drop one condition",
+            "5:41  space.a.when: the conditions form a circle: a <- b <- a; remove one of them",
         ),
         space("a: 1, b: {type: int, low: 0, high: 1, when: {a: 2}}", "5:54  space.b.when.a: a is never 2, only 1"),
     ],
@@ -159,7 +159,7 @@ SWEEPS: dict[str, list[Case]] = {
         option("--trials", "-1", "sweep.yaml  --trials: -1 must be >= 1"),
     ],
     "no parallel trials, or too many": [
-        budget("parallel: 4", "4:32  budget.parallel: 4 is more than the 3 trials there are; use 3, or auto"),
+        budget("parallel: 4", "4:32  budget.parallel: 4 is more than the sweep's 3 trials; use 3, or auto"),
         budget("parallel: 0", "4:32  budget.parallel: 0 must be >= 1 or auto"),
         option("--parallel", "0", "sweep.yaml  --parallel: 0 must be"),
         option("--parallel", "many", "sweep.yaml  --parallel: 'many' must be a whole number or auto"),
@@ -167,7 +167,7 @@ SWEEPS: dict[str, list[Case]] = {
     "resources that cannot be given": [
         line(
             "resources: {gpus: 1.5}",
-            "6:13  resources.gpus: 1.5 GPUs cannot be given; use a share below 1, or whole ones: 2",
+            "6:13  resources.gpus: 1.5 GPUs cannot be given; use a share below 1, or whole GPUs: 2",
         ),
         line("resources: {cpus: -1}", "6:13  resources.cpus: -1 must be > 0"),
         line("resources: {cpus: .nan}", "6:13  resources.cpus: nan must be a finite"),
@@ -177,17 +177,17 @@ SWEEPS: dict[str, list[Case]] = {
     "a duration that cannot be read": [
         budget(
             "timeout: 10 mins",
-            "4:32  budget.timeout: '10 mins' is no duration; write 10m (units d, h, m, s, as in 1h30m)",
+            "4:32  budget.timeout: '10 mins' is not a duration; write 10m (units d, h, m, s, as in 1h30m)",
         ),
-        budget("timeout: -5s", "4:32  budget.timeout: '-5s' is no duration"),
+        budget("timeout: -5s", "4:32  budget.timeout: '-5s' is not a duration"),
         budget("timeout: 0s", "4:32  budget.timeout: 0.0 must be > 0"),
-        option("--timeout", "10 mins", "sweep.yaml  --timeout: '10 mins' is no duration; write 10m"),
+        option("--timeout", "10 mins", "sweep.yaml  --timeout: '10 mins' is not a duration; write 10m"),
     ],
     "no metric, or no direction": [
-        line('objective: {metric: ""}', "3:13  objective.metric: '' is no name of a metric"),
+        line('objective: {metric: ""}', "3:13  objective.metric: '' is not a name of a metric"),
         line(
             "objective: {metric: score, direction: up}",
-            "3:28  objective.direction: 'up' is unknown here. One of: maximize, minimize",
+            "3:28  objective.direction: 'up' is not known. One of: maximize, minimize",
         ),
         line("objective: {metric: 5}", '3:13  objective.metric: 5 must be text; write "5"'),
     ],

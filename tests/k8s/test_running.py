@@ -186,7 +186,7 @@ def test_head_saves_the_progress_of_its_sweep_before_it_ends(head_environment: d
     (tmp_path / "begun").write_text("now")
     pod.wait(timeout=90)
     assert time.monotonic() - began < 60
-    assert "Progress is saved. Resume with" in (tmp_path / "said").read_text()
+    assert "Progress is saved. Resume with: " in (tmp_path / "said").read_text()
     assert 1 <= completed(url) < 6
 
 

@@ -210,7 +210,7 @@ def test_impossible_options_are_refused(declared: dict[str, Any], message: str) 
 def test_options_that_do_not_go_with_the_budget_are_told(
     declared: dict[str, Any], budget: Budget, key: str, message: str
 ) -> None:
-    fault, *more = pruner_of(**declared).faults(budget)
+    fault, *more = pruner_of(**declared).problems(budget)
 
     assert (dotted_key(fault.key), message in fault.message, more) == (key, True, []), fault
 
@@ -218,4 +218,4 @@ def test_options_that_do_not_go_with_the_budget_are_told(
 def test_one_report_per_trial_is_nothing_to_complain_about() -> None:
     once = Budget(trials=3, epochs=1)
 
-    assert [pruner_of(type=kind).faults(once) for kind in ("median", "successive_halving", "patient")] == [[], [], []]
+    assert [pruner_of(type=kind).problems(once) for kind in ("median", "successive_halving", "patient")] == [[], [], []]

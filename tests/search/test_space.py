@@ -17,7 +17,6 @@ from sweeper.search.space import (
     Space,
     check_point,
     check_space,
-    distributions,
     draw,
     grid,
     grid_size,
@@ -82,22 +81,7 @@ def test_constants_are_no_affair_of_optuna(study: optuna.Study) -> None:
     trial = study.ask()
     suggest(trial, space)
 
-    assert set(distributions(space)) == {"momentum", "optimizer", "nesterov"}
     assert "cell" not in trial.params
-
-
-def test_distributions_are_those_that_trials_get(study: optuna.Study) -> None:
-    space = space_of(
-        a={"type": "float", "low": 1e-4, "high": 0.1, "log": True},
-        b={"type": "float", "low": 0, "high": 0.3, "step": 0.1},
-        c={"type": "int", "low": 32, "high": 256, "log": True},
-        d={"type": "int", "low": 1, "high": 9, "step": 4},
-        e=choice(None, 1.0),
-    )
-    trial = study.ask()
-    suggest(trial, space)
-
-    assert trial.distributions == distributions(space)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +126,10 @@ def test_true_is_not_one() -> None:
     ("declared", "message"),
     [
         ({"type": "float", "low": 2, "high": 1}, "low: 2.0 is above high: 1.0; swap them"),
-        ({"type": "float", "low": 0, "high": 1, "log": True}, "low: 0.0 is not allowed with log: true, must be > 0"),
-        ({"type": "int", "low": 0, "high": 9, "log": True}, "must be > 0; try 1"),
-        ({"type": "int", "low": 0, "high": 9, "step": 2}, "step: 2 does not lead from 0 to 9; it does to high: 8"),
-        ({"type": "float", "low": 0, "high": 1, "step": 0.3}, "it does to high: 0.9"),
+        ({"type": "float", "low": 0, "high": 1, "log": True}, "must be > 0, try 1e-5"),
+        ({"type": "int", "low": 0, "high": 9, "log": True}, "must be > 0, try 1"),
+        ({"type": "int", "low": 0, "high": 9, "step": 2}, "do not reach 9; use high: 8"),
+        ({"type": "float", "low": 0, "high": 1, "step": 0.3}, "use high: 0.9"),
         ({"type": "int", "low": 1, "high": 9, "step": 2, "log": True}, "step: 2 is not allowed with log: true"),
         ({"type": "int", "low": 1, "high": 9, "step": 0}, "greater than 0"),
         ({"type": "float", "low": 1, "high": 9, "step": -1}, "greater than 0"),
@@ -156,8 +140,8 @@ def test_true_is_not_one() -> None:
         ({"type": "int", "low": 1.5, "high": 2}, "valid integer"),
         ({"type": "float", "low": "1", "high": 2}, "valid number"),
         (choice(), "at least 1 item"),
-        (choice("a", "b", "a"), "choices[2]: 'a' is there already; give each value once"),
-        (choice(1, 1.0), "choices[1]: 1.0 is there already"),
+        (choice("a", "b", "a"), "'a' is repeated; give each value once"),
+        (choice(1, 1.0), "is repeated; give each value once"),
         (choice(1, "1"), "choices: mixes numbers and text"),
         (choice(1, True), "mixes numbers and true/false"),
         (choice([1]), "valid string"),
@@ -173,9 +157,9 @@ def test_impossible_domains_are_refused(declared: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("declared", "key", "message"),
     [
-        ({"a b": 1}, "a b", "is no name of a parameter"),
-        ({"[red]": 1}, "[red]", "is no name of a parameter"),
-        ({"u\u202eyz": 1}, "'u\\u202eyz'", "is no name of a parameter"),
+        ({"a b": 1}, "a b", "is not a name of a parameter"),
+        ({"[red]": 1}, "[red]", "is not a name of a parameter"),
+        ({"u\u202eyz": 1}, "'u\\u202eyz'", "is not a name of a parameter"),
         ({"x" * 65: 1}, "x" * 65, "longer than 64"),
         ({"cell": "a", "x": {"type": "constant", "value": 1, "when": {"cel": "a"}}}, "x.when.cel", "mean 'cell'?"),
         ({"p": choice("a", "b"), "x": choice(1, when={"p": ["a", "c"]})}, "x.when.p", "p is never 'c', only 'a', 'b'"),
@@ -235,8 +219,8 @@ def test_a_huge_grid_with_conditions_is_never_made_either() -> None:
         ({"optimizer": "sgd", "momentum": 1.5}, "1.5 is not in the space, which has 0.0 to 0.9"),
         ({"optimizer": "sgd", "momentum": True}, "True is not in the space".lower()),
         ({"cell": "gru"}, "'gru' is not in the space, which has 'lstm'"),
-        ({"optimizer": "adam", "momentum": 0.5}, "plays a part only when optimizer is 'sgd' or 'rmsprop'"),
-        ({"momentum": 0.5}, "give optimizer, or leave this out"),
+        ({"optimizer": "adam", "momentum": 0.5}, "is used only when optimizer is 'sgd' or 'rmsprop'"),
+        ({"momentum": 0.5}, "add optimizer, or leave this out"),
     ],
 )
 def test_start_points_must_be_in_the_space(point: dict[str, Any], message: str | None) -> None:
@@ -266,9 +250,7 @@ def test_ten_thousand_choices_are_read_at_once() -> None:
 
 
 def test_the_space_needs_nothing_heavy() -> None:
-    code = (
-        "import sys, sweeper.spec.space; print({'optuna', 'numpy'} & {name.partition('.')[0] for name in sys.modules})"
-    )
+    code = "import sys, sweeper.search.space; print({'optuna', 'numpy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "set()"

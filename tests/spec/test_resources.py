@@ -52,24 +52,24 @@ def test_each_number_may_be_an_expression_and_the_rest_is_what_it_is(asking: Cal
     assert Sweep.from_mapping(sweep.model_dump(mode="json")) == sweep
 
 
-RULE = "; it may have numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
+RULE = "; expressions may use numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
 REFUSED = {
     "unitz / 2": "there is no parameter 'unitz' in the space. Did you mean 'units'?",
-    "momentum + 1": "momentum plays no part in some trials; use parameters that every trial has",
+    "momentum + 1": "momentum is not used in some trials; use parameters that every trial has",
     "units +": f"'units +' is neither a number nor an expression{RULE}",
     "": f"'' is neither a number nor an expression{RULE}",
-    "4": "'4' must be a number, or an expression of parameters; write a number unquoted",
-    "units ** units": f"'units ** units' has no place in an expression{RULE}",
-    "units << 3": f"'units << 3' has no place in an expression{RULE}",
-    "open('x')": "\"open('x')\" has no place in an expression",
-    "max(units, key=cell)": "'max(units, key=cell)' has no place in an expression",
-    "units.real": f"'units.real' has no place in an expression{RULE}",
-    "[units]": f"'[units]' has no place in an expression{RULE}",
-    "f'{units}'": "has no place in an expression",
-    "1 < units < 5": f"'1 < units < 5' has no place in an expression{RULE}",
-    "(lambda: units)()": "has no place in an expression",
-    "units if (units := 3) else 1": "has no place in an expression",
-    "cell * 1000000000": "cannot be computed with cell=gru: cell is 'gru', and no number",
+    "4": "'4' must be a number, or an expression of parameters; write a number without quotes",
+    "units ** units": f"'units ** units' is not allowed in an expression{RULE}",
+    "units << 3": f"'units << 3' is not allowed in an expression{RULE}",
+    "open('x')": "\"open('x')\" is not allowed in an expression",
+    "max(units, key=cell)": "'max(units, key=cell)' is not allowed in an expression",
+    "units.real": f"'units.real' is not allowed in an expression{RULE}",
+    "[units]": f"'[units]' is not allowed in an expression{RULE}",
+    "f'{units}'": "is not allowed in an expression",
+    "1 < units < 5": f"'1 < units < 5' is not allowed in an expression{RULE}",
+    "(lambda: units)()": "is not allowed in an expression",
+    "units if (units := 3) else 1": "is not allowed in an expression",
+    "cell * 1000000000": "cannot be computed with cell=gru: cell is 'gru', not a number",
     "1 if cell > 3 else 2": "cannot be computed with cell=gru: '>' not supported between instances of 'str' and 'int'",
     "1 / (units - 16)": "'1 / (units - 16)' cannot be computed with units=16: division by zero",
     "1 / (units - 17)": "with units=16: -1.0 must be > 0",
@@ -77,7 +77,7 @@ REFUSED = {
     "units > 3": "with units=16: true must be a number",
     "cell": "with cell=gru: 'gru' must be a number",
     "ceil(units, 2)": "'ceil(units, 2)' cannot be computed with units=16: ",
-    "+".join(["units"] * 100): "must be 200 characters long at most",
+    "+".join(["units"] * 100): "must be at most 200 characters long",
 }
 
 
@@ -91,7 +91,7 @@ def test_what_is_no_sound_expression_is_refused_with_its_place(asking: Callable[
 
 
 def test_what_an_expression_may_give_is_what_may_be_given(asking: Callable[..., Sweep]) -> None:
-    with pytest.raises(SpecError, match=r"resources.gpus: with units=1024: 10.24 GPUs cannot be .* ones: 11"):
+    with pytest.raises(SpecError, match=r"resources.gpus: with units=1024: 10.24 GPUs cannot be .* whole GPUs: 11"):
         asking(gpus="units / 100")
     with pytest.raises(SpecError, match=r"resources.custom.disk: with units=16: -1 must be >= 0"):
         asking(custom={"disk": "units - 17"})

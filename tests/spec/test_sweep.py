@@ -11,7 +11,7 @@ import pytest
 from sweeper.core.errors import InputError
 from sweeper.search.budget import Budget
 from sweeper.search.space import Constant, Float
-from sweeper.spec import Objective, Sweep, load_sweep, sweep_schema
+from sweeper.spec import Sweep, load_sweep, sweep_schema
 from tests.spec.conftest import refusal
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def test_values_beside_the_file_win(
         ({"enqueue.units": "5"}, "--set enqueue.units: enqueue is [{"),
         ({"space.units": "[1"}, "lstm.yaml  --set space.units: is not YAML: a bracket is not closed"),
         ({"space.units": "{type: int, low: 0, high: 9}"}, "lstm.yaml  --set space.units.low: 0 must be >= 1"),
-        ({"budget.": "5"}, "--set budget.: is no key; write it like budget.trials"),
+        ({"budget.": "5"}, "--set budget.: is not a key; write it like budget.trials"),
         ({"name": "null"}, "lstm.yaml  --set name: is missing"),
     ],
 )
@@ -133,11 +133,6 @@ def test_durations_are_written_with_units(text: object, seconds: float) -> None:
     assert Budget.model_validate({"trials": 1, "epochs": 1, "timeout": text}).timeout == seconds
 
 
-def test_better_depends_on_the_direction() -> None:
-    assert Objective(direction="maximize").is_better(2, 1) and Objective(direction="minimize").is_better(1, 2)
-    assert Objective().is_better(1, None) and not Objective().is_better(None, 1) and not Objective().is_better(1, 1)
-
-
 def test_secrets_stay_in_the_environment(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = load_sweep(
         write("storage: postgresql+psycopg://me:${env:DB_PASSWORD}@host/db"), {"tracking.uri": "${env:TRACKING}"}
@@ -156,7 +151,7 @@ def test_secrets_stay_in_the_environment(write: Callable[..., Path], monkeypatch
 @pytest.mark.parametrize(
     ("line", "warning"),
     [
-        ("budget: {trials: 24, epochs: 1}", "nothing can be pruned; raise budget.reports_per_epoch"),
+        ("budget: {trials: 24, epochs: 1}", "so that none can be pruned; raise budget.reports_per_epoch"),
         ("pruner: {type: hyperband}", "needs 40 or more"),
         ("space: {units: {type: int, low: 64, high: 64}}", "space.units has one value only; write units: 64"),
         ("enqueue: [" + "{}," * 30 + "]", "only 24 of the 30 points in enqueue"),
@@ -173,7 +168,7 @@ def test_a_grid_with_fewer_points_than_trials_ends_early(write: Callable[..., Pa
     sweep = load_sweep(write(space), {"enqueue": None, "sampler": "{type: grid}"})
 
     assert sweep.trial_limit == 2
-    assert "the grid has 2 points: the sweep ends after them, not 24" in sweep.warnings()
+    assert "the grid has 2 points: the sweep ends after 2 trials, not 24" in sweep.warnings()
 
 
 def test_every_key_of_the_schema_is_described() -> None:

@@ -100,25 +100,25 @@ def test_a_byte_order_mark_and_unicode_are_welcome(tmp_path: Path) -> None:
         ("a: [1, 2\n", ":2:1  is not YAML: a bracket is not closed"),
         ("a: 'x\n", ":2:1  is not YAML: a quote is not closed"),
         ("a: {b: 1\nc: 2}\n", ":2:2  is not YAML: a bracket is not closed, or a comma is missing"),
-        ("a:\n    b: 1\n  c: 2\n", ":3:3  is not YAML: the indentation fits no line above"),
+        ("a:\n    b: 1\n  c: 2\n", ":3:3  is not YAML: the indentation matches no line above"),
         ("a: b: c\n", ":1:5  is not YAML: a second ':' in one value"),
-        ("a: @b\n", ":1:4  is not YAML: a character that can start no value here"),
+        ("a: @b\n", ":1:4  is not YAML: no value can start with this character"),
         ("a: 1\n---\nb: 2\n", ":2:1  a second document starts here; one file is one sweep"),
-        ("a: 1\nb: 2\na: 3\n", ":3:1  the key 'a' is there already, in line 1"),
-        ("a: {b: 1, b: 2}\n", ":1:11  the key 'b' is there already, in line 1"),
-        ("a: *b\n", ":1:4  *b: anchors and aliases are not used here; repeat the value"),
-        ("a: &a [*a]\n", ":1:4  &a: anchors and aliases are not used here"),
+        ("a: 1\nb: 2\na: 3\n", ":3:1  the key 'a' is already in line 1"),
+        ("a: {b: 1, b: 2}\n", ":1:11  the key 'b' is already in line 1"),
+        ("a: *b\n", ":1:4  *b: anchors and aliases are not supported; repeat the value"),
+        ("a: &a [*a]\n", ":1:4  &a: anchors and aliases are not supported"),
         ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", ":1:4  &a: anchors"),
         ("a: " + "[" * 3000, "nested deeper than 50 levels"),
         ("a: " + "{a: " * 3000, "nested deeper than 50 levels"),
         ("a: !!python/object/apply:os.system [ls]\n", ":1:4  '!!python/object/apply:os.system': tags"),
-        ("a: !mine 1\n", ":1:4  '!mine': tags are not used here"),
-        ("a: !!str 1\n", "tags are not used here"),
-        ("1: a\n", ":1:1  the key '1' is no text; quote it if it is meant"),
-        ("true: a\n", ":1:1  the key 'true' is no text"),
-        ("null: a\n", ":1:1  the key 'null' is no text"),
-        ("[1, 2]: a\n", ":1:1  the key 'a list or a mapping' is no text"),
-        ("a: {<<: {b: 1}}\n", ":1:5  <<: merge keys are not used here"),
+        ("a: !mine 1\n", ":1:4  '!mine': tags are not supported"),
+        ("a: !!str 1\n", "tags are not supported"),
+        ("1: a\n", ":1:1  the key '1' is not text; quote it if it is meant as text"),
+        ("true: a\n", ":1:1  the key 'true' is not text"),
+        ("null: a\n", ":1:1  the key 'null' is not text"),
+        ("[1, 2]: a\n", ":1:1  a list or a mapping cannot be a key"),
+        ("a: {<<: {b: 1}}\n", ":1:5  <<: merge keys are not supported"),
         ("a: 012\n", ":1:4  012 looks octal; write 12 if it is a number, '012' if it is text"),
         (f"a: 1{'0' * 400}\n", "is too large a number"),
         ("a: [" + "1," * 30_000 + "]", "more than 20,000 values"),
@@ -167,7 +167,7 @@ def test_a_pipe_that_never_ends_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_standard_input_and_impossible_paths_are_refused() -> None:
-    assert "is not read from standard input" in refusal("-")
+    assert "cannot be read from standard input" in refusal("-")
     assert "cannot be read (embedded null byte)" in refusal("a\0b")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sweeper.core.remote_folder import RemoteFolder
-from sweeper.worker.checkpoints import CheckpointStore, space_taken
+from sweeper.core.sweep_folder import SweepFolder
+from sweeper.worker.checkpoints import CheckpointStore
 
 
 @pytest.fixture
@@ -115,7 +116,11 @@ def test_the_space_that_checkpoints_take_is_known(tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
     for number in range(2):
         save(CheckpointStore(tmp_path / "trials" / f"{number:04d}"), 1)
-    assert space_taken(tmp_path) == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) > 0
+    assert (
+        SweepFolder(tmp_path).checkpoint_bytes()
+        == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+        > 0
+    )
 
 
 def test_a_step_written_again_replaces_what_was_there(store: CheckpointStore) -> None:
