@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands there."""
+"""The README's examples are run exactly as it shows them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def test_the_example_by_key_is_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_file_of_the_readme_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_USER", "somebody")
     (example,) = [block for block in blocks("yaml") if "name: lstm" in block]
     (tmp_path / "lstm.yaml").write_text(example)
@@ -27,7 +27,7 @@ def test_the_example_by_key_is_a_sweep(tmp_path: Path, monkeypatch: pytest.Monke
     assert (sweep.name, sweep.budget.reports, sweep.warnings()) == ("lstm", 32, [])
 
 
-def test_the_own_model_of_the_readme_runs(tmp_path: Path) -> None:
+def test_own_model_of_the_readme_runs(tmp_path: Path) -> None:
     (code,) = [block for block in blocks("python") if "def train" in block]
     (space,) = [block for block in blocks("yaml") if "name: linear" in block]
     assert len(code.splitlines()) < 40
@@ -39,14 +39,14 @@ def test_the_own_model_of_the_readme_runs(tmp_path: Path) -> None:
     assert "linear: " in done.stdout and "COMPLETE" in done.stdout
 
 
-def test_every_mistake_in_the_readme_is_answered_as_shown(tmp_path: Path) -> None:
+def test_mistakes_in_the_readme_are_reported_as_shown(tmp_path: Path) -> None:
     shown = next(block for block in blocks("console") if "validate" in block)
     (tmp_path / "broken.yaml").write_text(BROKEN)
     command = [sys.executable, "-m", "sweeper", "validate", "broken.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    said = [" ".join(line.split()) for line in done.stderr.splitlines()]
-    assert " ".join(said) in " ".join(shown.split())
+    printed = [" ".join(line.split()) for line in done.stderr.splitlines()]
+    assert " ".join(printed) in " ".join(shown.split())
 
 
 BROKEN = """\
@@ -61,12 +61,12 @@ space:
 """
 
 
-def test_every_file_the_readme_links_to_is_there() -> None:
+def test_files_that_the_readme_links_to_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 
 
-def test_every_verb_and_flag_the_readme_names_exists() -> None:
+def test_verbs_and_options_that_the_readme_names_exist() -> None:
     texts = [
         subprocess.run([sys.executable, "-m", "sweeper", verb, "--help"], capture_output=True, text=True, check=True)
         for verb in ("run", "submit", "logs", "show")

@@ -73,9 +73,7 @@ class _Range(_Domain):
             problems.append(Problem(("low",), f"{self.low} to {self.high} is too wide for floating-point numbers"))
         if self.log and self.low <= 0:
             proposal = 1 if isinstance(self.low, int) else "1e-5"
-            problems.append(
-                Problem(("low",), f"{self.low} is not allowed with log: true; it must be > 0, try {proposal}")
-            )
+            problems.append(Problem(("low",), f"{self.low} must be > 0 with log: true; try {proposal}"))
         if not problems and self.step is not None:
             problems += self._problems_of_step(self.step)
         raise_problems(problems)

@@ -1,8 +1,8 @@
-"""When a hopeless trial is stopped: one class per pruner of Optuna that judges learning curves.
+"""Pruners, which stop bad trials early: one class for each pruner of Optuna that judges learning curves.
 
 Optuna counts steps; here a step is the number of a report, and the first is 1. Options that are spans of training are
-given in epochs (`min_epochs`) or in reports (`min_reports`), and say the same whatever `reports_per_epoch` is. A trial
-is never judged at its last report: who gets there is complete.
+given in epochs (`min_epochs`) or in reports (`min_reports`); those in epochs do not depend on `reports_per_epoch`. A
+trial is never judged at its last report: a trial that makes it is complete.
 """
 
 from __future__ import annotations
@@ -31,33 +31,35 @@ class _Pruner(StrictModel):
     def build(self, budget: Budget) -> BasePruner: ...
 
     def first(self, budget: Budget) -> int:
-        """The first report at which a trial can be stopped."""
+        """Return the first report at which a trial can be stopped."""
         return 1
 
     def problems(self, budget: Budget) -> list[Problem]:
-        """What does not go together with the budget."""
-        faults = [
+        """Return the problems of the options with this budget."""
+        problems = [
             Problem((name,), f"counts epochs, but the budget counts steps; use {_in_reports(name)}")
             for name in type(self).model_fields
             if name.endswith("_epochs") and getattr(self, name) is not None and budget.epochs is None
         ]
-        if not faults and self.first(budget) >= budget.reports > 1:
+        if not problems and self.first(budget) >= budget.reports > 1:
             given = [name for name in self.model_fields_set if re.fullmatch("(min|patience)_(epochs|reports)", name)]
-            message = f"would judge from report {self.first(budget)} on, but a trial has {budget.reports}"
-            faults.append(Problem((*given, "type")[:1], f"{message}, of which the last is not judged; give less"))
-        return faults
+            seen = f"judges from report {self.first(budget)} on, but a trial has {budget.reports} reports"
+            message = f"{seen}, and the last one is never judged; use a smaller value"
+            problems.append(Problem((*given, "type")[:1], message))
+        return problems
 
     @model_validator(mode="after")
     def _counts_once(self) -> Self:
         pairs = ((name, _in_reports(name)) for name in type(self).model_fields if name.endswith("_epochs"))
         twice = [pair for pair in pairs if None not in (getattr(self, pair[0]), getattr(self, pair[1]))]
         raise_problems(
-            [Problem((reports,), f"and {epochs} say the same; leave one of the two out") for epochs, reports in twice]
+            Problem((reports,), f"{epochs} and {reports} are both given; leave one of them out")
+            for epochs, reports in twice
         )
         return self
 
     def _reports(self, name: str, budget: Budget, *, otherwise: int) -> int:
-        """A span of training in reports, from `NAME_epochs` or `NAME_reports`."""
+        """Return a span of training in reports, from `NAME_epochs` or `NAME_reports`."""
         epochs, reports = getattr(self, f"{name}_epochs"), getattr(self, f"{name}_reports")
         if epochs is not None:
             return budget.reports_in(epochs)
@@ -69,24 +71,28 @@ def _in_reports(name: str) -> str:
 
 
 class _WithWarmup(_Pruner):
-    min_epochs: Epochs | None = Field(None, description="No trial is stopped before; a share of all by default.")
-    min_reports: Reports | None = Field(None, description="The same in reports.")
+    min_epochs: Epochs | None = Field(
+        None, description="Epochs before the first possible stop; by default a share of the trial's length."
+    )
+    min_reports: Reports | None = Field(
+        None, description="Reports before the first possible stop; by default a share of the trial's length."
+    )
 
 
 class _AtIntervals(_WithWarmup):
-    interval_epochs: Epochs | None = Field(None, description="Epochs from one judgement to the next.")
-    interval_reports: Reports | None = Field(None, description="Reports from one judgement to the next; 1 by default.")
+    interval_epochs: Epochs | None = Field(None, description="Epochs between two checks.")
+    interval_reports: Reports | None = Field(None, description="Reports between two checks; by default 1.")
 
     def _pace(self, budget: Budget) -> dict[str, int]:
-        # Optuna's first interval after 0 warm-up steps would be one short; first() is 1 at least.
+        # With 0 warm-up steps, Optuna's first interval is one step short; first() is at least 1.
         return {"n_warmup_steps": self.first(budget), "interval_steps": self._reports("interval", budget, otherwise=1)}
 
 
 class _ComparedWithComplete(_AtIntervals):
     n_startup_trials: Annotated[Integer, Field(ge=0)] | None = Field(
-        None, description="Trials that complete before any is stopped; a quarter of all by default, 1 to 5."
+        None, description="Trials that must complete before any is stopped; by default a quarter, 1 to 5."
     )
-    n_min_trials: Reports = Field(1, description="Complete trials needed at a report to judge there.")
+    n_min_trials: Reports = Field(1, description="Complete trials needed at a report before it is used to judge.")
 
     def first(self, budget: Budget) -> int:
         return self._reports("min", budget, otherwise=budget.reports // 8)
@@ -97,7 +103,7 @@ class _ComparedWithComplete(_AtIntervals):
 
 
 class Median(_ComparedWithComplete):
-    """Stops a trial whose best is below the median of the complete trials at the same report."""
+    """Stops a trial whose best value is worse than the median of complete trials at the same report."""
 
     type: Literal["median"] = "median"
 
@@ -108,10 +114,10 @@ class Median(_ComparedWithComplete):
 
 
 class Percentile(_ComparedWithComplete):
-    """Like median, with another share of the complete trials to beat."""
+    """As median, with another percentile."""
 
     type: Literal["percentile"] = "percentile"
-    percentile: Annotated[Number, Field(ge=0, le=100)] = Field(25.0, description="Per cent of trials to keep.")
+    percentile: Annotated[Number, Field(ge=0, le=100)] = Field(25.0, description="Percentage of trials to keep.")
 
     def build(self, budget: Budget) -> BasePruner:
         from sweeper.search.bounded import IncrementalPercentilePruner
@@ -121,29 +127,29 @@ class Percentile(_ComparedWithComplete):
 
 class _Halving(_WithWarmup):
     reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
-        4, description="One in so many passes each rung."
+        4, description="One in this many trials passes each rung."
     )
     bootstrap_count: Annotated[Integer, Field(ge=0)] = Field(
-        0, description="Trials that end at a rung before any passes."
+        0, description="Trials that must reach a rung before any passes it."
     )
 
     def _rung(self, budget: Budget) -> int:
         return self._reports("min", budget, otherwise=budget.reports // self.reduction_factor**2)
 
     def problems(self, budget: Budget) -> list[Problem]:
-        faults = super().problems(budget)
+        problems = super().problems(budget)
         if self.bootstrap_count >= budget.trials:
             message = f"{self.bootstrap_count} would stop all {budget.trials} trials at the first rung"
-            faults.append(Problem(("bootstrap_count",), message))
-        return faults
+            problems.append(Problem(("bootstrap_count",), message))
+        return problems
 
 
 class SuccessiveHalving(_Halving):
-    """At each rung (min_epochs, then times reduction_factor), only the best of those that came so far go on."""
+    """Lets only the best trials continue at each rung: min_epochs, then times reduction_factor."""
 
     type: Literal["successive_halving"] = "successive_halving"
     min_early_stopping_rate: Annotated[Integer, Field(ge=0, le=50)] = Field(
-        0, description="Rungs left out at the beginning."
+        0, description="Rungs to skip at the beginning."
     )
 
     def first(self, budget: Budget) -> int:
@@ -161,11 +167,11 @@ class SuccessiveHalving(_Halving):
 
 
 class Hyperband(_Halving):
-    """Successive halving in several brackets, each with a later first rung; for 40 trials and more."""
+    """Successive halving in brackets whose first rungs differ; for 40 trials or more."""
 
     type: Literal["hyperband"] = "hyperband"
     reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
-        3, description="One in so many passes each rung."
+        3, description="One in this many trials passes each rung."
     )
 
     def first(self, budget: Budget) -> int:
@@ -174,8 +180,8 @@ class Hyperband(_Halving):
     def build(self, budget: Budget) -> BasePruner:
         from optuna.pruners import HyperbandPruner
 
-        # Optuna uses max_resource only to count brackets, by a logarithm that rounds: log(243, 3) is 4.999, a bracket
-        # too few. Where the budget is a whole power, one more report puts it right and changes nothing else.
+        # Optuna uses max_resource only to count brackets, by a logarithm that rounds: log(243, 3) is 4.999, which gives
+        # one bracket too few. Where the budget is a whole power, one more report corrects this and changes no more.
         rung, factor, top = self._rung(budget), self.reduction_factor, self._rung(budget)
         while top < budget.reports:
             top *= factor
@@ -188,11 +194,11 @@ class Hyperband(_Halving):
 
 
 class Threshold(_AtIntervals):
-    """Stops a trial whose metric leaves the allowed range: a guard, not a competition."""
+    """Stops a trial whose metric leaves a range."""
 
     type: Literal["threshold"] = "threshold"
-    lower: Number | None = Field(None, description="The metric must not be below.")
-    upper: Number | None = Field(None, description="The metric must not be above.")
+    lower: Number | None = Field(None, description="Lowest allowed value.")
+    upper: Number | None = Field(None, description="Highest allowed value.")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -228,15 +234,15 @@ WrappablePruner = Annotated[
 
 
 class Patient(_Pruner):
-    """Lets another pruner judge a trial only once it has stopped improving; without another, stops it there."""
+    """Lets another pruner judge a trial only after it stopped improving."""
 
     type: Literal["patient"] = "patient"
-    wrapped: WrappablePruner | None = Field(
-        None, description="The pruner that judges then; without one, the trial is stopped."
+    wrapped: WrappablePruner | None = Field(None, description="That pruner; without one, the trial is stopped.")
+    patience_epochs: Epochs | None = Field(None, description="Epochs without improvement.")
+    patience_reports: Reports | None = Field(
+        None, description="Reports without improvement; by default a quarter of the trial's reports."
     )
-    patience_epochs: Epochs | None = Field(None, description="Epochs that must be worse than the best before them.")
-    patience_reports: Reports | None = Field(None, description="The same in reports; a quarter of them by default.")
-    min_delta: Annotated[Number, Field(ge=0)] = Field(0.0, description="Worse by less than this counts as no worse.")
+    min_delta: Annotated[Number, Field(ge=0)] = Field(0.0, description="Smallest difference that counts as worse.")
 
     def _patience(self, budget: Budget) -> int:
         return self._reports("patience", budget, otherwise=budget.reports // 4)
@@ -246,7 +252,7 @@ class Patient(_Pruner):
 
     def problems(self, budget: Budget) -> list[Problem]:
         inner = self.wrapped.problems(budget) if self.wrapped else []
-        return super().problems(budget) + [Problem(("wrapped", *fault.key), fault.message) for fault in inner]
+        return super().problems(budget) + [Problem(("wrapped", *problem.key), problem.message) for problem in inner]
 
     def build(self, budget: Budget) -> BasePruner:
         from optuna.exceptions import ExperimentalWarning

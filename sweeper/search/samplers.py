@@ -1,4 +1,4 @@
-"""How the next point is chosen: one class per sampler of Optuna, with its options under Optuna's names."""
+"""Samplers, which choose the parameters of the next trial: one class for each of Optuna's, options under its names."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class _Sampler(StrictModel):
-    seed: Seed | None = Field(None, description="Seed of the proposals; that of the sweep by default.")
+    seed: Seed | None = Field(None, description="Seed of the sampler; by default the sweep's.")
 
     REQUIRES: ClassVar[tuple[str, str] | None] = None
-    """A module that is not always installed, and the extra that brings it."""
+    """Module that is not always installed, and the extra of sweeper that installs it."""
 
     def build(self, space: Space, *, seed: int, first: int, trials: int | None = None) -> BaseSampler:
-        """The sampler for a study that holds `first` trials, of `trials` in all.
+        """Return the sampler for a study that has `first` trials now, and `trials` at the end.
 
         Raises:
             InputError: the sampler needs a package that is not installed.
@@ -40,27 +40,27 @@ class _Sampler(StrictModel):
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler: ...
 
     def missing_package(self) -> str | None:
-        """How to install what the sampler needs, if it is not there."""
+        """Return how to install what the sampler needs; None if it is installed."""
         if self.REQUIRES is None or find_spec(self.REQUIRES[0]) is not None:
             return None
         return f"this sampler needs: pip install 'sweeper[{self.REQUIRES[1]}]'"
 
     def unsupported_reason(self, space: Space) -> str | None:
-        """Why the sampler cannot search this space, if it cannot."""
+        """Return why the sampler cannot search this space; None if it can."""
         return None
 
 
 class Tpe(_Sampler):
-    """Models where good and bad trials lie: Optuna's default, good from some ten trials on."""
+    """Tree-structured Parzen estimator, Optuna's default; useful from about ten trials on."""
 
     type: Literal["tpe"] = "tpe"
     n_startup_trials: Annotated[Integer, Field(ge=0)] | None = Field(
-        None, description="Random trials before the model is used; a third of the trials by default, 4 to 10."
+        None, description="Random trials before the model is used; by default a third of the trials, 4 to 10."
     )
     n_ei_candidates: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
-        24, description="Candidates compared for each proposal."
+        24, description="Candidates to compare for each proposal."
     )
-    constant_liar: bool = Field(True, description="Keep away from points that are running.")
+    constant_liar: bool = Field(True, description="Avoid points close to those that are running.")
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
         from sweeper.search.bounded import BoundedTPESampler
@@ -85,7 +85,7 @@ class Random(_Sampler):
 
 
 class Grid(_Sampler):
-    """Every point of the space once, in random order; parameters that play no part make no more points."""
+    """Every point of the space once, in random order; inactive parameters add no points."""
 
     type: Literal["grid"] = "grid"
 
@@ -109,13 +109,15 @@ class Qmc(_Sampler):
     """Quasi-random points, which cover the space more evenly than random ones."""
 
     type: Literal["qmc"] = "qmc"
-    qmc_type: Literal["sobol", "halton"] = Field("sobol", description="The sequence.")
-    scramble: bool = Field(True, description="Scramble the sequence; unscrambled, it begins in a corner of the space.")
+    qmc_type: Literal["sobol", "halton"] = Field("sobol", description="Quasi-random sequence.")
+    scramble: bool = Field(
+        True, description="Randomise the sequence; without it, the first points lie in a corner of the space."
+    )
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import QMCSampler, RandomSampler
 
-        # The place in the sequence is on record in the study, under the seed: another seed would begin again.
+        # The study records the place in the sequence under the seed: with another seed, the sequence would start again.
         with _experimental():
             return QMCSampler(
                 qmc_type=self.qmc_type,
@@ -127,7 +129,7 @@ class Qmc(_Sampler):
 
 
 class CmaEs(_Sampler):
-    """Covariance matrix adaptation: for several numeric parameters and more than a hundred trials."""
+    """Covariance matrix adaptation (CMA-ES), for several numeric parameters and more than a hundred trials."""
 
     REQUIRES: ClassVar[tuple[str, str] | None] = ("cmaes", "cmaes")
     type: Literal["cmaes"] = "cmaes"
@@ -135,11 +137,11 @@ class CmaEs(_Sampler):
         1, description="Random trials before the first generation."
     )
     popsize: Annotated[Integer, Field(ge=2, le=10_000)] | None = Field(
-        None, description="Trials per generation; 4 + 3 ln(parameters) by default."
+        None, description="Trials per generation; by default 4 + 3 ln(parameters)."
     )
-    with_margin: bool = Field(False, description="Keep a chance for every value of a parameter with steps.")
+    with_margin: bool = Field(False, description="Give every value of a parameter with steps a chance.")
     consider_pruned_trials: bool = Field(
-        False, description="Learn from pruned trials too; advised with hyperband, not with median."
+        False, description="Learn from pruned trials too; recommended with hyperband, not with median."
     )
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
@@ -165,14 +167,14 @@ class CmaEs(_Sampler):
 
 
 class Gp(_Sampler):
-    """Gaussian process: for few and costly trials."""
+    """Gaussian process, for few and expensive trials."""
 
     REQUIRES: ClassVar[tuple[str, str] | None] = ("torch", "gp")
     type: Literal["gp"] = "gp"
     n_startup_trials: Annotated[Integer, Field(ge=0)] | None = Field(
-        None, description="Random trials before the model is used; a third of the trials by default, 4 to 10."
+        None, description="Random trials before the model is used; by default a third of the trials, 4 to 10."
     )
-    deterministic_objective: bool = Field(False, description="The same point always gives the same value.")
+    deterministic_objective: bool = Field(False, description="Assume that the same point always gives the same value.")
 
     def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import GPSampler, RandomSampler
@@ -189,46 +191,40 @@ class Gp(_Sampler):
 
 
 class SamplerRandomState:
-    """The random numbers of a sampler: where their sequence stood before a proposal that came to nothing."""
+    """Random state of a sampler before its last proposal, to repeat a proposal that could not be recorded."""
 
     def __init__(self, sampler: BaseSampler) -> None:
-        self._generators = list(_generators(sampler))
+        from sweeper.search.optuna_internals import generators_of
+
+        self._generators = list(generators_of(sampler))
         self._before: tuple[int, list[Any]] = (-1, [])
 
     def save(self, number: int) -> None:
-        """A trial of this number is about to be proposed."""
+        """Save the state before trial `number` is proposed."""
         self._before = (number, [generator.get_state() for generator in self._generators])
 
     def restore(self, number: int) -> None:
-        """Unless there was another proposal since: what is proposed next, is what was proposed for this trial."""
+        """Restore the state saved for trial `number`, so that the next proposal repeats it.
+
+        Does nothing if a later trial was proposed since.
+        """
         if self._before[0] == number:
             for generator, state in zip(self._generators, self._before[1], strict=True):
                 generator.set_state(state)
-
-
-def _generators(sampler: BaseSampler) -> Iterator[Any]:
-    from optuna.samplers import BaseSampler
-    from optuna.samplers._lazy_random_state import LazyRandomState
-
-    for part in vars(sampler).values():
-        if isinstance(part, LazyRandomState):
-            yield part.rng
-        elif isinstance(part, BaseSampler):
-            yield from _generators(part)
 
 
 Sampler = Annotated[Tpe | Random | Grid | Qmc | CmaEs | Gp, Field(discriminator="type")]
 
 
 def _startup(wanted: int | None, trials: int | None) -> int:
-    """Optuna's ten random trials are too many where there are twenty in all."""
+    """Return the number of random trials. Optuna's 10 are too many in a sweep of 20."""
     if wanted is not None:
         return wanted
     return 10 if trials is None else min(10, max(4, trials // 3))
 
 
 def _reseeded(seed: int, first: int) -> int:
-    """The seed for proposals from trial `first` on: a continued sweep must not propose its first points again."""
+    """Return the seed for proposals from trial `first` on: a resumed sweep must not propose its first points again."""
     if first == 0:
         return seed
     import numpy as np
@@ -238,7 +234,7 @@ def _reseeded(seed: int, first: int) -> int:
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Used knowingly: what Optuna calls experimental in these samplers has been there for years."""
+    """Silence Optuna's warnings about experimental features: those of these samplers have been there for years."""
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():

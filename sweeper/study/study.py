@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from sweeper.core.errors import StopReason
 from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord
 from sweeper.search.budget import Budget
+from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.samplers import SamplerRandomState
 from sweeper.search.space import suggest
 from sweeper.spec import Sweep
@@ -74,17 +75,17 @@ class SweepStudy(StudyView):
     def _read(self) -> list[FrozenTrial]:
         frozen = super()._read()
         self.retries.load(self._attempts.all())
-        running = {trial.number: trial._trial_id for trial in frozen if trial.state == TrialState.RUNNING}
+        running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
         held = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
         self._trials = {number: optuna.Trial(self._study, running[number]) for number in held}
-        due = {trial_id: moment for moment, trial_id in self._interrupted}
+        due = {identity: moment for moment, identity in self._interrupted}
         self._interrupted = [(due.get(running[n], 0.0), running[n]) for n in running if n not in held]
         return frozen
 
     def refresh(self) -> None:
         """Read the study again after a write that failed or whose outcome is unknown."""
-        if isinstance(self._study._storage, OwnerCachedStorage):
-            self._study._storage.refresh()
+        if isinstance(storage := storage_of(self._study), OwnerCachedStorage):
+            storage.refresh()
         before = self._rows
         self._read()
         self._random_state.restore(len(self._rows))
@@ -214,7 +215,7 @@ class SweepStudy(StudyView):
         if wait is None:
             return self._close(number, TrialState.FAIL, reason, failure)
         del self._trials[number]
-        self._interrupted.append((time.monotonic() + wait, trial._trial_id))
+        self._interrupted.append((time.monotonic() + wait, trial_id(trial)))
         self.announce(f"trial {number}: {failure.reason}; attempt {row.attempt + 1} follows")
         return Verdict.STOP
 

@@ -10,6 +10,7 @@ import pytest
 
 from sweeper.cli import console
 from sweeper.cli.report import Board
+from sweeper.core.errors import StopReason
 from sweeper.core.trials import Attempt, TrialRecord
 from sweeper.run import SweepResult
 from sweeper.tracking import Champion
@@ -57,7 +58,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 pytestmark = pytest.mark.usefixtures("wide")
 
 
-def test_result_tells_what_happened_and_what_comes_next(
+def test_result_shows_the_outcome_and_the_next_commands(
     make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
     console.print_result(make_result())
@@ -80,24 +81,26 @@ def test_result_shows_the_ten_best_only(
     assert capsys.readouterr().out.count("COMPLETE") == 10
 
 
-def test_result_of_a_stopped_sweep_says_so(
+def test_result_of_a_stopped_sweep_gives_the_reason(
     make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = make_result(stopped="interrupted", leaderboard=(), evaluation=None, champion=None, counts={"RUNNING": 2})
+    result = make_result(
+        stopped=StopReason.INTERRUPTED, leaderboard=(), evaluation=None, champion=None, counts={"RUNNING": 2}
+    )
     console.print_result(result)
     text = capsys.readouterr().out
     assert "climbing: 2 running; 5m12s, interrupted" in text
     assert "model" not in text and "saved" not in text
 
 
-def test_result_names_a_storage_that_is_not_the_default_without_its_password(
+def test_result_names_a_storage_other_than_the_default(
     make_result: Callable[..., SweepResult], make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console.print_result(make_result(sweep=make_sweep(storage="sqlite:///other.db")))
     assert "sweeper show climbing --storage sqlite:///other.db" in capsys.readouterr().out
 
 
-def test_version_that_is_not_better_is_said_not_to_be_champion(
+def test_version_that_is_not_better_is_not_shown_as_champion(
     make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
     console.print_result(
@@ -108,7 +111,7 @@ def test_version_that_is_not_better_is_said_not_to_be_champion(
     assert "climber version 3 (version 2 stays champion: score 0.8 against 0.9)" in capsys.readouterr().out
 
 
-def test_table_drops_the_columns_there_is_no_room_for_and_names_them() -> None:
+def test_table_drops_and_names_the_columns_that_do_not_fit() -> None:
     cells = Board(("trial", "state"), ("units", "optimizer"), (("1", "COMPLETE", "128", "adam"),))
     table, hidden = console.leaderboard(cells, 24)
     assert len(table.columns) == 3
@@ -120,7 +123,7 @@ def test_table_measures_wide_characters_as_a_terminal_does() -> None:
     assert console.columns_that_fit(("a", "b"), [("層" * 10, "x")], 23) == 2
 
 
-def test_leaderboard_tells_why_trials_failed_and_what_it_leaves_out(
+def test_leaderboard_shows_why_trials_failed_and_what_it_leaves_out(
     make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = TrialRecord(9, "FAIL", {"height": 0.1}, reason="diverged\x1b[2J (loss=nan at epoch 3)")
@@ -131,7 +134,7 @@ def test_leaderboard_tells_why_trials_failed_and_what_it_leaves_out(
 
 
 @pytest.mark.parametrize("value", ["[red]loud[/]", "[/]", "\x1b]0;x\x07", "'; drop table", ":boom:"])
-def test_values_of_parameters_are_shown_as_they_are(
+def test_values_of_parameters_are_shown_unchanged(
     make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
     sweep = make_sweep(space={"odd": {"type": "categorical", "choices": [value, "x"]}})
@@ -141,7 +144,7 @@ def test_values_of_parameters_are_shown_as_they_are(
     assert "\x1b" not in text
 
 
-def test_error_is_a_line_per_fault_without_passwords_or_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_is_a_line_per_problem_without_passwords_or_escapes(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_error("a.yaml:3:5  name: \x1b[31mred\ncannot open postgresql://u:secret@h/db " + "x" * 200)
     text, errors = capsys.readouterr()
     assert text == ""
@@ -151,7 +154,7 @@ def test_error_is_a_line_per_fault_without_passwords_or_escapes(capsys: pytest.C
     ]
 
 
-def test_attempts_that_failed_are_shown_with_their_place(
+def test_failed_attempts_are_shown_with_epoch_and_node(
     make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = Attempt(1, "crash", "its worker died", 4, "node-a", datetime.now(UTC))

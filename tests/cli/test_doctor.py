@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import doctor
+from sweeper.cli import doctor, doctor_cluster
 from sweeper.cli.doctor import Check
+from sweeper.cli.main import main
 
 STUDIES = "sqlite:///sweeper.db"
 
@@ -24,7 +25,7 @@ def only(checks: Iterator[Check]) -> Check:
 
 @contextmanager
 def server(status: int) -> Iterator[str]:
-    """A web server that answers every request with one status."""
+    """Serve one status in answer to every request; yield the URL."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -45,19 +46,19 @@ def server(status: int) -> Iterator[str]:
         thread.join()
 
 
-def test_versions_of_this_environment_are_among_those_declared() -> None:
+def test_versions_of_this_environment_are_in_the_declared_ranges() -> None:
     checks = {check.name: check for check in doctor.check_versions()}
     assert set(checks) == {"sweeper", "python", "ray", "tensorflow", "keras", "mlflow", "optuna"}
     assert checks["optuna"].found == metadata.version("optuna")
     assert {check.state for name, check in checks.items() if name != "sweeper"} == {"ok"}
 
 
-def test_absent_store_that_can_be_made_is_well() -> None:
+def test_absent_store_that_can_be_created_is_ok() -> None:
     check = only(doctor.check_storage(STUDIES))
     assert (check.state, check.found) == ("ok", f"{Path('sweeper.db').absolute()} will be created")
 
 
-def test_present_store_is_looked_through_and_left_as_it_is() -> None:
+def test_present_store_is_checked_and_not_changed() -> None:
     connection = sqlite3.connect("sweeper.db")
     connection.execute("CREATE TABLE t (x)")
     connection.commit()
@@ -67,14 +68,14 @@ def test_present_store_is_looked_through_and_left_as_it_is() -> None:
     assert Path("sweeper.db").read_bytes() == before
 
 
-def test_file_that_is_no_database_is_a_fault_with_advice() -> None:
+def test_file_that_is_no_database_fails_with_advice() -> None:
     Path("sweeper.db").write_text("not a database, but long enough to have a header" * 10)
     check = only(doctor.check_storage(STUDIES))
     assert check.state == "fail" and "not a database" in check.found and check.advice
 
 
 def test_locked_store_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_PATIENCE", 0.1)
+    monkeypatch.setattr(doctor, "LOCK_TIMEOUT_S", 0.1)
     connection = sqlite3.connect("sweeper.db", isolation_level=None)
     connection.execute("CREATE TABLE t (x)")
     connection.execute("BEGIN IMMEDIATE")
@@ -85,14 +86,14 @@ def test_locked_store_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check.state == "warn" and "locked" in check.found
 
 
-def test_store_in_a_folder_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
+def test_store_in_a_read_only_folder_fails(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     (tmp_path / "closed").mkdir(mode=0o500)
     assert only(doctor.check_storage(f"sqlite:///{tmp_path}/closed/sweeper.db")).state == "fail"
 
 
-def test_database_server_that_is_not_there_is_a_fault_without_its_password() -> None:
+def test_unreachable_database_server_fails_without_its_password() -> None:
     pytest.importorskip("psycopg")
     check = only(doctor.check_storage("postgresql+psycopg://ada:secret@127.0.0.1:9/sweeps"))
     assert check.state == "fail" and "ada:***@127.0.0.1:9" in check.found
@@ -100,17 +101,33 @@ def test_database_server_that_is_not_there_is_a_fault_without_its_password() -> 
 
 
 @pytest.mark.parametrize(("status", "state"), [(200, "ok"), (401, "warn"), (403, "warn"), (500, "fail")])
-def test_mlflow_server_is_asked_whether_it_is_well(status: int, state: str) -> None:
+def test_mlflow_server_is_asked_for_its_health(status: int, state: str) -> None:
     with server(status) as url:
-        assert only(doctor.check_tracking(url)).state == state
+        check = only(doctor.check_tracking(url))
+    assert check.state == state
+    assert (str(status) in check.found) == (state != "ok")
 
 
-def test_mlflow_server_that_is_not_there_is_a_fault() -> None:
+def test_unreachable_mlflow_server_fails_without_its_password() -> None:
     check = only(doctor.check_tracking("http://ada:secret@127.0.0.1:9"))
     assert check.state == "fail" and "secret" not in check.found
 
 
-def test_a_token_of_ray_that_others_can_read_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_dashboard_is_a_failed_check() -> None:
+    check = only(doctor_cluster.check_dashboard("http://127.0.0.1:1", insecure=False))
+    assert (check.name, check.state) == ("dashboard", "fail")
+    assert "http://127.0.0.1:1 cannot be reached" in check.found
+
+
+@pytest.mark.parametrize("option", [["--address", "http://head:8265"], ["--dashboard", "head:6379"]])
+def test_addresses_of_ray_and_of_its_dashboard_are_told_apart(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", *option]) == 2
+    assert f"{option[0]}: has an unknown scheme" in capsys.readouterr().err
+
+
+def test_ray_token_that_others_can_read_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = tmp_path / "auth_token"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     assert not list(doctor.check_token())
@@ -122,20 +139,20 @@ def test_a_token_of_ray_that_others_can_read_is_pointed_out(tmp_path: Path, monk
         assert "canary" not in check.found + check.advice
 
 
-def test_room_is_told_in_gigabytes() -> None:
-    checks = {check.name: check for check in doctor.check_room()}
+def test_free_space_is_shown_in_gigabytes() -> None:
+    checks = {check.name: check for check in doctor.check_free_space()}
     assert {"memory", "disk"} <= set(checks)
     assert all("GB free" in check.found for check in checks.values())
 
 
-def test_damaged_images_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_images_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 broken")
     monkeypatch.setenv("SWEEPER_DATA_DIR", str(tmp_path))
     check = only(doctor.check_data())
     assert (check.name, check.state) == ("mnist", "fail")
 
 
-def test_examination_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_that_raises_is_reported_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Iterator[Check]:
         raise RuntimeError("http://ada:secret@host fell over")
 

@@ -61,7 +61,7 @@ def sweep(make_sweep: MakeSweep) -> Any:
     return make_sweep(space=SPACE)
 
 
-def test_display_tells_the_states_the_best_and_what_each_worker_trains(sweep: Any) -> None:
+def test_display_shows_states_best_trial_and_the_trial_of_each_worker(sweep: Any) -> None:
     progress = LiveProgress(sweep, screen(), live=True)
     play(progress)
     text = drawn(progress)
@@ -73,7 +73,7 @@ def test_display_tells_the_states_the_best_and_what_each_worker_trains(sweep: An
     assert "lstm" not in text
 
 
-def test_display_leaves_out_the_node_where_there_is_only_one(sweep: Any) -> None:
+def test_display_leaves_out_the_node_if_there_is_only_one(sweep: Any) -> None:
     progress = LiveProgress(sweep, screen(), live=True)
     progress.on_trial(row(0, node="laptop"), None)
     assert "laptop" not in drawn(progress)
@@ -106,7 +106,7 @@ def test_display_can_be_drawn_at_any_width(sweep: Any, width: int) -> None:
     assert drawn(progress, width=width)
 
 
-def test_markup_and_escape_sequences_in_values_are_shown_not_obeyed(sweep: Any) -> None:
+def test_markup_and_escape_sequences_in_values_are_shown_as_text(sweep: Any) -> None:
     progress = LiveProgress(sweep, screen(), live=True)
     for number, value in enumerate(("[red]loud[/]", "\x1b]0;x\x07")):
         progress.on_trial(row(number, params={"optimizer": value}), None)
@@ -120,7 +120,7 @@ def test_live_display_is_redrawn_in_place_and_its_last_frame_stays(sweep: Any) -
     console = screen()
     with LiveProgress(sweep, console) as progress:
         play(progress)
-    assert "\x1b[" not in shown(console)  # a StringIO is no terminal, whatever rich is told
+    assert "\x1b[" not in shown(console)  # a StringIO is no terminal, even if rich is forced to treat it as one
     console = screen()
     with LiveProgress(sweep, console, live=True) as progress:
         play(progress)
@@ -143,7 +143,7 @@ def test_plain_output_is_one_line_per_phase_and_per_ended_trial(sweep: Any) -> N
     ]
 
 
-def test_plain_lines_are_not_wrapped_and_cannot_steer_a_terminal(sweep: Any) -> None:
+def test_plain_lines_are_not_wrapped_and_cannot_control_a_terminal(sweep: Any) -> None:
     console = screen(terminal=False, width=40)
     with LiveProgress(sweep, console) as progress:
         progress.on_trial(row(0), None)
@@ -160,7 +160,7 @@ def test_trials_of_an_earlier_run_are_counted_and_not_announced_again(sweep: Any
     assert progress.progress.counts() == {"COMPLETE": 1}
 
 
-def test_plain_output_gives_a_sign_of_life_when_nothing_ends(sweep: Any) -> None:
+def test_plain_output_has_a_heartbeat_while_no_trial_ends(sweep: Any) -> None:
     console = screen(terminal=False)
     with LiveProgress(sweep, console, heartbeat=0.05) as progress:
         progress.on_trial(row(0), None)
@@ -170,7 +170,7 @@ def test_plain_output_gives_a_sign_of_life_when_nothing_ends(sweep: Any) -> None
     assert "1 running; 0%, 0s elapsed" in shown(console)
 
 
-def test_heartbeat_is_silent_while_other_lines_come(sweep: Any) -> None:
+def test_heartbeat_is_silent_while_other_lines_are_printed(sweep: Any) -> None:
     console = screen(terminal=False)
     with LiveProgress(sweep, console, heartbeat=0.3) as progress:
         for _ in range(10):
@@ -183,27 +183,26 @@ PLAY = """
 import sys, time
 from sweeper.cli.live import LiveProgress
 from sweeper.spec import Sweep
-from sweeper.rows import TrialRow
-from sweeper.trial import Report
+from sweeper.core.trials import Report, TrialRecord
 sweep = Sweep.from_mapping({
     "name": "pty", "trainable": "tests.samples:climb", "objective": {"metric": "score", "direction": "maximize"},
     "budget": {"trials": 2, "epochs": 3}, "space": {"height": {"type": "float", "low": 0.0, "high": 1.0}}})
 with LiveProgress(sweep) as progress:
     for number in range(2):
         params = {"height": 0.5}
-        progress.on_trial(TrialRow(number, "RUNNING", params), None)
+        progress.on_trial(TrialRecord(number, "RUNNING", params), None)
         for step in range(1, 4):
             time.sleep(0.15)
             report = Report(step, 0.0, {"score": 0.1})
-            progress.on_trial(TrialRow(number, "RUNNING", params, value=0.1, step=step), report)
+            progress.on_trial(TrialRecord(number, "RUNNING", params, value=0.1, step=step), report)
             print("chatter on stdout")
-        progress.on_trial(TrialRow(number, "COMPLETE", params, value=0.1, step=3), None)
+        progress.on_trial(TrialRecord(number, "COMPLETE", params, value=0.1, step=3), None)
 print("END")
 """
 
 
 def run_in_terminal(command: list[str], columns: int) -> tuple[int, str]:
-    """Run a command on a terminal of its own; its exit code and all it wrote there."""
+    """Run a command on a terminal of its own; return its exit code and its output."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     environment = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -213,7 +212,7 @@ def run_in_terminal(command: list[str], columns: int) -> tuple[int, str]:
     while True:
         try:
             piece = os.read(ours, 65536)
-        except OSError:  # how Linux says that the other side is closed
+        except OSError:  # Linux raises when the other side is closed
             break
         if not piece:
             break
@@ -223,7 +222,7 @@ def run_in_terminal(command: list[str], columns: int) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("columns", [20, 100])
-def test_display_works_on_a_real_terminal_and_gives_the_cursor_back(tmp_path: Path, columns: int) -> None:
+def test_display_works_on_a_real_terminal_and_restores_the_cursor(tmp_path: Path, columns: int) -> None:
     script = tmp_path / "play.py"
     script.write_text(PLAY)
     code, written = run_in_terminal([sys.executable, str(script)], columns)

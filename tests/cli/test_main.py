@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from sweeper.cli import main as cli
 from sweeper.cli import options
 from sweeper.cli.run import exit_code
-from sweeper.core.errors import InputError
+from sweeper.core.errors import InputError, StoppedError, StopReason
 from sweeper.core.trials import Failure, Report
 from sweeper.run import SweepResult
 from sweeper.study.open import open_study
@@ -53,7 +53,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def finished(make_sweep: MakeSweep) -> str:
-    """The name of a sweep with two complete trials, a pruned one and a failed one, in the default database."""
+    """Record a sweep with two complete trials and a failed one in the default database; return its name."""
     sweep = make_sweep(space={"cell": "lstm", "height": {"type": "float", "low": 0.0, "high": 1.0}})
     with open_study(sweep) as study:
         for value in (0.5, 0.75):
@@ -71,14 +71,14 @@ def _complete(study: SweepStudy, value: float) -> None:
 
 
 def sweeper(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The real command, in a process of its own."""
+    """Run the real command in a process of its own."""
     command = [sys.executable, "-m", "sweeper", *map(str, arguments)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=240)
 
 
 def modules_after(*arguments: str) -> tuple[set[str], float]:
-    """Heavy modules that a verb imports, and the seconds of processor time that the whole process takes."""
+    """Return the heavy modules that a verb imports, and the processor time of its process in seconds."""
     code = (
         "import sys\nfrom sweeper.cli.main import main\ncode = main(sys.argv[1:])\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\nsys.exit(code)"
@@ -115,7 +115,7 @@ def test_help_documents_every_verb_and_every_exit_code() -> None:
         assert f"{code}  {meaning}" in text
 
 
-def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_shown_without_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     assert "Usage: sweeper" in capsys.readouterr().out
 
@@ -147,6 +147,25 @@ def test_traceback_is_shown_with_debug_only(capsys: pytest.CaptureFixture[str]) 
     assert "Traceback" not in capsys.readouterr().err
     assert cli.main(["show", "nothing", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_every_verb_takes_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in cli.VERBS:
+        assert cli.main([verb, "--help"]) == 0
+        assert "--debug" in capsys.readouterr().out, verb
+    assert cli.main(["schema", "--debug"]) == 0
+
+
+def test_timeout_during_an_outage_is_a_note(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_out(*_: object) -> None:
+        raise StoppedError(StopReason.TIMEOUT, "the database was unavailable")
+
+    monkeypatch.setattr("sweeper.study.open.list_sweeps", time_out)
+    assert cli.main(["list"]) == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith("note: ") and "the database was unavailable" in errors
 
 
 def test_unexpected_error_is_one_line_with_a_hint_and_exit_1(
@@ -182,25 +201,25 @@ def test_setting_without_a_key_and_a_value_is_refused(setting: str) -> None:
         (None, {"COMPLETE": 3}, 0),
         (None, {"COMPLETE": 3, "FAIL": 1}, 3),
         (None, {"PRUNED": 1, "FAIL": 2}, 1),
-        ("timeout", {"COMPLETE": 3}, 0),
-        ("interrupted", {"COMPLETE": 3, "FAIL": 1}, 130),
-        ("terminated", {}, 143),
+        (StopReason.TIMEOUT, {"COMPLETE": 3}, 0),
+        (StopReason.INTERRUPTED, {"COMPLETE": 3, "FAIL": 1}, 130),
+        (StopReason.TERMINATED, {}, 143),
     ],
 )
-def test_exit_code_tells_how_the_sweep_ended(
-    make_sweep: MakeSweep, stopped: str | None, counts: dict[str, int], code: int
+def test_exit_code_shows_how_the_sweep_ended(
+    make_sweep: MakeSweep, stopped: StopReason | None, counts: dict[str, int], code: int
 ) -> None:
     result = SweepResult("x", Path(), make_sweep(), counts, (), 0, 0, None, None, stopped, 0.0, 0, "sqlite:///x.db")
     assert exit_code(result) == code
 
 
-def test_validate_tells_what_each_file_asks_for(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_summarises_each_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["validate", str(file), str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"{file}  climbing: 4 trials of 9 epochs, 1 parameters, random + none, maximize score"] * 2
 
 
-def test_validate_tells_every_fault_of_every_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_reports_every_problem_of_every_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = file.with_name("bad.yaml")
     bad.write_text(FILE.replace("trials: 4", "trails: 4").replace("maximize", "upwards"))
     missing = file.with_name("missing.yaml")
@@ -211,7 +230,7 @@ def test_validate_tells_every_fault_of_every_file(file: Path, capsys: pytest.Cap
     assert all(line.startswith("error: ") for line in errors.splitlines())
 
 
-def test_validate_as_json_has_the_place_of_every_fault(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_as_json_has_the_position_of_every_problem(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = file.with_name("bad.yaml")
     bad.write_text(FILE.replace("maximize", "upwards"))
     assert cli.main(["validate", str(file), str(bad), "--json"]) == 2
@@ -235,7 +254,41 @@ def test_list_shows_the_sweeps_of_a_database(finished: str, capsys: pytest.Captu
     assert summary["counts"] == {"COMPLETE": 2, "FAIL": 1} and summary["running"] is False
 
 
-def test_show_ranks_the_trials_and_says_why_one_failed(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_a_stopped_sweep_of_this_machine(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", finished]) == 0
+    line = "climbing stopped (3 of 6 trials ended: 2 complete, 1 failed); best score 0.7500 in trial 1\n"
+    assert capsys.readouterr().out == line
+    assert cli.main(["status", finished, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "name": "climbing",
+        "state": "stopped",
+        "counts": {"COMPLETE": 2, "FAIL": 1},
+        "trials": 6,
+        "metric": "score",
+        "direction": "maximize",
+        "best": {"trial": 1, "value": 0.75},
+    }
+
+
+def test_status_tells_running_paused_and_done_apart(make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]) -> None:
+    def state() -> str:
+        assert cli.main(["status", "climbing"]) == 0
+        return capsys.readouterr().out.partition(" (")[0]
+
+    with open_study(make_sweep(budget={"trials": 1, "epochs": 9})) as study:
+        assert state() == "climbing running"
+        study.commands.send("pause")
+        assert state() == "climbing paused"
+        _complete(study, 0.5)
+    assert state() == "climbing done"
+
+
+def test_status_of_an_unknown_sweep_names_the_known_ones(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "climbin"]) == 2
+    assert f"did you mean {finished!r}?" in capsys.readouterr().err
+
+
+def test_show_ranks_the_trials_and_explains_the_failed_one(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["show", finished]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["trial", "state", "score", "epochs", "time", "height"]
@@ -302,7 +355,7 @@ def test_storage_can_come_from_the_environment(
     assert "climbing" in capsys.readouterr().out
 
 
-def test_reader_that_stops_reading_is_no_error(finished: str) -> None:
+def test_closed_pipe_is_no_error(finished: str) -> None:
     command = f"{sys.executable} -m sweeper show {finished} --json | head -c 1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
@@ -313,7 +366,7 @@ def test_reader_that_stops_reading_is_no_error(finished: str) -> None:
     assert done.stderr == "" and done.stdout == "{"
 
 
-def test_results_are_shown_where_only_ascii_can_be(make_sweep: MakeSweep) -> None:
+def test_results_can_be_printed_as_ascii(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep(space={"size": {"type": "categorical", "choices": ["größe", "層"]}})) as study:
         _complete(study, 0.5)
     done = sweeper("show", "climbing", PYTHONIOENCODING="ascii")
@@ -332,7 +385,7 @@ def test_run_prints_its_result_on_stdout_and_its_progress_on_stderr(file: Path) 
 
 
 @pytest.mark.long
-def test_interrupted_run_exits_130_and_the_same_command_goes_on(file: Path) -> None:
+def test_interrupted_run_exits_130_and_the_same_command_resumes_it(file: Path) -> None:
     file.write_text(FILE.replace("climb\n", "slow_count\n").replace("trials: 4", "trials: 2"))
     command = [sys.executable, "-m", "sweeper", "run", str(file)]
     process = subprocess.Popen(
@@ -346,7 +399,7 @@ def test_interrupted_run_exits_130_and_the_same_command_goes_on(file: Path) -> N
     text, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "interrupted" in text
-    assert f"go on with: sweeper run {file}" in errors.replace("\n", " ")
+    assert f"Progress is saved. Resume with: sweeper run {file}" in errors.replace("\n", " ")
     done = sweeper("run", file, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -379,7 +432,7 @@ def test_ui_prints_links_to_a_sweep_and_ends_its_server_with_itself(finished: st
         urlopen(f"{document['url']}/health", timeout=2)
 
 
-def test_doctor_as_json_is_one_document_and_fails_on_a_fault(file: Path) -> None:
+def test_doctor_as_json_is_one_document_and_exits_1_on_a_fault(file: Path) -> None:
     Path("sweeper.db").write_text("not a database, but long enough to have a header" * 10)
     done = sweeper("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(done.stdout)}

@@ -55,7 +55,7 @@ def sweep(make_sweep: Callable[..., Any]) -> Any:
         ("\x7f\u2028", r"\x7f\u2028"),
     ],
 )
-def test_what_could_steer_a_terminal_is_spelled_out(text: str, cleaned: str) -> None:
+def test_characters_that_control_a_terminal_are_escaped(text: str, cleaned: str) -> None:
     assert report.clean(text) == cleaned
 
 
@@ -76,7 +76,7 @@ def test_cleaned_text_is_one_line_that_can_be_encoded(text: str) -> None:
         ("http://host:5000/a@b", "http://host:5000/a@b"),
     ],
 )
-def test_passwords_in_urls_are_taken_out(text: str, redacted: str) -> None:
+def test_passwords_in_urls_are_masked(text: str, redacted: str) -> None:
     assert redact(text) == redacted
 
 
@@ -102,7 +102,7 @@ def test_durations_take_two_units_at_most(seconds: float | None, text: str) -> N
     ("value", "text"),
     [(True, "true"), (128, "128"), (1e-05, "1e-05"), (0.00123456, "0.001235"), (None, "null"), ("a\x1b", r"a\x1b")],
 )
-def test_parameters_are_short_and_as_in_yaml(value: object, text: str) -> None:
+def test_parameters_are_short_and_written_as_in_yaml(value: object, text: str) -> None:
     assert report.scalar(value) == text
 
 
@@ -120,7 +120,7 @@ def test_board_counts_in_steps_where_the_budget_does(make_sweep: Callable[..., A
     assert board.rows[0][3] == "300"
 
 
-def test_json_holds_no_nan_and_nothing_a_terminal_obeys(sweep: Any) -> None:
+def test_json_has_no_nan_and_no_control_characters(sweep: Any) -> None:
     odd = replace(ROW, value=float("nan"), params={"units": float("inf"), "rate": "\x1b]0;x\x07"})
     text = report.to_json(report.study_document(sweep, [odd], {}))
     trial = json.loads(text, parse_constant=lambda name: pytest.fail(name))["trials"][0]
@@ -131,7 +131,7 @@ def test_json_holds_no_nan_and_nothing_a_terminal_obeys(sweep: Any) -> None:
 
 
 @pytest.mark.parametrize("formula", ["=cmd()", "+1+1", "-2+3", "@SUM(A1)"])
-def test_csv_never_holds_a_formula(sweep: Any, formula: str) -> None:
+def test_csv_never_contains_a_formula(sweep: Any, formula: str) -> None:
     row = replace(ROW, params={"cell": formula}, reason=formula)
     cells = next(csv.DictReader(io.StringIO(report.to_csv(sweep, [row]))))
     assert cells["cell"] == cells["reason"] == f"'{formula}"
@@ -167,6 +167,6 @@ def test_numbers_in_yaml_are_read_back_exactly(value: object) -> None:
     assert read == value and type(read) is type(value)
 
 
-def test_a_sweep_in_one_line_tells_what_will_happen(sweep: Any) -> None:
+def test_line_of_a_sweep_summarises_it(sweep: Any) -> None:
     line = report.sweep_line(sweep)
     assert line == ("climbing: 6 trials of 9 epochs, 4 parameters (1 conditional), random + none, maximize score")

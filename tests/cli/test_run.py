@@ -1,4 +1,4 @@
-"""The verbs that run and steer, as a user types them: real processes, real Ray, a sweep without TensorFlow."""
+"""The verbs that run and control sweeps, as a user types them: real processes, real Ray, no TensorFlow."""
 
 from __future__ import annotations
 
@@ -51,23 +51,25 @@ def steps(storage: str) -> int:
     return sum(row.step for row in read_study("counting", storage).rows())
 
 
-def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_path: Path) -> None:
+def test_sweep_is_controlled_from_another_terminal_and_resumed_by_name(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     (tmp_path / "counting.yaml").write_text(SPACE)
     with subprocess.Popen(command("run", "counting.yaml"), env=environment(), stderr=subprocess.PIPE) as driver:
         wait_for(lambda: (tmp_path / "sweeper.db").exists() and bool(list_sweeps(storage)) and steps(storage) > 3)
         paused = sweeper("pause", "counting", "--storage", storage)
         assert paused.returncode == 0
-        assert f"counting is paused; go on with: sweeper unpause counting --storage {storage}\n" in paused.stderr
+        assert f"counting is paused. Continue with: sweeper unpause counting --storage {storage}\n" in paused.stderr
         assert "paused" in sweeper("list").stdout
         before = steps(storage)
         time.sleep(3)
-        assert steps(storage) <= before + 2  # one report of each worker may have been under way
+        assert steps(storage) <= before + 2  # each worker may have sent one more report
 
-        assert sweeper("continue", "counting").returncode == 0
+        assert sweeper("unpause", "counting").returncode == 0
         wait_for(lambda: steps(storage) > before + 4)
         stopped = sweeper("stop", "counting")
-        assert stopped.returncode == 0 and "go on with: sweeper resume counting\n" in stopped.stderr
+        assert (
+            stopped.returncode == 0 and "counting has stopped. Resume with: sweeper resume counting\n" in stopped.stderr
+        )
         assert driver.wait(60) == 0
         assert driver.stderr is not None and b"Paused. Continue with: sweeper unpause counting" in driver.stderr.read()
     assert "RUNNING" in {row.state for row in read_study("counting", storage).rows()}
@@ -81,7 +83,7 @@ def test_a_sweep_is_steered_from_another_terminal_and_resumed_by_its_name(tmp_pa
 
 
 @pytest.mark.long
-def test_a_worker_that_dies_leaves_stdout_to_the_result(tmp_path: Path) -> None:
+def test_dead_worker_prints_nothing_on_stdout(tmp_path: Path) -> None:
     (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "crash_once").replace("trials: 6", "trials: 2"))
     done = sweeper("run", "counting.yaml", "--json")
     assert json.loads(done.stdout)["counts"] == {"COMPLETE": 2}
@@ -89,17 +91,17 @@ def test_a_worker_that_dies_leaves_stdout_to_the_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_sweep_that_does_not_run_takes_no_orders(tmp_path: Path) -> None:
+def test_commands_to_a_sweep_that_does_not_run_are_refused(tmp_path: Path) -> None:
     (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 2"))
     assert sweeper("run", "counting.yaml").returncode == 0
-    for verb in ("stop", "pause", "continue"):
+    for verb in ("stop", "pause", "unpause"):
         refused = sweeper(verb, "counting")
         assert refused.returncode == 2 and "sweep 'counting' is not running" in refused.stderr
     assert sweeper("resume", "countng").returncode == 2
 
 
 @pytest.mark.long
-def test_a_change_that_may_not_be_is_refused_with_its_key_and_can_be_forked(tmp_path: Path) -> None:
+def test_forbidden_change_is_refused_by_key_and_can_be_forked(tmp_path: Path) -> None:
     space = SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 4")
     (tmp_path / "counting.yaml").write_text(space)
     assert sweeper("run", "counting.yaml").returncode == 0
@@ -115,7 +117,7 @@ def test_a_change_that_may_not_be_is_refused_with_its_key_and_can_be_forked(tmp_
 
 
 @pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.long)])
-def test_a_sweep_whose_ray_dies_ends_at_once_and_the_same_command_goes_on(tmp_path: Path, part: str) -> None:
+def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path, part: str) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     (tmp_path / "counting.yaml").write_text(SPACE.replace("trials: 6", "trials: 3"))
     with subprocess.Popen(command("run", "counting.yaml"), env=environment(), stderr=subprocess.PIPE) as driver:

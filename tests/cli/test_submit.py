@@ -10,7 +10,7 @@ import yaml
 from sweeper.cli.main import main
 from tests.k8s.fake_kubernetes import FakeKubernetes
 
-FAR = ["--address", "http://127.0.0.1:1"]
+FAR = ["--dashboard", "http://127.0.0.1:1"]
 SPACE = {
     "name": "far",
     "trainable": "tests.samples:climb",
@@ -30,19 +30,19 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([*FAR, "--dir", "/mnt/far"], "storage: sqlite:///sweeper.db would be a file of the job, and be lost with it"),
+        ([*FAR, "--dir", "/mnt/far"], "storage: sqlite:///sweeper.db would be a file of the job and be lost with it"),
         (
             [*FAR, "--storage", "${env:SWEEPER_STORAGE}"],
             "--dir: name the absolute path of a folder that all nodes share",
         ),
         ([*FAR, *SAFE[:2], "--dir", "far"], "--dir: name the absolute path"),
-        (SAFE, "--address: name the dashboard of a Ray cluster"),
-        ([*SAFE, "--address", "head:8265"], "--address: has an unknown scheme 'head'"),
+        (SAFE, "--dashboard: name the dashboard of a Ray cluster"),
+        ([*SAFE, "--dashboard", "head:8265"], "--dashboard: has an unknown scheme 'head'"),
         ([*FAR, *SAFE, "--tracking-uri", "ftp://mlflow"], "--tracking-uri: has an unknown scheme 'ftp'"),
         ([*FAR, *SAFE, "--trials", "0"], "--trials: 0 must be >= 1"),
     ],
 )
-def test_a_submission_that_could_not_work_is_refused_before_it_is_sent(
+def test_submission_that_cannot_work_is_refused_before_it_is_sent(
     capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert main(["submit", "far.yaml", *options]) == 2
@@ -50,13 +50,13 @@ def test_a_submission_that_could_not_work_is_refused_before_it_is_sent(
 
 
 @pytest.mark.parametrize("verb", [["submit", "far.yaml", *SAFE], ["status", "far"], ["logs", "far"], ["stop", "far"]])
-def test_a_cluster_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], verb: list[str]) -> None:
+def test_unreachable_cluster_is_one_line(capsys: pytest.CaptureFixture[str], verb: list[str]) -> None:
     assert main([*verb, *FAR]) == 69
     (line,) = capsys.readouterr().err.splitlines()
     assert "the Ray cluster at http://127.0.0.1:1 cannot be reached" in line
 
 
-def test_a_dry_run_prints_what_kubernetes_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_prints_the_kubernetes_objects(capsys: pytest.CaptureFixture[str]) -> None:
     command = [
         "submit",
         "far.yaml",
@@ -69,8 +69,8 @@ def test_a_dry_run_prints_what_kubernetes_would_be_sent(capsys: pytest.CaptureFi
         "lab/sweeper:1",
     ]
     assert main([*command, "--worker-gpus", "2", "--workers", "8"]) == 0
-    said = capsys.readouterr()
-    config, job = yaml.safe_load_all(said.out)
+    printed = capsys.readouterr()
+    config, job = yaml.safe_load_all(printed.out)
     assert json.loads(config["data"]["sweep.yaml"])["name"] == "far"
     assert {config["metadata"]["namespace"], job["metadata"]["namespace"]} == {"lab"}
     cluster = job["spec"]["rayClusterSpec"]
@@ -78,10 +78,10 @@ def test_a_dry_run_prints_what_kubernetes_would_be_sent(capsys: pytest.CaptureFi
     assert workers["maxReplicas"] == 8
     (container,) = workers["template"]["spec"]["containers"]
     assert container["image"] == "lab/sweeper:1-gpu" and container["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert "the code of tests.samples:climb" in said.err and "has to be in the image" in said.err
+    assert "The code of tests.samples:climb" in printed.err and "must be in the image" in printed.err
 
 
-def test_a_sweep_is_submitted_to_kubernetes_looked_at_and_stopped(
+def test_sweep_on_kubernetes_is_submitted_shown_and_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def operator(job: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -127,7 +128,9 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     while subprocess.run([python, "-c", make], capture_output=True, env={**os.environ, **own}).returncode:
         assert server.poll() is None and time.monotonic() < deadline
         time.sleep(0.5)
-    yield "s3://lab/sweeps/far"
+    url = f"s3://lab/{uuid4().hex[:8]}/far"  # a node keeps its copies by URL, beyond the life of this server
+    yield url
+    shutil.rmtree(SweepFolder.of(url, "far").path, ignore_errors=True)
     server.kill()
     server.wait()
 

@@ -81,7 +81,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_ray: None) -> Itera
 
 def sweeper(verb: str, address: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sweeper", verb, *arguments, "--address", address, "--dir", str(folder), "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 

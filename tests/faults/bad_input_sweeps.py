@@ -82,9 +82,9 @@ SWEEPS: dict[str, list[Case]] = {
     "a logarithm of zero or less": [
         height(
             "type: float, low: 0, high: 1, log: true",
-            "5:31  space.height.low: 0.0 is not allowed with log: true; it must be > 0, try 1e-5",
+            "5:31  space.height.low: 0.0 must be > 0 with log: true; try 1e-5",
         ),
-        height("type: int, low: -1, high: 1, log: true", "5:29  space.height.low: -1 is not"),
+        height("type: int, low: -1, high: 1, log: true", "5:29  space.height.low: -1 must be > 0"),
     ],
     "an invalid step": [
         height(
@@ -194,7 +194,7 @@ SWEEPS: dict[str, list[Case]] = {
     "a sampler or pruner that does not fit": [
         line(
             "pruner: {type: hyperband, min_epochs: 8}",
-            "6:27  pruner.min_epochs: would judge from report 8 on, but a trial has 2",
+            "6:27  pruner.min_epochs: judges from report 8 on, but a trial has 2",
         ),
         line(
             "sampler: {type: cmaes}",

@@ -9,6 +9,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.bounded import BoundedTPESampler
+from sweeper.search.optuna_internals import all_trials, storage_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -18,7 +19,7 @@ def study_of(sampler: TPESampler, direction: str = "minimize", pruner: Any = Non
 
 
 def ask(study: optuna.Study) -> optuna.Trial:
-    """A trial of a space with a condition, so that parameters are drawn jointly and one by one."""
+    """Ask for a trial of a space with a condition, so that parameters are drawn jointly and one by one."""
     trial = study.ask()
     trial.suggest_float("rate", 1e-4, 1.0, log=True)
     trial.suggest_int("units", 1, 300)
@@ -28,7 +29,7 @@ def ask(study: optuna.Study) -> optuna.Trial:
 
 
 def run(study: optuna.Study, count: int, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Trials of every kind, three at a time, that end in another order than they began; their points."""
+    """Run trials that end in every state, three at a time and not in the order they began; return their points."""
     chance, running, points = random.Random(seed), [], []
     for _ in range(count):
         running.append(ask(study))
@@ -45,18 +46,18 @@ def run(study: optuna.Study, count: int, *, seed: int = 0) -> list[dict[str, Any
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 @pytest.mark.parametrize("pruner", [None, optuna.pruners.HyperbandPruner(1, 9)])
-def test_up_to_the_bound_the_proposals_are_those_of_optuna(direction: str, pruner: Any) -> None:
+def test_proposals_are_those_of_optuna_up_to_the_bound(direction: str, pruner: Any) -> None:
     theirs = study_of(TPESampler(n_startup_trials=5, seed=3), direction, pruner)
     ours = study_of(BoundedTPESampler(n_startup_trials=5, seed=3, modelled=150), direction, pruner)
     assert run(ours, 120) == run(theirs, 120)
 
 
 def modelled_by(sampler: BoundedTPESampler, study: optuna.Study) -> list[int]:
-    return [trial.number for trial in sampler._excerpt(study)._get_trials()]
+    return [trial.number for trial in all_trials(sampler._modelled_part(study))]
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_beyond_the_bound_the_best_of_all_the_newest_of_the_others_and_the_running_are_modelled(direction: str) -> None:
+def test_best_newest_and_running_trials_are_modelled_beyond_the_bound(direction: str) -> None:
     sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=60)
     study = study_of(sampler, direction)
     run(study, 200)
@@ -71,7 +72,7 @@ def test_beyond_the_bound_the_best_of_all_the_newest_of_the_others_and_the_runni
     assert len(ended) > 85
 
 
-def test_a_continued_study_models_the_same_trials() -> None:
+def test_resumed_study_models_the_same_trials() -> None:
     sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=60)
     study = study_of(sampler)
     run(study, 200)
@@ -79,7 +80,7 @@ def test_a_continued_study_models_the_same_trials() -> None:
     assert modelled_by(afresh, study) == modelled_by(sampler, study)
 
 
-def test_where_few_trials_complete_the_pruned_that_came_furthest_count_among_the_best() -> None:
+def test_longest_pruned_trials_count_as_best_when_few_complete() -> None:
     sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=40)
     study = study_of(sampler)
     for number in range(100):
@@ -90,27 +91,27 @@ def test_where_few_trials_complete_the_pruned_that_came_furthest_count_among_the
     assert modelled_by(sampler, study) == [*range(25), *range(60, 100)]
 
 
-def test_all_trials_drawn_at_random_are_counted() -> None:
+def test_all_random_trials_are_counted() -> None:
     sampler = BoundedTPESampler(n_startup_trials=80, seed=3, modelled=10)
     study = study_of(sampler)
     run(study, 200)
     assert len(modelled_by(sampler, study)) > 80
 
 
-def test_only_what_has_not_ended_is_looked_at_again() -> None:
+def test_ended_trials_are_read_only_once() -> None:
     class Watched(FrozenTrial):
-        looks = 0
+        reads = 0
 
         def __getattribute__(self, name: str) -> Any:
             if name == "state":
-                Watched.looks += 1
+                Watched.reads += 1
             return super().__getattribute__(name)
 
     sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=20)
     study = study_of(sampler)
     run(study, 200)
-    sampler._memory.update(study)
-    for trial in study._storage._studies[study._study_id].trials:  # type: ignore[attr-defined]
+    sampler._trials.update(study)
+    for trial in storage_of(study)._studies[study._study_id].trials:  # type: ignore[attr-defined]
         trial.__class__ = Watched
-    sampler._memory.update(study)
-    assert Watched.looks < 20
+    sampler._trials.update(study)
+    assert Watched.reads < 20

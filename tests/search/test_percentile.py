@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.pruners import MedianPruner, PercentilePruner
+from optuna.pruners import BasePruner, MedianPruner, PercentilePruner
 from optuna.trial import TrialState
 
 from sweeper.search.bounded import IncrementalPercentilePruner
@@ -14,8 +14,8 @@ from sweeper.search.bounded import IncrementalPercentilePruner
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def verdicts(pruner: PercentilePruner, direction: str, seed: int) -> list[bool]:
-    """What is said to trials that run three at a time, end in any way, leave out steps and report NaN."""
+def verdicts(pruner: BasePruner, direction: str, seed: int) -> list[bool]:
+    """Return the verdicts on trials that run three at a time, end in every way, skip steps and report NaN."""
     study = optuna.create_study(direction=direction, pruner=pruner)
     chance, running, said = random.Random(seed), [], []
     for _ in range(60):
@@ -40,17 +40,17 @@ def verdicts(pruner: PercentilePruner, direction: str, seed: int) -> list[bool]:
     ],
 )
 @pytest.mark.parametrize("percentile", [25.0, 50.0])
-def test_the_verdicts_are_those_of_optuna(direction: str, options: dict[str, Any], percentile: float) -> None:
+def test_verdicts_are_those_of_optuna(direction: str, options: dict[str, Any], percentile: float) -> None:
     for seed in range(3):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a step at which all are NaN, a step reported twice
+            warnings.simplefilter("ignore")  # of a step at which all values are NaN, and one reported twice
             theirs = MedianPruner(**options) if percentile == 50 else PercentilePruner(percentile, **options)
             expected = verdicts(theirs, direction, seed)
             assert verdicts(IncrementalPercentilePruner(percentile, **options), direction, seed) == expected
         assert {True, False} == set(expected)
 
 
-def test_a_continued_study_is_judged_by_all_its_trials() -> None:
+def test_resumed_study_judges_by_all_its_trials() -> None:
     study = optuna.create_study(direction="maximize", pruner=IncrementalPercentilePruner(50.0, n_startup_trials=1))
     for value in (0.2, 0.4, 0.6):
         trial = study.ask()

@@ -24,7 +24,7 @@ def pruner_of(**declared: Any) -> Any:
 def reports_at_which_pruned(
     pruner: Any, curve: Callable[[int], float], *, budget: Budget = BUDGET, complete: int = 6
 ) -> list[int]:
-    """Of a trial with this curve, after trials that reported 1.0 throughout and completed."""
+    """Return the reports at which a trial with this curve is pruned, after complete trials that always reported 1.0."""
     study = optuna.create_study(direction="maximize", pruner=pruner.build(budget), study_name="pruning")
     for _ in range(complete):
         trial = study.ask()
@@ -68,7 +68,7 @@ def hopeless(step: int) -> float:
         ({"type": "patient", "patience_reports": 2, "wrapped": {"type": "median", "min_reports": 9}}, 9),
     ],
 )
-def test_a_hopeless_trial_ends_at_the_first_report_that_is_judged(declared: dict[str, Any], first: int) -> None:
+def test_bad_trial_stops_at_the_first_report_that_is_judged(declared: dict[str, Any], first: int) -> None:
     pruner = pruner_of(**declared)
 
     assert reports_at_which_pruned(pruner, hopeless)[:1] == [first]
@@ -84,14 +84,14 @@ def test_a_hopeless_trial_ends_at_the_first_report_that_is_judged(declared: dict
         ({"type": "successive_halving", "min_reports": 2, "reduction_factor": 2}, 2),
     ],
 )
-def test_a_budget_of_steps_counts_in_reports(declared: dict[str, Any], first: int) -> None:
+def test_budget_of_steps_counts_in_reports(declared: dict[str, Any], first: int) -> None:
     pruner = pruner_of(**declared)
 
     assert reports_at_which_pruned(pruner, hopeless, budget=STEPS)[:1] == [first] == [pruner.first(STEPS)]
 
 
 @pytest.mark.parametrize("kind", [{"type": "median"}, {"type": "threshold", "lower": 0.5}])
-def test_judgements_come_at_even_intervals(kind: dict[str, Any]) -> None:
+def test_checks_come_at_even_intervals(kind: dict[str, Any]) -> None:
     by_epochs = pruner_of(**kind, min_epochs=1, interval_epochs=2)
     by_reports = pruner_of(**kind, min_reports=1, interval_reports=10)
 
@@ -109,7 +109,7 @@ def test_halving_judges_at_its_rungs_only(rung: int) -> None:
     assert reports_at_which_pruned(pruner, good_until_just_before)[0] == rung
 
 
-def test_nothing_is_pruned_by_none_nor_when_it_is_good() -> None:
+def test_good_trials_are_never_pruned_and_none_prunes_nothing() -> None:
     assert reports_at_which_pruned(pruner_of(type="none"), hopeless) == []
     for kind in ("median", "percentile", "successive_halving", "hyperband", "patient"):
         assert reports_at_which_pruned(pruner_of(type=kind), lambda step: 1.0 + step) == []
@@ -121,7 +121,7 @@ def test_comparison_waits_for_enough_complete_trials() -> None:
     assert reports_at_which_pruned(pruner_of(type="median", n_min_trials=9), hopeless) == []
 
 
-def test_few_trials_make_few_startup_trials() -> None:
+def test_short_sweep_has_few_startup_trials() -> None:
     few = Budget(trials=5, epochs=8, reports_per_epoch=4)
 
     assert reports_at_which_pruned(pruner_of(type="median"), hopeless, budget=few, complete=1) != []
@@ -150,7 +150,7 @@ def test_hyperband_has_the_brackets_of_the_paper(reports: int, factor: int, brac
     assert pruner._n_brackets == brackets
 
 
-def test_hyperband_ends_each_hopeless_trial_at_the_first_rung_of_its_bracket() -> None:
+def test_hyperband_stops_a_bad_trial_at_its_first_rung() -> None:
     budget = Budget(trials=60, epochs=9)
     study = optuna.create_study(pruner=pruner_of(type="hyperband").build(budget), study_name="hyperband")
     ends = []
@@ -171,7 +171,10 @@ def test_hyperband_ends_each_hopeless_trial_at_the_first_rung_of_its_bracket() -
     [
         ({"type": "threshold"}, "a threshold needs lower, or upper, or both"),
         ({"type": "threshold", "lower": 1, "upper": 1}, "lower: 1.0 must be below upper: 1.0"),
-        ({"type": "median", "min_epochs": 1, "min_reports": 4}, "min_reports: and min_epochs say the same"),
+        (
+            {"type": "median", "min_epochs": 1, "min_reports": 4},
+            "min_reports: min_epochs and min_reports are both given; leave one of them out",
+        ),
         ({"type": "percentile", "percentile": 101}, "less than or equal to 100"),
         ({"type": "median", "min_epochs": 0}, "greater than 0"),
         ({"type": "successive_halving", "reduction_factor": 1}, "greater than or equal to 2"),
@@ -192,10 +195,10 @@ def test_impossible_options_are_refused(declared: dict[str, Any], message: str) 
             {"type": "median", "min_epochs": 8},
             BUDGET,
             "min_epochs",
-            "would judge from report 32 on, but a trial has 32",
+            "judges from report 32 on, but a trial has 32 reports",
         ),
-        ({"type": "hyperband", "min_reports": 40}, BUDGET, "min_reports", "would judge from report 40 on"),
-        ({"type": "patient", "patience_epochs": 9}, BUDGET, "patience_epochs", "would judge from report 37 on"),
+        ({"type": "hyperband", "min_reports": 40}, BUDGET, "min_reports", "judges from report 40 on"),
+        ({"type": "patient", "patience_epochs": 9}, BUDGET, "patience_epochs", "judges from report 37 on"),
         ({"type": "median", "min_epochs": 1}, STEPS, "min_epochs", "the budget counts steps; use min_reports"),
         ({"type": "median", "interval_epochs": 1}, STEPS, "interval_epochs", "use interval_reports"),
         (
@@ -207,15 +210,15 @@ def test_impossible_options_are_refused(declared: dict[str, Any], message: str) 
         ({"type": "hyperband", "bootstrap_count": 24}, BUDGET, "bootstrap_count", "would stop all 24 trials"),
     ],
 )
-def test_options_that_do_not_go_with_the_budget_are_told(
+def test_options_that_do_not_fit_the_budget_are_reported(
     declared: dict[str, Any], budget: Budget, key: str, message: str
 ) -> None:
-    fault, *more = pruner_of(**declared).problems(budget)
+    problem, *more = pruner_of(**declared).problems(budget)
 
-    assert (dotted_key(fault.key), message in fault.message, more) == (key, True, []), fault
+    assert (dotted_key(problem.key), message in problem.message, more) == (key, True, []), problem
 
 
-def test_one_report_per_trial_is_nothing_to_complain_about() -> None:
+def test_one_report_per_trial_is_not_a_problem() -> None:
     once = Budget(trials=3, epochs=1)
 
     assert [pruner_of(type=kind).problems(once) for kind in ("median", "successive_halving", "patient")] == [[], [], []]

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
 from sweeper.core.errors import InputError
+from sweeper.search.optuna_internals import trial_id
 from sweeper.search.samplers import Sampler
 from sweeper.search.space import Domain, Space, grid, suggest
 
@@ -49,7 +50,7 @@ def run(study: optuna.Study, space: Space, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_points_are_in_the_space_and_the_same_for_the_same_seed(kind: str) -> None:
+def test_points_are_in_the_space_and_follow_the_seed(kind: str) -> None:
     sampler = sampler_of(type=kind)
     runs = [
         run(optuna.create_study(sampler=sampler.build(STEPPED, seed=seed, first=0, trials=15)), STEPPED, 15)
@@ -61,7 +62,7 @@ def test_points_are_in_the_space_and_the_same_for_the_same_seed(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grid"])
-def test_a_continued_sweep_does_not_propose_its_first_points_again(kind: str) -> None:
+def test_resumed_sweep_does_not_repeat_its_first_points(kind: str) -> None:
     sampler = sampler_of(type=kind)
     study = optuna.create_study(sampler=sampler.build(SMOOTH, seed=0, first=0))
     before = run(study, SMOOTH, 5)
@@ -72,7 +73,7 @@ def test_a_continued_sweep_does_not_propose_its_first_points_again(kind: str) ->
 
 
 @pytest.mark.parametrize("qmc_type", ["sobol", "halton"])
-def test_a_continued_qmc_goes_on_in_its_sequence(qmc_type: str) -> None:
+def test_resumed_qmc_continues_its_sequence(qmc_type: str) -> None:
     sampler = sampler_of(type="qmc", qmc_type=qmc_type)
     whole = run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=3, first=0)), SMOOTH, 9)
     study = optuna.create_study(sampler=sampler.build(SMOOTH, seed=3, first=0))
@@ -83,18 +84,18 @@ def test_a_continued_qmc_goes_on_in_its_sequence(qmc_type: str) -> None:
     assert parts == whole
 
 
-def test_a_seed_of_the_sampler_is_a_number() -> None:
+def test_seed_of_the_sampler_is_a_number() -> None:
     assert sampler_of(type="tpe", seed=3).seed == 3 and sampler_of(type="tpe").seed is None
 
 
 @pytest.mark.parametrize(("trials", "startup"), [(None, 10), (6, 4), (24, 8), (300, 10)])
-def test_random_trials_before_the_model_are_a_share_of_the_budget(trials: int | None, startup: int) -> None:
+def test_random_trials_at_the_start_are_a_share_of_the_budget(trials: int | None, startup: int) -> None:
     built: Any = sampler_of(type="tpe").build(SMOOTH, seed=0, first=0, trials=trials)
 
     assert built._n_startup_trials == startup
 
 
-def test_a_grid_gives_every_point_once_across_interruptions_and_failures() -> None:
+def test_grid_gives_every_point_once_despite_interruptions_and_failures() -> None:
     sampler = sampler_of(type="grid")
     study = optuna.create_study(sampler=sampler.build(STEPPED, seed=0, first=0))
     points = run(study, STEPPED, 20)
@@ -108,10 +109,10 @@ def test_a_grid_gives_every_point_once_across_interruptions_and_failures() -> No
 
     assert len(points) == 60
     assert sorted(map(repr, points)) == sorted(map(repr, grid(STEPPED)))
-    assert suggest(optuna.Trial(study, running._trial_id), STEPPED) == points[20]
+    assert suggest(optuna.Trial(study, trial_id(running)), STEPPED) == points[20]
 
 
-def test_a_start_point_counts_as_a_point_of_the_grid() -> None:
+def test_start_point_counts_as_a_point_of_the_grid() -> None:
     study = optuna.create_study(sampler=sampler_of(type="grid").build(STEPPED, seed=0, first=0))
     start: dict[str, Any] = {"rate": 0.75, "units": 3, "optimizer": "sgd"}
     study.enqueue_trial(start)
@@ -122,7 +123,7 @@ def test_a_start_point_counts_as_a_point_of_the_grid() -> None:
     assert sorted(map(repr, points)) == sorted(map(repr, grid(STEPPED)))
 
 
-def test_a_grid_that_is_used_up_begins_again() -> None:
+def test_exhausted_grid_starts_again() -> None:
     space = space_of(x={"type": "int", "low": 1, "high": 3})
     study = optuna.create_study(sampler=sampler_of(type="grid").build(space, seed=0, first=0))
 
@@ -153,14 +154,14 @@ def test_a_grid_that_is_used_up_begins_again() -> None:
         ("tpe", SMOOTH, None),
     ],
 )
-def test_a_sampler_says_which_space_it_cannot_search(kind: str, space: Space, message: str | None) -> None:
+def test_sampler_refuses_a_space_that_it_cannot_search(kind: str, space: Space, message: str | None) -> None:
     objection = sampler_of(type=kind).unsupported_reason(space)
 
     assert objection is None if message is None else message in objection
 
 
 @pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
-def test_a_missing_package_is_told_with_its_cure() -> None:
+def test_missing_package_is_reported_with_its_remedy() -> None:
     with pytest.raises(InputError, match=r"needs: pip install 'sweeper\[gp\]'"):
         sampler_of(type="gp").build(SMOOTH, seed=0, first=0)
 
@@ -171,7 +172,7 @@ def test_options_that_optuna_calls_experimental_do_not_warn() -> None:
     run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=0, first=0)), SMOOTH, 12)
 
 
-def test_a_trial_of_a_grid_that_is_taken_up_again_keeps_its_point() -> None:
+def test_resumed_grid_trial_keeps_its_point() -> None:
     study = optuna.create_study(sampler=sampler_of(type="grid").build(STEPPED, seed=0, first=0))
     first = suggest(study.ask(), STEPPED)
     assert suggest(optuna.Trial(study, 0), STEPPED) == first

@@ -11,6 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.core.schema import dotted_key
+from sweeper.search.optuna_internals import trial_id
 from sweeper.search.space import (
     GRID_LIMIT,
     Domain,
@@ -54,7 +55,7 @@ def points(study: optuna.Study, space: Space, count: int) -> Iterator[dict[str, 
     return (suggest(study.ask(), space) for _ in range(count))
 
 
-def test_a_parameter_plays_a_part_only_when_its_condition_holds(study: optuna.Study) -> None:
+def test_parameter_is_used_only_when_its_condition_holds(study: optuna.Study) -> None:
     for point in points(study, space_of(**CHAIN), 60):
         assert ("momentum" in point) == (point["optimizer"] != "adam")
         assert ("nesterov" in point) == (point["optimizer"] == "sgd")
@@ -62,21 +63,21 @@ def test_a_parameter_plays_a_part_only_when_its_condition_holds(study: optuna.St
         assert point["cell"] == "lstm"
 
 
-def test_a_point_is_in_the_order_of_the_space_whatever_depends_on_what(study: optuna.Study) -> None:
+def test_point_keeps_the_order_of_the_space(study: optuna.Study) -> None:
     for point in points(study, space_of(**CHAIN), 30):
         assert list(point) == [name for name in CHAIN if name in point]
 
 
-def test_a_trial_asked_again_gives_the_same_point(study: optuna.Study) -> None:
+def test_second_call_for_a_trial_gives_the_same_point(study: optuna.Study) -> None:
     space = space_of(**CHAIN)
     trial = study.ask()
     point = suggest(trial, space)
 
-    assert suggest(optuna.Trial(study, trial._trial_id), space) == point
+    assert suggest(optuna.Trial(study, trial_id(trial)), space) == point
     assert suggest(study.trials[0], space) == point
 
 
-def test_constants_are_no_affair_of_optuna(study: optuna.Study) -> None:
+def test_optuna_does_not_choose_constants(study: optuna.Study) -> None:
     space = space_of(**CHAIN)
     trial = study.ask()
     suggest(trial, space)
@@ -104,10 +105,10 @@ def test_domains_count_list_and_contain_their_values(declared: Any, values: list
     assert domain.count() == len(values)
     assert all(domain.contains(value) for value in values)
     assert domain.draw(random.Random(0)) in values
-    assert not domain.contains("elsewhere") and not domain.contains(17)
+    assert not domain.contains("other") and not domain.contains(17)
 
 
-def test_a_continuous_range_has_no_count_and_contains_what_it_draws() -> None:
+def test_continuous_range_has_no_count_and_contains_its_draws() -> None:
     for declared in ({"low": 0, "high": 1}, {"low": 1e-5, "high": 1e-1, "log": True}):
         domain = space_of(x={"type": "float", **declared})["x"]
         rng = random.Random(0)
@@ -126,9 +127,9 @@ def test_true_is_not_one() -> None:
     ("declared", "message"),
     [
         ({"type": "float", "low": 2, "high": 1}, "low: 2.0 is above high: 1.0; swap them"),
-        ({"type": "float", "low": 0, "high": 1, "log": True}, "must be > 0, try 1e-5"),
-        ({"type": "int", "low": 0, "high": 9, "log": True}, "must be > 0, try 1"),
-        ({"type": "int", "low": 0, "high": 9, "step": 2}, "do not reach 9; use high: 8"),
+        ({"type": "float", "low": 0, "high": 1, "log": True}, "low: 0.0 must be > 0 with log: true; try 1e-5"),
+        ({"type": "int", "low": 0, "high": 9, "log": True}, "low: 0 must be > 0 with log: true; try 1"),
+        ({"type": "int", "low": 0, "high": 9, "step": 2}, "step: steps of 2 from 0 do not reach 9; use high: 8"),
         ({"type": "float", "low": 0, "high": 1, "step": 0.3}, "use high: 0.9"),
         ({"type": "int", "low": 1, "high": 9, "step": 2, "log": True}, "step: 2 is not allowed with log: true"),
         ({"type": "int", "low": 1, "high": 9, "step": 0}, "greater than 0"),
@@ -140,8 +141,8 @@ def test_true_is_not_one() -> None:
         ({"type": "int", "low": 1.5, "high": 2}, "valid integer"),
         ({"type": "float", "low": "1", "high": 2}, "valid number"),
         (choice(), "at least 1 item"),
-        (choice("a", "b", "a"), "'a' is repeated; give each value once"),
-        (choice(1, 1.0), "is repeated; give each value once"),
+        (choice("a", "b", "a"), "choices[2]: 'a' is repeated; give each value once"),
+        (choice(1, 1.0), "choices[1]: 1.0 is repeated"),
         (choice(1, "1"), "choices: mixes numbers and text"),
         (choice(1, True), "mixes numbers and true/false"),
         (choice([1]), "valid string"),
@@ -168,14 +169,14 @@ def test_impossible_domains_are_refused(declared: dict[str, Any], message: str) 
         ({"x": choice(1, when={"y": 1}), "y": choice(1, when={"x": 1})}, "x.when", "circle: x <- y <- x"),
     ],
 )
-def test_conditions_that_cannot_be_are_refused(declared: dict[str, Any], key: str, message: str) -> None:
-    faults = list(check_space(space_of(**declared)))
+def test_impossible_names_and_conditions_are_refused(declared: dict[str, Any], key: str, message: str) -> None:
+    problems = list(check_space(space_of(**declared)))
 
-    assert len(faults) == 1
-    assert (dotted_key(faults[0].key), message in faults[0].message) == (key, True), faults
+    assert len(problems) == 1
+    assert (dotted_key(problems[0].key), message in problems[0].message) == (key, True), problems
 
 
-def test_names_may_be_of_any_script_and_chains_of_any_length() -> None:
+def test_names_can_use_any_script_and_conditions_can_chain() -> None:
     links = {f"p{i}": choice(0, 1, when={f"p{i - 1}": 1} if i else {}) for i in range(999, -1, -1)}
     space = space_of(学習率=1, **links)
 
@@ -184,7 +185,7 @@ def test_names_may_be_of_any_script_and_chains_of_any_length() -> None:
     assert "p0" in draw(space, random.Random(0))
 
 
-def test_a_grid_has_each_active_combination_once() -> None:
+def test_grid_has_each_active_combination_once() -> None:
     declared = CHAIN | {"momentum": choice(0.0, 0.9, when={"optimizer": ["sgd", "rmsprop"]})}
     points = grid(space_of(**declared))
 
@@ -194,7 +195,7 @@ def test_a_grid_has_each_active_combination_once() -> None:
     assert {"optimizer": "adam", "cell": "lstm"} in points
 
 
-def test_a_huge_grid_is_counted_and_never_made() -> None:
+def test_huge_grid_is_counted_and_never_made() -> None:
     space = space_of(**{f"p{i}": {"type": "int", "low": 1, "high": 1000} for i in range(4)})
 
     assert grid_size(space) == 10**12
@@ -202,7 +203,7 @@ def test_a_huge_grid_is_counted_and_never_made() -> None:
         grid(space)
 
 
-def test_a_huge_grid_with_conditions_is_never_made_either() -> None:
+def test_huge_grid_with_conditions_is_never_made() -> None:
     wide = {"type": "int", "low": 1, "high": 10**9, "when": {"a": "x"}}
 
     assert grid_size(space_of(a=choice("x", "y"), b=wide, c=wide)) is None
@@ -224,19 +225,19 @@ def test_a_huge_grid_with_conditions_is_never_made_either() -> None:
     ],
 )
 def test_start_points_must_be_in_the_space(point: dict[str, Any], message: str | None) -> None:
-    faults = list(check_point(point, space_of(**CHAIN)))
+    problems = list(check_point(point, space_of(**CHAIN)))
 
-    assert [message in fault.message for fault in faults] == [True] if message else faults == []
+    assert [message in problem.message for problem in problems] == [True] if message else problems == []
 
 
-def test_a_start_point_takes_the_types_of_its_domains() -> None:
+def test_start_point_takes_the_types_of_its_domains() -> None:
     space = space_of(a={"type": "float", "low": 0, "high": 2}, b={"type": "int", "low": 0, "high": 9}, c="x")
     point = normalized({"a": 1, "b": 3.0, "c": "x"}, space)
 
     assert point == {"a": 1.0, "b": 3} and [type(value) for value in point.values()] == [float, int]
 
 
-def test_a_domain_of_one_value_is_a_slip() -> None:
+def test_domain_of_one_value_is_a_probable_mistake() -> None:
     space = space_of(a=choice("x"), b={"type": "int", "low": 2, "high": 2}, c="x", d=choice(1, 2))
 
     assert suspicious_settings(space) == [
@@ -245,11 +246,11 @@ def test_a_domain_of_one_value_is_a_slip() -> None:
     ]
 
 
-def test_ten_thousand_choices_are_read_at_once() -> None:
+def test_ten_thousand_choices_are_read_quickly() -> None:
     assert space_of(x=choice(*range(10_000)))["x"].count() == 10_000
 
 
-def test_the_space_needs_nothing_heavy() -> None:
+def test_space_imports_nothing_heavy() -> None:
     code = "import sys, sweeper.search.space; print({'optuna', 'numpy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

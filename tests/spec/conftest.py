@@ -1,4 +1,4 @@
-"""A sample sweep file in any words, and what is said of it."""
+"""A sample sweep file, changed line by line, and the messages about it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ storage:   sqlite:///sweeper.db
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """The sample file with one line (named by its first word) in other words, or with lines more."""
+    """Return a function that writes the sample file with a line replaced (by its first word), added or dropped."""
 
     def write(line: str = "", *, drop: str = "") -> Path:
         lines = SAMPLE.splitlines()
@@ -55,6 +55,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def refusal(path: Path, overrides: dict[str, Any] | None = None) -> list[str]:
+    """Return the messages about a file that is refused, in less than a second."""
     started = time.process_time()
     with pytest.raises(SpecError) as caught:
         load_sweep(path, overrides)

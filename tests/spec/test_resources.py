@@ -40,11 +40,11 @@ def asking(make_sweep: MakeSweep) -> Callable[..., Sweep]:
         ("1 if units >= 1024 else 2 if units <= 16 else 3", 1.0),
     ],
 )
-def test_an_expression_is_worked_out_for_each_trial(asking: Callable[..., Sweep], text: str, cpus: float) -> None:
+def test_expression_is_computed_for_each_trial(asking: Callable[..., Sweep], text: str, cpus: float) -> None:
     assert asking(cpus=text).resources.for_trial({"units": 1024, "cell": "lstm", "min": 2}).cpus == cpus
 
 
-def test_each_number_may_be_an_expression_and_the_rest_is_what_it_is(asking: Callable[..., Sweep]) -> None:
+def test_every_number_can_be_an_expression(asking: Callable[..., Sweep]) -> None:
     custom = {"disk": "ceil(units / 512)", "bus": 1}
     sweep = asking(gpus=0.5, memory="2 + units / 256", accelerator_type="A100", custom=custom)
     expected = TrialResources(gpus=0.5, memory=6, accelerator_type="A100", custom={"disk": 2, "bus": 1})
@@ -82,7 +82,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_sound_expression_is_refused_with_its_place(asking: Callable[..., Sweep], text: str) -> None:
+def test_invalid_expression_is_refused_with_its_key(asking: Callable[..., Sweep], text: str) -> None:
     with pytest.raises(SpecError) as caught:
         asking(cpus=text)
     (problem,) = caught.value.problems
@@ -90,19 +90,19 @@ def test_what_is_no_sound_expression_is_refused_with_its_place(asking: Callable[
     assert REFUSED[text] in problem.message
 
 
-def test_what_an_expression_may_give_is_what_may_be_given(asking: Callable[..., Sweep]) -> None:
+def test_value_of_an_expression_has_the_bounds_of_its_key(asking: Callable[..., Sweep]) -> None:
     with pytest.raises(SpecError, match=r"resources.gpus: with units=1024: 10.24 GPUs cannot be .* whole GPUs: 11"):
         asking(gpus="units / 100")
     with pytest.raises(SpecError, match=r"resources.custom.disk: with units=16: -1 must be >= 0"):
         asking(custom={"disk": "units - 17"})
 
 
-def test_what_lies_within_the_space_is_looked_at_too(asking: Callable[..., Sweep]) -> None:
+def test_expressions_are_checked_inside_the_space_too(asking: Callable[..., Sweep]) -> None:
     with pytest.raises(SpecError, match=r"resources.cpus: with units=\d+: 0 must be > 0"):
         asking(cpus="0 if 400 < units * 1 + 0 * units else 1 if units < 1 else 0 if units % 7 > 2 else 1")
 
 
-def test_a_point_that_no_corner_has_told_of_is_refused_when_it_is_asked_for(asking: Callable[..., Sweep]) -> None:
+def test_value_not_allowed_is_refused_when_its_trial_asks_for_it(asking: Callable[..., Sweep]) -> None:
     resources = asking(gpus="1.5 if units == 23 else 1").resources
     with pytest.raises(ValueError, match=r"resources.gpus with units=23: 1.5 GPUs cannot be given"):
         resources.for_trial({"units": 23})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import sweeper
 from sweeper.core.errors import InputError
 from sweeper.search.budget import Budget
 from sweeper.search.space import Constant, Float
@@ -17,7 +19,7 @@ from tests.spec.conftest import refusal
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_sample_of_the_readme_is_read_as_it_is_written(write: Callable[..., Path]) -> None:
+def test_sample_file_is_read_as_written(write: Callable[..., Path]) -> None:
     sweep = load_sweep(write())
 
     assert sweep.budget == Budget(
@@ -30,7 +32,7 @@ def test_the_sample_of_the_readme_is_read_as_it_is_written(write: Callable[..., 
     assert sweep.warnings() == []
 
 
-def test_the_shortest_sweep_has_defaults_for_the_rest() -> None:
+def test_shortest_sweep_has_defaults_for_the_rest() -> None:
     sweep = Sweep.from_mapping(
         {"name": "x", "trainable": "tests.samples:climb", "budget": {"trials": 3, "epochs": 2}, "space": {"height": 1}}
     )
@@ -39,7 +41,16 @@ def test_the_shortest_sweep_has_defaults_for_the_rest() -> None:
     assert (sweep.dataset, sweep.sampler_seed, sweep.tracking.experiment) == (None, 0, "sweeper")
 
 
-def test_a_sweep_survives_json(write: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("name", ["Sweep", "load_sweep"])
+def test_example_of_a_public_name_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(sweeper, name), name)
+
+    assert doctest.DocTestRunner().run(example) == (0, len(example.examples))
+    assert len(example.examples) >= 2
+
+
+def test_sweep_survives_json(write: Callable[..., Path]) -> None:
     sweep = load_sweep(write())
 
     assert Sweep.model_validate(sweep.model_dump(mode="json")) == sweep
@@ -47,7 +58,7 @@ def test_a_sweep_survives_json(write: Callable[..., Path]) -> None:
     assert Sweep.from_mapping(sweep.model_dump(mode="json")) == sweep
 
 
-def test_a_sweep_never_changes(write: Callable[..., Path]) -> None:
+def test_sweep_is_frozen(write: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_sweep(write()).name = "other"  # type: ignore[misc]
 
@@ -77,7 +88,7 @@ def test_a_sweep_never_changes(write: Callable[..., Path]) -> None:
         ),
     ],
 )
-def test_values_beside_the_file_win(
+def test_overrides_replace_values_of_the_file(
     overrides: dict[str, Any], read: Callable[[Any], bool], write: Callable[..., Path]
 ) -> None:
     assert read(load_sweep(write(), overrides))
@@ -99,7 +110,7 @@ def test_values_beside_the_file_win(
         ({"name": "null"}, "lstm.yaml  --set name: is missing"),
     ],
 )
-def test_a_fault_beside_the_file_is_told_there(
+def test_problem_of_an_override_names_the_override(
     overrides: dict[str, Any], message: str, write: Callable[..., Path]
 ) -> None:
     messages = refusal(write(), overrides)
@@ -119,7 +130,7 @@ def test_a_fault_beside_the_file_is_told_there(
         (Budget(trials=1, steps=7), 7, [1, 7]),
     ],
 )
-def test_a_budget_counts_reports_and_what_they_end(budget: Budget, reports: int, epochs: list[float]) -> None:
+def test_budget_counts_reports_and_their_epochs(budget: Budget, reports: int, epochs: list[float]) -> None:
     assert budget.reports == reports
     assert [budget.epoch_of(1), budget.epoch_of(reports)] == epochs
     assert budget.reports_in(epochs[0]) == 1 and budget.reports_in(epochs[1]) == reports
@@ -157,13 +168,13 @@ def test_secrets_stay_in_the_environment(write: Callable[..., Path], monkeypatch
         ("enqueue: [" + "{}," * 30 + "]", "only 24 of the 30 points in enqueue"),
     ],
 )
-def test_what_looks_like_a_slip_is_a_warning(line: str, warning: str, write: Callable[..., Path]) -> None:
+def test_probable_mistake_is_a_warning(line: str, warning: str, write: Callable[..., Path]) -> None:
     sweep = load_sweep(write(line), None if line.startswith("enqueue") else {"enqueue": None})
 
     assert any(warning in text for text in sweep.warnings()), sweep.warnings()
 
 
-def test_a_grid_with_fewer_points_than_trials_ends_early(write: Callable[..., Path]) -> None:
+def test_grid_with_fewer_points_than_trials_ends_early(write: Callable[..., Path]) -> None:
     space = "space: {cell: {type: categorical, choices: [lstm, gru]}, units: 32}"
     sweep = load_sweep(write(space), {"enqueue": None, "sampler": "{type: grid}"})
 
@@ -181,7 +192,7 @@ def test_every_key_of_the_schema_is_described() -> None:
             assert declared.get("description") or target.get("description"), (model["title"], name)
 
 
-def test_loading_needs_nothing_heavy(write: Callable[..., Path]) -> None:
+def test_loading_imports_nothing_heavy(write: Callable[..., Path]) -> None:
     heavy = {"optuna", "ray", "mlflow", "tensorflow", "keras", "numpy", "sklearn", "sqlalchemy", "scipy", "pandas"}
     code = (
         "import sys, time; started = time.process_time(); from sweeper.spec import load_sweep\n"

@@ -54,17 +54,17 @@ SCALARS = {
 
 
 @pytest.mark.parametrize("text", SCALARS)
-def test_scalars_are_what_yaml_1_2_says(text: str, tmp_path: Path) -> None:
+def test_scalars_are_read_as_in_yaml_1_2(text: str, tmp_path: Path) -> None:
     value = read_yaml(write(tmp_path, f"a: {text}\n"))[0]["a"]
 
     assert (value, type(value)) == (SCALARS[text], type(SCALARS[text]))
 
 
-def test_not_a_number_is_read_as_such(tmp_path: Path) -> None:
+def test_nan_is_read_as_a_number(tmp_path: Path) -> None:
     assert str(read_yaml(write(tmp_path, "a: .nan"))[0]["a"]) == "nan"
 
 
-def test_places_are_those_of_keys_and_items(tmp_path: Path) -> None:
+def test_positions_are_those_of_keys_and_items(tmp_path: Path) -> None:
     _, places = read_yaml(write(tmp_path, "a: 1\nb:\n  - x\n  - {c: [1, 2], d: {}}\ne: {f: 3}\n"))
 
     assert places == {
@@ -81,7 +81,7 @@ def test_places_are_those_of_keys_and_items(tmp_path: Path) -> None:
     }
 
 
-def test_a_byte_order_mark_and_unicode_are_welcome(tmp_path: Path) -> None:
+def test_byte_order_mark_and_unicode_are_accepted(tmp_path: Path) -> None:
     assert read_yaml(write(tmp_path, "\ufeff学習率: né\n"))[0] == {"学習率": "né"}
 
 
@@ -124,34 +124,36 @@ def test_a_byte_order_mark_and_unicode_are_welcome(tmp_path: Path) -> None:
         ("a: [" + "1," * 30_000 + "]", "more than 20,000 values"),
     ],
 )
-def test_what_is_no_plain_yaml_is_refused_with_its_place(content: str | bytes, message: str, tmp_path: Path) -> None:
+def test_text_that_is_not_plain_yaml_is_refused_with_its_position(
+    content: str | bytes, message: str, tmp_path: Path
+) -> None:
     started = time.process_time()
 
     assert message in refusal(write(tmp_path, content))
     assert time.process_time() - started < 1
 
 
-def test_a_missing_file_is_told_with_its_neighbours(tmp_path: Path) -> None:
+def test_missing_file_is_reported_with_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path, "a: 1")
 
     assert refusal(tmp_path / "swep.yaml") == f"{tmp_path}/swep.yaml  no such file; the folder holds sweep.yaml"
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_folder_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a: 1")
 
     assert "is a folder, not a file; it holds sweep.yaml" in refusal(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
+def test_file_without_permission_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "a: 1")
     path.chmod(0)
 
     assert "no permission to read it" in refusal(path)
 
 
-def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
+def test_circle_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
 
@@ -159,7 +161,7 @@ def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(5)
-def test_a_pipe_that_never_ends_is_refused_at_once(tmp_path: Path) -> None:
+def test_endless_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     assert "is not a regular file" in refusal(tmp_path / "pipe")
@@ -171,7 +173,7 @@ def test_standard_input_and_impossible_paths_are_refused() -> None:
     assert "cannot be read (embedded null byte)" in refusal("a\0b")
 
 
-def test_a_value_alone_is_read_as_in_a_file() -> None:
+def test_single_value_is_read_as_in_a_file() -> None:
     assert [parse_value(text) for text in ("5", "1e-3", "[a, 2]", "null", "", "'5'")] == [
         5,
         1e-3,
@@ -184,7 +186,7 @@ def test_a_value_alone_is_read_as_in_a_file() -> None:
         parse_value("[1")
 
 
-def test_a_character_that_json_writes_as_two_escapes_is_one(tmp_path: Path) -> None:
+def test_two_json_escapes_of_one_character_are_read_as_one(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(json.dumps({"name": "random_state \U0001f3b2"}))
     assert "\\ud83c" in path.read_text()

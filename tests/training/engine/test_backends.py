@@ -57,7 +57,7 @@ def with_jax(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ]
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT],
-        input="\n".join(lines), capture_output=True, text=True, cwd=Path(__file__).parents[2],
+        input="\n".join(lines), capture_output=True, text=True, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]

@@ -85,7 +85,7 @@ BAD_LINES = {
     # the space
     "space: {}": "9:1  space: is empty; give at least one value",
     "space: {units: {type: int, low: 64, high: 32}}": "9:28  space.units.low: 64 is above high: 32; swap them",
-    "space: {units: {type: int, low: 0, high: 32, log: true}}": "9:28  space.units.low: 0 is not allowed with log",
+    "space: {units: {type: int, low: 0, high: 32, log: true}}": "9:28  space.units.low: 0 must be > 0 with log",
     "space: {units: {type: int, low: 1, high: 32, step: 2}}": "9:46  space.units.step: steps of 2 from 1 do not",
     "space: {units: {type: int, low: 1, high: 32, step: 0}}": "space.units.step: 0 must be > 0",
     "space: {units: {type: int, low: 1e400, high: 32}}": "space.units.low: inf must be a whole number",
@@ -109,7 +109,7 @@ BAD_LINES = {
     "enqueue: [{optimizer: adam, momentum: 0.5}]": "16:29  enqueue[0].momentum: is used only when optimi",
     # what does not go together
     "sampler: {type: grid}": "7:11  sampler.type: a grid needs a step for learning_rate, momentum; add step:",
-    "pruner: {type: hyperband, min_epochs: 8}": "8:27  pruner.min_epochs: would judge from report 32 on, but a trial",
+    "pruner: {type: hyperband, min_epochs: 8}": "8:27  pruner.min_epochs: judges from report 32 on, but a trial",
     # the world
     "trainable: train_rnn": "2:1  trainable: 'train_rnn' must be package.module:function",
     "trainable: no.where:train": "2:1  trainable: there is no module 'no.where'",
@@ -130,7 +130,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
-def test_each_fault_is_told_with_its_place_and_rule(line: str, write: Callable[..., Path]) -> None:
+def test_problem_is_reported_with_its_position_and_rule(line: str, write: Callable[..., Path]) -> None:
     messages = refusal(write(line))
 
     assert any(message.startswith("lstm.yaml:") and BAD_LINES[line] in message for message in messages), messages
@@ -138,7 +138,7 @@ def test_each_fault_is_told_with_its_place_and_rule(line: str, write: Callable[.
 
 
 @pytest.mark.parametrize("key", ["name", "budget", "space", "dataset"])
-def test_a_missing_key_is_told(key: str, write: Callable[..., Path]) -> None:
+def test_missing_key_is_reported(key: str, write: Callable[..., Path]) -> None:
     assert any(line.startswith(f"lstm.yaml  {key}: is missing") for line in refusal(write(drop=key)))
 
 
@@ -151,13 +151,13 @@ def test_a_missing_key_is_told(key: str, write: Callable[..., Path]) -> None:
         ("a: [1\n", "lstm.yaml:2:1  is not YAML: a bracket is not closed"),
     ],
 )
-def test_a_file_that_holds_no_mapping_is_told(text: str, message: str, tmp_path: Path) -> None:
+def test_file_without_a_mapping_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "lstm.yaml").write_text(text)
 
     assert refusal(tmp_path / "lstm.yaml")[0].startswith(message)
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_the_file(write: Callable[..., Path]) -> None:
+def test_all_problems_are_reported_in_the_order_of_the_file(write: Callable[..., Path]) -> None:
     path = write()
     text = path.read_text()
     for good, bad in (
@@ -188,13 +188,13 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file(write: Callable[..
     ]
 
 
-def test_at_most_twenty_faults_are_printed(write: Callable[..., Path]) -> None:
+def test_at_most_twenty_problems_are_printed(write: Callable[..., Path]) -> None:
     messages = refusal(write("space: {" + ", ".join(f"x{i}: 1" for i in range(30)) + "}"))
 
     assert len(messages) == 21 and messages[-1].startswith("lstm.yaml  and ") and messages[-1].endswith("more problems")
 
 
-def test_a_combination_that_the_trainable_refuses_is_found_before_it_runs(tmp_path: Path) -> None:
+def test_combination_that_the_trainable_refuses_is_found_at_loading(tmp_path: Path) -> None:
     (tmp_path / "picky.py").write_text(
         "from pydantic import BaseModel, model_validator\n"
         "class Params(BaseModel):\n"
@@ -217,7 +217,7 @@ def test_a_combination_that_the_trainable_refuses_is_found_before_it_runs(tmp_pa
         Sweep.from_mapping(declared | {"space": {"b": 0}})
 
 
-def test_a_fault_in_python_is_told_without_a_line() -> None:
+def test_problem_of_a_mapping_has_no_line() -> None:
     with pytest.raises(SpecError) as caught:
         Sweep.from_mapping(
             {"name": "x", "trainable": "tests.samples:climb", "space": {"x": 1}, "budget": {"trials": 1}}

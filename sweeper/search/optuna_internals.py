@@ -1,0 +1,99 @@
+"""Every private name of Optuna's studies and samplers that sweeper uses, as of Optuna 5.0: one function each.
+
+`tests/search/test_optuna_internals.py` fails when a name moves. `study/cache.py`, which extends Optuna's storage, keeps
+the names of the storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from optuna.pruners import _percentile
+from optuna.samplers import BaseSampler
+from optuna.samplers._lazy_random_state import LazyRandomState
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+if TYPE_CHECKING:
+    from numpy.random import RandomState
+    from optuna.storages import BaseStorage
+
+
+def trial_id(trial: Trial | FrozenTrial) -> int:
+    """Return the id of a trial in its storage.
+
+    Optuna 5.0. `optuna.Trial(study, id)`, which continues a trial that was interrupted, and all methods of a storage
+    take this id. A trial's public `number` counts within its study, and a study finds no trial by its number.
+    """
+    return trial._trial_id
+
+
+def storage_of(study: Study) -> BaseStorage:
+    """Return the storage of a study.
+
+    Optuna 5.0. A sampler gets a study and a FrozenTrial, and has no public way to write system attributes: those of the
+    FrozenTrial are a copy. The owner of a sweep needs its cache, which is the storage, to refresh it.
+    """
+    return study._storage
+
+
+def all_trials(study: Study) -> list[FrozenTrial]:
+    """Return all trials of a study by number, without copying them.
+
+    Optuna 5.0. The public `get_trials(deepcopy=False)` returns the trials of one bracket only in the study that
+    HyperbandPruner hands to samplers; Optuna's TPE sampler also calls the private method there.
+    """
+    return study._get_trials(deepcopy=False)
+
+
+def partial_study(study: Study, trials: list[FrozenTrial]) -> Study:
+    """Return a study for Optuna's TPE sampler in which only some trials can be seen.
+
+    Optuna 5.0. The sampler reads trials with `_get_trials` alone, and has no option that leaves any of them out.
+    """
+    return cast(Study, _PartialStudy(study, trials))
+
+
+class _PartialStudy:
+    def __init__(self, study: Study, trials: list[FrozenTrial]) -> None:
+        self._study = study
+        self._trials = trials
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: tuple[TrialState, ...] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials if states is None or trial.state in states]
+
+
+def generators_of(sampler: BaseSampler) -> Iterator[RandomState]:
+    """Yield the random generators of a sampler, and of the samplers that it uses.
+
+    Optuna 5.0. Their states are saved before each proposal, so that one that could not be written can be repeated. The
+    public `reseed_rng` gives a sampler a seed of its own choice, and nothing reads or sets the state.
+    """
+    for part in vars(sampler).values():
+        if isinstance(part, LazyRandomState):
+            yield part.rng
+        elif isinstance(part, BaseSampler):
+            yield from generators_of(part)
+
+
+def best_value(trial: FrozenTrial, direction: StudyDirection) -> float:
+    """Return the best value that a trial has reported, as Optuna's percentile pruner computes it; NaN if all are NaN.
+
+    Optuna 5.0. The public `PercentilePruner.prune` collects the values of all trials for each verdict;
+    `IncrementalPercentilePruner` keeps them and must not differ in the rest.
+    """
+    return float(_percentile._get_best_intermediate_result_over_steps(trial, direction))
+
+
+def is_first_of_interval(trial: FrozenTrial, step: int, *, warmup: int, interval: int) -> bool:
+    """Return whether a step is the first of its interval that the trial has reported, as Optuna's pruners decide.
+
+    Optuna 5.0. The public pruners decide this inside `prune` only; see `best_value`.
+    """
+    return _percentile._is_first_in_interval_step(step, trial.intermediate_values.keys(), warmup, interval)

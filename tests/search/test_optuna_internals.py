@@ -1,0 +1,150 @@
+"""What sweeper relies on in Optuna and what Optuna does not promise: each test fails when the library moves."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.pruners import HyperbandPruner, PercentilePruner
+from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter
+
+from sweeper.search.optuna_internals import (
+    all_trials,
+    best_value,
+    generators_of,
+    is_first_of_interval,
+    partial_study,
+    storage_of,
+    trial_id,
+)
+from sweeper.search.samplers import Sampler
+from sweeper.search.space import Domain
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    """Make a study of two trials beside an older study, so that ids and numbers differ."""
+    storage = optuna.storages.InMemoryStorage()
+    older = optuna.create_study(storage=storage)
+    older.tell(older.ask(), 1.0)
+    study = optuna.create_study(storage=storage)
+    for value in (0.1, 0.2):
+        study.tell(study.ask(), value)
+    return study
+
+
+def reporting(*values: float) -> FrozenTrial:
+    """Return a trial that reported these values, the first at step 1."""
+    return optuna.trial.create_trial(value=0.0, intermediate_values=dict(enumerate(values, 1)))
+
+
+def test_trial_is_found_again_by_its_id(study: optuna.Study) -> None:
+    trial = study.ask()
+    again = optuna.Trial(study, trial_id(trial))
+
+    assert again.number == trial.number != trial_id(trial)
+    assert trial_id(study.trials[-1]) == trial_id(trial)
+
+
+def test_storage_writes_system_attributes_of_a_trial(study: optuna.Study) -> None:
+    trial = study.ask()
+    storage_of(study).set_trial_system_attr(trial_id(trial), "key", 5)
+
+    assert study.trials[-1].system_attrs["key"] == 5
+    assert not hasattr(trial, "set_system_attr") and not hasattr(FrozenTrial, "set_system_attr")
+
+
+def test_all_trials_are_those_of_the_study_by_number_and_not_copied(study: optuna.Study) -> None:
+    assert [trial.number for trial in all_trials(study)] == [0, 1]
+    assert all(one is other for one, other in zip(all_trials(study), all_trials(study), strict=True))
+
+
+def test_all_trials_are_those_of_every_bracket(study: optuna.Study) -> None:
+    pruner: Any = HyperbandPruner(min_resource=1, max_resource=9)
+    pruner._try_initialization(study)
+    for _ in range(20):
+        study.tell(study.ask(), 0.3)
+    bracket = pruner._create_bracket_study(study, 0)
+
+    assert len(bracket.get_trials(deepcopy=False)) < len(all_trials(bracket)) == 22
+
+
+def test_tpe_sees_the_trials_of_a_partial_study_only() -> None:
+    distribution = FloatDistribution(0, 1)
+    study, rest = optuna.create_study(), optuna.create_study()
+    study.add_trials(
+        [
+            optuna.trial.create_trial(
+                value=abs(number / 30 - 0.3), params={"x": number / 30}, distributions={"x": distribution}
+            )
+            for number in range(30)
+        ]
+    )
+    rest.add_trials(all_trials(study)[10:])
+    trial = optuna.trial.create_trial(state=TrialState.RUNNING)
+    part = partial_study(study, all_trials(study)[10:])
+    proposed = [
+        TPESampler(seed=3, n_startup_trials=5).sample_independent(seen, trial, "x", distribution)
+        for seen in (part, rest, study)
+    ]
+
+    assert proposed[0] == proposed[1] != proposed[2]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("random", 1), ("tpe", 2), ("cmaes", 2)])
+def test_generators_include_those_of_inner_samplers(kind: str, count: int) -> None:
+    space = TypeAdapter(dict[str, Domain]).validate_python(
+        {name: {"type": "float", "low": 0, "high": 1} for name in "xy"}
+    )
+    sampler = TypeAdapter(Sampler).validate_python({"type": kind}).build(space, seed=0, first=0)
+
+    assert len(list(generators_of(sampler))) == count
+
+
+def test_restored_generators_repeat_the_proposal() -> None:
+    sampler = TPESampler(seed=0)
+    study = optuna.create_study(sampler=sampler)
+    saved = [(generator, generator.get_state()) for generator in generators_of(sampler)]
+    first = study.ask().suggest_float("x", 0, 1)
+    for generator, state in saved:
+        generator.set_state(state)
+
+    assert study.ask().suggest_float("x", 0, 1) == first
+
+
+def test_best_value_follows_the_direction() -> None:
+    assert best_value(reporting(0.2, 0.4, math.nan, 0.3), StudyDirection.MAXIMIZE) == 0.4
+    assert best_value(reporting(0.2, 0.4, math.nan, 0.3), StudyDirection.MINIMIZE) == 0.2
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+def test_best_value_of_nothing_but_nan_is_nan() -> None:
+    assert math.isnan(best_value(reporting(math.nan), StudyDirection.MAXIMIZE))
+
+
+def test_first_step_of_each_interval_is_found() -> None:
+    steps = [
+        step for step in range(4, 12) if is_first_of_interval(reporting(*[0.0] * step), step, warmup=4, interval=3)
+    ]
+
+    assert steps == [4, 7, 10]
+
+
+def test_percentile_pruner_of_optuna_still_has_the_same_options() -> None:
+    options = inspect.signature(PercentilePruner).parameters
+
+    assert {name: option.default for name, option in options.items() if name != "percentile"} == {
+        "n_startup_trials": 5,
+        "n_warmup_steps": 0,
+        "interval_steps": 1,
+        "n_min_trials": 1,
+    }
