@@ -67,9 +67,8 @@ def test_sweep_is_controlled_from_another_terminal_and_resumed_by_name(tmp_path:
         assert sweeper("unpause", "counting").returncode == 0
         wait_for(lambda: steps(storage) > before + 4)
         stopped = sweeper("stop", "counting")
-        assert (
-            stopped.returncode == 0 and "counting has stopped. Resume with: sweeper resume counting\n" in stopped.stderr
-        )
+        assert stopped.returncode == 0
+        assert "counting has stopped. Resume with: sweeper resume counting\n" in stopped.stderr
         assert driver.wait(60) == 0
         assert driver.stderr is not None and b"Paused. Continue with: sweeper unpause counting" in driver.stderr.read()
     assert "RUNNING" in {row.state for row in read_study("counting", storage).rows()}

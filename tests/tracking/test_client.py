@@ -12,7 +12,7 @@ from sweeper.core.errors import InputError, TrackingError
 from sweeper.core.secrets import redact
 from sweeper.spec import Sweep
 from sweeper.tracking import sync, tracking_uri
-from sweeper.tracking.client import connect
+from sweeper.tracking.client import connect, ping
 from tests.tracking.tools import (
     RecordedStudy,
     four_trials,
@@ -30,6 +30,11 @@ def test_tracking_uri_prefers_the_option_then_the_sweep_then_the_environment(
     assert tracking_uri(plain) == f"sqlite:///{tmp_path}/other.db"
     assert tracking_uri(own) == "http://own:5000"
     assert tracking_uri(own, "http://asked:5000") == "http://asked:5000"
+
+
+def test_ping_of_an_unreachable_server_raises_a_short_reason() -> None:
+    with pytest.raises(TrackingError, match="^connection refused$"):
+        ping("http://ada:secret@127.0.0.1:9")
 
 
 def test_importing_tracking_loads_nothing_heavy() -> None:
