@@ -33,8 +33,8 @@ class Trial:
     """One trial, as the function that trains it sees it.
 
     A trainable is any function `train(params, trial)`. It trains from report `trial.step` to report `trial.reports` and
-    calls `trial.report()` once for each. A resumed trial starts with `trial.checkpoint` and `trial.step` set; a
-    trainable that ignores them starts again from the beginning, and no report is recorded twice.
+    calls `trial.report()` once for each. A resumed trial starts with `trial.checkpoint` and `trial.step` set. A trial
+    that saved no checkpoint starts again from the beginning; no report is recorded twice.
 
     Attributes:
         number: number of the trial in its sweep; the first is 0.

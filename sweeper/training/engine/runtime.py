@@ -89,7 +89,7 @@ def _prepare_jax(threads: int, gpus: float | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _configure_tensorflow(threads: int, share: float | None) -> None:
+def _configure_tensorflow(threads: int, gpus: float | None) -> None:
     with _without_chatter(), _without_collections():
         import tensorflow as tf
 
@@ -97,17 +97,17 @@ def _configure_tensorflow(threads: int, share: float | None) -> None:
     tf.get_logger().setLevel("ERROR")
     tf.config.experimental.enable_op_determinism()
     with _without_chatter():
-        gpus = tf.config.list_physical_devices("GPU")
-    if share == 0:
+        devices = tf.config.list_physical_devices("GPU")
+    if gpus == 0:
         tf.config.set_visible_devices([], "GPU")
-    memory_mb = _gpu_memory_mb() if gpus and share is not None and 0 < share < 1 else None
-    for gpu in gpus:
+    memory_mb = _gpu_memory_mb() if devices and gpus is not None and 0 < gpus < 1 else None
+    for device in devices:
         if memory_mb is None:
-            tf.config.experimental.set_memory_growth(gpu, True)
+            tf.config.experimental.set_memory_growth(device, True)
         else:
-            limit_mb = int(memory_mb * (share or 1) * GPU_MEMORY_FRACTION)
-            device = tf.config.LogicalDeviceConfiguration(memory_limit=limit_mb)
-            tf.config.set_logical_device_configuration(gpu, [device])
+            limit_mb = int(memory_mb * (gpus or 1) * GPU_MEMORY_FRACTION)
+            limit = tf.config.LogicalDeviceConfiguration(memory_limit=limit_mb)
+            tf.config.set_logical_device_configuration(device, [limit])
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
