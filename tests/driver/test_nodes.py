@@ -127,7 +127,7 @@ def test_node_where_trials_die_gets_no_more(stage: Stage, make_sweep: MakeSweep)
     assert [row.state for row in study.rows()] == ["COMPLETE"] * 12
     assert kinds(study) == ["node"] * 3
     poisoned_name = poisoned.node_ip_address
-    assert [line for line in script.said if "gets no more trials" in line] == [
+    assert [line for line in script.said if "gets no more trials:" in line] == [
         f"Node {poisoned_name} gets no more trials: 3 attempts in a row died on it before their first report."
     ]
     assert {attempt.node for past in study.attempts().values() for attempt in past} == {study.rows()[0].node}
@@ -142,7 +142,7 @@ def test_last_node_that_can_run_a_trial_is_never_excluded(stage: Stage, make_swe
     study = tune(sweep, script)
     assert [row.state for row in study.rows()] == ["FAIL"] * 3
     assert kinds(study) == ["crash"] * 6
-    assert not [line for line in script.said if "gets no more trials" in line]
+    assert not [line for line in script.said if "gets no more trials:" in line]
 
 
 def test_excluded_node_is_used_again_when_the_others_are_lost(stage: Stage, make_sweep: MakeSweep) -> None:
@@ -151,7 +151,7 @@ def test_excluded_node_is_used_again_when_the_others_are_lost(stage: Stage, make
     Path("cured").unlink(missing_ok=True)
 
     def cure(message: str) -> None:
-        if "gets no more trials" in message:
+        if "gets no more trials:" in message:
             Path("cured").touch()
             stage.kill(sound)
 
@@ -160,7 +160,7 @@ def test_excluded_node_is_used_again_when_the_others_are_lost(stage: Stage, make
     space = {"height": {"type": "float", "low": 0.0, "high": 1.0}, "cure": str(Path("cured").absolute())}
     study = tune(make_sweep(trainable="tests.samples:die_of_poison", budget=budget, space=space), script)
     assert [row.state for row in study.rows()] == ["COMPLETE"] * 6
-    assert [line for line in script.said if "gets no more trials" in line]
+    assert [line for line in script.said if "gets no more trials:" in line]
 
 
 def test_trials_wait_while_no_node_can_run_them(
