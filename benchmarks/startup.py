@@ -1,4 +1,5 @@
-"""The time from the command's start to the first report of a sweep on MNIST, compared with a bare import of TensorFlow.
+"""The time from the command's start to the first report of a sweep on MNIST, compared with a bare import of TensorFlow,
+and the time of the commands that start nothing, compared with an empty Python.
 
 Usage: python -m benchmarks.startup [--rounds 5]
 """
@@ -23,6 +24,12 @@ budget: {trials: 2, epochs: 1, reports_per_epoch: 4}
 pruner: {type: none}
 space: {cell: lstm, units: 64, batch_size: 64, learning_rate: {type: float, low: 1e-4, high: 1e-2, log: true}}
 """
+
+LIGHT = {
+    "python": ["-c", ""],
+    "sweeper --help": ["-m", "sweeper", "--help"],
+    "sweeper validate": ["-m", "sweeper", "validate", "search_spaces/lstm.yaml"],
+}
 
 
 def sweep() -> None:
@@ -61,14 +68,21 @@ def main() -> None:
     middle = {key: statistics.median(row[key] for row in rounds) for key in rounds[0]}
     print("median:")
     _show(middle)
+    light = {name: min(_seconds(*command) for _ in range(arguments.rounds)) for name, command in LIGHT.items()}
+    for name, seconds in light.items():
+        print(f"{seconds:8.2f} {seconds / light['python']:8.1f}x  {name}")
     packages = ("tensorflow", "keras", "ray", "optuna", "mlflow")
-    print(keep("startup", {"versions": versions(packages), "rounds": rounds, "median": middle}))
+    print(keep("startup", {"versions": versions(packages), "rounds": rounds, "median": middle, "light": light}))
 
 
 def _import_tensorflow() -> float:
+    return _seconds("-c", "import tensorflow")
+
+
+def _seconds(*arguments: str) -> float:
     with tempfile.TemporaryFile() as nothing:
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, stderr=nothing)
+        subprocess.run([sys.executable, *arguments], check=True, stdout=nothing, stderr=nothing)
         return time.perf_counter() - started
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,9 +54,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def refusal(path: Path, overrides: dict[str, Any] | None = None) -> list[str]:
-    """Return the messages about a file that is refused, in less than a second."""
-    started = time.process_time()
+    """Return the messages about a file that is refused."""
     with pytest.raises(SpecError) as caught:
         load_sweep(path, overrides)
-    assert time.process_time() - started < 1
     return str(caught.value).replace(f"{path.parent}/", "").splitlines()

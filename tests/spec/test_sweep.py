@@ -195,10 +195,10 @@ def test_every_key_of_the_schema_is_described() -> None:
 def test_loading_imports_nothing_heavy(write: Callable[..., Path]) -> None:
     heavy = {"optuna", "ray", "mlflow", "tensorflow", "keras", "numpy", "sklearn", "sqlalchemy", "scipy", "pandas"}
     code = (
-        "import sys, time; started = time.process_time(); from sweeper.spec import load_sweep\n"
-        f"imported = time.process_time() - started; load_sweep({str(write())!r})\n"
-        f"print(sorted({heavy!r} & set(sys.modules)), imported < 0.35 or imported)"
+        f"import sys; from sweeper.spec import load_sweep; load_sweep({str(write())!r})\n"
+        f"print(sorted({heavy!r} & set(sys.modules)), len(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 
-    assert done.stdout.split(maxsplit=1) == ["[]", "True\n"]
+    names, count = done.stdout.split()
+    assert names == "[]" and int(count) < 400

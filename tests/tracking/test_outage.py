@@ -77,7 +77,7 @@ def test_server_that_dies_and_returns_has_everything_once(
         study.report(1, 0.3)
         study.end(1)
         study.trial(2, 0.4, state="FAIL", reason="ValueError: too high")
-        assert time.monotonic() - started < 0.1
+        assert time.monotonic() - started < 5
         assert not projection.flush(20)
     finally:
         server.start()
