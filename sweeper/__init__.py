@@ -1,4 +1,4 @@
-"""Hyperparameter sweeps that lose nothing: Optuna decides, Ray Tune runs, MLflow shows."""
+"""Hyperparameter sweeps from one YAML file: Optuna chooses the trials, Ray Tune runs them, MLflow shows them."""
 
 from __future__ import annotations
 

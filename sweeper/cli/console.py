@@ -130,11 +130,13 @@ def print_sweeps(summaries: Sequence[SweepSummary]) -> None:
     """Print one line per sweep."""
     rendered = table(("sweep", "created", "trials", "", "metric", "best"))
     for summary in summaries:
-        done = sum(count for state, count in summary.counts.items() if state not in ("RUNNING", "WAITING"))
         created = summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else ""
-        state = "paused" if summary.paused else "running" if summary.running else ""
-        state = state or ("" if done >= summary.trials else "unfinished")
-        cells = (f"{done}/{summary.trials}", state, f"{summary.metric} ({summary.direction})", metric(summary.best))
+        cells = (
+            f"{summary.ended}/{summary.trials}",
+            summary.state,
+            f"{summary.metric} ({summary.direction})",
+            metric(summary.best),
+        )
         rendered.add_row(*(Text(clean(cell)) for cell in (summary.name, created, *cells)))
     out.print(rendered)
 

@@ -8,12 +8,13 @@ import json
 import math
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.secrets import redact
+from sweeper.core.text import to_yaml
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, TrialRecord
@@ -180,7 +181,7 @@ def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:
     best = study.best()
     return {
         "name": study.name,
-        "state": _state(study, summary),
+        "state": summary.state,
         "counts": summary.counts,
         "trials": study.sweep.trial_limit,
         "metric": summary.metric,
@@ -227,27 +228,9 @@ def sweep_line(sweep: Sweep) -> str:
 
 
 def best_yaml(sweep: Sweep, row: TrialRecord) -> str:
-    """Write the best trial as YAML, for `best`."""
-    return to_yaml(row.params, [f"{sweep.name}, trial {row.number}: {sweep.objective.metric} {metric(row.value)}"])
-
-
-def to_yaml(params: Mapping[str, Any], heading: Iterable[str] = ()) -> str:
-    """Write parameters as the `space` of a sweep, each a constant; `heading` becomes comments."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.allow_unicode = False
-    yaml.width = 4096
-    buffer = io.StringIO()
-    yaml.dump({"space": dict(params)}, buffer)
-    return "".join(f"# {clean(line)}\n" for line in heading) + buffer.getvalue()
-
-
-def _state(study: StudyView, summary: SweepSummary) -> str:
-    if summary.running:
-        return "paused" if summary.paused else "running"
-    ended = sum(count for state, count in summary.counts.items() if state != "RUNNING")
-    return "done" if ended >= study.sweep.trial_limit else "stopped"
+    """Write the best trial as YAML, for `best`: the `space` of a sweep, each parameter a constant."""
+    heading = clean(f"{sweep.name}, trial {row.number}: {sweep.objective.metric} {metric(row.value)}")
+    return f"# {heading}\n{to_yaml({'space': dict(row.params)}, ascii_only=True)}"
 
 
 def _csv_cell(value: object) -> object:

@@ -207,7 +207,9 @@ def _follow(chosen: Backend, name: str) -> int:
         for text in chosen.logs(name, follow=True):
             report.emit_text(text)
     except KeyboardInterrupt:
-        console.print_note(f"{name} keeps running on the cluster. Follow it again with: sweeper logs {name} --follow")
+        console.print_note(
+            f"{name} keeps running on the cluster. Follow it again: sweeper logs {name} --follow, with the same options"
+        )
         return 130
     job = chosen.status(name)
     console.print_note(_job_line(job))

@@ -41,11 +41,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
 
 
-def to_yaml(value: Any) -> str:
+def to_yaml(value: Any, *, ascii_only: bool = False) -> str:
     """Return plain data as a YAML document, its keys in their order, its lines not folded."""
     from ruamel.yaml import YAML
 
     text, yaml = StringIO(), YAML()
-    yaml.width = YAML_WIDTH
+    yaml.width, yaml.allow_unicode = YAML_WIDTH, not ascii_only
     yaml.dump(value, text)
     return text.getvalue()

@@ -36,8 +36,8 @@ def check_resumable(before: Sweep, now: Sweep) -> list[str]:
         more = [f"and {len(refused) - MAX_LISTED_CHANGES} more"] if len(refused) > MAX_LISTED_CHANGES else []
         lines = "\n".join(f"  {line}" for line in refused[:MAX_LISTED_CHANGES] + more)
         raise InputError(
-            f"sweep {now.name!r} exists, and its trials would not compare with others after these changes:\n{lines}\n"
-            f"Undo them, or begin another sweep: --name NEW, or --fork NEW to try the best points of this one first"
+            f"sweep {now.name!r} exists, and its trials would not compare with new ones after these changes:\n{lines}\n"
+            f"Undo them, or start another sweep: --name NEW, or --fork NEW to try the best points of this one first"
         )
     return list(changed.values())
 
@@ -104,7 +104,7 @@ def _code_digest(sweep: Sweep) -> str:
 def _code_change_message(sweep: Sweep) -> str:
     return (
         f"the code of {sweep.trainable} has changed since sweep {sweep.name!r} began, so new trials may not compare "
-        "with old ones. If they do, pass --allow-code-change; if not, begin another sweep: --name NEW, or --fork NEW"
+        "with old ones. If they do, pass --allow-code-change; if not, start another sweep: --name NEW, or --fork NEW"
     )
 
 

@@ -41,7 +41,7 @@ class SweepSummary:
     Attributes:
         created: when its first trial started, in UTC; None before that.
         counts: number of trials by state.
-        trials: number of trials in the budget.
+        trials: number of trials that the sweep ends after.
         best: value of the best COMPLETE trial, None if there is none.
     """
 
@@ -54,6 +54,18 @@ class SweepSummary:
     direction: str
     running: bool
     paused: bool
+
+    @property
+    def ended(self) -> int:
+        """Return the number of trials that are over."""
+        return sum(count for state, count in self.counts.items() if state not in ("RUNNING", "WAITING"))
+
+    @property
+    def state(self) -> str:
+        """Return what the sweep does now: paused, running, done, or stopped before its last trial."""
+        if self.running:
+            return "paused" if self.paused else "running"
+        return "done" if self.ended >= self.trials else "stopped"
 
 
 @contextmanager
@@ -256,7 +268,7 @@ def _summary(study: optuna.Study, database: Database) -> SweepSummary:
         name=study.study_name,
         created=min((row.started for row in trials if row.started), default=None),
         counts={state: sum(row.state == state for row in trials) for state in sorted({row.state for row in trials})},
-        trials=sweep.budget.trials,
+        trials=sweep.trial_limit,
         best=best.value if best else None,
         metric=sweep.objective.metric,
         direction=sweep.objective.direction,

@@ -240,7 +240,7 @@ def test_schema_is_a_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_shows_the_sweeps_of_a_database(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     line = capsys.readouterr().out.splitlines()[1].split()
-    assert line[0] == finished and "3/6" in line and "unfinished" in line and line[-1] == "0.7500"
+    assert line[0] == finished and "3/6" in line and "stopped" in line and line[-1] == "0.7500"
     assert cli.main(["list", "--json"]) == 0
     (summary,) = json.loads(capsys.readouterr().out)
     assert summary["counts"] == {"COMPLETE": 2, "FAIL": 1} and summary["running"] is False

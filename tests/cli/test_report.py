@@ -152,21 +152,6 @@ def test_best_as_yaml_can_be_the_space_of_a_sweep(sweep: Any, make_sweep: Callab
     assert report.varying(pasted) == []
 
 
-@pytest.mark.parametrize(
-    "value", ["on", "1e-3", "null", "a: b", "# x", "\x1b]0;x\x07", "größe", "", "012", "- x", "a\nb"]
-)
-def test_text_in_yaml_is_read_back_as_the_same_text(value: str) -> None:
-    text = report.to_yaml({"name": value})
-    assert YAML(typ="safe").load(text) == {"space": {"name": value}}
-    assert "\x1b" not in text
-
-
-@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.booleans() | st.none())
-def test_numbers_in_yaml_are_read_back_exactly(value: object) -> None:
-    read = YAML(typ="safe").load(report.to_yaml({"x": value}))["space"]["x"]
-    assert read == value and type(read) is type(value)
-
-
 def test_line_of_a_sweep_summarises_it(sweep: Any) -> None:
     line = report.sweep_line(sweep)
     assert line == ("climbing: 6 trials of 9 epochs, 4 parameters (1 conditional), random + none, maximize score")
