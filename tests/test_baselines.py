@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks import baselines
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_baseline_runs_from_its_file_and_is_read_for_the_table(tmp_path: Path) -> None:
     shorter = ["--set", "budget.steps=200", "--set", "budget.report_every=100", "--trials", "2"]
     done = subprocess.run(

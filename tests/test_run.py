@@ -199,7 +199,9 @@ def _wait_for_report(folder: Path, driver: subprocess.Popen[bytes]) -> None:
     raise AssertionError("no trial reported within two minutes")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_signal_stops_the_sweep_and_the_message_names_the_next_command(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -242,27 +244,17 @@ def test_damaged_data_ends_the_command_and_leaves_no_study(tmp_path: Path) -> No
     assert json.loads(sweeper("list", "--json", folder=tmp_path).stdout) == []
 
 
-def test_tracking_uri_of_a_sweep_is_remembered(tmp_path: Path) -> None:
+def test_sweep_that_ends_before_mlflow_is_loaded_remembers_its_store(tmp_path: Path) -> None:
     space = "name: far\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
     (tmp_path / "far.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")
     env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "sweeper"]
     run = [*command, "run", "far.yaml", "--tracking-uri", f"sqlite:///{tmp_path}/other.db"]
-    assert subprocess.run(run, cwd=tmp_path, env=env, capture_output=True).returncode == 0
+    done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     done = subprocess.run([*command, "sync", "far"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert "other.db" in done.stdout, done.stderr
     assert not (tmp_path / "mlflow.db").exists()
-
-
-def test_sweep_that_ends_before_mlflow_is_loaded_succeeds(tmp_path: Path) -> None:
-    space = "name: short\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
-    (tmp_path / "short.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")
-    env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "sweeper", "run", "short.yaml"]
-    for _ in range(2):
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        (tmp_path / "sweeper.db").unlink()
 
 
 @pytest.mark.long

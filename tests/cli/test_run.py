@@ -21,7 +21,7 @@ SPACE = """
 name: counting
 trainable: tests.samples:slow_count
 objective: {metric: score, direction: maximize}
-budget: {trials: 6, epochs: 30, parallel: 2}
+budget: {trials: 4, epochs: 30, parallel: 2}
 pruner: {type: none}
 space:
   height: {type: float, low: 0.0, high: 1.0}
@@ -61,7 +61,7 @@ def test_sweep_is_controlled_from_another_terminal_and_resumed_by_name(tmp_path:
         assert f"counting is paused. Continue with: sweeper unpause counting --storage {storage}\n" in paused.stderr
         assert "paused" in sweeper("list").stdout
         before = steps(storage)
-        time.sleep(3)
+        time.sleep(1.5)
         assert steps(storage) <= before + 2  # each worker may have sent one more report
 
         assert sweeper("unpause", "counting").returncode == 0
@@ -73,17 +73,17 @@ def test_sweep_is_controlled_from_another_terminal_and_resumed_by_name(tmp_path:
         assert driver.stderr is not None and b"Paused. Continue with: sweeper unpause counting" in driver.stderr.read()
     assert "RUNNING" in {row.state for row in read_study("counting", storage).rows()}
 
-    resumed = sweeper("resume", "counting", "--trials", "7", "--json")
+    resumed = sweeper("resume", "counting", "--trials", "5", "--json")
     result: dict[str, Any] = json.loads(resumed.stdout)
-    assert resumed.returncode == 0 and result["counts"] == {"COMPLETE": 7} and result["resumed"] == 2
-    assert "Resuming with budget.trials: 6 -> 7." in resumed.stderr
+    assert resumed.returncode == 0 and result["counts"] == {"COMPLETE": 5} and result["resumed"] == 2
+    assert "Resuming with budget.trials: 4 -> 5." in resumed.stderr
     rows = read_study("counting", storage).rows()
     assert all(abs((row.value or 0) - 30 * row.params["height"]) < 1e-9 for row in rows)
 
 
 @pytest.mark.long
 def test_dead_worker_prints_nothing_on_stdout(tmp_path: Path) -> None:
-    (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "crash_once").replace("trials: 6", "trials: 2"))
+    (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "crash_once").replace("trials: 4", "trials: 2"))
     done = sweeper("run", "counting.yaml", "--json")
     assert json.loads(done.stdout)["counts"] == {"COMPLETE": 2}
     assert "its worker died; attempt 2 follows" in done.stderr and "raylet" not in done.stderr
@@ -91,7 +91,7 @@ def test_dead_worker_prints_nothing_on_stdout(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_commands_to_a_sweep_that_does_not_run_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 2"))
+    (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "climb").replace("trials: 4", "trials: 2"))
     assert sweeper("run", "counting.yaml").returncode == 0
     for verb in ("stop", "pause", "unpause"):
         refused = sweeper(verb, "counting")
@@ -101,7 +101,7 @@ def test_commands_to_a_sweep_that_does_not_run_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.long
 def test_forbidden_change_is_refused_by_key_and_can_be_forked(tmp_path: Path) -> None:
-    space = SPACE.replace("slow_count", "climb").replace("trials: 6", "trials: 4")
+    space = SPACE.replace("slow_count", "climb")
     (tmp_path / "counting.yaml").write_text(space)
     assert sweeper("run", "counting.yaml").returncode == 0
     refused = sweeper("run", "counting.yaml", "--set", "space.height.high=2.0")
@@ -118,7 +118,7 @@ def test_forbidden_change_is_refused_by_key_and_can_be_forked(tmp_path: Path) ->
 @pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.long)])
 def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path, part: str) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
-    (tmp_path / "counting.yaml").write_text(SPACE.replace("trials: 6", "trials: 3"))
+    (tmp_path / "counting.yaml").write_text(SPACE.replace("trials: 4", "trials: 2"))
     with subprocess.Popen(command("run", "counting.yaml"), env=environment(), stderr=subprocess.PIPE) as driver:
         wait_for(lambda: (tmp_path / "sweeper.db").exists() and bool(list_sweeps(storage)) and steps(storage) > 3)
         children = psutil.Process(driver.pid).children(recursive=True)
@@ -130,4 +130,4 @@ def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path
     _, alive = psutil.wait_procs(children, 30)
     assert not alive
     again = sweeper("run", "counting.yaml", "--json")
-    assert again.returncode == 0 and json.loads(again.stdout)["counts"] == {"COMPLETE": 3}
+    assert again.returncode == 0 and json.loads(again.stdout)["counts"] == {"COMPLETE": 2}

@@ -57,6 +57,7 @@ def undisturbed(campaign: Campaign) -> Campaign:
     return campaign
 
 
+@pytest.mark.long  # test_driver_killed_at_each_write is the row of the campaign
 @pytest.mark.timeout(600)
 def test_driver_killed_at_some_writes_leaves_the_same_study(undisturbed: Campaign, tmp_path: Path) -> None:
     count = writes(tmp_path)["study"]
