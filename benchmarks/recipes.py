@@ -167,6 +167,7 @@ def bare(count: int) -> dict[str, float]:
         train_rnn(RNNParams(**config), trial)
         return time.perf_counter() - started
 
+    Path("trials").mkdir()
     points = configurations(count)
     train(0, points[0])  # warms the process up: TensorFlow and the data are loaded
     seconds = [train(number, point) for number, point in enumerate(points)]
