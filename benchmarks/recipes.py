@@ -161,8 +161,8 @@ def bare(count: int) -> dict[str, float]:
         started = time.perf_counter()
         store = CheckpointStore(Path(f"trials/{number}"))
         trial = Trial(
-            number=number, seed=number, budget=budget, dataset=dataset, resources=TrialResources(), checkpoints=store,
-            send=lambda report: None,
+            number=number, seed=number, budget=budget, objective="val_accuracy", dataset=dataset,
+            resources=TrialResources(), checkpoints=store, send=lambda report: None,
         )  # fmt: skip
         train_rnn(RNNParams(**config), trial)
         return time.perf_counter() - started

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,7 @@ def run_sweep(
             stop_detail=stop.detail,
             seconds=time.monotonic() - started,
             tracking_uri=uri,
-            notes=notes + problems,
+            notes=notes + problems + study.remarks(),
         )
 
 
@@ -148,12 +149,7 @@ def search_and_evaluate(
 
 
 def _train(
-    study: SweepStudy,
-    context: WorkerContext,
-    projection: Projection,
-    must_evaluate: Any,
-    address: str | None,
-    stop: Any,
+    study: SweepStudy, context: WorkerContext, projection: Projection, wanted: Any, address: str | None, stop: Any
 ) -> dict[str, float] | None:
     """Run the trials on Ray; return the metrics of the best one on the test set, if it was evaluated."""
     study.announce("Starting Ray.")
@@ -163,12 +159,10 @@ def _train(
 
         projection.start(study, first_report_wait_s=FIRST_REPORT_WAIT_S)
         control = RunControl(study, stop, PinnedPath(context.folder.path, "the folder of the sweep"))
-        found = tune_trials(study, context, control=control, must_evaluate=must_evaluate)
+        found = tune_trials(study, context, control=control, must_evaluate=wanted)
         if stop.reason is StopReason.TIMEOUT:
             # The timeout limits the search only; evaluating the best trial takes seconds.
-            found = tune_trials(
-                study, context, control=control.past_timeout(), must_evaluate=must_evaluate, search=False
-            )
+            found = tune_trials(study, context, control=control.past_timeout(), must_evaluate=wanted, search=False)
         return found
 
 
@@ -221,12 +215,12 @@ class SweepResult:
     Attributes:
         counts: trials by state.
         leaderboard: COMPLETE trials by value, then the others by how far they came.
-        reports_run, reports_budgeted: reports that were made, and that all trials in full would have made.
+        reports_run, reports_budgeted: reports that were made, and that would have been made without the pruner.
         evaluation: metrics of the best trial on the test set.
         champion: the registered model.
         stopped: why the sweep ended before its trials did, None if it is done.
         seconds: duration of this run of it.
-        resumed: trials that this run resumed.
+        resumed, ended_now: trials that this run resumed, and that ended in it.
 
     Example:
         >>> result.best.params["units"]  # doctest: +SKIP
@@ -245,15 +239,16 @@ class SweepResult:
     stopped: StopReason | None
     seconds: float
     resumed: int
+    ended_now: int
     tracking_uri: str
     notes: tuple[str, ...] = ()
     checkpoint_bytes: int = 0
     stop_detail: str = ""
 
     @classmethod
-    def of(cls, study: SweepStudy, place: SweepFolder, **others: Any) -> SweepResult:
+    def of(cls, study: SweepStudy, place: SweepFolder, *, seconds: float, **others: Any) -> SweepResult:
         """Collect what the study holds, while it is open."""
-        rows = study.rows()
+        rows, began = study.rows(), datetime.now(UTC) - timedelta(seconds=seconds)
         states = [row.state for row in rows]
         return cls(
             name=study.name,
@@ -262,8 +257,10 @@ class SweepResult:
             counts={state: states.count(state) for state in sorted(set(states))},
             leaderboard=tuple(study.leaderboard()),
             reports_run=sum(row.step for row in rows),
-            reports_budgeted=len(rows) * study.sweep.budget.reports,
+            reports_budgeted=sum(study.sweep.budget.reports if row.state == "PRUNED" else row.step for row in rows),
             resumed=study.resumed,
+            ended_now=sum(row.ended is not None and row.ended >= began for row in rows),
+            seconds=seconds,
             checkpoint_bytes=place.checkpoint_bytes(),
             **others,
         )

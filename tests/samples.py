@@ -88,6 +88,14 @@ def slow_count(params: dict[str, Any], trial: Trial) -> None:
         trial.report({"score": params["height"] * count}, checkpoint=_writer(count))
 
 
+def prune_itself(params: dict[str, Any], trial: Trial) -> None:
+    """Report once, and raise what Optuna's callbacks for Keras and Lightning raise."""
+    import optuna
+
+    trial.report({"score": params["height"]})
+    raise optuna.TrialPruned("not worth it")
+
+
 def report_process(params: dict[str, Any], trial: Trial) -> None:
     trial.report({"score": params["height"], "pid": os.getpid()})
 

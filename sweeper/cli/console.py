@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, TrialRecord
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
-    from sweeper.study.open import SweepSummary
+    from sweeper.study.view import SweepSummary
     from sweeper.tracking import Champion
 
 STATE_STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "dim"}
@@ -172,7 +172,7 @@ def print_result(result: SweepResult) -> None:
 
 def _facts(result: SweepResult) -> list[tuple[str, str]]:
     """Return the facts below the leaderboard, each with its label."""
-    facts = [("pruning", _pruning_line(result))]
+    facts = [] if result.sweep.pruner.type == "none" else [("pruning", _pruning_line(result))]
     if result.best is not None:
         metrics = ", ".join(f"{name} {metric(value)}" for name, value in (result.evaluation or {}).items())
         facts.append(("best", f"trial {result.best.number}" + (f", on the test set: {metrics}" if metrics else "")))
@@ -180,9 +180,8 @@ def _facts(result: SweepResult) -> list[tuple[str, str]]:
     if champion is not None:
         facts += [("model", _champion_line(champion)), ("", champion.uri)]
     facts.append(("folder", f"{result.folder} ({result.checkpoint_bytes / 1e6:.1f} MB of checkpoints)"))
-    commands = [
-        f"sweeper {verb} {shlex.quote(result.name)}{_storage_option(result)}" for verb in ("show", "best", "ui")
-    ]
+    verbs = ("show", "best", "ui") if result.best else ("show", "ui")
+    commands = [f"sweeper {verb} {shlex.quote(result.name)}{_storage_option(result)}" for verb in verbs]
     return facts + [("next" if index == 0 else "", command) for index, command in enumerate(commands)]
 
 

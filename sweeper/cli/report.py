@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, TrialRecord
     from sweeper.run import SweepResult
     from sweeper.spec import Budget, Sweep
-    from sweeper.study.open import SweepSummary
-    from sweeper.study.view import StudyView
+    from sweeper.study.view import StudyView, SweepSummary
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
@@ -100,13 +99,6 @@ def tally(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)) or "no trials"
 
 
-def seconds_of(row: TrialRecord) -> float | None:
-    """Return the duration of a trial, including the time between its attempts."""
-    if row.started is None or row.ended is None:
-        return None
-    return max(0.0, (row.ended - row.started).total_seconds())  # the clock may have been set back
-
-
 @dataclass(frozen=True)
 class Board:
     """Cells of a leaderboard: `fixed` columns that are always shown, then one per parameter that varies."""
@@ -124,7 +116,7 @@ def board(sweep: Sweep, rows: Sequence[TrialRecord]) -> Board:
     def cells(row: TrialRecord) -> tuple[str, ...]:
         reached = f"{sweep.budget.epoch_of(row.step):g}"
         values = (scalar(row.params[name]) if name in row.params else "" for name in params)
-        return (str(row.number), row.state, metric(row.value), reached, duration(seconds_of(row)), *values)
+        return (str(row.number), row.state, metric(row.value), reached, duration(row.seconds), *values)
 
     return Board(tuple(map(clean, fixed)), tuple(map(clean, params)), tuple(map(cells, rows)))
 
@@ -132,8 +124,8 @@ def board(sweep: Sweep, rows: Sequence[TrialRecord]) -> Board:
 def trial_document(sweep: Sweep, row: TrialRecord) -> dict[str, Any]:
     """Build the document of one trial, for JSON and CSV."""
     reached = {unit(sweep.budget): sweep.budget.epoch_of(row.step)}
-    facts = {key: value for key, value in asdict(row).items() if key != "params"}
-    return facts | reached | {"seconds": seconds_of(row), "params": dict(row.params)}
+    facts = {key: value for key, value in asdict(row).items() if key not in ("params", "resumed", "spent")}
+    return facts | reached | {"seconds": row.seconds, "params": dict(row.params)}
 
 
 def study_document(
@@ -191,8 +183,8 @@ def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:
 
 
 def saved(result: SweepResult) -> float | None:
-    """Return the share of all reports that early ends made unnecessary; None while trials are running."""
-    if not result.reports_budgeted or result.counts.get("RUNNING"):
+    """Return the share of reports that pruning made unnecessary; None without a pruner, or while trials are running."""
+    if not result.reports_budgeted or result.counts.get("RUNNING") or result.sweep.pruner.type == "none":
         return None
     return 1 - result.reports_run / result.reports_budgeted
 

@@ -144,7 +144,7 @@ def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
         from sweeper.run import run_sweep
 
         result = run_sweep(sweep, listeners=[progress], **where)
-    for note in result.notes:
+    for note in (*result.notes, *_proposals(result)):
         console.print_note(note)
     if result.stopped:
         console.print_note(f"Progress is saved. Resume with: {shlex.join(['sweeper', *sys.argv[1:]])}")
@@ -154,6 +154,17 @@ def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
         console.print_result(result)
     gc.freeze()  # otherwise Python scans all objects once more when it exits: a second, with MLflow
     return exit_code(result)
+
+
+def _proposals(result: SweepResult) -> list[str]:
+    """Return what to do about a sweep that has used all its trials and did not end any of them now."""
+    trials = sum(result.counts.values())
+    if result.stopped or result.ended_now or not trials:
+        return []
+    more = "" if result.sweep.sampler.type == "grid" else f"run {trials} more with --trials {2 * trials}, or "
+    return [
+        f"All {trials} trials of {result.name} have ended, so none was run; {more}start another sweep with --name NEW"
+    ]
 
 
 def exit_code(result: SweepResult) -> int:

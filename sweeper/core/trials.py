@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any, Literal, Protocol
 
 
@@ -19,7 +20,14 @@ class Report:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the study records it. `step` is the number of its last report; times are UTC."""
+    """One trial as the study records it. `step` is the number of its last report; times are UTC.
+
+    Attributes:
+        started, ended: when its first attempt started, and when its last one ended.
+        resumed: when its current attempt started, if that is not the first.
+        spent: seconds that the attempts before the current one ran.
+        is_added: whether somebody added the trial to the study with its value; sweeper has no checkpoint of it.
+    """
 
     number: int
     state: str
@@ -31,6 +39,24 @@ class TrialRecord:
     reason: str | None = None
     started: datetime | None = None
     ended: datetime | None = None
+    resumed: datetime | None = None
+    spent: float = 0.0
+    is_added: bool = False
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that its attempts ran, without the time between them; None while it has not ended."""
+        begun = self.resumed or self.started
+        if begun is None or self.ended is None:
+            return None
+        return self.spent + max(0.0, (self.ended - begun).total_seconds())  # the clock may have been set back
+
+
+class Verdict(Enum):
+    """What a trial does after a report."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
 
 
 class Listener(Protocol):
@@ -63,8 +89,9 @@ def leaderboard(rows: Iterable[TrialRecord], direction: Direction) -> list[Trial
 
 
 def best_trial(rows: Iterable[TrialRecord], direction: Direction) -> TrialRecord | None:
-    """Return the first trial of the leaderboard; None if no trial is COMPLETE."""
-    return next(iter(leaderboard((row for row in rows if row.state == "COMPLETE"), direction)), None)
+    """Return the first trial of the leaderboard that is COMPLETE and was trained here; None if there is none."""
+    trained = (row for row in rows if row.state == "COMPLETE" and not row.is_added)
+    return next(iter(leaderboard(trained, direction)), None)
 
 
 FailureKind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu", "error", "diverged"]

@@ -96,9 +96,13 @@ def user_code_root(trainable: str) -> Path | None:
     An installed module is not copied, because nodes must have it installed too.
     """
     root = root_of(trainable)
-    installed = {Path(path).resolve() for path in sysconfig.get_paths().values()}
-    is_installed = trainable.partition(".")[0] == "sweeper" or any(root.is_relative_to(path) for path in installed)
-    return None if is_installed else root
+    return None if trainable.partition(".")[0] == "sweeper" or is_installed(root) else root
+
+
+def is_installed(path: Path | str) -> bool:
+    """Return whether a file or folder belongs to Python or to an installed package."""
+    place = Path(path).resolve()
+    return any(place.is_relative_to(Path(folder).resolve()) for folder in sysconfig.get_paths().values())
 
 
 def copy_user_code(trainable: str, target: Path) -> None:

@@ -8,9 +8,9 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from sweeper.core.errors import SweeperError
-from sweeper.core.trials import Failure, TrialRecord
+from sweeper.core.trials import Failure, TrialRecord, Verdict
 from sweeper.driver.stop import Control
-from sweeper.study.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy
 from sweeper.worker.task import Event, Task
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,10 @@ class TuneBridge:
         """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid."""
         if not self._has_room([self._task(row) for row in self._study.running()]) or not self._study.has_next():
             return None
-        task = self._task(self._study.ask())
+        row = self._study.ask()
+        if row.state == "FAIL":  # it was enqueued with a value outside the space
+            return None
+        task = self._task(row)
         try:
             task.trial_resources(self._study.sweep.resources)
         except ValueError as error:
@@ -108,6 +111,8 @@ class TuneBridge:
             if self.error is not None:  # the failure is the sweep's, and not the trial's
                 return Verdict.STOP
             return self._study.fail(task.number, event.failure)
+        if event.is_pruned:
+            return self._study.finish(task.number, is_pruned=True)
         if event.report is not None:
             return self._study.report(task.number, event.report, node=event.node)
         return self._study.finish(task.number)

@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeper.core.trials import Failure, TrialRecord
+from sweeper.core.trials import Failure, TrialRecord, Verdict
 from sweeper.driver.actor import TrialActor, as_config, task_from
 from sweeper.driver.bridge import FINISHED, TuneBridge, capture_errors
 from sweeper.driver.capacity import possible_requests, request_for
@@ -24,7 +24,7 @@ from sweeper.driver.ray_internals import forget_trial, report_errors_to, skip_ru
 from sweeper.driver.stop import Control
 from sweeper.driver.workers import WorkerMonitor
 from sweeper.spec import Resources
-from sweeper.study.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy
 from sweeper.worker.task import Task, WorkerContext
 
 _TUNE_ENVIRONMENT = {

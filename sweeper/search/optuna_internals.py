@@ -72,8 +72,8 @@ class _PartialStudy:
 def generators_of(sampler: BaseSampler) -> Iterator[RandomState]:
     """Yield the random generators of a sampler, and of the samplers that it uses.
 
-    Optuna 5.0. Their states are saved before each proposal, so that one that could not be written can be repeated. The
-    public `reseed_rng` gives a sampler a seed of its own choice, and nothing reads or sets the state.
+    Optuna 5.0. They are seeded before each trial, see `SeededByTrial`. The public `reseed_rng` gives a sampler a random
+    seed.
     """
     for part in vars(sampler).values():
         if isinstance(part, LazyRandomState):

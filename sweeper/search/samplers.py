@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,18 +26,20 @@ class _Sampler(StrictModel):
     REQUIRES: ClassVar[tuple[str, str] | None] = None
     """Module that is not always installed, and the extra of sweeper that installs it."""
 
-    def build(self, space: Space, *, seed: int, first: int, trials: int | None = None) -> BaseSampler:
-        """Return the sampler for a study that has `first` trials now, and `trials` at the end.
+    def build(self, space: Space, *, seed: int, trials: int | None = None) -> BaseSampler:
+        """Return the sampler for a sweep of `trials` trials; None: unlimited.
 
         Raises:
             InputError: the sampler needs a package that is not installed.
         """
+        from sweeper.search.seeding import SeededByTrial
+
         if message := self.missing_package():
             raise InputError(message)
-        return self._build(space, seed=seed, first=first, trials=trials)
+        return SeededByTrial(self._build(space, seed=seed, trials=trials), seed)
 
     @abstractmethod
-    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler: ...
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler: ...
 
     def missing_package(self) -> str | None:
         """Return how to install what the sampler needs; None if it is installed."""
@@ -62,14 +64,14 @@ class Tpe(_Sampler):
     )
     constant_liar: bool = Field(True, description="Avoid points close to those that are running.")
 
-    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from sweeper.search.bounded import BoundedTPESampler
 
         return BoundedTPESampler(
             n_startup_trials=_startup(self.n_startup_trials, trials),
             n_ei_candidates=self.n_ei_candidates,
             constant_liar=self.constant_liar,
-            seed=_reseeded(seed, first),
+            seed=seed,
         )
 
 
@@ -78,10 +80,10 @@ class Random(_Sampler):
 
     type: Literal["random"] = "random"
 
-    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import RandomSampler
 
-        return RandomSampler(seed=_reseeded(seed, first))
+        return RandomSampler(seed=seed)
 
 
 class Grid(_Sampler):
@@ -89,7 +91,7 @@ class Grid(_Sampler):
 
     type: Literal["grid"] = "grid"
 
-    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from sweeper.search.grid import GridSampler
 
         return GridSampler(grid(space), seed=seed)
@@ -114,16 +116,16 @@ class Qmc(_Sampler):
         True, description="Randomise the sequence; without it, the first points lie in a corner of the space."
     )
 
-    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import QMCSampler, RandomSampler
 
-        # The study records the place in the sequence under the seed: with another seed, the sequence would start again.
+        # The study records the place in the sequence under the seed.
         with _experimental():
             return QMCSampler(
                 qmc_type=self.qmc_type,
                 scramble=self.scramble,
                 seed=seed,
-                independent_sampler=RandomSampler(seed=_reseeded(seed, first)),
+                independent_sampler=RandomSampler(seed=seed),
                 warn_independent_sampling=False,
             )
 
@@ -144,19 +146,18 @@ class CmaEs(_Sampler):
         False, description="Learn from pruned trials too; recommended with hyperband, not with median."
     )
 
-    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import CmaEsSampler, RandomSampler
 
-        reseeded = _reseeded(seed, first)
         with _experimental():
             return CmaEsSampler(
                 n_startup_trials=self.n_startup_trials,
                 popsize=self.popsize,
                 with_margin=self.with_margin,
                 consider_pruned_trials=self.consider_pruned_trials,
-                independent_sampler=RandomSampler(seed=reseeded),
+                independent_sampler=RandomSampler(seed=seed),
                 warn_independent_sampling=False,
-                seed=reseeded,
+                seed=seed,
             )
 
     def unsupported_reason(self, space: Space) -> str | None:
@@ -176,41 +177,17 @@ class Gp(_Sampler):
     )
     deterministic_objective: bool = Field(False, description="Assume that the same point always gives the same value.")
 
-    def _build(self, space: Space, *, seed: int, first: int, trials: int | None) -> BaseSampler:
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import GPSampler, RandomSampler
 
-        reseeded = _reseeded(seed, first)
         with _experimental():
             return GPSampler(
                 n_startup_trials=_startup(self.n_startup_trials, trials),
                 deterministic_objective=self.deterministic_objective,
-                independent_sampler=RandomSampler(seed=reseeded),
+                independent_sampler=RandomSampler(seed=seed),
                 warn_independent_sampling=False,
-                seed=reseeded,
+                seed=seed,
             )
-
-
-class SamplerRandomState:
-    """Random state of a sampler before its last proposal, to repeat a proposal that could not be recorded."""
-
-    def __init__(self, sampler: BaseSampler) -> None:
-        from sweeper.search.optuna_internals import generators_of
-
-        self._generators = list(generators_of(sampler))
-        self._before: tuple[int, list[Any]] = (-1, [])
-
-    def save(self, number: int) -> None:
-        """Save the state before trial `number` is proposed."""
-        self._before = (number, [generator.get_state() for generator in self._generators])
-
-    def restore(self, number: int) -> None:
-        """Restore the state saved for trial `number`, so that the next proposal repeats it.
-
-        Does nothing if a later trial was proposed since.
-        """
-        if self._before[0] == number:
-            for generator, state in zip(self._generators, self._before[1], strict=True):
-                generator.set_state(state)
 
 
 Sampler = Annotated[Tpe | Random | Grid | Qmc | CmaEs | Gp, Field(discriminator="type")]
@@ -221,15 +198,6 @@ def _startup(wanted: int | None, trials: int | None) -> int:
     if wanted is not None:
         return wanted
     return 10 if trials is None else min(10, max(4, trials // 3))
-
-
-def _reseeded(seed: int, first: int) -> int:
-    """Return the seed for proposals from trial `first` on: a resumed sweep must not propose its first points again."""
-    if first == 0:
-        return seed
-    import numpy as np
-
-    return int(np.random.SeedSequence([seed, first]).generate_state(1)[0])
 
 
 @contextmanager

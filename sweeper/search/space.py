@@ -110,10 +110,13 @@ def _problems_of_parent(parent: str, values: Iterable[Value], space: Mapping[str
     domain = space[parent]
     if domain is None:
         return []
-    allowed = _allowed(domain)
-    return [
-        f"{parent} is never {format_value(value)}, only {allowed}" for value in values if not domain.contains(value)
-    ]
+    problems = []
+    for value in values:
+        if not domain.contains(value):
+            problems.append(f"{parent} is never {format_value(value)}, only {_allowed(domain)}")
+        elif (normal := domain.normal(value)) != value:
+            problems.append(f"{parent} is never exactly {format_value(value)}; write {format_value(normal)}")
+    return problems
 
 
 def _allowed(domain: AnyDomain) -> str:

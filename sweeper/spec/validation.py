@@ -43,6 +43,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], data: Any) -> li
     """Return the problems of data that could not become a model: one for each key."""
     found: dict[Key, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
+        if details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:
+            continue  # pydantic counts valid items only; the others have errors of their own
         found.setdefault(_key(details, data), []).append(details)
     problems = []
     for key, group in islice(found.items(), MAX_PROBLEMS):

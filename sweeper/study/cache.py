@@ -8,12 +8,19 @@ from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any
 
-from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
+from optuna.distributions import (
+    BaseDistribution,
+    FloatDistribution,
+    check_distribution_compatibility,
+    distribution_to_json,
+)
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.search.domains import nearest_step
 
 _Intermediate = models.TrialIntermediateValueModel
 
@@ -89,6 +96,11 @@ class OwnerCachedStorage(_CachedStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
+        if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+            # Everybody who reads the study gets the decimal that the sweep uses, and not 0.30000000000000004.
+            param_value_internal = nearest_step(
+                param_value_internal, distribution.low, distribution.high, distribution.step
+            )
         known = self._studies[self._study_id].param_distribution.get(param_name)
         if known is None:
             super().set_trial_param(trial_id, param_name, param_value_internal, distribution)

@@ -6,12 +6,9 @@ import difflib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from uuid import uuid4
 
 import optuna
-from optuna.trial import TrialState
 
 from sweeper.core.errors import DatasetError, InputError, StopReason, StorageError
 from sweeper.core.trials import Listener
@@ -24,7 +21,7 @@ from sweeper.study.database import Database, open_database
 from sweeper.study.lease import Lease
 from sweeper.study.outage import storage_errors
 from sweeper.study.study import SweepStudy
-from sweeper.study.view import FACTS, StudyView
+from sweeper.study.view import FACTS, StudyView, SweepSummary
 
 MAX_FORKED_POINTS = 3
 """Number of best points that a forked sweep takes over and tries first."""
@@ -32,40 +29,6 @@ MAX_FORKED_POINTS = 3
 
 _SWEEP = "sweep"
 """User attribute of the study that holds its sweep, as it was last opened."""
-
-
-@dataclass(frozen=True)
-class SweepSummary:
-    """One line of `sweeper list`.
-
-    Attributes:
-        created: when its first trial started, in UTC; None before that.
-        counts: number of trials by state.
-        trials: number of trials that the sweep ends after.
-        best: value of the best COMPLETE trial, None if there is none.
-    """
-
-    name: str
-    created: datetime | None
-    counts: dict[str, int]
-    trials: int
-    best: float | None
-    metric: str
-    direction: str
-    running: bool
-    paused: bool
-
-    @property
-    def ended(self) -> int:
-        """Return the number of trials that are over."""
-        return sum(count for state, count in self.counts.items() if state not in ("RUNNING", "WAITING"))
-
-    @property
-    def state(self) -> str:
-        """Return what the sweep does now: paused, running, done, or stopped before its last trial."""
-        if self.running:
-            return "paused" if self.paused else "running"
-        return "done" if self.ended >= self.trials else "stopped"
 
 
 @contextmanager
@@ -132,8 +95,7 @@ def _create_or_load(
             study.set_user_attr(FACTS, {"id": uuid4().hex})
     storage = OwnerCachedStorage(database.optuna, database.optuna.get_study_id_from_name(sweep.name))
     study = optuna.load_study(study_name=sweep.name, storage=storage)
-    first = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    study.sampler = sweep.sampler.build(sweep.space, seed=sweep.sampler_seed, first=first, trials=sweep.budget.trials)
+    study.sampler = sweep.sampler.build(sweep.space, seed=sweep.sampler_seed, trials=sweep.budget.trials)
     study.pruner = sweep.pruner.build(sweep.budget)
     return study, changes
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,8 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeper.core.errors import StopReason
-from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord
-from sweeper.search.budget import Budget
+from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict
 from sweeper.search.optuna_internals import storage_of, trial_id
-from sweeper.search.samplers import SamplerRandomState
 from sweeper.search.space import suggest
 from sweeper.spec import Sweep
 from sweeper.study.cache import OwnerCachedStorage
@@ -27,19 +24,23 @@ from sweeper.study.lease import Lease
 from sweeper.study.outage import DatabaseOutage, retry_while_unavailable
 from sweeper.study.retry import RetryPolicy, missing_metric
 from sweeper.study.tables import storable
-from sweeper.study.view import FACTS, StudyView, utc
+from sweeper.study.view import (
+    FACTS,
+    StudyView,
+    ended,
+    failed_attempt,
+    judge,
+    next_attempt,
+    place,
+    problem_of_enqueued,
+    seconds,
+    tell,
+)
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 logger = logging.getLogger(__name__)
-
-
-class Verdict(Enum):
-    """What a trial does after a report."""
-
-    CONTINUE = "continue"
-    STOP = "stop"
 
 
 class SweepStudy(StudyView):
@@ -63,7 +64,6 @@ class SweepStudy(StudyView):
         self._listeners = tuple(listeners)
         self.outage = partial(DatabaseOutage, database, self.announce, stop_reason)
         self._trial_limit = sweep.trial_limit  # counting the points of a grid takes a while
-        self._random_state = SamplerRandomState(study.sampler)
         self._trials: dict[int, optuna.Trial] = {}
         self.commands = database.commands(sweep.name)
         self.retries = RetryPolicy({}, sweep.budget.max_failures)
@@ -88,7 +88,6 @@ class SweepStudy(StudyView):
             storage.refresh()
         before = self._rows
         self._read()
-        self._random_state.restore(len(self._rows))
         for number, old in before.items():
             row = self._rows[number]
             if (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt):
@@ -135,29 +134,39 @@ class SweepStudy(StudyView):
 
     @retry_while_unavailable
     def ask(self) -> TrialRecord:
-        """Return the next trial to run: another attempt at one that was interrupted or failed, else a new trial."""
+        """Return the next trial to run: another attempt at one that was interrupted or failed, else a new trial.
+
+        A trial that others enqueued with a value outside the space is not run; it is returned as FAIL.
+        """
         due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
         lost: Attempt | None = None
         with self._database.transaction(self._lease) as connection:
             if due is None:
-                self._random_state.save(len(self._rows))
                 trial = self._study.ask()
-                row = TrialRecord(trial.number, "RUNNING", {})
+                row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
+                trial.set_user_attr("started", seconds(row.started))
             else:
                 trial = optuna.Trial(self._study, due[1])
                 row = self._rows.get(trial.number) or TrialRecord(trial.number, "RUNNING", {})
                 if not self.retries.has(row.number, row.attempt):
-                    lost = _failed_attempt(row, Failure("driver", "the sweep was interrupted"))
+                    lost = failed_attempt(row, Failure("driver", "the sweep was interrupted"))
                     self._attempts.add(row.number, lost, connection)
-                row = replace(row, attempt=row.attempt + 1)
-                trial.set_user_attr("attempt", row.attempt)
-            params = suggest(trial, self.sweep.space)
+                row = next_attempt(row, self.retries.of(row.number), self._reports.of(row.number))
+                for name, value in (("attempt", row.attempt), ("spent", row.spent), ("resumed", seconds(row.resumed))):
+                    trial.set_user_attr(name, value)
+            problem = problem_of_enqueued(trial, self.sweep)
+            over = ended(row, TrialState.FAIL, problem) if problem else None
+            if over is not None:
+                tell(self._study, trial, over)
+            params = suggest(trial, self.sweep.space) if over is None else {}
         if lost is not None:
             self.retries.add(row.number, lost)
         if due is not None:
             self._interrupted.remove(due)
-        self._trials[row.number] = trial
-        return self._update(replace(row, params=params, started=utc(trial.datetime_start)))
+        if over is None:
+            self._trials[row.number] = trial
+        row = self._update(replace(row, params=params))
+        return row if over is None else self._update(over)
 
     @retry_while_unavailable
     def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
@@ -180,22 +189,33 @@ class SweepStudy(StudyView):
                 trial.set_user_attr("node", node)
             self._reports.add(number, report, connection)
             trial.report(value, report.step)
-            state, reason = _judge(trial, report.step, self.sweep.budget)
-            if state is not None:
-                _tell(self._study, trial, value, state, reason)
-        self._update(replace(row, value=value, step=report.step, node=node or row.node), report)
-        return Verdict.CONTINUE if state is None else self._close(number, state, reason)
+            row = replace(row, value=value, step=report.step, node=node or row.node)
+            state, reason = judge(trial, report.step, self.sweep.budget)
+            over = None if state is None else ended(row, state, reason)
+            if over is not None:
+                tell(self._study, trial, over)
+        self._update(row, report)
+        return Verdict.CONTINUE if over is None else self._close(over)
 
     @retry_while_unavailable
-    def finish(self, number: int) -> Verdict:
-        """End a trial whose function has returned: COMPLETE with its last value, FAIL if it never reported."""
-        if self._rows[number].step == 0:
+    def finish(self, number: int, *, is_pruned: bool = False) -> Verdict:
+        """End a trial whose function has returned: COMPLETE with its last value, FAIL if it never reported.
+
+        Args:
+            is_pruned: whether the function pruned itself with `optuna.TrialPruned`: the trial is PRUNED then.
+        """
+        row, trial, budget = self._rows[number], self._trials.get(number), self.sweep.budget
+        if row.step == 0 and not is_pruned:
             return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
-        if (trial := self._trials.get(number)) is None:
+        if trial is None:
             return Verdict.STOP
+        where = f"after {place(row.step, budget)}"
+        early = f"returned {where} of {budget.epoch_of(budget.reports):g}" if row.step < budget.reports else None
+        state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
+        row = ended(row, state, f"pruned by its own code {where}" if is_pruned else early)
         with self._database.transaction(self._lease):
-            _tell(self._study, trial, self._rows[number].value, TrialState.COMPLETE, None)
-        return self._close(number, TrialState.COMPLETE, None)
+            tell(self._study, trial, row)
+        return self._close(row)
 
     @retry_while_unavailable
     def fail(self, number: int, failure: Failure, *, node: str | None = None) -> Verdict:
@@ -207,13 +227,14 @@ class SweepStudy(StudyView):
         wait = self.retries.retry_delay(number, failure.kind)
         reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
         with self._database.transaction(self._lease) as connection:
-            attempt = _failed_attempt(replace(row, node=node or row.node), failure)
+            attempt = failed_attempt(replace(row, node=node or row.node), failure)
             self._attempts.add(number, attempt, connection)
             if wait is None:
-                _tell(self._study, trial, row.value, TrialState.FAIL, reason)
+                row = ended(row, TrialState.FAIL, reason)
+                tell(self._study, trial, row)
         self.retries.add(number, attempt)
         if wait is None:
-            return self._close(number, TrialState.FAIL, reason, failure)
+            return self._close(row, failure)
         del self._trials[number]
         self._interrupted.append((time.monotonic() + wait, trial_id(trial)))
         self.announce(f"trial {number}: {failure.reason}; attempt {row.attempt + 1} follows")
@@ -241,11 +262,11 @@ class SweepStudy(StudyView):
         for listener in self._listeners:
             listener.on_phase(message)
 
-    def _close(self, number: int, state: TrialState, reason: str | None, failure: Failure | None = None) -> Verdict:
+    def _close(self, row: TrialRecord, failure: Failure | None = None) -> Verdict:
         """Drop a trial whose end is recorded, and notify the listeners."""
-        del self._trials[number]
+        del self._trials[row.number]
         self.retries.note_end(failure)
-        self._update(replace(self._rows[number], state=state.name, reason=reason, ended=datetime.now(UTC)))
+        self._update(row)
         return Verdict.STOP
 
     def _update(self, row: TrialRecord, report: Report | None = None) -> TrialRecord:
@@ -256,22 +277,3 @@ class SweepStudy(StudyView):
             except Exception:  # a listener only watches, and must not be able to stop the sweep
                 logger.exception("%s failed on trial %d", type(listener).__name__, row.number)
         return row
-
-
-def _judge(trial: optuna.Trial, step: int, budget: Budget) -> tuple[TrialState | None, str | None]:
-    """Return the state in which this report ends the trial, None if it does not, and the reason for people."""
-    if step >= budget.reports:
-        return TrialState.COMPLETE, None
-    if trial.should_prune():
-        return TrialState.PRUNED, f"pruned after epoch {budget.epoch_of(step):g}"
-    return None, None
-
-
-def _failed_attempt(row: TrialRecord, failure: Failure) -> Attempt:
-    return Attempt(row.attempt, failure.kind, failure.reason, row.step, row.node, datetime.now(UTC))
-
-
-def _tell(study: optuna.Study, trial: optuna.Trial, value: float | None, state: TrialState, reason: str | None) -> None:
-    if reason is not None:
-        trial.set_user_attr("reason", reason)
-    study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)

@@ -57,6 +57,7 @@ def trial_tags(sweep: Sweep, row: TrialRecord) -> dict[str, str]:
         "sweeper.reason": reason,
         "sweeper.attempt": str(row.attempt),
         "sweeper.node": row.node or "",
+        "sweeper.seconds": "" if row.seconds is None else f"{row.seconds:.3f}",
         "mlflow.note.content": f"Trial {row.number} of sweep {sweep.name}: {row.state}{reason and f', {reason}'}",
     }
 
@@ -105,7 +106,7 @@ def best_so_far(sweep: Sweep, rows: Iterable[TrialRecord]) -> Iterator[tuple[Tri
     for expected, row in enumerate(sorted(rows, key=lambda row: row.number)):
         if row.number != expected or row.state == "RUNNING":
             return
-        if row.state == "COMPLETE" and row.value is not None:
+        if row.state == "COMPLETE" and row.value is not None and not row.is_added:
             best = row.value if best is None else better(best, row.value)
             yield row, best
 

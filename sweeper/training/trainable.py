@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ def train_rnn(params: RNNParams, trial: Trial) -> None:
     saved = time.monotonic()
     while trial.step < trial.reports:
         metrics = loop.advance(loop.plan.step_at(trial.step + 1))
+        if bad := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
+            raise trial.diverged(bad)  # weights that are NaN stay NaN, also where the objective is finite
         is_due = trial.step + 1 == trial.reports or time.monotonic() - saved >= CHECKPOINT_SECONDS
         trial.report(metrics, checkpoint=loop.save if is_due else None)
         saved = time.monotonic() if is_due else saved

@@ -185,7 +185,7 @@ class CheckpointCleaner:
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         """Delete the checkpoints of a trial that ended, or those of the trial that was best before it."""
-        if row.state == "RUNNING":
+        if row.state == "RUNNING" or row.is_added:
             return
         candidates = [row] if self._best is None else [self._best, row]
         best = best_trial(candidates, self._direction)

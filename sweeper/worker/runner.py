@@ -13,7 +13,7 @@ from typing import Any
 from sweeper.core.errors import TrialDivergedError, TrialStopped
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, FailureKind, Report
-from sweeper.core.user_code import find_trainable, load_trainable
+from sweeper.core.user_code import find_trainable, is_installed, load_trainable
 from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
 from sweeper.worker.trial import Trial
 
@@ -22,6 +22,8 @@ MAX_TRACEBACK_CHARS = 50_000
 
 _PERMANENT_OS_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors of the operating system that a retry would meet again."""
+
+_SWEEPER = Path(__file__).parents[1]
 
 _OUT_OF_MEMORY_ERRORS = ("OutOfMemoryError", "ResourceExhaustedError")
 _JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
@@ -65,6 +67,9 @@ class TaskRunner:
         except TrialStopped:
             pass
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
+            if _is_pruned(error) and not self._task.evaluate:
+                self._events.put(Event(is_pruned=True))
+                return
             reason = str(error) if isinstance(error, TrialDivergedError) else self._save_and_summarise(error)
             failure = Failure(classify_exception(error), reason)
             self._events.put(Event(failure=self._memory_failure(error) if failure.kind == "memory" else failure))
@@ -103,6 +108,7 @@ class TaskRunner:
             number=task.number,
             seed=trial_seed(sweep.seed, task.number),
             budget=sweep.budget,
+            objective=sweep.objective.metric,
             dataset=sweep.dataset,
             data=self._context.data,
             resources=task.trial_resources(sweep.resources),
@@ -142,9 +148,26 @@ class TaskRunner:
             folder.mkdir(exist_ok=True)
             (folder / "error.txt").write_text(_shorten(redact(text)), errors="backslashreplace")
         first = redact((_message_of(error).strip().splitlines() or [""])[0])[:300]
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-        return f"{type(error).__name__}: {first}{place}"
+        return f"{type(error).__name__}: {first}{_place_of(error)}"
+
+
+def _is_pruned(error: BaseException) -> bool:
+    """Return whether this is `optuna.TrialPruned`, which Optuna's callbacks raise too; a worker has no Optuna."""
+    return any(
+        (kind.__module__.partition(".")[0], kind.__name__) == ("optuna", "TrialPruned") for kind in type(error).__mro__
+    )
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the place of an error: the last line of the user's own code, else the last line of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame
+        for frame in frames
+        if not Path(frame.filename).is_relative_to(_SWEEPER) and not is_installed(frame.filename)
+    ]
+    place = next(reversed(own or frames), None)
+    return f" ({Path(place.filename).name}:{place.lineno})" if place else ""
 
 
 def _message_of(error: BaseException) -> str:

@@ -45,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Event:
-    """One answer of a worker: a report, a notice, a failure, or the evaluation's metrics. With none, the trial ended.
+    """One answer of a worker: a report, a notice, a failure, or the evaluation's metrics. With none, it returned.
 
     A notice is a text for the user: the trial waits for something, or found something wrong that it can work around.
     """
@@ -54,6 +54,8 @@ class Event:
     notice: str | None = None
     failure: Failure | None = None
     evaluation: dict[str, float] | None = None
+    is_pruned: bool = False
+    """Whether the trial's own code has pruned it."""
     node: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
 

@@ -43,6 +43,7 @@ class Trial:
         attempt: 1, and one more after each retry or resume.
         budget: the sweep's `budget`; `budget.epoch_of(step)` converts a report's number into epochs (or gradient steps,
             if the budget is in steps).
+        objective: name of the metric that the sweep maximizes or minimizes.
         dataset: the sweep's `dataset`, or None.
         data: the dataset's arrays: `x_train`, `x_val` and `x_test` of shape `[samples, steps, features]`, and what
             belongs to each sample in `y_train`, `y_val` and `y_test`. Read-only, as all workers of a node share them.
@@ -74,6 +75,7 @@ class Trial:
         number: int,
         seed: int,
         budget: Budget,
+        objective: str,
         dataset: AnyDataset | None,
         resources: TrialResources,
         checkpoints: CheckpointStore,
@@ -86,6 +88,7 @@ class Trial:
         self.seed = seed
         self.attempt = attempt
         self.budget = budget
+        self.objective = objective
         self.dataset = dataset
         self.resources = resources
         self.reports = budget.reports
@@ -95,6 +98,7 @@ class Trial:
         self._checkpoints = checkpoints
         self._send = send
         self._notify = notify
+        self._left_out: set[str] = set()
 
     @property
     def data(self) -> Arrays:
@@ -126,25 +130,43 @@ class Trial:
         """Send one report, and wait until the study has recorded and judged it.
 
         Args:
-            metrics: numbers by name; the objective's metric must be among them.
+            metrics: numbers by name; the objective's metric must be among them. Another metric that is NaN or infinite
+                is left out, with a note.
             checkpoint: writes into the folder it gets every file that is needed to resume from here, bit for bit. It
                 may make no subfolders. Without it, the trial resumes from an earlier report.
 
         Raises:
             TrialStopped: the trial ends here, because it was pruned or the sweep stops. Do not catch it.
-            TrialDivergedError: a metric is NaN or infinite.
-            TypeError: a metric is not a number.
+            TrialDivergedError: the objective's metric is NaN or infinite.
+            TypeError: `metrics` is no mapping, or a metric is not a number.
             ValueError: there are more than 1,000 metrics, or a name has more than 250 characters.
         """
-        _check_size(metrics)
+        _check_metrics(metrics)
         numbers = {name: _as_number(name, value) for name, value in metrics.items()}
+        bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+        if self.objective in bad:
+            raise self.diverged(bad)
+        if new := [f"{name}={value}" for name, value in bad.items() if name not in self._left_out]:
+            self._left_out.update(bad)
+            self._notify(f"A metric that is not finite is left out ({', '.join(new)} at {self._next_place()}).")
+        numbers = {name: value for name, value in numbers.items() if name not in bad}
         self.step += 1
-        bad = [f"{name}={value}" for name, value in numbers.items() if not math.isfinite(value)]
-        if bad:
-            raise TrialDivergedError(f"diverged ({', '.join(bad)} at epoch {self.budget.epoch_of(self.step):g})")
         if checkpoint is not None:
             self._save(numbers, checkpoint)
         self._send(Report(self.step, time.time(), numbers))
+
+    def diverged(self, metrics: Mapping[str, float]) -> TrialDivergedError:
+        """Return the error to raise instead of the next report when training cannot recover.
+
+        Args:
+            metrics: those that are not finite.
+        """
+        values = ", ".join(f"{name}={value}" for name, value in metrics.items())
+        return TrialDivergedError(f"diverged ({values} at {self._next_place()})")
+
+    def _next_place(self) -> str:
+        unit = "epoch" if self.budget.steps is None else "step"
+        return f"{unit} {self.budget.epoch_of(self.step + 1):g}"
 
     def _save(self, metrics: Mapping[str, float], write: Callable[[Path], None]) -> None:
         """Save a checkpoint; while the disk is full, wait and try again."""
@@ -168,7 +190,9 @@ def _load(dataset: AnyDataset) -> Arrays:
     return dataset.load()
 
 
-def _check_size(metrics: Mapping[str, float]) -> None:
+def _check_metrics(metrics: Mapping[str, float]) -> None:
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"report takes a dict of numbers by name, not {type(metrics).__name__}: {str(metrics)[:60]}")
     if len(metrics) > MAX_METRICS:
         raise ValueError(f"a report has {len(metrics)} metrics; {MAX_METRICS} at most")
     longest = max(map(str, metrics), key=len, default="")
@@ -181,5 +205,7 @@ def _check_size(metrics: Mapping[str, float]) -> None:
 def _as_number(name: str, value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
+    except OverflowError as error:
+        raise OverflowError(f"metric {name!r} is too large for a floating-point number") from error
     except (TypeError, ValueError) as error:
         raise TypeError(f"metric {name!r} is not a number: {value!r} ({type(value).__name__})") from error

@@ -31,7 +31,7 @@ def make_result(make_sweep: MakeSweep) -> Callable[..., SweepResult]:
         facts: dict[str, Any] = {
             "name": "climbing",
             "folder": Path("sweeps/climbing"),
-            "sweep": make_sweep(storage="sqlite:///sweeper.db"),
+            "sweep": make_sweep(storage="sqlite:///sweeper.db", pruner={"type": "median"}),
             "counts": {"COMPLETE": 12, "PRUNED": 11, "FAIL": 1},
             "leaderboard": tuple(rows(24)),
             "reports_run": 54,
@@ -41,6 +41,7 @@ def make_result(make_sweep: MakeSweep) -> Callable[..., SweepResult]:
             "stopped": None,
             "seconds": 312.0,
             "resumed": 0,
+            "ended_now": 24,
             "tracking_uri": "sqlite:///mlflow.db",
         }
         return SweepResult(**facts | changes)
@@ -72,6 +73,21 @@ def test_result_shows_the_outcome_and_the_next_commands(
     assert "best trial 0, on the test set: test_score 0.8800, test_loss 0.0412" in lines
     assert "model climber version 3 is the champion (beats version 2: score 0.9 against 0.85)" in lines
     assert lines[-3:] == ["next sweeper show climbing", "sweeper best climbing", "sweeper ui climbing"]
+
+
+def test_result_without_a_pruner_says_nothing_of_pruning(
+    make_result: Callable[..., SweepResult], make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(make_result(sweep=make_sweep(pruner={"type": "none"})))
+    assert "pruning" not in capsys.readouterr().out
+
+
+def test_result_without_a_complete_trial_does_not_propose_the_best(
+    make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(make_result(leaderboard=(), evaluation=None, champion=None, counts={"FAIL": 4}))
+    text = capsys.readouterr().out
+    assert "sweeper show climbing" in text and "sweeper best" not in text
 
 
 def test_result_shows_the_ten_best_only(

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 import sweeper.driver
 from sweeper.core.errors import LeaseLostError
 from sweeper.core.files import PinnedPath
-from sweeper.core.trials import Failure, Report
+from sweeper.core.trials import Failure, Report, Verdict
 from sweeper.driver import stop
 from sweeper.driver.bridge import FINISHED, MAX_EVALUATION_ATTEMPTS, TuneBridge
 from sweeper.driver.stop import RunControl, StopSignal
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
-from sweeper.study.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy
 from sweeper.worker.task import Event, Task
 
 MakeSweep = Callable[..., Sweep]
@@ -135,6 +136,25 @@ def test_trial_whose_resources_are_invalid_fails_alone(make_sweep: MakeSweep) ->
         assert bridge.next_task() is None and study.row(0).state == "FAIL"
         task = bridge.next_task()
         assert isinstance(task, Task) and task.number == 1
+
+
+def test_trial_enqueued_outside_the_space_is_not_run(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 2, "epochs": 2})
+    with open_study(sweep):
+        pass
+    optuna.load_study(study_name=sweep.name, storage=sweep.storage_url()).enqueue_trial({"height": 5.0})
+    with open_study(sweep) as study:
+        bridge = bridge_to(study, Running())
+        assert bridge.next_task() is None and study.row(0).state == "FAIL" and study.running() == []
+        task = bridge.next_task()
+        assert isinstance(task, Task) and task.number == 1
+
+
+def test_trial_that_prunes_itself_ends_as_pruned(study: SweepStudy) -> None:
+    bridge, task = bridge_to(study, Running()), task_of(study)
+    bridge.handle_event(task, Event(report=Report(1, 0.0, {"score": 0.5})))
+    assert bridge.handle_event(task, Event(is_pruned=True)) is Verdict.STOP
+    assert (study.row(0).state, study.row(0).value) == ("PRUNED", 0.5)
 
 
 def test_best_trial_is_evaluated_once_all_trials_have_ended(study: SweepStudy) -> None:

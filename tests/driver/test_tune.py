@@ -12,12 +12,12 @@ import pytest
 import ray
 
 from sweeper.core.errors import ResourceError
-from sweeper.core.trials import Report, TrialRecord
+from sweeper.core.trials import Report, TrialRecord, Verdict
 from sweeper.driver.capacity import possible_requests, refuse_infeasible_on_cluster
 from sweeper.driver.nodes import Nodes
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
-from sweeper.study.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy
 from sweeper.study.view import StudyView
 from tests.runs import run_trials
 
@@ -160,6 +160,13 @@ def test_ray_and_the_study_call_the_same_trials_failed(make_sweep: MakeSweep) ->
         states[trial["config"]["number"]] = trial["status"]
     assert states == {row.number: "ERROR" if row.state == "FAIL" else "TERMINATED" for row in rows}
     assert set(states.values()) == {"ERROR", "TERMINATED"}
+
+
+def test_trial_that_prunes_itself_is_pruned(make_sweep: MakeSweep) -> None:
+    rows = tune(make_sweep(trainable="tests.samples:prune_itself", budget={"trials": 2, "epochs": 3}))
+    assert [(row.state, row.step, row.reason) for row in rows] == [
+        ("PRUNED", 1, "pruned by its own code after epoch 1")
+    ] * 2
 
 
 def test_trial_that_diverges_fails_with_the_epoch(make_sweep: MakeSweep) -> None:

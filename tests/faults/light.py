@@ -23,11 +23,12 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  imported before the
 from sqlalchemy.engine.default import DefaultDialect
 
 from sweeper import run
+from sweeper.core.trials import Verdict
 from sweeper.driver.bridge import TuneBridge
 from sweeper.driver.stop import Control
 from sweeper.spec import load_sweep
 from sweeper.study.compatibility import record_dataset
-from sweeper.study.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy
 from sweeper.worker.runner import TaskRunner
 from sweeper.worker.task import WorkerContext
 from tests.faults import driver

@@ -105,7 +105,7 @@ def test_generators_include_those_of_inner_samplers(kind: str, count: int) -> No
     space = TypeAdapter(dict[str, Domain]).validate_python(
         {name: {"type": "float", "low": 0, "high": 1} for name in "xy"}
     )
-    sampler = TypeAdapter(Sampler).validate_python({"type": kind}).build(space, seed=0, first=0)
+    sampler = TypeAdapter(Sampler).validate_python({"type": kind}).build(space, seed=0)
 
     assert len(list(generators_of(sampler))) == count
 

@@ -53,7 +53,7 @@ def run(study: optuna.Study, space: Space, count: int) -> list[dict[str, Any]]:
 def test_points_are_in_the_space_and_follow_the_seed(kind: str) -> None:
     sampler = sampler_of(type=kind)
     runs = [
-        run(optuna.create_study(sampler=sampler.build(STEPPED, seed=seed, first=0, trials=15)), STEPPED, 15)
+        run(optuna.create_study(sampler=sampler.build(STEPPED, seed=seed, trials=15)), STEPPED, 15)
         for seed in (0, 0, 1)
     ]
 
@@ -64,9 +64,9 @@ def test_points_are_in_the_space_and_follow_the_seed(kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grid"])
 def test_resumed_sweep_does_not_repeat_its_first_points(kind: str) -> None:
     sampler = sampler_of(type=kind)
-    study = optuna.create_study(sampler=sampler.build(SMOOTH, seed=0, first=0))
+    study = optuna.create_study(sampler=sampler.build(SMOOTH, seed=0))
     before = run(study, SMOOTH, 5)
-    study.sampler = sampler.build(SMOOTH, seed=0, first=5)
+    study.sampler = sampler.build(SMOOTH, seed=0)
     after = run(study, SMOOTH, 5)
 
     assert all(point not in before for point in after)
@@ -75,10 +75,10 @@ def test_resumed_sweep_does_not_repeat_its_first_points(kind: str) -> None:
 @pytest.mark.parametrize("qmc_type", ["sobol", "halton"])
 def test_resumed_qmc_continues_its_sequence(qmc_type: str) -> None:
     sampler = sampler_of(type="qmc", qmc_type=qmc_type)
-    whole = run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=3, first=0)), SMOOTH, 9)
-    study = optuna.create_study(sampler=sampler.build(SMOOTH, seed=3, first=0))
+    whole = run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=3)), SMOOTH, 9)
+    study = optuna.create_study(sampler=sampler.build(SMOOTH, seed=3))
     parts = run(study, SMOOTH, 4)
-    study.sampler = sampler.build(SMOOTH, seed=3, first=4)
+    study.sampler = sampler.build(SMOOTH, seed=3)
     parts += run(study, SMOOTH, 5)
 
     assert parts == whole
@@ -90,21 +90,21 @@ def test_seed_of_the_sampler_is_a_number() -> None:
 
 @pytest.mark.parametrize(("trials", "startup"), [(None, 10), (6, 4), (24, 8), (300, 10)])
 def test_random_trials_at_the_start_are_a_share_of_the_budget(trials: int | None, startup: int) -> None:
-    built: Any = sampler_of(type="tpe").build(SMOOTH, seed=0, first=0, trials=trials)
+    built: Any = sampler_of(type="tpe").build(SMOOTH, seed=0, trials=trials)
 
-    assert built._n_startup_trials == startup
+    assert built.sampler._n_startup_trials == startup
 
 
 def test_grid_gives_every_point_once_despite_interruptions_and_failures() -> None:
     sampler = sampler_of(type="grid")
-    study = optuna.create_study(sampler=sampler.build(STEPPED, seed=0, first=0))
+    study = optuna.create_study(sampler=sampler.build(STEPPED, seed=0))
     points = run(study, STEPPED, 20)
     running = study.ask()
     points.append(suggest(running, STEPPED))
     failed = study.ask()
     points.append(suggest(failed, STEPPED))
     study.tell(failed, state=TrialState.FAIL)
-    study.sampler = sampler.build(STEPPED, seed=0, first=22)
+    study.sampler = sampler.build(STEPPED, seed=0)
     points += run(study, STEPPED, 60 - 22)
 
     assert len(points) == 60
@@ -113,7 +113,7 @@ def test_grid_gives_every_point_once_despite_interruptions_and_failures() -> Non
 
 
 def test_start_point_counts_as_a_point_of_the_grid() -> None:
-    study = optuna.create_study(sampler=sampler_of(type="grid").build(STEPPED, seed=0, first=0))
+    study = optuna.create_study(sampler=sampler_of(type="grid").build(STEPPED, seed=0))
     start: dict[str, Any] = {"rate": 0.75, "units": 3, "optimizer": "sgd"}
     study.enqueue_trial(start)
     study.enqueue_trial(start)
@@ -125,7 +125,7 @@ def test_start_point_counts_as_a_point_of_the_grid() -> None:
 
 def test_exhausted_grid_starts_again() -> None:
     space = space_of(x={"type": "int", "low": 1, "high": 3})
-    study = optuna.create_study(sampler=sampler_of(type="grid").build(space, seed=0, first=0))
+    study = optuna.create_study(sampler=sampler_of(type="grid").build(space, seed=0))
 
     assert sorted(point["x"] for point in run(study, space, 3)) == [1, 2, 3]
     assert run(study, space, 2)[0]["x"] in (1, 2, 3)
@@ -163,17 +163,17 @@ def test_sampler_refuses_a_space_that_it_cannot_search(kind: str, space: Space, 
 @pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
 def test_missing_package_is_reported_with_its_remedy() -> None:
     with pytest.raises(InputError, match=r"needs: pip install 'sweeper\[gp\]'"):
-        sampler_of(type="gp").build(SMOOTH, seed=0, first=0)
+        sampler_of(type="gp").build(SMOOTH, seed=0)
 
 
 def test_options_that_optuna_calls_experimental_do_not_warn() -> None:
     sampler = sampler_of(type="cmaes", with_margin=True, consider_pruned_trials=True, popsize=4)
 
-    run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=0, first=0)), SMOOTH, 12)
+    run(optuna.create_study(sampler=sampler.build(SMOOTH, seed=0)), SMOOTH, 12)
 
 
 def test_resumed_grid_trial_keeps_its_point() -> None:
-    study = optuna.create_study(sampler=sampler_of(type="grid").build(STEPPED, seed=0, first=0))
+    study = optuna.create_study(sampler=sampler_of(type="grid").build(STEPPED, seed=0))
     first = suggest(study.ask(), STEPPED)
     assert suggest(optuna.Trial(study, 0), STEPPED) == first
     others = [suggest(study.ask(), STEPPED) for _ in range(3)]

@@ -117,6 +117,18 @@ def test_continuous_range_has_no_count_and_contains_its_draws() -> None:
         assert all(domain.contains(domain.draw(rng)) for _ in range(200))
 
 
+@pytest.mark.parametrize("index", range(8))
+def test_step_that_optuna_computes_is_the_decimal_that_was_written(index: int) -> None:
+    domain = space_of(x={"type": "float", "low": 0.0, "high": 0.7, "step": 0.1})["x"]
+    assert domain.contains(index * 0.1)
+    assert domain.normal(index * 0.1) == float(f"0.{index}")
+
+
+@pytest.mark.parametrize("value", [0.35, 0.75, -0.1, 0.3001, float("nan"), float("inf"), "0.3", True, None])
+def test_value_between_two_steps_is_not_in_the_domain(value: Any) -> None:
+    assert not space_of(x={"type": "float", "low": 0.0, "high": 0.7, "step": 0.1})["x"].contains(value)
+
+
 def test_true_is_not_one() -> None:
     space = space_of(x=choice(True, False), y=choice(0, 1))
 
@@ -163,6 +175,14 @@ def test_impossible_domains_are_refused(declared: dict[str, Any], message: str) 
         ({"u\u202eyz": 1}, "'u\\u202eyz'", "is not a name of a parameter"),
         ({"x" * 65: 1}, "x" * 65, "longer than 64"),
         ({"cell": "a", "x": {"type": "constant", "value": 1, "when": {"cel": "a"}}}, "x.when.cel", "mean 'cell'?"),
+        (
+            {
+                "p": {"type": "float", "low": 0, "high": 0.7, "step": 0.1},
+                "x": choice(1, when={"p": [0.1 + 0.2]}),
+            },
+            "x.when.p",
+            "p is never exactly 0.30000000000000004; write 0.3",
+        ),
         ({"p": choice("a", "b"), "x": choice(1, when={"p": ["a", "c"]})}, "x.when.p", "p is never 'c', only 'a', 'b'"),
         ({"p": {"type": "int", "low": 1, "high": 5}, "x": choice(1, when={"p": 7})}, "x.when.p", "only 1 to 5"),
         ({"x": choice(1, when={"x": 1})}, "x.when", "circle: x <- x"),

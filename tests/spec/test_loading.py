@@ -194,6 +194,12 @@ def test_at_most_twenty_problems_are_printed(write: Callable[..., Path]) -> None
     assert len(messages) == 21 and messages[-1].startswith("lstm.yaml  and ") and messages[-1].endswith("more problems")
 
 
+def test_choices_that_are_all_wrong_are_not_called_empty(write: Callable[..., Path]) -> None:
+    messages = refusal(write("space: {layers: {type: categorical, choices: [[64, 32], [128]]}}"))
+
+    assert len(messages) == 2 and all("must be text or true or false or" in message for message in messages)
+
+
 def test_combination_that_the_trainable_refuses_is_found_at_loading(tmp_path: Path) -> None:
     (tmp_path / "picky.py").write_text(
         "from pydantic import BaseModel, model_validator\n"

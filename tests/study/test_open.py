@@ -51,7 +51,19 @@ def restored(tmp_path: Path) -> Path:
 
 
 def test_study_view_has_no_method_that_writes() -> None:
-    reading = {"id", "facts", "storage", "folder", "rows", "row", "reports", "attempts", "best", "leaderboard"}
+    reading = {
+        "id",
+        "facts",
+        "storage",
+        "folder",
+        "rows",
+        "row",
+        "reports",
+        "attempts",
+        "best",
+        "leaderboard",
+        "remarks",
+    }
     writing = {"ask", "report", "finish", "fail", "record_facts", "blame_node", "refresh"}
     assert public_names(StudyView) == reading
     assert writing <= public_names(SweepStudy)

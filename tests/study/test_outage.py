@@ -13,12 +13,12 @@ import optuna
 import pytest
 
 from sweeper.core.errors import LeaseLostError, StoppedError, StopReason, StorageError
-from sweeper.core.trials import Failure, Report, TrialRecord
+from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.spec import Sweep
 from sweeper.study.lease import Lease, find_holder
 from sweeper.study.open import open_study
 from sweeper.study.outage import DatabaseOutage
-from sweeper.study.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
 Moment = Literal["before", "after"]

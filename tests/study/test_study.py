@@ -7,10 +7,10 @@ import optuna
 import pytest
 
 from sweeper.core.errors import InputError
-from sweeper.core.trials import Failure, Report, TrialRecord
+from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.spec import Sweep
 from sweeper.study.open import list_sweeps, open_study, read_study
-from sweeper.study.study import SweepStudy, Verdict
+from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
 
@@ -233,3 +233,161 @@ def test_unknown_sweep_is_refused_with_the_nearest_name(make_sweep: MakeSweep) -
         pass
     with pytest.raises(InputError, match="did you mean 'climbing'"):
         read_study("climbin", make_sweep().storage_url())
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
+def test_interrupted_sweep_proposes_the_points_of_an_undisturbed_one(make_sweep: MakeSweep, sampler: str) -> None:
+    space = {
+        "height": {"type": "float", "low": 0, "high": 1, "step": 0.125},
+        "width": {"type": "int", "low": 1, "high": 3},
+    }
+    whole = make_sweep(sampler={"type": sampler}, space=space, name="whole", budget={"trials": 9, "epochs": 1})
+    parts = whole.changed({"name": "parts"})
+    with open_study(whole) as study:
+        expected = [run_trial(study, [0.5]).params for _ in range(9)]
+    found = []
+    for count in (2, 3, 4):
+        with open_study(parts) as study:
+            found += [run_trial(study, [0.5]).params for _ in range(count)]
+    assert found == expected
+
+
+def test_interrupted_tpe_proposes_the_same_when_the_results_are_the_same(make_sweep: MakeSweep) -> None:
+    whole = make_sweep(sampler={"type": "tpe", "n_startup_trials": 2}, name="whole", budget={"trials": 8, "epochs": 1})
+    parts = whole.changed({"name": "parts"})
+
+    def run(study: SweepStudy) -> float:
+        row = study.ask()
+        study.report(row.number, Report(1, 1.0, {"score": row.params["height"] ** 2}))
+        return float(row.params["height"])
+
+    with open_study(whole) as study:
+        expected = [run(study) for _ in range(8)]
+    found = []
+    for count in (1, 5, 2):
+        with open_study(parts) as study:
+            found += [run(study) for _ in range(count)]
+    assert found == expected
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "grid"])
+def test_stepped_value_is_the_decimal_everywhere(make_sweep: MakeSweep, sampler: str) -> None:
+    space = {
+        "x": {"type": "float", "low": 0.0, "high": 0.7, "step": 0.1},
+        "y": {"type": "int", "low": 0, "high": 1, "when": {"x": [0.3, 0.6, 0.7]}},
+    }
+    sweep = make_sweep(sampler={"type": sampler}, space=space, budget={"trials": 11, "epochs": 1})
+    with open_study(sweep) as study:
+        rows = [run_trial(study, [0.5]) for _ in range(11)]
+    decimals = {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}
+    assert {row.params["x"] for row in rows} <= decimals
+    assert all(("y" in row.params) == (row.params["x"] in (0.3, 0.6, 0.7)) for row in rows)
+    assert {trial.params["x"] for trial in optuna_study(sweep).trials} <= decimals
+    assert [row.params for row in read_study("climbing", sweep.storage_url()).rows()] == [row.params for row in rows]
+
+
+def test_time_between_two_attempts_does_not_count(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_sweep(budget={"trials": 1, "epochs": 3})
+    with open_study(sweep) as study:
+        row = study.ask()
+        assert row.started is not None
+        study.report(0, Report(1, row.started.timestamp() + 5.0, {"score": 0.1}))
+    with open_study(sweep) as study:
+        row = study.ask()
+        assert (row.attempt, row.spent) == (2, pytest.approx(5.0, abs=0.01))
+        study.report(0, Report(2, time.time(), {"score": 0.1}))
+        study.report(0, Report(3, time.time(), {"score": 0.1}))
+        seconds = study.row(0).seconds
+    assert seconds is not None and 5.0 <= seconds < 8.0
+    assert read_study("climbing", sweep.storage_url()).row(0).seconds == pytest.approx(seconds, abs=1e-3)
+
+
+def test_failed_attempt_counts_until_its_end(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_study(make_sweep(budget={"trials": 1, "epochs": 1, "max_failures": 1})) as study:
+        begun = study.ask()
+        time.sleep(0.2)
+        study.fail(0, Failure("crash", "its worker died"))
+        ended = study.attempts()[0][0].ended
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 100)
+        again = study.ask()
+    assert begun.started is not None
+    assert again.spent == pytest.approx((ended - begun.started).total_seconds(), abs=0.01)
+
+
+def test_times_do_not_depend_on_the_time_zone(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_sweep(budget={"trials": 2, "epochs": 1})
+    try:
+        for zone in ("Asia/Tokyo", "America/Los_Angeles"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            with open_study(sweep) as study:
+                run_trial(study, [0.5])
+            rows = read_study("climbing", sweep.storage_url()).rows()
+            assert all(0 <= (row.seconds or 0) < 10 for row in rows)
+            assert all(row.started is not None and abs(time.time() - row.started.timestamp()) < 60 for row in rows)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_trial_that_returns_early_says_where(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 2, "epochs": 9})
+    with open_study(sweep) as study:
+        for number in range(2):
+            study.ask()
+            study.report(number, Report(1, time.time(), {"score": 0.5}))
+            study.finish(number)
+        assert study.row(0).reason == "returned after epoch 1 of 9"
+        (remark,) = study.remarks()
+        assert remark.startswith("2 of 2 trials count as complete although they did not make all reports: trial 0 ")
+
+
+def test_trial_that_prunes_itself_is_pruned(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        study.ask()
+        study.report(0, Report(2, time.time(), {"score": 0.5}))
+        assert study.finish(0, is_pruned=True) is Verdict.STOP
+        assert (study.row(0).state, study.row(0).reason) == ("PRUNED", "pruned by its own code after epoch 2")
+        assert study.running() == []
+
+
+def test_trial_added_with_its_value_leads_but_is_not_the_best(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 4, "epochs": 1})
+    with open_study(sweep) as study:
+        run_trial(study, [0.5])
+    added = optuna.trial.create_trial(
+        params={"height": 0.25},
+        distributions={"height": optuna.distributions.FloatDistribution(0, 1)},
+        value=0.9999,
+        intermediate_values={1: 0.9999},
+    )
+    optuna_study(sweep).add_trial(added)
+    with open_study(sweep) as study:
+        run_trial(study, [0.7])
+        best = study.best()
+        assert [row.number for row in study.leaderboard()] == [1, 2, 0]
+        assert best is not None and best.number == 2
+        assert study.remarks() == (
+            "trial 1 leads, but was added to the study and not trained here; the best model is that of trial 2",
+        )
+
+
+@pytest.mark.parametrize(
+    ("point", "reason"),
+    [
+        ({"height": 5.0}, "height: 5.0 is not in the space, which has 0.0 to 1.0"),
+        ({"width": 1}, "width: there is no such parameter in the space"),
+        ({"height": "high"}, "height: 'high' is not in the space"),
+    ],
+)
+def test_trial_enqueued_outside_the_space_fails(make_sweep: MakeSweep, point: dict[str, object], reason: str) -> None:
+    sweep = make_sweep(budget={"trials": 3, "epochs": 1})
+    with open_study(sweep) as study:
+        run_trial(study, [0.5])
+    optuna_study(sweep).enqueue_trial(point)
+    with open_study(sweep) as study:
+        row = study.ask()
+        assert row.state == "FAIL" and str(row.reason).startswith(f"enqueued, but {reason}")
+        assert run_trial(study, [0.7]).state == "COMPLETE"
+        assert study.is_done()

@@ -28,6 +28,7 @@ class RecordedTrial(Trial):
             number=0,
             seed=seed,
             budget=Budget(trials=1, **(budget or {"epochs": 3})),
+            objective="val_accuracy",
             dataset=dataset,
             resources=TrialResources(),
             checkpoints=self.checkpoints,

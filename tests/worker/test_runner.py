@@ -47,6 +47,17 @@ def test_failed_task_gives_a_reason_and_saves_its_traceback(make_sweep: MakeSwee
     assert "Traceback" in (tmp_path / "trials/0000/error.txt").read_text()
 
 
+def test_trial_may_prune_itself(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    run = start(make_sweep(trainable="tests.samples:prune_itself"), tmp_path)
+    first, last = all_events(run, 2)
+    assert first.report is not None and last.is_pruned and last.failure is None
+
+
+def test_wrong_report_is_blamed_on_the_line_of_the_user(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    failure = start(make_sweep(trainable="tests.samples:report_text"), tmp_path).next_event().failure
+    assert failure is not None and "(samples.py:" in failure.reason
+
+
 def test_metric_that_is_no_number_fails_the_trial(make_sweep: MakeSweep, tmp_path: Path) -> None:
     failure = start(make_sweep(trainable="tests.samples:report_text"), tmp_path).next_event().failure
     assert failure is not None and "metric 'score' is not a number: 'high' (str)" in failure.reason

@@ -3,7 +3,10 @@ from __future__ import annotations
 import doctest
 import errno
 import inspect
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,7 @@ class Driver:
             number=0,
             seed=1,
             budget=Budget(trials=1, epochs=3),
+            objective="loss",
             dataset=None,
             resources=TrialResources(),
             checkpoints=self.checkpoints,
@@ -71,6 +75,29 @@ def test_nan_raises_with_its_epoch(driver: Driver) -> None:
     trial.report({"loss": 1.0})
     with pytest.raises(TrialDivergedError, match=r"diverged \(loss=nan at epoch 2\)"):
         trial.report({"loss": float("nan")})
+
+
+def test_other_metric_that_is_not_finite_is_left_out_with_one_note(driver: Driver) -> None:
+    trial = driver.trial()
+    for _ in range(2):
+        trial.report({"loss": 0.5, "auc": math.nan, "gap": -math.inf})
+    assert [report.metrics for report in driver.reports] == [{"loss": 0.5}, {"loss": 0.5}]
+    assert driver.notices == ["A metric that is not finite is left out (auc=nan, gap=-inf at epoch 1)."]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (0.5, "report takes a dict of numbers by name, not float: 0.5"),
+        ([("loss", 1.0)], "report takes a dict of numbers by name, not list"),
+        ({"loss": 1.0, "extra": None}, "metric 'extra' is not a number: None"),
+        ({"loss": 10**400}, "metric 'loss' is too large for a floating-point number"),
+    ],
+)
+def test_wrong_report_says_what_is_wrong_with_it(driver: Driver, metrics: Any, message: str) -> None:
+    with pytest.raises((TypeError, OverflowError), match=re.escape(message)):
+        driver.trial().report(metrics)
+    assert driver.reports == []
 
 
 def test_trial_waits_while_the_disk_is_full(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

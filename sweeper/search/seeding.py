@@ -1,0 +1,54 @@
+"""Sampler that draws for each trial from a seed of its own, so that an interruption changes no proposal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.search.optuna_internals import generators_of
+
+
+class SeededByTrial(BaseSampler):
+    """Sampler that reseeds another one before each trial, by the sweep's seed and the number of the trial.
+
+    What it proposes for a trial depends on these two and, with a model, on the trials that are recorded by then. It
+    does not depend on what this process proposed before, as it does in Optuna, which seeds a sampler once: a resumed
+    sweep goes on as if it had not been interrupted, and a proposal that could not be recorded is made again.
+    """
+
+    def __init__(self, sampler: BaseSampler, seed: int) -> None:
+        self.sampler = sampler
+        self._seed = seed
+        self._generators = list(generators_of(sampler))
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Reseed the sampler for this trial."""
+        (seed,) = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)
+        for generator in self._generators:
+            generator.seed(seed)
+        self.sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that the sampler proposes together."""
+        return self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the proposal for these parameters."""
+        return self.sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return the proposal for one parameter."""
+        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+        """Pass the end of a trial on to the sampler."""
+        self.sampler.after_trial(study, trial, state, values)
