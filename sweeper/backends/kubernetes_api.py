@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from sweeper.core.errors import BackendError, InputError, SweeperError
+from sweeper.core.text import first_line
 
 REQUEST_OPTIONS = {"_request_timeout": (10.0, 60.0)}
 """Options of every request: seconds to connect, and between two pieces of an answer. The client has no limit itself."""
@@ -158,4 +159,4 @@ def _root_cause(error: BaseException) -> str:
     reason = getattr(error, "reason", None)
     while isinstance(reason, BaseException):
         error, reason = reason, getattr(reason, "reason", None)
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)

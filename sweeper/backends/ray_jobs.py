@@ -20,6 +20,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from sweeper.backends import JobStatus, Submission
 from sweeper.core.errors import BackendError, InputError, OpenClusterError
+from sweeper.core.text import first_line
 from sweeper.core.urls import is_loopback
 from sweeper.core.user_code import copy_user_code
 
@@ -174,7 +175,7 @@ class RayJobs:
                 f"the Ray cluster at {self._address} {problem}; is it the dashboard's address?"
             ) from error
         except (RuntimeError, ValueError) as error:
-            raise BackendError(f"the Ray cluster at {self._address}: {str(error).splitlines()[0][:300]}") from error
+            raise BackendError(f"the Ray cluster at {self._address}: {first_line(error)[:300]}") from error
 
 
 def _token() -> str | None:

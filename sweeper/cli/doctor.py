@@ -121,7 +121,7 @@ def check_devices() -> Iterator[Check]:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=120, env=quiet, check=True)
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (redact(error.stderr).strip().splitlines() or ["no message"])[-1]
         yield Check("gpus", "fail", f"TensorFlow does not start: {last}", "reinstall tensorflow")
         return
     except subprocess.TimeoutExpired:

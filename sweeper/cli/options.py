@@ -17,6 +17,7 @@ from sweeper.core.urls import (
     expand,
     problem_of_address,
     problem_of_database_url,
+    problem_of_folder,
     problem_of_tracking_uri,
     problem_of_url,
 )
@@ -58,8 +59,8 @@ def _checked(problem_of: Callable[[str], str | None]) -> Callable[..., str | Non
 def _folder(path: str) -> Path | str:
     from sweeper.core.sweep_folder import is_remote
 
-    if not path:
-        raise InputError("--dir: is empty; name a folder, or leave the option out to use sweeps/NAME")
+    if problem := problem_of_folder(path):
+        raise InputError(f"--dir: {problem}")
     return path if is_remote(path) else Path(path)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sweeper.core.errors import InputError, SweepBusyError
 from sweeper.core.files import private_folder
 from sweeper.core.remote_folder import RemoteFolder
+from sweeper.core.urls import problem_of_folder
 
 MARKER = "study.json"
 """The file in a sweep's folder that names the study that owns it."""
@@ -42,8 +43,14 @@ class SweepFolder:
 
     @classmethod
     def of(cls, folder: Path | str | None, name: str) -> SweepFolder:
-        """Return the folder for a path or URL; `sweeps/NAME` if it is None."""
+        """Return the folder for a path or URL; `sweeps/NAME` if it is None.
+
+        Raises:
+            InputError: The URL holds a secret.
+        """
         if folder is not None and is_remote(folder):
+            if problem := problem_of_folder(str(folder)):
+                raise InputError(f"the folder of the sweep {problem}")
             return cls(_local_copy(str(folder)), str(folder))
         return cls(Path(folder or Path("sweeps") / name).absolute())
 

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Sequence
 from io import StringIO
 from typing import Any
 
+from sweeper.core.secrets import redact
+
 YAML_WIDTH = 4096
 """Characters of a line of YAML before it is folded: folded text is hard to read and to search."""
 
 
 def format_value(value: object) -> str:
-    """Return a value for a message: as YAML writes it, at most 60 characters, safe to print on a terminal."""
-    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value)) or repr(value)
+    """Return a value for a message: as YAML writes it, at most 60 characters, safe to print, its secrets masked."""
+    plain = repr(redact(value) if isinstance(value, str) else value)
+    text = {"None": "null", "True": "true", "False": "false"}.get(plain) or redact(plain)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -33,12 +36,12 @@ def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "Known"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; the name of its class if it has no message.
+    """Return the first line of an error's message, its secrets masked; the name of its class if it has no message.
 
     SQLAlchemy wraps a driver's error and adds lines about the statement; the driver's own error is used instead.
     """
     cause = getattr(error, "orig", None) or error
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+    return next(iter(redact(cause).strip().splitlines()), type(cause).__name__)
 
 
 def to_yaml(value: Any, *, ascii_only: bool = False) -> str:

@@ -11,13 +11,19 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from sweeper.core.errors import InputError
-from sweeper.core.secrets import is_secret_key, register_url_secrets
+from sweeper.core.secrets import has_secret_part, is_secret_key, register_url_secrets
 from sweeper.core.text import did_you_mean, format_value
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 SQLITE = "sqlite:///"
+
+
+_UNQUOTED = (
+    "is no URL that can be read in one way only. In a user or password write %40 for @, %2F for /, %23 for # and "
+    "%3F for ?; the port is a number from 1 to 65535"
+)
 
 
 def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) -> str | None:
@@ -37,10 +43,12 @@ def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) 
         parts = urlsplit(_REFERENCE.sub("0", text))
         port = parts.port
     except ValueError:  # its message may repeat a password that is in the wrong place
-        return "is no URL; is the port a number from 1 to 65535?"
+        return _UNQUOTED if "@" in text else "is no URL; is the port a number from 1 to 65535?"
     known = sorted(schemes)
     if parts.scheme.partition("+")[0] not in known:
         return f"has an unknown scheme {format_value(parts.scheme)}. {did_you_mean(parts.scheme, known)}"
+    if parts.netloc.count("@") > 1 or ("@" in parts.fragment and ":" in parts.netloc):
+        return _UNQUOTED
     if port == 0:
         return "has port 0; use 1 to 65535"
     if " " in parts.netloc:
@@ -53,8 +61,10 @@ def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) 
 
 
 def _has_secret(text: str) -> bool:
-    parts = urlsplit(_REFERENCE.sub("", text))
-    return bool(parts.password) or any(is_secret_key(key) for key, value in parse_qsl(parts.query) if value)
+    plain = _REFERENCE.sub("", text)
+    parts = urlsplit(plain)
+    is_secret = bool(parts.password) or any(is_secret_key(key) for key, value in parse_qsl(parts.query) if value)
+    return is_secret or has_secret_part(plain)
 
 
 def problem_of_database_url(text: str, *, secrets: bool = False) -> str | None:
@@ -74,6 +84,18 @@ def problem_of_tracking_uri(text: str, *, secrets: bool = False) -> str | None:
         return None
     schemes = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
     return problem_of_url(text, schemes, secrets=secrets)
+
+
+def problem_of_folder(path: str) -> str | None:
+    """Return the problem of a sweep's folder, a path or a URL that is stored and shown; None if there is none."""
+    if not path:
+        return "is empty; name a folder, or leave the option out to use sweeps/NAME"
+    if has_secret_part(path):
+        return (
+            "has a password or a key in clear; leave it out of the URL, and give it in the environment, as in "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+    return None
 
 
 def problem_of_address(text: str) -> str | None:

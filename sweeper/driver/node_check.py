@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweeper.core.environment import versions
 from sweeper.core.errors import InputError
 from sweeper.core.remote_folder import RemoteFolder
+from sweeper.core.secrets import redact
 
 NODE_TIMEOUT_S = 60.0
 """Time that a node has to answer; it may first have to start a process."""
@@ -85,7 +86,7 @@ def _report(node: dict[str, Any], answer: Any, probe: Path | str | None, *, dead
     except GetTimeoutError:
         return NodeReport(name, gpus, (f"did not answer within {NODE_TIMEOUT_S:g} s",))
     except RayError as error:  # as where sweeper is not installed
-        return NodeReport(name, gpus, (f"could not be inspected ({str(error).strip().splitlines()[-1]})",))
+        return NodeReport(name, gpus, (f"could not be inspected ({redact(error).strip().splitlines()[-1]})",))
     faults, notes = _differences(found)
     if fault := _folder_fault(probe, written):
         faults.append(fault)

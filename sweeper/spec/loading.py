@@ -14,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.core.errors import InputError, LocatedProblem, SpecError
 from sweeper.core.schema import MAX_PROBLEMS, Key, Problem, StrictModel, dotted_key
-from sweeper.core.text import format_value
+from sweeper.core.secrets import redact
+from sweeper.core.text import first_line, format_value
 from sweeper.core.user_code import TRAINABLE_PATTERN, find_trainable
 from sweeper.search.space import AnyDomain, Domain, check_space
 from sweeper.spec.hyperparameters import check_hyperparameters, check_points
@@ -112,6 +113,8 @@ def _problems_outside_models(data: Mapping[str, Any]) -> list[Problem]:
     space = {str(name): _read_domain(raw) for name, raw in declared.items()} if isinstance(declared, Mapping) else {}
     between = islice(check_space(space) if None in space.values() else (), MAX_PROBLEMS)
     problems = _below("space", between)
+    if any(redact(name) != name for name in space):
+        problems.append(Problem(("space",), "the name of a parameter holds a secret; use another name"))
     trainable = data.get("trainable", DEFAULT_TRAINABLE)
     if trainable == DEFAULT_TRAINABLE and data.get("dataset") is None:
         problems.append(Problem(("dataset",), "is missing; try {type: mnist, fallback: digits}"))
@@ -144,8 +147,7 @@ def _problems_by_model(params_model: type[Any], check: Callable[[type[Any]], lis
     try:
         return _below("space", check(params_model))
     except Exception as error:  # the model's validators are the user's code, which may raise anything
-        first = (str(error).splitlines() or [""])[0]
-        message = f"{params_model.__name__} cannot check the space: {type(error).__name__}: {first}"
+        message = f"{params_model.__name__} cannot check the space: {type(error).__name__}: {first_line(error)}"
         return [Problem(("trainable",), message)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sweeper.core.environment import versions
 from sweeper.core.errors import InputError
 from sweeper.core.files import write_json
-from sweeper.core.secrets import has_secret
+from sweeper.core.secrets import has_secret, redact
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.user_code import find_trainable
 from sweeper.spec import Sweep
@@ -64,7 +64,7 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, s
 
 
 def _format(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
+    text = "nothing" if value is None else redact(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

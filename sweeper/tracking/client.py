@@ -173,8 +173,7 @@ def short_reason(error: Exception) -> str:
     for kind, reason in (("ConnectionRefused", "connection refused"), ("Timeout", "no answer in time")):
         if kind in type(cause).__name__:
             return reason
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return redact(line)[:300]
+    return (redact(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @dataclass

@@ -147,7 +147,7 @@ class TaskRunner:
         with suppress(OSError):  # the error may be that the disk is full or the folder is gone
             folder.mkdir(exist_ok=True)
             (folder / "error.txt").write_text(_shorten(redact(text)), errors="backslashreplace")
-        first = redact((_message_of(error).strip().splitlines() or [""])[0])[:300]
+        first = (redact(_message_of(error)).strip().splitlines() or [""])[0][:300]
         return f"{type(error).__name__}: {first}{_place_of(error)}"
 
 

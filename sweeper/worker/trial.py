@@ -6,12 +6,13 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.core.errors import InputError, TrialDivergedError
 from sweeper.core.files import disk_full_message, is_disk_full
+from sweeper.core.secrets import redact
 from sweeper.core.trials import Report
 from sweeper.worker.checkpoints import CheckpointStore
 
@@ -99,6 +100,7 @@ class Trial:
         self._send = send
         self._notify = notify
         self._left_out: set[str] = set()
+        self._names = {objective}
 
     @property
     def data(self) -> Arrays:
@@ -139,7 +141,7 @@ class Trial:
             TrialStopped: the trial ends here, because it was pruned or the sweep stops. Do not catch it.
             TrialDivergedError: the objective's metric is NaN or infinite.
             TypeError: `metrics` is no mapping, or a metric is not a number.
-            ValueError: there are more than 1,000 metrics, or a name has more than 250 characters.
+            ValueError: there are more than 1,000 metrics, or a name has more than 250 characters or holds a secret.
         """
         _check_metrics(metrics)
         numbers = {name: _as_number(name, value) for name, value in metrics.items()}
@@ -150,6 +152,8 @@ class Trial:
             self._left_out.update(bad)
             self._notify(f"A metric that is not finite is left out ({', '.join(new)} at {self._next_place()}).")
         numbers = {name: value for name, value in numbers.items() if name not in bad}
+        check_metric_names(numbers.keys() - self._names)
+        self._names.update(numbers)
         self.step += 1
         if checkpoint is not None:
             self._save(numbers, checkpoint)
@@ -192,14 +196,23 @@ def _load(dataset: AnyDataset) -> Arrays:
 
 def _check_metrics(metrics: Mapping[str, float]) -> None:
     if not isinstance(metrics, Mapping):
-        raise TypeError(f"report takes a dict of numbers by name, not {type(metrics).__name__}: {str(metrics)[:60]}")
+        shown = redact(metrics)[:60]
+        raise TypeError(f"report takes a dict of numbers by name, not {type(metrics).__name__}: {shown}")
     if len(metrics) > MAX_METRICS:
         raise ValueError(f"a report has {len(metrics)} metrics; {MAX_METRICS} at most")
     longest = max(map(str, metrics), key=len, default="")
     if len(longest) > MAX_METRIC_NAME_CHARS:
+        start = redact(longest)[:20]
         raise ValueError(
-            f"a metric's name has {len(longest)} characters ({longest[:20]!r}...); {MAX_METRIC_NAME_CHARS} at most"
+            f"a metric's name has {len(longest)} characters ({start!r}...); {MAX_METRIC_NAME_CHARS} at most"
         )
+
+
+def check_metric_names(names: Iterable[str]) -> None:
+    """Raise ValueError if the name of a metric holds a secret: names are stored, and shown by every tool."""
+    for name in names:
+        if redact(name) != str(name):
+            raise ValueError(f"the name of a metric holds a secret: {redact(name)[:60]!r}; use another name")
 
 
 def _as_number(name: str, value: object) -> float:
@@ -208,4 +221,5 @@ def _as_number(name: str, value: object) -> float:
     except OverflowError as error:
         raise OverflowError(f"metric {name!r} is too large for a floating-point number") from error
     except (TypeError, ValueError) as error:
-        raise TypeError(f"metric {name!r} is not a number: {value!r} ({type(value).__name__})") from error
+        shown = redact(repr(value))[:60]
+        raise TypeError(f"metric {name!r} is not a number: {shown} ({type(value).__name__})") from error

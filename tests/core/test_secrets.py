@@ -6,7 +6,8 @@ import pytest
 
 from sweeper.core import secrets
 from sweeper.core.secrets import has_secret, is_secret_key, redact, register_secret, register_url_secrets
-from sweeper.core.urls import expand, problem_of_url
+from sweeper.core.text import first_line, format_value
+from sweeper.core.urls import expand, problem_of_database_url, problem_of_folder, problem_of_url
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +93,80 @@ def test_secret_key_in_a_query_is_refused_masked_and_registered(key: str) -> Non
 def test_ordinary_key_in_a_query_is_no_secret(key: str) -> None:
     url = f"https://host/?{key}=canary-value"
     assert not is_secret_key(key) and not has_secret(url) and problem_of_url(url, ("https",)) is None
+
+
+VARIABLES = {
+    "DB_PASS": "hunt3r",
+    "PASS": "canary",
+    "GITHUB_PAT": "ghp_12",
+    "ADMIN_PASSWORD": "abc",
+    "MYSQL_PWD": "w0rd",
+    "TOKEN_2": "zz-canary",
+    "AZURE_STORAGE_CONNECTION_STRING": "AccountName=x;AccountKey=canary/+12==;EndpointSuffix=y",
+    "HTTP_PROXY": "http://ada:canary@proxy:3128",
+    "ORDERS_DSN": "Server=x;Uid=ada;Pwd=canary;",
+}
+SECRETS = ["hunt3r", "canary", "ghp_12", "abc", "w0rd", "zz-canary", "canary/+12==", "canary", "canary"]
+
+
+@pytest.mark.parametrize(("name", "secret"), [*zip(VARIABLES, SECRETS, strict=True)])
+def test_secret_of_a_variable_is_masked_whatever_its_length(
+    monkeypatch: pytest.MonkeyPatch, name: str, secret: str
+) -> None:
+    monkeypatch.setenv(name, VARIABLES[name])
+    assert redact(f"refused: {secret} at x") == "refused: *** at x"
+
+
+@pytest.mark.parametrize(("name", "value"), [("USE_TOKEN", "true"), ("SORT_KEY", "loss"), ("COMPASS", "north")])
+def test_ordinary_variable_is_not_masked(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert redact(f"{value} is 3") == f"{value} is 3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AccountName=x;AccountKey=canary==;EndpointSuffix=y",
+        "s3://b/x?access_key=A&secret_key=canary",
+        "file://ada:canary@store/x",
+        "{'user': 'ada', 'password': 'canary'}",
+        'db_password="canary two"',
+        "postgresql://ada:ca/nary@db/x",
+        "https://account/blob?sv=1&sig=canary%3D",
+    ],
+)
+def test_secret_in_a_connection_string_is_masked(text: str) -> None:
+    assert "nary" not in redact(text) and "***" in redact(text)
+
+
+def test_each_line_of_a_secret_key_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_KEY", "-----BEGIN KEY-----\ncanary-line-one\ncanary-line-two\n-----END KEY-----\n")
+    assert redact("begins with canary-line-one") == "begins with ***"
+    assert "canary" not in redact(repr(ValueError("canary-line-one\ncanary-line-two")))
+
+
+def test_text_is_masked_before_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "canary-" * 20)
+    assert format_value("canary-" * 20) == "'***'"
+    assert "canary" not in format_value({"a": "x" * 40 + "canary-" * 20})
+    monkeypatch.setenv("SOME_SECRET", "first-canary\nsecond-canary")
+    assert first_line(ValueError("at first-canary\nsecond-canary")) == "at ***"
+
+
+def test_parts_of_a_password_with_an_unquoted_at_are_masked() -> None:
+    register_url_secrets("postgresql://ada:p@hunter2@127.0.0.1:1/d")
+    assert redact("failed to resolve host 'hunter2@127.0.0.1'") == "failed to resolve host '***@127.0.0.1'"
+
+
+@pytest.mark.parametrize("secret", ["p@canary", "ca/nary", "12#canary", "p[canary", "p?canary"])
+def test_url_with_an_unquoted_character_in_its_password_is_refused(secret: str) -> None:
+    problem = problem_of_database_url(f"postgresql://ada:{secret}@127.0.0.1:1/d", secrets=True)
+    assert problem is not None and "%40 for @" in problem and "nary" not in problem
+
+
+@pytest.mark.parametrize(
+    "url", ["file://ada:canary@store/x", "s3://b/x?access_key=A&secret_key=canary", "abfs://x?sig=canary"]
+)
+def test_folder_with_a_secret_in_its_url_is_refused(url: str) -> None:
+    problem = problem_of_folder(url)
+    assert problem is not None and "canary" not in problem

@@ -309,3 +309,11 @@ def test_any_value_is_a_sweep_or_refused(overrides: dict[str, Any], write: Calla
         assert error.problems and str(error)
     else:
         assert Sweep.model_validate(sweep.model_dump(mode="json")) == sweep
+
+
+def test_parameter_whose_name_holds_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "canary_token")
+    with pytest.raises(SpecError, match="space: the name of a parameter holds a secret") as caught:
+        declared = {"name": "x", "trainable": "tests.samples:climb", "budget": {"trials": 1, "epochs": 1}}
+        Sweep.from_mapping({**declared, "space": {"canary_token": 1}})
+    assert "canary" not in str(caught.value)

@@ -110,3 +110,18 @@ def test_trial_waits_while_the_disk_is_full(driver: Driver, monkeypatch: pytest.
     driver.trial().report({"loss": 1.0}, checkpoint=write)
     assert len(driver.notices) == 1 and "cannot save its checkpoint (disk full" in driver.notices[0].lower()
     assert [report.step for report in driver.reports] == [1]
+
+
+def test_metric_whose_name_holds_a_secret_is_refused(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "canary-token")
+    for name in ("canary-token", "loss/canary-token", "http://ada:other-canary@host"):
+        with pytest.raises(ValueError, match=r"holds a secret: '[^']*\*\*\*[^']*'; use another name") as caught:
+            driver.trial().report({"loss": 1.0, name: 1.0})
+        assert "canary" not in str(caught.value)
+    assert driver.reports == []
+
+
+def test_start_of_a_long_name_is_masked_before_it_is_cut(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "canary-" * 50)
+    with pytest.raises(ValueError, match=r"has 350 characters \('\*\*\*'\.\.\.\)"):
+        driver.trial().report({"loss": 1.0, "canary-" * 50: 1.0})
