@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from sweeper.cli import options, run, show, submit
+from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import private_files
 
@@ -44,7 +45,7 @@ EXIT_CODES = {
     2: "the input is wrong; nothing was started",
     3: "done, but some trials failed",
     69: "MLflow, or the cluster that should run the sweep, cannot be reached",
-    74: "the study's database or the sweep's folder cannot be used",
+    74: "the study's database, the sweep's folder or stdout cannot be used",
     75: "Ray died, or no node had room for long; the same command resumes",
     130: "stopped by Ctrl-C; the same command resumes",
     143: "stopped by SIGTERM or SIGHUP; the same command resumes",
@@ -100,10 +101,19 @@ for _verb, _function in VERBS.items():
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code; print an error as one red line, with `--debug` below its traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    debug = "--debug" in arguments
+    open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # stdout may be limited to ASCII
+    with unfailing_streams() as lost_output:
+        code = _run_verb(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
+        if (error := lost_output()) is not None:
+            _print_failure(error, f"The results could not be written to stdout ({error.strerror}).", os.EX_IOERR)
+            return os.EX_IOERR if code in (0, 3) else code
+    return code
+
+
+def _run_verb(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
     try:
         with private_files(), _warnings_printed():
             return app(arguments, prog_name="sweeper", standalone_mode=False) or 0
@@ -113,9 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_failure(error, f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug=debug)
     except SweeperError as error:
         return _print_failure(error, str(error), error.exit_code, debug=debug)
-    except BrokenPipeError:  # the reader closed the pipe, as in `sweeper show NAME | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
     except Exception as error:
         hint = "" if debug else " (--debug shows where)"
         return _print_failure(error, f"{type(error).__name__}: {error}{hint}", 1, debug=debug)
@@ -139,7 +146,7 @@ def _warnings_printed() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _print_failure(error: Exception, message: str, code: int, *, debug: bool) -> int:
+def _print_failure(error: Exception, message: str, code: int, *, debug: bool = False) -> int:
     """Print an error; with exit code 0, a note: the timeout was reached while the database was unavailable."""
     from sweeper.cli.console import print_error, print_note, print_traceback
 

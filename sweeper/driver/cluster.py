@@ -139,11 +139,12 @@ def _watch_ray(ended: threading.Event) -> None:
                     for relative in [other for part in own if part.is_running() for other in part.children(True)]:
                         with suppress(psutil.NoSuchProcess):
                             relative.kill()  # they end by themselves, but later
-                    os.write(
-                        2,
+                    message = (
                         f"\nRay's process {child.name()} died, so the sweep stops. Progress is saved; run the same "
-                        "command again to resume.\n".encode(),
+                        "command again to resume.\n"
                     )
+                    with suppress(OSError):  # whoever read stderr may be gone
+                        os.write(2, message.encode())
                     os._exit(os.EX_TEMPFAIL)  # 75
 
 

@@ -98,7 +98,8 @@ def _exit_at_second_interrupt(reader: int) -> None:
         while numbers := pipe.read(64):
             seen += numbers.count(bytes([signal.SIGINT]))
             if seen > 1:
-                os.write(2, b"\nExited immediately. Progress is saved; run the same command again to resume.\n")
+                with suppress(OSError):  # whoever read stderr may be gone
+                    os.write(2, b"\nExited immediately. Progress is saved; run the same command again to resume.\n")
                 _kill_children()
                 os._exit(130)
 
