@@ -8,6 +8,8 @@ import hashlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
@@ -19,26 +21,33 @@ from sweeper.core.errors import InputError
 from sweeper.core.text import did_you_mean
 
 
-def import_user_module(module: str) -> Any:
-    """Import a module of the user; the current folder is on the path, as with `python -m`.
+def import_user_module(module: str, folder: Path | None) -> Any:
+    """Import a module; if it lies in `folder`, that comes first on Python's path from now on, as with `python -m`.
 
     Raises:
         InputError: The module cannot be imported.
     """
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
+    top = locate_module(module.partition(".")[0], folder) if folder and not module.startswith("sweeper.") else None
+    if top is not None and root_of(top) == folder and sys.path[:1] != [str(folder)]:
+        sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # a script that runs when imported may exit
         raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def locate_module(module: str) -> ModuleSpec | None:
-    """Return the spec of a module without importing its packages; None if there is none."""
+def locate_module(module: str, folder: Path | None) -> ModuleSpec | None:
+    """Return the spec of a module without importing its packages; None if there is none.
+
+    Args:
+        folder: where the user's modules are looked for before Python's path; None: only on Python's path.
+    """
     names = module.split(".")
-    top = sys.modules.get(names[0])
-    path = [os.getcwd(), *sys.path]  # as with `python -m`; find_spec() asks the other finders
-    spec = top.__spec__ if top else PathFinder.find_spec(names[0], path) or find_spec(names[0])
+    if module.startswith("sweeper."):
+        spec = sys.modules["sweeper"].__spec__  # no file of the user takes its place
+    else:
+        path = [*([str(folder)] if folder else []), *sys.path]
+        spec = PathFinder.find_spec(names[0], path) or find_spec(names[0])  # find_spec() asks the other finders
     for end in range(2, len(names) + 1):
         if spec is None or spec.submodule_search_locations is None:
             return None
@@ -46,11 +55,67 @@ def locate_module(module: str) -> ModuleSpec | None:
     return spec
 
 
-class SourceModule:
-    """Syntax tree of a module, with its definitions and imports by name."""
+def root_of(spec: ModuleSpec) -> Path | None:
+    """Return the folder that a top-level module is imported from; None for a module that is built in."""
+    place = next(iter(spec.submodule_search_locations or ()), spec.origin if spec.has_location else None)
+    return None if place is None else Path(place).parent
 
-    def __init__(self, module: str, tree: ast.Module, *, is_package: bool) -> None:
+
+def code_digests(root: Path, module: str) -> dict[str, str]:
+    """Return the digest of each file in `root` that a module imports, itself included, by its path in `root`.
+
+    Imports inside functions count; names that are computed when the code runs are not found.
+    """
+    found: dict[str, str] = {}
+    waiting, seen = [module], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        waiting += [name.rpartition(".")[0]] if "." in name else []
+        base = root.joinpath(*name.split("."))
+        file = next(
+            (file for file in (base / "__init__.py", base.with_name(f"{base.name}.py")) if file.is_file()), None
+        )
+        if file is None:
+            continue
+        content = file.read_bytes()
+        try:
+            tree = ast.parse(content)
+        except (SyntaxError, ValueError, RecursionError):
+            found[str(file.relative_to(root))] = hashlib.sha256(content).hexdigest()
+            continue
+        found[str(file.relative_to(root))] = _digest(tree)
+        waiting += _imported(tree, name if file.name == "__init__.py" else name.rpartition(".")[0])
+    return found
+
+
+def _digest(tree: ast.Module) -> str:
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+    """Yield the names that may be modules which a tree imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
+            with suppress(ImportError):  # more dots than there are packages
+                origin = resolve_name("." * node.level + (node.module or ""), package)
+                yield origin
+                yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+class SourceModule:
+    """Syntax tree of a module, with its definitions and imports by name.
+
+    `folder` is where its user's modules are looked for, see `locate_module`.
+    """
+
+    def __init__(self, module: str, tree: ast.Module, folder: Path | None, *, is_package: bool) -> None:
         self.module = module
+        self._folder = folder
         self._tree = tree
         self._package = module if is_package else module.rpartition(".")[0]
         self._nodes: dict[str, ast.stmt] = {}
@@ -67,18 +132,18 @@ class SourceModule:
                 self._imports |= {alias.asname: (alias.name, "") for alias in node.names if alias.asname}
 
     @classmethod
-    def of(cls, module: str) -> SourceModule:
+    def of(cls, module: str, folder: Path | None) -> SourceModule:
         """Find and parse a module.
 
         Raises:
             InputError: There is no such module, or its source cannot be parsed.
         """
         try:
-            spec = locate_module(module)
+            spec = locate_module(module, folder)
         except (ImportError, ValueError, AttributeError):
             spec = None
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-            raise InputError(f"there is no module {module!r} in {os.getcwd()} or on Python's path")
+            raise InputError(f"there is no module {module!r} in {folder or os.getcwd()} or on Python's path")
         try:
             tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
         except SyntaxError as error:
@@ -86,12 +151,12 @@ class SourceModule:
             raise InputError(f"{place}: {error.msg}") from error
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{spec.origin} cannot be read: {error}") from error
-        return cls(module, tree, is_package=spec.submodule_search_locations is not None)
+        return cls(module, tree, folder, is_package=spec.submodule_search_locations is not None)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the module's code, without its comments and layout."""
-        return hashlib.sha256(ast.unparse(self._tree).encode()).hexdigest()
+        return _digest(self._tree)
 
     def definition(self, name: str, *, hops: int = 10) -> tuple[SourceModule, ast.stmt]:
         """Return the statement that defines a name, and its module. Follows at most `hops` imports."""
@@ -99,7 +164,7 @@ class SourceModule:
             return self, self._nodes[name]
         if name in self._imports and hops:
             module, original = self._imports[name]
-            return SourceModule.of(module).definition(original, hops=hops - 1)
+            return SourceModule.of(module, self._folder).definition(original, hops=hops - 1)
         functions = [name for name, node in self._nodes.items() if isinstance(node, ast.FunctionDef)]
         known = [name for name in [*functions, *self._imports] if not name.startswith("_")]
         raise InputError(f"module {self.module!r} has no function {name!r}. {did_you_mean(name, known)}")
@@ -112,17 +177,20 @@ class SourceModule:
             except SyntaxError:
                 return None
         if isinstance(annotation, ast.Name) and isinstance(self._nodes.get(annotation.id), ast.ClassDef):
-            found = getattr(import_user_module(self.module), annotation.id, None)
+            found = getattr(self._import(self.module), annotation.id, None)
         elif isinstance(annotation, ast.Name) and annotation.id in self._imports:
             module, name = self._imports[annotation.id]
-            found = getattr(import_user_module(module), name, None)
+            found = getattr(self._import(module), name, None)
         elif isinstance(annotation, ast.Attribute) and isinstance(annotation.value, ast.Name):
             module, name = self._imports.get(annotation.value.id, (annotation.value.id, ""))
-            found = getattr(import_user_module(f"{module}.{name}" if name else module), annotation.attr, None)
+            found = getattr(self._import(f"{module}.{name}" if name else module), annotation.attr, None)
         else:
             return None
         declares = isinstance(found, type) and (issubclass(found, BaseModel) or dataclasses.is_dataclass(found))
         return found if declares else None
+
+    def _import(self, module: str) -> Any:
+        return import_user_module(module, self._folder)
 
     def call_of(self, node: ast.Assign) -> ast.stmt | None:
         """Return the method `__call__` of the object that `name = Class()` creates; None for any other assignment."""

@@ -73,6 +73,11 @@ class SweepFolder:
         """Subfolder with the best model and its evaluation."""
         return self.path / "champion"
 
+    @property
+    def code(self) -> Path:
+        """Subfolder with the user's code as it was when the sweep was started."""
+        return self.path / "code"
+
     def trial(self, number: int) -> Path:
         """Return the subfolder with the checkpoints and tracebacks of a trial."""
         return self.path / "trials" / f"{number:04d}"

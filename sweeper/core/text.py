@@ -20,10 +20,10 @@ def format_value(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def format_list(texts: Sequence[str]) -> str:
+def format_list(texts: Sequence[str], *, nothing: str = "nothing") -> str:
     """Return texts for a message: the first 20, and how many more there are."""
     more = f" and {len(texts) - 20:,} more" if len(texts) > 20 else ""
-    return f"{', '.join(texts[:20])}{more}" or "nothing"
+    return f"{', '.join(texts[:20])}{more}" or nothing
 
 
 def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "Known") -> str:

@@ -5,17 +5,34 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import sysconfig
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 from sweeper.core.errors import InputError
-from sweeper.core.source_code import SourceModule, first_annotation, import_user_module, locate_module
+from sweeper.core.files import written_whole
+from sweeper.core.source_code import (
+    SourceModule,
+    code_digests,
+    first_annotation,
+    import_user_module,
+    locate_module,
+    root_of,
+)
+from sweeper.core.sweep_folder import MARKER
 from sweeper.core.text import format_value
 
 TRAINABLE_PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+HERE = Path()
+"""The current folder: there the driver looks for the user's code. A worker looks in the copy that the driver made."""
 
 
 @dataclass(frozen=True)
@@ -32,42 +49,31 @@ class TrainableInfo:
     digest: str
 
 
-def find_trainable(path: str) -> TrainableInfo:
+def find_trainable(path: str, folder: Path | None = HERE) -> TrainableInfo:
     """Find a trainable in its source. Imports only the module that declares its hyperparameters.
+
+    Args:
+        folder: where it is looked for before Python's path; None: only on Python's path.
 
     Raises:
         InputError: The module or function does not exist, or its source has a syntax error.
     """
     module, function = _split(path)
-    source = SourceModule.of(module)
+    source = SourceModule.of(module, folder and folder.absolute())
     where, node = source.definition(function)
     annotation = first_annotation(where, node)
     params_model = None if annotation is None else where.resolve(annotation)
     return TrainableInfo(module, function, params_model, where.digest)
 
 
-def root_of(path: str) -> Path:
-    """Return the folder that a trainable's module is imported from.
-
-    Raises:
-        InputError: The module does not exist.
-    """
-    module, _ = _split(path)
-    spec = locate_module(module.partition(".")[0])
-    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
-        raise InputError(f"there is no module {module!r} in {os.getcwd()} or on Python's path")
-    place = next(iter(spec.submodule_search_locations or ()), spec.origin)
-    return Path(str(place)).resolve().parent
-
-
-def load_trainable(path: str) -> Callable[..., Any]:
-    """Import a trainable.
+def load_trainable(path: str, folder: Path | None = HERE) -> Callable[..., Any]:
+    """Import a trainable; `folder` as in `find_trainable`.
 
     Raises:
         InputError: It cannot be imported, or is not callable.
     """
     module, function = _split(path)
-    found = getattr(import_user_module(module), function, None)
+    found = getattr(import_user_module(module, folder and folder.absolute()), function, None)
     if not callable(found):
         raise InputError(f"{path} is not a function" if found is not None else f"{module} has no {function!r}")
     return found  # type: ignore[no-any-return]
@@ -87,16 +93,29 @@ _SKIPPED_FOLDERS = ("__pycache__", "site-packages", "node_modules", "venv", "bui
 
 
 MAX_FILES, MAX_BYTES = 2000, 10 << 20
-"""Limits of a copy. A larger folder holds more than the user's code."""
+"""Limits of an upload. A larger folder holds more than the user's code."""
+
+
+MAX_ENTRIES = 5000
+"""Files and folders that are looked at for code which is not imported by name, when code is copied on this machine."""
 
 
 def user_code_root(trainable: str) -> Path | None:
     """Return the folder that a trainable's module is imported from; None if it is installed.
 
     An installed module is not copied, because nodes must have it installed too.
+
+    Raises:
+        InputError: The module does not exist.
     """
-    root = root_of(trainable)
-    return None if trainable.partition(".")[0] == "sweeper" or is_installed(root) else root
+    module, _ = _split(trainable)
+    if module.startswith("sweeper."):
+        return None
+    spec = locate_module(module.partition(".")[0], HERE.absolute())
+    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
+        raise InputError(f"there is no module {module!r} in {os.getcwd()} or on Python's path")
+    root = root_of(spec)
+    return None if root is None or is_installed(root) else root.resolve()
 
 
 def is_installed(path: Path | str) -> bool:
@@ -105,8 +124,58 @@ def is_installed(path: Path | str) -> bool:
     return any(place.is_relative_to(Path(folder).resolve()) for folder in sysconfig.get_paths().values())
 
 
+def digest_user_code(trainable: str) -> dict[str, str]:
+    """Return the digests of the user's files that a trainable consists of, by their paths; {} if it is installed."""
+    root = user_code_root(trainable)
+    return {} if root is None else code_digests(root, _split(trainable)[0])
+
+
+# What no package that sweeper needs imports.
+_UNUSED_NAMES = frozenset("antigravity chunk crypt imp mailbox pipes profile sched this trace turtle wave".split())
+
+
+_NEEDED_PACKAGES = frozenset(
+    "absl alembic fsspec google grpc h5py jax keras mlflow ml_dtypes msgpack numpy optuna packaging pandas psutil "
+    "pyarrow pydantic pydantic_core ray requests rich ruamel scipy sklearn sqlalchemy tensorflow typer urllib3 "
+    "yaml".split()
+)
+
+
+def refuse_hidden_modules(trainable: str) -> None:
+    """Refuse a file of the user that Python would import in the place of a module that is needed.
+
+    Raises:
+        InputError: A file or package beside the trainable has the name of a module of Python, of a package that sweeper
+            needs, or of one that the trainable imports.
+    """
+    root, here = user_code_root(trainable), str(HERE.absolute())
+    folders = {root} if root is not None else {Path(here)} if here in sys.path else set()
+    for folder in folders - {_SWEEPER.parent}:
+        imported = code_digests(folder, _split(trainable)[0]).keys()
+        for name in sorted(os.listdir(folder)):
+            file = folder / name if name.endswith(".py") else folder / name / "__init__.py"
+            hidden = name.removesuffix(".py")
+            if hidden.isidentifier() and file.is_file() and _is_needed(hidden, is_imported=name in imported):
+                kind = "standard" if hidden in sys.stdlib_module_names else "installed"
+                raise InputError(
+                    f"{file} hides the {kind} module {hidden!r} from everything that imports it; rename it"
+                )
+
+
+def _is_needed(name: str, *, is_imported: bool) -> bool:
+    if name in sys.stdlib_module_names:
+        return name not in _UNUSED_NAMES
+    paths = sysconfig.get_paths()
+    if name == "sweeper" or not PathFinder.find_spec(name, [paths["purelib"], paths["platlib"]]):
+        return name == "sweeper"
+    try:
+        return name in _NEEDED_PACKAGES or (is_imported and bool(distribution(name)))
+    except PackageNotFoundError:  # another package brought it along, and the user's own is meant
+        return False
+
+
 def copy_user_code(trainable: str, target: Path) -> None:
-    """Copy the Python files of `user_code_root` to `target`. Does nothing if the trainable is installed.
+    """Copy the Python files of `user_code_root` to `target` for an upload. Does nothing if the trainable is installed.
 
     Raises:
         InputError: There are more than `MAX_FILES` files or `MAX_BYTES` bytes.
@@ -116,9 +185,11 @@ def copy_user_code(trainable: str, target: Path) -> None:
         return
     copied = size = 0
     for folder, names, files in os.walk(root):
-        kept = [name for name in names if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
-        names[:] = [name for name in kept if Path(folder, name) != _SWEEPER]  # nodes have it installed
-        for file in (Path(folder, name) for name in files if name.endswith(".py")):
+        is_results = MARKER in files and Path(folder) != root
+        names[:] = [] if is_results else [name for name in names if not _is_skipped(Path(folder, name))]
+        for file in (Path(folder, name) for name in files if name.endswith(".py") and not is_results):
+            if not file.is_file():  # as the locks of Emacs, which are links to nowhere
+                continue
             copied, size = copied + 1, size + file.stat().st_size
             if copied > MAX_FILES or size > MAX_BYTES:
                 raise InputError(
@@ -128,3 +199,65 @@ def copy_user_code(trainable: str, target: Path) -> None:
             place = target / file.relative_to(root)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
+
+
+def _is_skipped(folder: Path) -> bool:
+    return folder.name.startswith(".") or folder.name in _SKIPPED_FOLDERS or folder == _SWEEPER
+
+
+def freeze_user_code(trainable: str, target: Path, imported: Iterable[str]) -> Path | None:
+    """Copy the user's code on this machine, so that a sweep does not change while its files are edited.
+
+    Everything else is linked, so that code finds its data beside it. The code of a trainable that is installed is used
+    where it is.
+
+    Args:
+        target: the folder of the copy, which is replaced.
+        imported: files that are copied in any case; further ones among the first `MAX_ENTRIES` entries of the folder.
+
+    Returns:
+        The folder to import from; None if the trainable is installed.
+    """
+    root = user_code_root(trainable)
+    if root is None:
+        return None
+    home = target.parent.resolve()
+    with written_whole(target) as beside:
+        folders = _folders_with_code(root, {root / file for file in imported})
+        for folder, entries in folders.items():
+            copy = beside / folder.relative_to(root)
+            copy.mkdir(parents=True)
+            for entry in entries:
+                path = folder / entry.name
+                if path in folders or entry.name == "__pycache__" or home.is_relative_to(path):
+                    continue
+                if entry.name.endswith(".py") and entry.is_file() and os.access(path, os.R_OK):
+                    shutil.copyfile(path, copy / entry.name)
+                else:
+                    with suppress(OSError):  # the file system has no links
+                        (copy / entry.name).symlink_to(path)
+    return target
+
+
+def _folders_with_code(root: Path, imported: set[Path]) -> dict[Path, list[os.DirEntry[str]]]:
+    """Return the folders that hold Python files, each after those that it is in, with their entries."""
+    needed = {parent for file in imported for parent in file.parents if parent.is_relative_to(root)} | {root}
+    waiting, left = deque(sorted(needed)), MAX_ENTRIES
+    scanned: dict[Path, list[os.DirEntry[str]]] = {}
+    while waiting:
+        folder = waiting.popleft()
+        if folder in scanned or (folder not in needed and left < 0):
+            continue
+        with suppress(OSError), os.scandir(folder) as found:
+            scanned[folder] = list(found)
+        left -= len(scanned.setdefault(folder, []))
+        if folder not in needed and any(entry.name == MARKER for entry in scanned[folder]):
+            scanned[folder] = []  # the results of a sweep, with a copy of its code
+        waiting += [
+            folder / entry.name
+            for entry in scanned[folder]
+            if entry.is_dir(follow_symlinks=False) and not _is_skipped(folder / entry.name)
+        ]
+    with_code = {folder for folder, entries in scanned.items() if any(entry.name.endswith(".py") for entry in entries)}
+    kept = needed | {parent for folder in with_code for parent in (folder, *folder.parents)}
+    return {folder: scanned[folder] for folder in sorted(scanned.keys() & kept)}

@@ -20,13 +20,16 @@ import ray
 
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import private_folder
-from sweeper.core.user_code import copy_user_code
+from sweeper.core.user_code import copy_user_code, is_installed
 from sweeper.driver.auth import enable_token_auth, private_ray_auth
 from sweeper.driver.capacity import allowed_cpus
-from sweeper.driver.ray_internals import job_brought_its_code, own_signal_handlers, silence_worker_logs
+from sweeper.driver.ray_internals import job_brought_its_code, job_config, own_signal_handlers, silence_worker_logs
 
 KEPT_SESSIONS = 20
 """Runs whose Ray logs are kept."""
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 _RAY_DEFAULTS = {
@@ -75,6 +78,8 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
     Raises:
         SweeperError: there is no such cluster, or Ray did not start.
     """
+    if not (address or "").startswith("ray://"):  # a client's job is configured on the cluster
+        options = options | {"job_config": job_config([] if is_installed(_PACKAGE) else [str(_PACKAGE.parent)])}
     try:
         with own_signal_handlers():
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)

@@ -26,7 +26,7 @@ def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, trackin
     cluster = address or os.environ.get("RAY_ADDRESS")
     if cluster and (fault := problem_of_address(cluster)):
         raise InputError(f"the address of the Ray cluster {fault}")
-    if cluster in (None, "", "local"):
+    if is_on_this_machine(address):
         _check_machine(sweep)
         check_writable_folder(
             temporary_folder(), "Ray keeps its files there: set RAY_TMPDIR to another folder", room=MIN_RAY_BYTES
@@ -40,6 +40,11 @@ def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, trackin
     if sweep.dataset is None:
         return sweep
     return sweep.model_copy(update={"dataset": sweep.dataset.resolve()})
+
+
+def is_on_this_machine(address: str | None) -> bool:
+    """Return whether a sweep starts a Ray of its own, instead of joining a cluster."""
+    return (address or os.environ.get("RAY_ADDRESS")) in (None, "", "local")
 
 
 def _check_machine(sweep: Sweep) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+    from ray.job_config import JobConfig
     from ray.tune.experiment import Trial as TuneTrial
 
 
@@ -56,6 +57,23 @@ def listen_on_loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def job_config(folders: list[str]) -> JobConfig:
+    """Return the configuration of a job whose workers get these folders on Python's path, and no others.
+
+    Ray 2.60 would put the working folder and that of the driver's script before everything that is installed, and has
+    no option against it. `TrialActor` imports the user's code from the folder that it is given.
+    """
+    from ray.job_config import JobConfig
+
+    class Fixed(list[str]):
+        def extend(self, others: Any) -> None:
+            pass
+
+    config = JobConfig()
+    config._py_driver_sys_path = Fixed(folders)
+    return config
 
 
 @contextmanager

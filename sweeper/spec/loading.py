@@ -16,7 +16,7 @@ from sweeper.core.errors import InputError, LocatedProblem, SpecError
 from sweeper.core.schema import MAX_PROBLEMS, Key, Problem, StrictModel, dotted_key
 from sweeper.core.secrets import redact
 from sweeper.core.text import first_line, format_value
-from sweeper.core.user_code import TRAINABLE_PATTERN, find_trainable
+from sweeper.core.user_code import TRAINABLE_PATTERN, find_trainable, refuse_hidden_modules
 from sweeper.search.space import AnyDomain, Domain, check_space
 from sweeper.spec.hyperparameters import check_hyperparameters, check_points
 from sweeper.spec.validation import problems_of
@@ -125,6 +125,7 @@ def _problems_outside_models(data: Mapping[str, Any]) -> list[Problem]:
 
 def _problems_of_trainable(trainable: str, space: Mapping[str, AnyDomain | None]) -> list[Problem]:
     try:
+        refuse_hidden_modules(trainable)
         params_model = find_trainable(trainable).params_model
     except InputError as error:
         return [Problem(("trainable",), str(error))]

@@ -10,7 +10,8 @@ from sweeper.core.errors import InputError
 from sweeper.core.files import write_json
 from sweeper.core.secrets import has_secret, redact
 from sweeper.core.sweep_folder import SweepFolder
-from sweeper.core.user_code import find_trainable
+from sweeper.core.text import format_list
+from sweeper.core.user_code import digest_user_code, find_trainable
 from sweeper.spec import Sweep
 from sweeper.study.study import SweepStudy
 
@@ -77,22 +78,24 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
     Other versions are announced. A study without any report may change freely.
 
     Returns:
-        The facts "code" and "versions", for the caller to record.
+        The facts "code" (the digest of the trainable's module), "files" (the digests of all files of the user that it
+        consists of) and "versions", for the caller to record.
 
     Raises:
         InputError: the code differs, and `allow_code_change` is False.
     """
     code, now = _code_digest(study.sweep), versions(_PACKAGES)
+    files = digest_user_code(study.sweep.trainable)
     if any(row.step for row in study.rows()):
         before = {**now, **study.facts.get("versions", {})}
         changes = [f"{name} {number} (was {before[name]})" for name, number in now.items() if number != before[name]]
-        if code != study.facts.get("code", code):
+        if changed := _changed_code(study, code, files):
             if not allow_code_change:
-                raise InputError(_code_change_message(study.sweep))
-            changes.append(f"changed code of {study.sweep.trainable}")
+                raise InputError(_code_change_message(study.sweep, changed))
+            changes.append(f"changed code of {study.sweep.trainable} ({changed})")
         if changes:
             study.announce(f"Resuming with {', '.join(changes)}.")
-    return {"code": code, "versions": now}
+    return {"code": code, "files": files, "versions": now}
 
 
 def _code_digest(sweep: Sweep) -> str:
@@ -101,10 +104,19 @@ def _code_digest(sweep: Sweep) -> str:
     return "sweeper" if info.module.partition(".")[0] == "sweeper" else info.digest
 
 
-def _code_change_message(sweep: Sweep) -> str:
+def _changed_code(study: SweepStudy, code: str, files: Mapping[str, str]) -> str:
+    """Return what has changed since the sweep began; "" if nothing has. Old studies recorded one module only."""
+    before = study.facts.get("files")
+    if before is None or not files:
+        return "" if code == study.facts.get("code", code) else "its module"
+    return format_list(sorted(file for file in {**before, **files} if before.get(file) != files.get(file)), nothing="")
+
+
+def _code_change_message(sweep: Sweep, changed: str) -> str:
     return (
-        f"the code of {sweep.trainable} has changed since sweep {sweep.name!r} began, so new trials may not compare "
-        "with old ones. If they do, pass --allow-code-change; if not, start another sweep: --name NEW, or --fork NEW"
+        f"the code of {sweep.trainable} has changed since sweep {sweep.name!r} began ({changed}), so new trials may "
+        "not compare with old ones. If they do, pass --allow-code-change; if not, start another sweep: --name NEW, or "
+        "--fork NEW"
     )
 
 

@@ -14,8 +14,9 @@ from sweeper.core.errors import TrialDivergedError, TrialStopped
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, FailureKind, Report
 from sweeper.core.user_code import find_trainable, is_installed, load_trainable
+from sweeper.worker.process import restored_process
 from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
-from sweeper.worker.trial import Trial
+from sweeper.worker.trial import Trial, check_metric_names
 
 MAX_TRACEBACK_CHARS = 50_000
 """Number of characters that are kept of a long traceback: so many of its beginning, and as many of its end."""
@@ -78,7 +79,8 @@ class TaskRunner:
         train, params, trial = self._prepare()
         trial.resume(self._task.recorded)
         if trial.step < trial.reports:  # else only the report of its last checkpoint was missing
-            train(params, trial)
+            with restored_process():
+                train(params, trial)
         return Event()
 
     def _evaluate(self) -> Event:
@@ -91,18 +93,20 @@ class TaskRunner:
             self._notify(f"{findings} The evaluation uses the checkpoint of report {latest.step}.")
         trial.checkpoint, trial.step = latest.path, latest.step
         self._context.folder.champion.mkdir(exist_ok=True)
-        evaluation = train.evaluate(params, trial, self._context.folder.champion)
+        with restored_process():
+            evaluation = train.evaluate(params, trial, self._context.folder.champion)
         if evaluation.model is not None:
             from sweeper.tracking import package_model
 
             package_model(self._context.folder.champion)
         if (remote := self._context.folder.remote) is not None:
             remote.put(self._context.folder.champion, self._context.folder.champion.name)
+        check_metric_names(evaluation.metrics)
         return Event(evaluation=dict(evaluation.metrics))
 
     def _prepare(self) -> tuple[Any, Any, Trial]:
         sweep, task = self._context.sweep, self._task
-        info = find_trainable(sweep.trainable)
+        info = find_trainable(sweep.trainable, self._context.code)
         params: Any = task.params if info.params_model is None else info.params_model(**task.params)
         trial = Trial(
             number=task.number,
@@ -117,7 +121,7 @@ class TaskRunner:
             notify=self._notify,
             attempt=task.attempt,
         )
-        return load_trainable(sweep.trainable), params, trial
+        return load_trainable(sweep.trainable, self._context.code), params, trial
 
     def _send(self, report: Report) -> None:
         last = self._context.sweep.budget.reports

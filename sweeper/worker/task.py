@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.sweep_folder import SweepFolder
@@ -70,6 +71,8 @@ class WorkerContext:
     data: Arrays | None = None
     study: str = ""
     """The study's id; checkpoints of another study are not used."""
+    code: Path | None = None
+    """The copy of the user's code that workers import from; None: it is on Python's path."""
 
     def checkpoints(self, number: int, params: Mapping[str, Any] | None = None) -> CheckpointStore:
         """Return the checkpoint store of a trial; its parameters are needed to read or write a checkpoint."""

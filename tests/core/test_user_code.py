@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,15 @@ from pydantic import BaseModel
 
 from sweeper.core import user_code
 from sweeper.core.errors import InputError
-from sweeper.core.user_code import copy_user_code, find_trainable, load_trainable, user_code_root
+from sweeper.core.user_code import (
+    copy_user_code,
+    digest_user_code,
+    find_trainable,
+    freeze_user_code,
+    load_trainable,
+    refuse_hidden_modules,
+    user_code_root,
+)
 from sweeper.training.hparams import RNNParams
 
 HEAVY = "raise RuntimeError('was imported')\n"
@@ -218,3 +227,128 @@ def test_folder_with_too_many_files_is_refused(home: Path, tmp_path: Path, monke
 def test_module_that_does_not_exist_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no module 'absent'"):
         copy_user_code("absent:train", tmp_path / "there")
+
+
+def freeze(trainable: str, tmp_path: Path) -> Path:
+    copy = freeze_user_code(trainable, tmp_path / "code", digest_user_code(trainable))
+    assert copy == tmp_path / "code"
+    return copy
+
+
+@pytest.mark.parametrize("trainable", ["mine:train", "parts.deep.model:train"])
+def test_frozen_code_is_a_copy_with_links_to_its_data(home: Path, tmp_path: Path, trainable: str) -> None:
+    (home / "parts" / "table.csv").write_text("1\n")
+    copy = freeze(trainable, tmp_path)
+    files = {str(file.relative_to(copy)) for file in copy.rglob("*.py") if not file.is_symlink()}
+    assert files == {"mine.py", "helpers.py", "parts/__init__.py", "parts/deep/model.py"}
+    links = {str(file.relative_to(copy)) for file in copy.rglob("*") if file.is_symlink()}
+    assert links == {"images.npz", "parts/table.csv", ".venv", "sweeps"}
+    assert (copy / "parts/table.csv").read_text() == "1\n"
+
+
+def test_frozen_code_does_not_change_with_its_original(home: Path, tmp_path: Path) -> None:
+    copy = freeze("mine:train", tmp_path)
+    write(mine="changed = 1\n")
+    assert "changed" not in (copy / "mine.py").read_text()
+    assert find_trainable("mine:train", copy).function == "train"
+    assert load_trainable("mine:train", copy).__code__.co_filename == str(copy / "mine.py")
+    freeze("mine:train", tmp_path)
+    assert "changed" in (copy / "mine.py").read_text()
+
+
+def test_huge_folder_beside_the_code_is_linked(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_code, "MAX_ENTRIES", 30)
+    for number in range(40):
+        (home / "data" / f"{number:02d}").mkdir(parents=True)
+        (home / "data" / f"{number:02d}" / "label.py").write_text("")
+    write(
+        **{
+            "zoo/__init__": "",
+            "zoo/model": "from zoo.parts import net\n",
+            "zoo/parts": "",
+            "mine": "import zoo.model\n",
+        }
+    )
+    copy = freeze("mine:train", tmp_path)
+    assert (copy / "data").is_symlink() and not (copy / "zoo").is_symlink()
+    assert (copy / "zoo/parts.py").is_file()
+
+
+def test_results_of_sweeps_are_not_taken_for_code(home: Path, tmp_path: Path) -> None:
+    for name in ("out", "other"):
+        (home / name / "code").mkdir(parents=True)
+        (home / name / "study.json").write_text("{}")
+        (home / name / "code" / "mine.py").write_text("")
+    copy = freeze_user_code("mine:train", home / "out" / "code", ())
+    assert copy is not None and not (copy / "out").exists() and (copy / "other").is_symlink()
+    copy_user_code("mine:train", tmp_path / "there")
+    assert not (tmp_path / "there" / "other").exists()
+
+
+def test_link_to_nowhere_beside_the_code_is_skipped(home: Path, tmp_path: Path) -> None:
+    (home / ".#mine.py").symlink_to("ada@host.123:456")
+    assert (freeze("mine:train", tmp_path) / "mine.py").is_file()
+    copy_user_code("mine:train", tmp_path / "there")
+    assert (tmp_path / "there/mine.py").is_file()
+
+
+def test_installed_trainable_is_not_frozen(home: Path, tmp_path: Path) -> None:
+    assert freeze_user_code("sweeper.training:train_rnn", tmp_path / "code", ()) is None
+    assert digest_user_code("json:train") == {} and not (tmp_path / "code").exists()
+
+
+def test_digest_covers_every_file_that_the_trainable_imports(home: Path) -> None:
+    write(
+        **{
+            "mine": "import json\nfrom parts.deep import model\ndef train(params, trial):\n    import helpers\n",
+            "helpers": "from parts import *\nfrom . import nothing\n",
+            "parts/deep/model": "from ..sizes import SIZE\n",
+            "parts/sizes": "SIZE = 1\n",
+            "unused": "",
+        }
+    )
+    before = digest_user_code("mine:train")
+    assert set(before) == {"mine.py", "helpers.py", "parts/__init__.py", "parts/deep/model.py", "parts/sizes.py"}
+    write(**{"parts/sizes": "SIZE = 2\n", "helpers": "from parts import *  # a comment\nfrom . import nothing\n"})
+    after = digest_user_code("mine:train")
+    assert [name for name in before if before[name] != after[name]] == ["parts/sizes.py"]
+
+
+HIDING = {
+    "random.py": ("random:train", "hides the standard module 'random' from everything that imports it; rename it"),
+    "types.py": ("mine:train", "hides the standard module 'types'"),
+    "keras.py": ("mine:train", "hides the installed module 'keras'"),
+    "sqlalchemy/__init__.py": ("mine:train", "hides the installed module 'sqlalchemy'"),
+    "sweeper.py": ("mine:train", "hides the installed module 'sweeper'"),
+    "pytest.py": ("mine:train", "hides the installed module 'pytest'"),
+}
+
+
+@pytest.mark.parametrize("file", HIDING)
+def test_file_that_hides_a_module_is_named(home: Path, file: str) -> None:
+    trainable, message = HIDING[file]
+    write(**{file.removesuffix(".py"): "def train(params, trial): ...\n", "mine": "import pytest\n"})
+    with pytest.raises(InputError, match=re.escape(f"{home / file} {message}")):
+        refuse_hidden_modules(trainable)
+
+
+@pytest.mark.parametrize("file", ["utils.py", "profile.py", "pytest.py", "train.py", "my-keras.py"])
+def test_file_that_hides_nothing_needed_is_accepted(home: Path, file: str) -> None:
+    write(**{file.removesuffix(".py"): "", "keras/data": ""})
+    refuse_hidden_modules("mine:train")
+
+
+def test_files_beside_a_built_in_sweep_are_not_on_the_path(home: Path) -> None:
+    write(random="raise RuntimeError('was imported')\n", keras="raise RuntimeError('was imported')\n")
+    refuse_hidden_modules("sweeper.training:train_rnn")
+    assert load_trainable("sweeper.training:train_rnn") is not None
+    assert str(home) not in sys.path
+
+
+def test_hiding_file_is_refused_where_the_path_holds_the_current_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(home))
+    write(keras="")
+    with pytest.raises(InputError, match=r"keras.py hides the installed module"):
+        refuse_hidden_modules("sweeper.training:train_rnn")
