@@ -16,7 +16,7 @@ from sweeper.core.errors import LeaseLostError, StopReason, TrackingError
 from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
 from sweeper.core.trials import Listener, TrialRecord, best_trial
-from sweeper.core.user_code import HERE, freeze_user_code, load_trainable
+from sweeper.core.user_code import freeze_user_code, load_trainable
 from sweeper.driver.auth import refuse_open_cluster
 from sweeper.driver.preflight import is_on_this_machine, preflight
 from sweeper.driver.stop import StopSignal
@@ -83,17 +83,14 @@ def run_sweep(
     from sweeper.study.compatibility import check_environment, record_start
     from sweeper.study.open import open_study
 
+    everyone = [*listeners, projection, cleaner]
     with (
         StopSignal(sweep.budget.timeout) as stop,
-        open_study(
-            sweep, forked=forked, listeners=[*listeners, projection, cleaner], stop_reason=stop.requested
-        ) as study,
+        open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
     ):
         facts = check_environment(study, allow_code_change=allow_code_change)
         with claim_folder(place, study):
             context = replace(context, study=study.id)
-            if is_on_this_machine(address):
-                context = replace(context, code=freeze_user_code(sweep.trainable, place.code, facts["files"]))
             notes = record_start(study, context.sweep, place, facts, tracking_uri=uri, forked=forked)
             try:
                 evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
@@ -129,7 +126,7 @@ def search_and_evaluate(
     from sweeper.study.compatibility import record_dataset
     from sweeper.tracking import read_evaluation, store_evaluation
 
-    can_evaluate = hasattr(load_trainable(context.sweep.trainable, context.code or HERE), "evaluate")
+    can_evaluate = hasattr(load_trainable(context.sweep.trainable), "evaluate")
     known = read_evaluation(context.folder.champion, study.facts.get("champion", ""))
 
     def must_evaluate(best: TrialRecord) -> bool:
@@ -155,6 +152,9 @@ def _train(
     study: SweepStudy, context: WorkerContext, projection: Projection, wanted: Any, address: str | None, stop: Any
 ) -> dict[str, float] | None:
     """Run the trials on Ray; return the metrics of the best one on the test set, if it was evaluated."""
+    if is_on_this_machine(address):
+        code = freeze_user_code(context.sweep.trainable, context.folder.code, study.facts["files"])
+        context = replace(context, code=code)
     study.announce("Starting Ray.")
     with _ray_with_data(study, context, address=address) as context:
         from sweeper.driver.stop import RunControl

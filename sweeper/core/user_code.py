@@ -96,7 +96,7 @@ MAX_FILES, MAX_BYTES = 2000, 10 << 20
 """Limits of an upload. A larger folder holds more than the user's code."""
 
 
-MAX_ENTRIES = 5000
+MAX_ENTRIES = 2000
 """Files and folders that are looked at for code which is not imported by name, when code is copied on this machine."""
 
 

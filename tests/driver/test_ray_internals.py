@@ -163,3 +163,10 @@ def test_tune_keeps_ended_trials_where_they_are_forgotten(trial: TuneTrial) -> N
     controller = SimpleNamespace(**lists, _trial_metadata={trial.trial_id: "{}"})
     ray_internals.forget_trial(controller, trial)
     assert not any(vars(controller).values())
+
+
+def test_workers_get_the_folders_that_are_given_and_no_others() -> None:
+    config = ray_internals.job_config(["/here"])
+    config._py_driver_sys_path.extend(["/there"])  # what `ray.init` does
+    assert list(config._get_proto_job_config().py_driver_sys_path) == ["/here"]
+    assert "_py_driver_sys_path" in names_in(inspect.unwrap(worker.connect))

@@ -59,7 +59,7 @@ def test_changed_code_is_refused_without_allow_code_change(own: Sweep, tmp_path:
     phases = Phases()
     with open_study(own, listeners=[phases]) as study:
         study.record_facts(check_environment(study, allow_code_change=True))
-        assert phases.messages == ["Resuming with changed code of own:train."]
+        assert phases.messages == ["Resuming with changed code of own:train (own.py)."]
         check_environment(study, allow_code_change=False)
 
 
@@ -68,6 +68,29 @@ def test_changed_comments_and_layout_are_not_changed_code(own: Sweep, tmp_path: 
     (tmp_path / "own.py").write_text(f"# Simple.\n\n\n{TRAINABLE}")
     with open_study(own) as study:
         check_environment(study, allow_code_change=False)
+
+
+def test_changed_file_that_the_trainable_imports_is_named(own: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"import helper\n{TRAINABLE}")
+    (tmp_path / "helper.py").write_text("VALUE = 1\n")
+    begin(own)
+    (tmp_path / "helper.py").write_text("VALUE = 2\n")
+    (tmp_path / "unrelated.py").write_text("")
+    with pytest.raises(InputError, match=r"since sweep 'climbing' began \(helper.py\)"), open_study(own) as study:
+        check_environment(study, allow_code_change=False)
+
+
+def test_old_study_that_recorded_one_module_resumes(own: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"import helper\n{TRAINABLE}")
+    (tmp_path / "helper.py").write_text("VALUE = 1\n")
+    begin(own)
+    with open_study(own) as study:
+        study.record_facts({"files": None})
+        (tmp_path / "helper.py").write_text("VALUE = 2\n")
+        assert set(check_environment(study, allow_code_change=False)["files"]) == {"own.py", "helper.py"}
+        (tmp_path / "own.py").write_text(f"import helper\n{TRAINABLE.replace('0.5', '0.6')}")
+        with pytest.raises(InputError, match=r"began \(its module\)"):
+            check_environment(study, allow_code_change=False)
 
 
 def test_code_may_change_before_the_first_report(own: Sweep, tmp_path: Path) -> None:
