@@ -38,8 +38,9 @@ def _url(problem_of: Callable[..., str | None]) -> Callable[..., str | None]:
         if url is None:
             return None
         is_typed = str(context.get_parameter_source(str(parameter.name))).endswith("COMMANDLINE")
-        if problem := problem_of(url, secrets=not is_typed):
-            raise InputError(f"{parameter.opts[0]}: {problem}")
+        for text, may_hold_secrets in ((url, not is_typed), (expand(url), True)):
+            if problem := problem_of(text, secrets=may_hold_secrets):
+                raise InputError(f"{parameter.opts[0]}: {problem}")
         return expand(url)
 
     return read

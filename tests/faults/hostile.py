@@ -16,6 +16,8 @@ CANARIES = {
     "STORE_PASSWORD": "canary-of-mlflow",
     "AWS_SECRET_ACCESS_KEY": "canary-of-the-cloud",
     "PGPASSWORD": "canary-of-the-database",
+    "DB_PASS": "canary7",
+    "GITHUB_PAT": "canary-of-the-code",
 }
 TEXTS = [
     "[red]x[/red]",
