@@ -158,7 +158,8 @@ def refuse_hidden_modules(trainable: str) -> None:
             if hidden.isidentifier() and file.is_file() and _is_needed(hidden, is_imported=name in imported):
                 kind = "standard" if hidden in sys.stdlib_module_names else "installed"
                 raise InputError(
-                    f"{file} hides the {kind} module {hidden!r} from everything that imports it; rename it"
+                    f"{file.relative_to(folder)} in {folder} hides the {kind} module {hidden!r} from everything that "
+                    "imports it; rename it"
                 )
 
 

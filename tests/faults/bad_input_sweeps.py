@@ -232,6 +232,10 @@ SWEEPS: dict[str, list[Case]] = {
         source("train = 5\n", "2:1  trainable: the name in module 'mine' is not a plain function (line 1)"),
         line("trainable: train_rnn", "2:1  trainable: 'train_rnn' must be package.module:function"),
     ],
+    "a file that hides a library": [
+        source("def train(p, t): ...\n", "2:1  trainable: random.py in ", module="random"),
+        source("def train(p, t): ...\n", "2:1  trainable: keras.py in ", module="keras"),
+    ],
     "missing data": [
         data("mnist: SWEEPER_DATA_DIR is /nowhere, and there is no such folder", SWEEPER_DATA_DIR="/nowhere"),
         data("mnist is not here, and cannot be kept in /proc/none", KERAS_HOME="/proc/none"),
@@ -255,5 +259,17 @@ SWEEPS: dict[str, list[Case]] = {
         line("storage: postgresql://h/d?password=hunter2", "6:1  storage: has a password"),
         line("tracking: {uri: 'https://u:hunter2@h'}", "6:12  tracking.uri: has a password"),
         option("--tracking-uri", "http://u:hunter2@h", "--tracking-uri: has a password in clear"),
+        option("--dir", "file://u:hunter2@h/x", "--dir: has a password or a key in clear"),
+        option("--dir", "s3://bucket/x?access_key=A&secret_key=hunter2", "--dir: has a password or a key in clear"),
+    ],
+    "a password whose characters are not quoted": [
+        line("storage: postgresql://u:p@hunter2@h/d", "6:1  storage: is no URL that can be read in one way only"),
+        line("tracking: {uri: 'https://u:p/hunter2@h'}", "6:12  tracking.uri: is no URL that can be read"),
+        Case(
+            "the database of studies is no URL that can be read in one way only",
+            options=("--storage", "${env:DATABASE}"),
+            verbs=("run",),
+            environment={"DATABASE": "postgresql://u:p#hunter2@h/d"},
+        ),
     ],
 }
