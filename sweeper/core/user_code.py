@@ -124,6 +124,11 @@ def is_installed(path: Path | str) -> bool:
     return any(place.is_relative_to(Path(folder).resolve()) for folder in sysconfig.get_paths().values())
 
 
+def is_own_code(file: Path | str) -> bool:
+    """Return whether a file of code is the user's: neither Python's, nor of an installed package, nor of sweeper."""
+    return not Path(file).resolve().is_relative_to(_SWEEPER) and not is_installed(file)
+
+
 def digest_user_code(trainable: str) -> dict[str, str]:
     """Return the digests of the user's files that a trainable consists of, by their paths; {} if it is installed."""
     root = user_code_root(trainable)

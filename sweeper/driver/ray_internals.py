@@ -233,6 +233,14 @@ def unstage(controller: Any, trial: TuneTrial) -> None:
         controller._unstage_trial_with_resources(trial)
 
 
+def keep_from_reuse(controller: Any, trial: TuneTrial) -> None:
+    """Make Tune end the worker of a trial with the trial, instead of giving it the next one.
+
+    Ray 2.60 decides for all trials at once, with `reuse_actors`. It reuses no worker that it does not count as started.
+    """
+    controller._started_actors.discard(controller._trial_to_actor.get(trial))
+
+
 def forget_trial(controller: Any, trial: TuneTrial) -> None:
     """Remove a trial that ended from Tune's memory.
 

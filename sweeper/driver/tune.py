@@ -20,7 +20,13 @@ from sweeper.driver.actor import TrialActor, as_config, task_from
 from sweeper.driver.bridge import FINISHED, TuneBridge, capture_errors
 from sweeper.driver.capacity import possible_requests, request_for
 from sweeper.driver.nodes import Nodes
-from sweeper.driver.ray_internals import forget_trial, report_errors_to, skip_runtime_env_and_telemetry, unstage
+from sweeper.driver.ray_internals import (
+    forget_trial,
+    keep_from_reuse,
+    report_errors_to,
+    skip_runtime_env_and_telemetry,
+    unstage,
+)
 from sweeper.driver.stop import Control
 from sweeper.driver.workers import WorkerMonitor
 from sweeper.spec import Resources
@@ -204,6 +210,8 @@ class _StudyScheduler(FIFOScheduler):
 
     @capture_errors(None)
     def on_trial_complete(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
+        if result["event"].has_threads:
+            keep_from_reuse(controller, trial)
         self._ended.append(trial)
         if len(self._ended) > MAX_ENDED_TRIALS:
             forget_trial(controller, self._ended.popleft())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import locale
 import os
@@ -9,8 +10,12 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
+
+from sweeper.core.user_code import is_own_code
 
 _LIMITS = (
     resource.RLIMIT_AS,
@@ -54,6 +59,30 @@ def restored_process() -> Iterator[None]:
             if resource.getrlimit(limit) != value:
                 with suppress(OSError, ValueError):  # no process may raise a hard limit that was lowered
                     resource.setrlimit(limit, value)
+
+
+def has_own_threads() -> bool:
+    """Return whether threads other than this one and the main one run the user's code. Nothing can end them.
+
+    Threads of libraries, such as an idle pool, do not count.
+    """
+    known = threading.main_thread(), threading.current_thread()
+    others = [thread for thread in threading.enumerate() if thread not in known]
+    frames = sys._current_frames() if others else {}
+    return any(_runs_own_code(frames.get(thread.ident or 0)) for thread in others)
+
+
+def _runs_own_code(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if _is_own_code(frame.f_code.co_filename):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_own_code(file: str) -> bool:
+    return os.path.isfile(file) and is_own_code(file)
 
 
 def _umask() -> int:

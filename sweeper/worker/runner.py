@@ -6,6 +6,7 @@ import shutil
 import threading
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 from sweeper.core.errors import TrialDivergedError, TrialStopped
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, FailureKind, Report
-from sweeper.core.user_code import find_trainable, is_installed, load_trainable
-from sweeper.worker.process import restored_process
+from sweeper.core.user_code import find_trainable, is_own_code, load_trainable
+from sweeper.worker.process import has_own_threads, restored_process
 from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
 from sweeper.worker.trial import Trial, check_metric_names
 
@@ -23,8 +24,6 @@ MAX_TRACEBACK_CHARS = 50_000
 
 _PERMANENT_OS_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors of the operating system that a retry would meet again."""
-
-_SWEEPER = Path(__file__).parents[1]
 
 _OUT_OF_MEMORY_ERRORS = ("OutOfMemoryError", "ResourceExhaustedError")
 _JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
@@ -63,17 +62,21 @@ class TaskRunner:
         shutil.rmtree(self._context.folder.trial(self._task.number), ignore_errors=True)
 
     def _run(self) -> None:
+        if (last := self._last_event()) is not None:
+            self._events.put(replace(last, has_threads=has_own_threads()))
+
+    def _last_event(self) -> Event | None:
+        """Run the task to its end; return its last event, None if it was stopped."""
         try:
-            self._events.put(self._evaluate() if self._task.evaluate else self._train())
+            return self._evaluate() if self._task.evaluate else self._train()
         except TrialStopped:
-            pass
+            return None
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
             if _is_pruned(error) and not self._task.evaluate:
-                self._events.put(Event(is_pruned=True))
-                return
+                return Event(is_pruned=True)
             reason = str(error) if isinstance(error, TrialDivergedError) else self._save_and_summarise(error)
             failure = Failure(classify_exception(error), reason)
-            self._events.put(Event(failure=self._memory_failure(error) if failure.kind == "memory" else failure))
+            return Event(failure=self._memory_failure(error) if failure.kind == "memory" else failure)
 
     def _train(self) -> Event:
         train, params, trial = self._prepare()
@@ -127,7 +130,7 @@ class TaskRunner:
         last = self._context.sweep.budget.reports
         if report.step > last:
             raise TrialStopped
-        self._events.put(Event(report=report))
+        self._events.put(Event(report=report, has_threads=has_own_threads()))
         # After the last report the thread does not wait: it ends while the driver records the report.
         if report.step < last and not self._continue.get():
             raise TrialStopped
@@ -165,11 +168,7 @@ def _is_pruned(error: BaseException) -> bool:
 def _place_of(error: BaseException) -> str:
     """Return the place of an error: the last line of the user's own code, else the last line of all."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame
-        for frame in frames
-        if not Path(frame.filename).is_relative_to(_SWEEPER) and not is_installed(frame.filename)
-    ]
+    own = [frame for frame in frames if is_own_code(frame.filename)]
     place = next(reversed(own or frames), None)
     return f" ({Path(place.filename).name}:{place.lineno})" if place else ""
 

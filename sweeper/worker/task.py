@@ -57,6 +57,8 @@ class Event:
     evaluation: dict[str, float] | None = None
     is_pruned: bool = False
     """Whether the trial's own code has pruned it."""
+    has_threads: bool = False
+    """Whether threads that the trial started are running; if so at its last event, its worker is replaced."""
     node: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
 

@@ -170,3 +170,8 @@ def test_workers_get_the_folders_that_are_given_and_no_others() -> None:
     config._py_driver_sys_path.extend(["/there"])  # what `ray.init` does
     assert list(config._get_proto_job_config().py_driver_sys_path) == ["/here"]
     assert "_py_driver_sys_path" in names_in(inspect.unwrap(worker.connect))
+
+
+def test_tune_reuses_no_worker_that_it_does_not_count_as_started() -> None:
+    assert {"_started_actors", "_reuse_actors"} <= names_in(TuneController._maybe_cache_trial_actor)
+    assert "_maybe_cache_trial_actor" in names_in(TuneController._schedule_trial_stop)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import ray
 
@@ -350,3 +351,16 @@ def test_as_many_trials_run_as_fit_on_the_cluster(make_sweep: MakeSweep) -> None
         assert nodes.room() == room
         assert [nodes.has_room([asked] * count, None) for count in range(room + 2)] == [True] * room + [False] * 2
         assert [nodes.has_room([asked] * count, 1) for count in range(3)] == [True, False, False]
+
+
+def test_worker_of_a_trial_that_leaves_a_thread_is_replaced(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trainable="tests.samples:leave_a_thread", budget={"trials": 4, "epochs": 2})
+    with open_study(sweep) as study:
+        run_trials(study, parallel=1)
+        rows = study.rows()
+        processes = [int(study.reports(row.number)[0].metrics["pid"]) for row in rows]
+    assert [row.state for row in rows] == ["COMPLETE"] * 4 and all(row.attempt == 1 for row in rows)
+    first, second, third, fourth = processes
+    assert first != second == third != fourth
+    while psutil.pid_exists(first):
+        time.sleep(0.1)

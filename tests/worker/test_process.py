@@ -7,6 +7,8 @@ import resource
 import signal
 import socket
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.spec import Sweep
+from sweeper.worker.process import has_own_threads
 from sweeper.worker.runner import TaskRunner
 from sweeper.worker.task import Task, WorkerContext
 
@@ -76,3 +79,20 @@ def test_variable_that_the_module_sets_when_imported_stays(tmp_path: Path, monke
     monkeypatch.setenv("SET_BY_A_MODULE", "before")
     run_task("pass", tmp_path, top="os.environ['SET_BY_A_MODULE'] = 'after'")
     assert os.environ["SET_BY_A_MODULE"] == "after"
+
+
+def test_thread_of_the_user_counts_and_an_idle_pool_does_not() -> None:
+    ended = threading.Event()
+
+    def wait() -> None:
+        ended.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        assert not has_own_threads()
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        assert has_own_threads()
+        ended.set()
+        thread.join()
+        assert not has_own_threads()
