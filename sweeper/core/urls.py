@@ -47,7 +47,8 @@ def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) 
     known = sorted(schemes)
     if parts.scheme.partition("+")[0] not in known:
         return f"has an unknown scheme {format_value(parts.scheme)}. {did_you_mean(parts.scheme, known)}"
-    if parts.netloc.count("@") > 1 or ("@" in parts.fragment and ":" in parts.netloc):
+    password = parts.netloc.rpartition("@")[0].partition(":")[2]
+    if "@" in password or ("@" in parts.fragment and ":" in parts.netloc):
         return _UNQUOTED
     if port == 0:
         return "has port 0; use 1 to 65535"

@@ -100,6 +100,10 @@ MAX_ENTRIES = 2000
 """Files and folders that are looked at for code which is not imported by name, when code is copied on this machine."""
 
 
+LINKED_LEVELS = 2
+"""Folders above the code that a copy imitates: code may refer to `Path(__file__).parents[1]`."""
+
+
 def user_code_root(trainable: str) -> Path | None:
     """Return the folder that a trainable's module is imported from; None if it is installed.
 
@@ -150,8 +154,7 @@ def refuse_hidden_modules(trainable: str) -> None:
     """Refuse a file of the user that Python would import in the place of a module that is needed.
 
     Raises:
-        InputError: A file or package beside the trainable has the name of a module of Python, of a package that sweeper
-            needs, or of one that the trainable imports.
+        InputError: There is one for a module of Python, of a package that sweeper needs, or that the trainable imports.
     """
     root, here = user_code_root(trainable), str(HERE.absolute())
     folders = {root} if root is not None else {Path(here)} if here in sys.path else set()
@@ -214,11 +217,10 @@ def _is_skipped(folder: Path) -> bool:
 def freeze_user_code(trainable: str, target: Path, imported: Iterable[str]) -> Path | None:
     """Copy the user's code on this machine, so that a sweep does not change while its files are edited.
 
-    Everything else is linked, so that code finds its data beside it. The code of a trainable that is installed is used
-    where it is.
+    Everything else is linked, beside the code and up to `LINKED_LEVELS` folders above it, so that code finds its data.
 
     Args:
-        target: the folder of the copy, which is replaced.
+        target: the folder for the copy and the links, which is replaced.
         imported: files that are copied in any case; further ones among the first `MAX_ENTRIES` entries of the folder.
 
     Returns:
@@ -227,43 +229,52 @@ def freeze_user_code(trainable: str, target: Path, imported: Iterable[str]) -> P
     root = user_code_root(trainable)
     if root is None:
         return None
-    home = target.parent.resolve()
+    place = Path(*root.parts[1:][-LINKED_LEVELS:])
+    apart = root, target.parent.resolve()  # a link to the results would make a circle
     with written_whole(target) as beside:
         folders = _folders_with_code(root, {root / file for file in imported})
-        for folder, entries in folders.items():
-            copy = beside / folder.relative_to(root)
+        for folder, names in folders.items():
+            copy = beside / place / folder.relative_to(root)
             copy.mkdir(parents=True)
-            for entry in entries:
-                path = folder / entry.name
-                if path in folders or entry.name == "__pycache__" or home.is_relative_to(path):
-                    continue
-                if entry.name.endswith(".py") and entry.is_file() and os.access(path, os.R_OK):
-                    shutil.copyfile(path, copy / entry.name)
-                else:
-                    with suppress(OSError):  # the file system has no links
-                        (copy / entry.name).symlink_to(path)
-    return target
+            code = {name for name in names if name.endswith(".py") and (folder / name).is_file()}
+            for name in code:
+                with suppress(PermissionError):  # then nothing imports it either
+                    shutil.copyfile(folder / name, copy / name)
+            _link(folder, copy, [name for name in names if name not in code and folder / name not in folders], apart)
+        for folder, above in zip(root.parents, place.parents, strict=False):
+            with suppress(OSError):  # it may not be listed
+                if len(names := os.listdir(folder)) <= MAX_ENTRIES:
+                    _link(folder, beside / above, names, apart)
+    return target / place
 
 
-def _folders_with_code(root: Path, imported: set[Path]) -> dict[Path, list[os.DirEntry[str]]]:
-    """Return the folders that hold Python files, each after those that it is in, with their entries."""
+def _link(folder: Path, copy: Path, names: Iterable[str], apart: Iterable[Path]) -> None:
+    """Link the entries of a folder, except those that hold one of the paths in `apart`."""
+    for name in names:
+        path = folder / name
+        if name != "__pycache__" and not any(other.is_relative_to(path) for other in apart):
+            with suppress(OSError):  # the file system has no links
+                (copy / name).symlink_to(path)
+
+
+def _folders_with_code(root: Path, imported: set[Path]) -> dict[Path, list[str]]:
+    """Return the folders that hold Python files, each after those that it is in, with the names of their entries."""
     needed = {parent for file in imported for parent in file.parents if parent.is_relative_to(root)} | {root}
     waiting, left = deque(sorted(needed)), MAX_ENTRIES
-    scanned: dict[Path, list[os.DirEntry[str]]] = {}
+    scanned: dict[Path, list[str]] = {}
     while waiting:
         folder = waiting.popleft()
         if folder in scanned or (folder not in needed and left < 0):
             continue
+        entries: list[os.DirEntry[str]] = []
         with suppress(OSError), os.scandir(folder) as found:
-            scanned[folder] = list(found)
-        left -= len(scanned.setdefault(folder, []))
-        if folder not in needed and any(entry.name == MARKER for entry in scanned[folder]):
-            scanned[folder] = []  # the results of a sweep, with a copy of its code
-        waiting += [
-            folder / entry.name
-            for entry in scanned[folder]
-            if entry.is_dir(follow_symlinks=False) and not _is_skipped(folder / entry.name)
-        ]
-    with_code = {folder for folder, entries in scanned.items() if any(entry.name.endswith(".py") for entry in entries)}
+            entries = list(found)
+        left -= len(entries)
+        if folder not in needed and any(entry.name == MARKER for entry in entries):
+            continue  # the results of a sweep, with a copy of its code
+        scanned[folder] = [entry.name for entry in entries]
+        inner = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        waiting += [path for path in inner if not _is_skipped(path)]
+    with_code = {folder for folder, names in scanned.items() if any(name.endswith(".py") for name in names)}
     kept = needed | {parent for folder in with_code for parent in (folder, *folder.parents)}
     return {folder: scanned[folder] for folder in sorted(scanned.keys() & kept)}

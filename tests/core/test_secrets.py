@@ -170,3 +170,8 @@ def test_url_with_an_unquoted_character_in_its_password_is_refused(secret: str) 
 def test_folder_with_a_secret_in_its_url_is_refused(url: str) -> None:
     problem = problem_of_folder(url)
     assert problem is not None and "canary" not in problem
+
+
+def test_at_in_the_name_of_a_user_is_accepted() -> None:
+    assert problem_of_database_url("postgresql://ada@server:x@host/db", secrets=True) is None
+    assert redact("postgresql://ada@server:canary@host/db") == "postgresql://ada@server:***@host/db"
