@@ -42,6 +42,13 @@ def locate_module(module: str, folder: Path | None) -> ModuleSpec | None:
     Args:
         folder: where the user's modules are looked for before Python's path; None: only on Python's path.
     """
+    try:
+        return _locate(module, folder)
+    except (ImportError, ValueError, AttributeError):  # as for a module without a spec
+        return None
+
+
+def _locate(module: str, folder: Path | None) -> ModuleSpec | None:
     names = module.split(".")
     if module.startswith("sweeper."):
         spec = sys.modules["sweeper"].__spec__  # no file of the user takes its place
@@ -146,10 +153,7 @@ class SourceModule:
         Raises:
             InputError: There is no such module, or its source cannot be parsed.
         """
-        try:
-            spec = locate_module(module, folder)
-        except (ImportError, ValueError, AttributeError):
-            spec = None
+        spec = locate_module(module, folder)
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
             raise InputError(f"there is no module {module!r} in {folder or os.getcwd()} or on Python's path")
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.core.errors import InputError, LocatedProblem, SpecError
 from sweeper.core.schema import MAX_PROBLEMS, Key, Problem, StrictModel, dotted_key
-from sweeper.core.secrets import redact
+from sweeper.core.secrets import has_secret
 from sweeper.core.text import first_line, format_value
 from sweeper.core.user_code import TRAINABLE_PATTERN, find_trainable, refuse_hidden_modules
 from sweeper.search.space import AnyDomain, Domain, check_space
@@ -94,7 +94,7 @@ def _load(model: type[M], data: Mapping[str, Any], source: _Source, problems: li
         loaded = model.model_validate(data)
     except ValidationError as error:
         problems = problems + problems_of(error, model, data)
-    problems += _problems_outside_models(data)
+    problems += [*_problems_of_secrets(data), *_problems_outside_models(data)]
     if loaded is not None and not problems:
         problems = _problems_of_valid_sweep(loaded)
     if problems or loaded is None:
@@ -102,6 +102,21 @@ def _load(model: type[M], data: Mapping[str, Any], source: _Source, problems: li
         located.sort(key=lambda problem: (problem.line or math.inf, problem.column or 0))
         raise SpecError(source.name, located)
     return loaded
+
+
+def _problems_of_secrets(value: Any, key: Key = ()) -> Iterator[Problem]:
+    """Yield a problem for each name and text that holds a secret, since all of them are stored; URLs have own rules."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if has_secret(str(name)):
+                yield Problem(key, "a name here holds a secret, and would be stored; use another name")
+            else:
+                yield from _problems_of_secrets(inner, (*key, name))
+    elif isinstance(value, list | tuple):
+        for position, inner in enumerate(value):
+            yield from _problems_of_secrets(inner, (*key, position))
+    elif isinstance(value, str) and key not in (("storage",), ("tracking", "uri")) and has_secret(value):
+        yield Problem(key, "holds a secret, and would be stored; let the trainable read it from the environment")
 
 
 def _problems_outside_models(data: Mapping[str, Any]) -> list[Problem]:
@@ -113,8 +128,6 @@ def _problems_outside_models(data: Mapping[str, Any]) -> list[Problem]:
     space = {str(name): _read_domain(raw) for name, raw in declared.items()} if isinstance(declared, Mapping) else {}
     between = islice(check_space(space) if None in space.values() else (), MAX_PROBLEMS)
     problems = _below("space", between)
-    if any(redact(name) != name for name in space):
-        problems.append(Problem(("space",), "the name of a parameter holds a secret; use another name"))
     trainable = data.get("trainable", DEFAULT_TRAINABLE)
     if trainable == DEFAULT_TRAINABLE and data.get("dataset") is None:
         problems.append(Problem(("dataset",), "is missing; try {type: mnist, fallback: digits}"))

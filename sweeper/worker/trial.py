@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.errors import InputError, TrialDivergedError
 from sweeper.core.files import disk_full_message, is_disk_full
-from sweeper.core.secrets import redact
+from sweeper.core.secrets import has_secret, redact
 from sweeper.core.trials import Report
 from sweeper.worker.checkpoints import CheckpointStore
 
@@ -211,7 +211,7 @@ def _check_metrics(metrics: Mapping[str, float]) -> None:
 def check_metric_names(names: Iterable[str]) -> None:
     """Raise ValueError if the name of a metric holds a secret: names are stored, and shown by every tool."""
     for name in names:
-        if redact(name) != str(name):
+        if has_secret(str(name)):
             raise ValueError(f"the name of a metric holds a secret: {redact(name)[:60]!r}; use another name")
 
 

@@ -313,7 +313,10 @@ def test_any_value_is_a_sweep_or_refused(overrides: dict[str, Any], write: Calla
 
 def test_parameter_whose_name_holds_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "canary_token")
-    with pytest.raises(SpecError, match="space: the name of a parameter holds a secret") as caught:
+    with pytest.raises(SpecError, match="space: a name here holds a secret") as caught:
         declared = {"name": "x", "trainable": "tests.samples:climb", "budget": {"trials": 1, "epochs": 1}}
         Sweep.from_mapping({**declared, "space": {"canary_token": 1}})
     assert "canary" not in str(caught.value)
+    with pytest.raises(SpecError, match="space.key: holds a secret, and would be stored") as caught:
+        Sweep.from_mapping({**declared, "space": {"key": "canary_token"}, "objective": {"metric": "canary_token"}})
+    assert [problem.key for problem in caught.value.problems] == ["space.key", "objective.metric"]
