@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -17,9 +17,9 @@ from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
 from sweeper.core.trials import Listener, TrialRecord, best_trial
 from sweeper.core.user_code import freeze_user_code, load_trainable
-from sweeper.driver.auth import refuse_open_cluster
-from sweeper.driver.preflight import is_on_this_machine, preflight
-from sweeper.driver.stop import StopSignal
+from sweeper.driver.auth import check_cluster, cluster_address
+from sweeper.driver.preflight import preflight
+from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
 from sweeper.spec import Sweep
 from sweeper.worker.checkpoints import CheckpointCleaner
 from sweeper.worker.task import WorkerContext
@@ -75,8 +75,7 @@ def run_sweep(
     place = SweepFolder.of(folder, sweep.name)
     uri = tracking.tracking_uri(sweep, tracking_uri)
     context = WorkerContext(preflight(sweep, folder=place, address=address, tracking_uri=uri), place)
-    if not insecure:
-        refuse_open_cluster(address)
+    check_cluster(address, insecure=insecure)
     projection = tracking.Projection(sweep, uri)
     cleaner = CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=place.url is not None)
     # Optuna takes half a second to import, and a refusal need not wait for it.
@@ -152,11 +151,11 @@ def _train(
     study: SweepStudy, context: WorkerContext, projection: Projection, wanted: Any, address: str | None, stop: Any
 ) -> dict[str, float] | None:
     """Run the trials on Ray; return the metrics of the best one on the test set, if it was evaluated."""
-    if is_on_this_machine(address):
+    if cluster_address(address) is None:
         code = freeze_user_code(context.sweep.trainable, context.folder.code, study.facts["files"])
         context = replace(context, code=code)
     study.announce("Starting Ray.")
-    with _ray_with_data(study, context, address=address) as context:
+    with _ray_with_data(study, context, address=address, stop=stop) as context:
         from sweeper.driver.stop import RunControl
         from sweeper.driver.tune import tune_trials
 
@@ -170,7 +169,9 @@ def _train(
 
 
 @contextmanager
-def _ray_with_data(study: SweepStudy, context: WorkerContext, *, address: str | None) -> Iterator[WorkerContext]:
+def _ray_with_data(
+    study: SweepStudy, context: WorkerContext, *, address: str | None, stop: StopSignal
+) -> Iterator[WorkerContext]:
     """Start or join Ray for the block, and load the data meanwhile; yield the context with its data.
 
     Ray takes seconds to start, most of it in processes of its own: enough time to load the data and import Ray Tune.
@@ -180,17 +181,18 @@ def _ray_with_data(study: SweepStudy, context: WorkerContext, *, address: str | 
     from sweeper.driver.node_check import check_nodes
     from sweeper.study.compatibility import record_dataset
 
-    with ThreadPoolExecutor(1, "sweeper-prepare") as helper:
+    with ThreadPoolExecutor(1, "sweeper-prepare") as helper, ExitStack() as ray:
         loading = helper.submit(context.load_data)
         importing = helper.submit(import_module, "sweeper.driver.tune")
-        with ray_cluster(address, context.sweep.trainable) as is_ours:
+        with stop.exiting(RAY_START_GRACE_S, STOPPED_AT_START):
+            is_ours = ray.enter_context(ray_cluster(address, context.sweep.trainable))
             refuse_infeasible_on_cluster(context.sweep)
             for note in () if is_ours else check_nodes(context.folder.location):
                 study.announce(note)
             data = loading.result()
             record_dataset(study, data.facts() if data else None)
             importing.result()
-            yield replace(context, data=data)
+        yield replace(context, data=data)
 
 
 def register(

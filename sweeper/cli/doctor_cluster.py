@@ -32,14 +32,13 @@ def check_nodes(address: str, folder: Path | str | None, *, insecure: bool) -> I
 
 
 def _nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
-    from sweeper.driver.auth import refuse_open_cluster
+    from sweeper.driver.auth import check_cluster
     from sweeper.driver.cluster import ray_cluster
     from sweeper.driver.node_check import inspect_nodes
     from sweeper.driver.stop import StopSignal
 
-    if not insecure:
-        refuse_open_cluster(address)
-    with StopSignal(None), ray_cluster(address):
+    check_cluster(address, insecure=insecure)
+    with StopSignal(None) as stop, stop.exiting(0, "Stopped."), ray_cluster(address):
         for node in inspect_nodes(folder):
             gpus = f"{node.gpus:g} GPUs" if node.gpus else "no GPU"
             found = "; ".join([*node.faults, *node.notes]) or f"{gpus}, the same versions as here"

@@ -93,7 +93,8 @@ TrackingUri = Annotated[
         help="The MLflow store. Default: the sweep's, MLFLOW_TRACKING_URI, or a local file.",
     ),
 ]
-Port = Annotated[int | None, typer.Option("--port", metavar="N", help="Port of the UI. Default: any free one.")]
+_Port = typer.Option("--port", min=1, max=65535, metavar="N", help="Port of the UI. Default: any free one.")
+Port = Annotated[int | None, _Port]
 
 Settings = Annotated[
     list[str] | None,

@@ -33,7 +33,7 @@ def private_files() -> Iterator[None]:
 
 def temporary_folder() -> Path:
     """Return the folder for Ray's files. TMPDIR is not used: on some systems its path is too long for a socket."""
-    return Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+    return Path(os.environ.get("RAY_TMPDIR") or "/tmp").absolute()
 
 
 def private_folder() -> Path:

@@ -16,6 +16,10 @@ RETRY_DELAYS_S = (1.0, 2.0, 4.0)
 """Seconds before the second, third and fourth attempt at a transfer."""
 
 
+_PROCESS_LOCAL = {"file", "local", "memory"}
+"""Protocols of fsspec that reach no further than this process or machine. pyarrow opens file:///path itself."""
+
+
 T = TypeVar("T")
 
 
@@ -100,7 +104,7 @@ class RemoteFolder:
             with self._remote_fs.open_input_stream(path) as file:
                 file.read()
             self._remote_fs.delete_file(path)
-        except OSError as error:
+        except Exception as error:  # each fsspec package raises errors of its own
             raise InputError(
                 f"cannot write to {self.url} ({first_line(error)}); choose another folder with --dir"
             ) from error
@@ -134,4 +138,9 @@ def _by_fsspec(url: str) -> tuple[Any, str]:
             f"cannot open {url} ({first_line(error)}); install the fsspec package for it, or choose another folder "
             "with --dir"
         ) from error
+    if _PROCESS_LOCAL & {part.partition("://")[0].lower() for part in url.split("::")}:
+        raise InputError(
+            f"--dir {url} is no folder that nodes share: it would be a path relative to each process, or its memory. "
+            "Write file:///data/sweeps with three slashes, a path, or the URL of an object store"
+        )
     return fs.PyFileSystem(fs.FSSpecHandler(found)), root

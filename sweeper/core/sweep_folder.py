@@ -46,12 +46,14 @@ class SweepFolder:
         """Return the folder for a path or URL; `sweeps/NAME` if it is None.
 
         Raises:
-            InputError: The URL holds a secret.
+            InputError: The URL holds a secret or has too few slashes: as a path it would be a folder called `file:`.
         """
         if folder is not None and is_remote(folder):
             if problem := problem_of_folder(str(folder)):
                 raise InputError(f"the folder of the sweep {problem}")
             return cls(_local_copy(str(folder)), str(folder))
+        if str(folder).lower().startswith("file:"):
+            raise InputError(f"--dir {folder} is no URL; write the path alone, or file:///path with three slashes")
         return cls(Path(folder or Path("sweeps") / name).absolute())
 
     def on_this_node(self) -> SweepFolder:

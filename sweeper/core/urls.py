@@ -103,11 +103,16 @@ def problem_of_address(text: str) -> str | None:
     """Return the problem of the address of a Ray cluster; None if there is none."""
     if text in ("auto", "local"):
         return None
+    if text.startswith("ray://"):
+        return (
+            "is that of Ray's client, through which no sweep can run; write host:6379 and run it on a node of the "
+            "cluster, or use `sweeper submit`"
+        )
     url = text if "://" in text else f"ray://{text}"
     if problem := problem_of_url(url, ("ray",)):
         return problem
     if urlsplit(url).port is None:
-        return "names no port; write host:6379 or ray://host:10001, or leave it out for this machine"
+        return "names no port; write host:6379, or leave it out for this machine"
     return None
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import psutil
 import ray
 
-from sweeper.core.errors import SweeperError
+from sweeper.core.errors import BackendError, SweeperError
 from sweeper.core.files import private_folder
 from sweeper.core.user_code import copy_user_code, is_installed
-from sweeper.driver.auth import enable_token_auth, private_ray_auth
+from sweeper.driver.auth import cluster_address, enable_token_auth, private_ray_auth
 from sweeper.driver.capacity import allowed_cpus
 from sweeper.driver.ray_internals import job_brought_its_code, job_config, own_signal_handlers, silence_worker_logs
 
@@ -30,6 +30,10 @@ KEPT_SESSIONS = 20
 
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+
+
+JOIN_TIMEOUT_S = 120.0
+"""Longest time to join a cluster that answers. Ray has no limit of its own: it tries again for many minutes."""
 
 
 _RAY_DEFAULTS = {
@@ -50,13 +54,12 @@ def ray_cluster(address: str | None, trainable: str | None = None) -> Iterator[b
             block.
         trainable: its code is uploaded to a cluster that is joined.
     """
-    if address is None and "RAY_ADDRESS" not in os.environ:
-        address = "local"
-    is_ours = address == "local"
+    found = cluster_address(address)
+    is_ours = found is None
     _set_ray_defaults()
     with silence_worker_logs():
         with _local_options() if is_ours else _join_options(trainable) as options:
-            _connect(address, options)
+            _connect(found or "local", options)
         try:
             with _exit_when_ray_dies() if is_ours else nullcontext():
                 yield is_ours
@@ -72,24 +75,34 @@ def _set_ray_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
-def _connect(address: str | None, options: dict[str, Any]) -> None:
+def _connect(address: str, options: dict[str, Any]) -> None:
     """Call `ray.init`, quietly.
 
     Raises:
-        SweeperError: there is no such cluster, or Ray did not start.
+        BackendError: the cluster cannot be joined.
+        SweeperError: Ray did not start on this machine.
     """
-    if not (address or "").startswith("ray://"):  # a client's job is configured on the cluster
+    if not address.startswith("ray://"):  # a client's job is configured on the cluster
         options = options | {"job_config": job_config([] if is_installed(_PACKAGE) else [str(_PACKAGE.parent)])}
+    timer = threading.Timer(JOIN_TIMEOUT_S, _give_up, [address])
+    timer.daemon = True
+    if address != "local":
+        timer.start()
     try:
         with own_signal_handlers():
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        problem = (
-            "Ray did not start on this machine"
-            if address == "local"
-            else f"The Ray cluster at {address or os.environ['RAY_ADDRESS']} cannot be reached"
-        )
-        raise SweeperError(f"{problem}: {error}") from error
+    except Exception as error:  # Ray raises many kinds, and at a timeout nothing but Exception
+        if address == "local":
+            raise SweeperError(f"Ray did not start on this machine: {error}") from error
+        raise BackendError(f"The Ray cluster at {address} cannot be joined: {error}") from error
+    finally:
+        timer.cancel()
+
+
+def _give_up(address: str) -> None:
+    """Exit at once: nothing else ends a call that waits for Ray."""
+    os.write(2, f"\nerror: The Ray cluster at {address} could not be joined within {JOIN_TIMEOUT_S:g} s.\n".encode())
+    os._exit(BackendError.exit_code)
 
 
 def _shut_down(sessions: Path | None) -> None:

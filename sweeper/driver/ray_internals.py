@@ -21,26 +21,45 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
 
-def discover_address() -> str | None:
-    """Return HOST:PORT of the cluster that the address `auto` means; None if there is none.
+def resolve_address(address: str) -> str | None:
+    """Return HOST:PORT that Ray connects to for an address; None if there is no cluster that `auto` could mean.
 
-    Ray 2.60. The public way, `ray.init("auto")`, joins the cluster; it must first be known to require a token.
+    Ray 2.60 replaces the loopback address by this machine's own. The public way, `ray.init`, joins the cluster; it must
+    first be known to answer and to require a token.
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    return canonicalize_bootstrap_address("auto")  # type: ignore[no-any-return]
+    try:
+        return canonicalize_bootstrap_address(address)  # type: ignore[no-any-return]
+    except ConnectionError:
+        return None
 
 
 def reload_auth_token() -> None:
     """Make Ray read RAY_AUTH_MODE and the token from the environment again.
 
-    Ray 2.60 reads them once, when it is imported, and has no public way to read them later. This process may also have
-    been at another cluster before, with another token.
+    Ray 2.60 reads them once, when it is imported; this process may have been at another cluster before.
     """
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")  # first: a thread that reloads the token in between must find the new mode
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def auth_token(*, is_optional: bool = False) -> str:
+    """Return the token that Ray authenticates with; "" if there is none, or its file cannot be read.
+
+    Ray 2.60 has no public way to ask which of its variables and files holds it. With `is_optional`, also return a token
+    that RAY_AUTH_MODE does not demand.
+    """
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError
+
+    reload_auth_token()
+    try:
+        return str(AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=is_optional))
+    except AuthenticationError:
+        return ""
 
 
 @contextmanager
@@ -67,12 +86,9 @@ def job_config(folders: list[str]) -> JobConfig:
     """
     from ray.job_config import JobConfig
 
-    class Fixed(list[str]):
-        def extend(self, others: Any) -> None:
-            pass
-
+    fixed = type("Fixed", (list,), {"extend": lambda self, others: None})
     config = JobConfig()
-    config._py_driver_sys_path = Fixed(folders)
+    config._py_driver_sys_path = fixed(folders)
     return config
 
 
@@ -101,8 +117,7 @@ def own_signal_handlers() -> Iterator[None]:
 def silence_worker_logs() -> Iterator[None]:
     """Stop Ray, within the block, from printing a page about dead processes to stdout.
 
-    Ray 2.60 has no option for this: `log_to_driver=False` covers the output of workers only. The study reports what a
-    dead process means for the sweep, and stdout is for results.
+    Ray 2.60 has no option for this: `log_to_driver=False` covers the output of workers only. Stdout is for results.
     """
     from ray._private import worker
 
@@ -125,26 +140,22 @@ def detect_local_resources(cpus: int | None) -> dict[str, float]:
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     spec = ResourceAndLabelSpec(num_cpus=cpus)
-    found: dict[str, float] = spec.resolve(is_head=True, node_ip_address="127.0.0.1").to_resource_dict()
-    return found
+    return dict(spec.resolve(is_head=True, node_ip_address="127.0.0.1").to_resource_dict())
 
 
 def autoscaler_status() -> tuple[dict[str, Any], bool]:
     """Return the last report of Ray's first autoscaler ({} without one), and whether the second one is enabled.
 
-    Ray 2.60. `ray status` prints the report as text only, `ray.autoscaler.sdk` can only request resources, and the REST
-    API needs the dashboard.
+    Ray 2.60. `ray status` prints text only, `ray.autoscaler.sdk` only requests, and the REST API needs the dashboard.
     """
+    from ray import _raylet
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray._raylet import (  # type: ignore[attr-defined]
-        GCS_AUTOSCALER_STATE_NAMESPACE,
-        GCS_AUTOSCALER_V2_ENABLED_KEY,
-    )
     from ray.experimental.internal_kv import _internal_kv_get
 
+    raylet: Any = _raylet
     status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
-    is_v2 = _internal_kv_get(GCS_AUTOSCALER_V2_ENABLED_KEY, namespace=GCS_AUTOSCALER_STATE_NAMESPACE.encode())
-    return status, is_v2 == b"1"
+    namespace = raylet.GCS_AUTOSCALER_STATE_NAMESPACE.encode()
+    return status, _internal_kv_get(raylet.GCS_AUTOSCALER_V2_ENABLED_KEY, namespace=namespace) == b"1"
 
 
 def node_of_actor(actor_id: str) -> str:
@@ -154,8 +165,7 @@ def node_of_actor(actor_id: str) -> str:
     """
     from ray._private.state import actors
 
-    node: str = actors(actor_id).get("Address", {}).get("NodeID", "")
-    return node
+    return str(actors(actor_id).get("Address", {}).get("NodeID", ""))
 
 
 def draining_nodes() -> set[str]:
@@ -183,22 +193,21 @@ def job_brought_its_code() -> bool:
 def skip_runtime_env_and_telemetry() -> Iterator[None]:
     """Save Tune two steps that would delay its start by seconds; Ray 2.60 has no option for either.
 
-    Tune gives its workers an environment, which `TrialActor` sets itself. Ray starts workers without an environment
-    together with itself, so that they are ready early. A worker with an environment starts only when it is requested,
-    and twice: the first process is replaced by another, and both import Ray.
-
-    Tune also counts callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
+    Tune gives its workers an environment with the driver's keys of AWS, and Ray writes it into a log. Workers of our
+    own Ray inherit the driver's environment, those of a cluster have their node's. Ray starts workers without an
+    environment together with itself; one with an environment starts when it is requested, and twice. Tune also counts
+    callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
     """
     from ray.air._internal import usage
     from ray.tune.execution import class_cache
 
-    environment, count = dict(class_cache.DEFAULT_ENV_VARS), usage.tag_callbacks
-    class_cache.DEFAULT_ENV_VARS.clear()
+    added, copied, count = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE, usage.tag_callbacks
+    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
     usage.tag_callbacks = lambda callbacks: False
     try:
         yield
     finally:
-        class_cache.DEFAULT_ENV_VARS.update(environment)
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = added, copied
         usage.tag_callbacks = count
 
 
@@ -244,8 +253,8 @@ def keep_from_reuse(controller: Any, trial: TuneTrial) -> None:
 def forget_trial(controller: Any, trial: TuneTrial) -> None:
     """Remove a trial that ended from Tune's memory.
 
-    Ray 2.60 holds every trial until Tune ends, writes them all to disk then, and has no public way to remove one. If
-    these attributes ever change, trials stay, which costs memory only.
+    Ray 2.60 holds every trial until Tune ends, and has no public way to remove one. If these attributes ever change,
+    trials stay, which costs memory only.
     """
     for name in ("_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
         holder: Any = getattr(controller, name, ())

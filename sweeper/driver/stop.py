@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
@@ -25,6 +27,20 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 1.0
 """Interval between two reads of the commands that other processes send."""
+
+
+_RESUMABLE = "Progress is saved; run the same command again to resume."
+
+
+RAY_START_GRACE_S = 5.0
+"""Time that Ray has, after a signal, to finish its start. Then the process exits."""
+
+
+STOPPED_AT_START = f"Stopped while Ray was starting. {_RESUMABLE}"
+
+
+WATCH_INTERVAL_S = 0.2
+"""Interval, after a signal, between two looks whether a call that must not last longer has ended."""
 
 
 class StopSignal:
@@ -45,6 +61,7 @@ class StopSignal:
         self._before: dict[signal.Signals, Any] = {}
         self._wakeup_before = -1
         self._pipe: tuple[int, int] | None = None
+        self._time_limit: tuple[float, str] | None = None
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # no other thread may set signal handlers
@@ -54,9 +71,7 @@ class StopSignal:
             reader, writer = self._pipe = os.pipe()
             os.set_blocking(writer, False)
             self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-            threading.Thread(
-                target=_exit_at_second_interrupt, args=(reader,), name="sweeper-signals", daemon=True
-            ).start()
+            threading.Thread(target=self._watch, args=(reader,), name="sweeper-signals", daemon=True).start()
         for number in self._before:
             signal.signal(number, self._on_signal)
         return self
@@ -79,6 +94,18 @@ class StopSignal:
         if self._deadline is not None:
             self._deadline += seconds
 
+    @contextmanager
+    def exiting(self, after_s: float, message: str) -> Iterator[None]:
+        """Exit the process with a message if the block has not ended so many seconds after a signal.
+
+        For calls that obey no signal and may wait for long, such as Ray's start.
+        """
+        self._time_limit = after_s, message
+        try:
+            yield
+        finally:
+            self._time_limit = None
+
     def requested(self) -> StopReason | None:
         """Return why the sweep has to stop; None if it has not."""
         return self.reason if self.is_set() else None
@@ -86,22 +113,39 @@ class StopSignal:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.reason = self._REASONS[signal.Signals(number)]
 
+    def _watch(self, reader: int) -> None:
+        """Exit the process, from a thread, at the second Ctrl-C, or when a block of `exiting` lasts too long.
 
-def _exit_at_second_interrupt(reader: int) -> None:
-    """Exit the process at the second Ctrl-C, from a thread.
+        Python runs signal handlers in the main thread only, after any call into C that it waits for, such as Ray's
+        start or shutdown. It writes the number of each signal into the pipe at once.
+        """
+        interrupts = 0
+        first: tuple[StopReason, float] | None = None
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        with os.fdopen(reader, "rb", buffering=0) as pipe:
+            while True:
+                if poll.poll(None if first is None else WATCH_INTERVAL_S * 1000):
+                    numbers = pipe.read(64)
+                    if not numbers:
+                        return
+                    interrupts += numbers.count(bytes([signal.SIGINT]))
+                    reasons = [self._REASONS[number] for number in self._before if number in numbers]
+                    if reasons and first is None:
+                        first = reasons[0], time.monotonic()
+                if interrupts > 1:
+                    _exit_now(StopReason.INTERRUPTED, f"Exited immediately. {_RESUMABLE}")
+                limit = self._time_limit
+                if first is not None and limit is not None and time.monotonic() - first[1] >= limit[0]:
+                    _exit_now(first[0], limit[1])
 
-    Python runs signal handlers in the main thread only, after any call into C that it waits for, such as Ray's
-    shutdown. It writes the number of each signal into the pipe at once.
-    """
-    seen = 0
-    with os.fdopen(reader, "rb", buffering=0) as pipe:
-        while numbers := pipe.read(64):
-            seen += numbers.count(bytes([signal.SIGINT]))
-            if seen > 1:
-                with suppress(OSError):  # whoever read stderr may be gone
-                    os.write(2, b"\nExited immediately. Progress is saved; run the same command again to resume.\n")
-                _kill_children()
-                os._exit(130)
+
+def _exit_now(reason: StopReason, message: str) -> None:
+    """Print a message, kill all descendants and exit, from any thread."""
+    with suppress(OSError):
+        os.write(2, f"\n{message}\n".encode())
+    _kill_children()
+    os._exit(reason.exit_code)
 
 
 def _kill_children() -> None:

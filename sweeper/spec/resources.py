@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice, product
 from typing import Annotated, Any
@@ -15,6 +16,10 @@ from sweeper.core.text import did_you_mean, format_value
 from sweeper.search.space import Point, Space, draw
 from sweeper.spec.expressions import names_in, parsed, value_of
 from sweeper.spec.validation import problems_of
+
+MIN_AMOUNT = 0.0001
+"""Smallest amount of a resource that Ray can count, except of memory."""
+
 
 MAX_CORNERS = 1000
 """Corners of a space at which expressions are evaluated."""
@@ -35,16 +40,30 @@ def _share_or_whole(gpus: float) -> float:
     return gpus
 
 
-_Cpus = Annotated[Number, Field(gt=0, le=4096)]
+def _zero_or_countable(amount: float) -> float:
+    if 0 < amount < MIN_AMOUNT:
+        raise ValueError(f"{format_value(amount)} is too small to be counted; use 0, or at least {MIN_AMOUNT}")
+    return amount
 
 
-_Gpus = Annotated[Number, Field(ge=0, le=1024), AfterValidator(_share_or_whole)]
+def _not_of_ray(name: str) -> str:
+    if name in _KEYS_OF_RAY:
+        raise ValueError(f"Ray counts {name} itself; {_KEYS_OF_RAY[name]}")
+    if re.match("bundle|.*_group_", name):
+        raise ValueError("Ray gives such names to the places that it reserves; choose another")
+    return name
+
+
+_Cpus = Annotated[Number, Field(ge=MIN_AMOUNT, le=4096)]
+
+
+_Gpus = Annotated[Number, Field(ge=0, le=1024), AfterValidator(_share_or_whole), AfterValidator(_zero_or_countable)]
 
 
 _Gigabytes = Annotated[Number, Field(gt=0, le=1e6)]
 
 
-_Units = Annotated[Number, Field(ge=0, le=1e6)]
+_Units = Annotated[Number, Field(ge=0, le=1e6), AfterValidator(_zero_or_countable)]
 
 
 _Text = Annotated[str, StringConstraints(max_length=200), AfterValidator(_expression), Tag("expression")]
@@ -54,6 +73,17 @@ _Either = Discriminator(lambda value: "expression" if isinstance(value, str) els
 
 
 _Kind = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+
+
+_KEYS_OF_RAY = {
+    "CPU": "use resources.cpus",
+    "GPU": "use resources.gpus",
+    "memory": "use resources.memory",
+    "object_store_memory": "a trial cannot reserve any",
+}
+
+
+_Custom = Annotated[_Kind, AfterValidator(_not_of_ray)]
 
 
 class TrialResources(StrictModel):
@@ -79,7 +109,7 @@ class Resources(StrictModel):
         None, description="GB of the node's memory reserved for one trial."
     )
     accelerator_type: _Kind | None = Field(None, description="Type of GPU, by its name in Ray: A100, H100, T4.")
-    custom: dict[_Kind, Annotated[Annotated[_Units, Tag("number")] | _Text, _Either]] = Field(
+    custom: dict[_Custom, Annotated[Annotated[_Units, Tag("number")] | _Text, _Either]] = Field(
         default_factory=dict, description="Other resources of the nodes, by the names they were started with."
     )
 

@@ -21,7 +21,7 @@ from sweeper.core.files import PinnedPath, file_system_of
 from sweeper.core.text import first_line
 from sweeper.study.commands import Commands
 from sweeper.study.database_url import is_sqlite_file, parse_database_url
-from sweeper.study.lease import Lease, find_holder
+from sweeper.study.lease import Lease, is_held
 from sweeper.study.tables import check_schema_version, create_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -110,9 +110,8 @@ class Database:
         return Commands(self.engine, sweep)
 
     def is_owned(self, sweep: str) -> bool:
-        """Return whether a process owns the sweep; one on another machine counts until its lease has expired."""
-        holder = find_holder(self.engine, sweep)
-        return holder is not None and not holder.is_dead()
+        """Return whether a process owns the sweep; one on another machine counts until its lease is taken over."""
+        return is_held(self.engine, sweep)
 
 
 @contextmanager

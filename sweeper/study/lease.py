@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import uuid4
 
 import psutil
@@ -18,6 +21,14 @@ from sweeper.core.errors import LeaseLostError, SweepBusyError
 from sweeper.study.tables import tables
 
 logger = logging.getLogger(__name__)
+
+
+OWNER_CHARS, SPACE_CHARS = 32, 16
+"""Length of an owner's id, and of its first part, the digits of the owner's process space."""
+
+
+MAX_CLOCK_ERROR_S = 2.0
+"""Largest difference between two readings of the time at which a process started."""
 
 
 _leases = sa.Table(
@@ -35,7 +46,7 @@ _leases = sa.Table(
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lease; `beats` counts its renewals."""
+    """The process that holds a lease; `owner` begins with its process space, `beats` counts its renewals."""
 
     owner: str
     host: str
@@ -44,21 +55,38 @@ class Holder:
     since: float
     beats: int
 
+    def is_near(self) -> bool:
+        """Return whether the holder's process id means the same process here as where the holder runs."""
+        return self.host == _host() and self.owner.startswith(_process_space())
+
     def is_dead(self) -> bool:
-        """Return whether the holder is known to have ended. Only processes of this machine can be checked."""
-        if self.host != _host():
+        """Return whether the holder is known to have ended. Only processes that are near can be checked."""
+        if not self.is_near():
             return False
         try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.process_started) > 2)
-        except psutil.NoSuchProcess:
+            os.kill(self.pid, 0)
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)  # in containers nobody may reap it
+        except (ProcessLookupError, psutil.ZombieProcess):
             return True
+        except (PermissionError, psutil.Error):  # another user's, which /proc may hide
+            return False
+
+    def is_alive(self) -> bool:
+        """Return whether the holder is known to run."""
+        if not self.is_near():
+            return False
+        try:
+            return bool(abs(psutil.Process(self.pid).create_time() - self.process_started) <= MAX_CLOCK_ERROR_S)
+        except psutil.Error:
+            return False
 
 
 class Lease:
     """The lease of one process on one sweep. It expires by itself after a crash.
 
-    The holder counts up `beats`. Another process takes the lease when the holder's process has ended or, for a holder
-    on another machine, when the count has not changed for EXPIRY_S seconds. So no two clocks are compared.
+    The holder counts up `beats`. Another process takes the lease when the holder's process has ended or, where that
+    cannot be known (a holder on another machine or in another container, a process id that was given away again, a
+    clock that was changed), when the count has not changed for EXPIRY_S seconds. So no two clocks are compared.
     """
 
     RENEWAL_INTERVAL_S = 3.0
@@ -67,7 +95,7 @@ class Lease:
     def __init__(self, engine: sa.Engine, sweep: str) -> None:
         self._engine = engine
         self._sweep = sweep
-        self._owner = uuid4().hex
+        self._owner = f"{_process_space()}{uuid4().hex}"[:OWNER_CHARS]
         self._own_row = _leases.c.sweep == sweep, _leases.c.owner == self._owner
         self._renewal = _leases.update().where(*self._own_row).values(beats=_leases.c.beats + 1)
         self._ended = threading.Event()
@@ -117,15 +145,12 @@ class Lease:
             )
 
     def _wait_for_expiry(self, seen: Holder) -> None:
-        """Wait until the lease of a holder on another machine has expired; raise SweepBusyError if it is renewed."""
-        if seen.host == _host():
+        """Wait until the lease has expired; raise SweepBusyError if its holder renews it, or is known to run."""
+        if seen.is_alive():
             raise SweepBusyError(_busy_message(self._sweep, seen))
-        deadline = time.monotonic() + self.EXPIRY_S
-        while time.monotonic() < deadline:
-            time.sleep(self.RENEWAL_INTERVAL_S / 3)
-            now = find_holder(self._engine, self._sweep)
-            if now is not None and (now.owner, now.beats) != (seen.owner, seen.beats):
-                raise SweepBusyError(_busy_message(self._sweep, now))
+        now = _wait_for_renewal(self._engine, self._sweep, seen, self.EXPIRY_S)
+        if now is not None:
+            raise SweepBusyError(_busy_message(self._sweep, now))
 
     def _take(self, seen: Holder | None) -> bool:
         """Return whether this process now has the lease; not, if it changed since `seen` was read."""
@@ -170,6 +195,30 @@ class Lease:
         )
 
 
+def is_held(engine: sa.Engine, sweep: str) -> bool:
+    """Return whether a process owns a sweep; one on another machine counts until its lease is taken over.
+
+    Waits for a sign of life where a process of this machine cannot be seen: in another container, or before a restart.
+    """
+    seen = find_holder(engine, sweep)
+    if seen is None or seen.is_dead():
+        return False
+    if seen.host != _host() or seen.is_alive():
+        return True
+    return _wait_for_renewal(engine, sweep, seen, Lease.EXPIRY_S) is not None
+
+
+def _wait_for_renewal(engine: sa.Engine, sweep: str, seen: Holder, seconds: float) -> Holder | None:
+    """Wait until a lease is renewed; return its holder, or None if it was not renewed in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(Lease.RENEWAL_INTERVAL_S / 3)
+        now = find_holder(engine, sweep)
+        if now is not None and (now.owner, now.beats) != (seen.owner, seen.beats):
+            return now
+    return None
+
+
 def find_holder(engine: sa.Engine, sweep: str) -> Holder | None:
     """Return the holder of the lease on a sweep, even if its process has ended; None if nobody holds it."""
     with engine.connect() as connection:
@@ -194,3 +243,22 @@ def _busy_message(sweep: str, holder: Holder | None) -> str:
 
 def _host() -> str:
     return socket.gethostname()
+
+
+def _process_space() -> str:
+    """Return 16 digits for all processes that see each other by the same process ids: of one boot and one container.
+
+    Two containers on a machine may have the same host name, and so may two machines. Where the space is not known, the
+    digits are random: then no process is near.
+    """
+    if not sys.platform.startswith("linux"):  # without containers, the host name has to do
+        return hashlib.sha256(_host().encode()).hexdigest()[:SPACE_CHARS]
+    proc = Path("/proc")
+    try:
+        if os.readlink(proc / "self") != str(os.getpid()):  # /proc shows the processes of another container
+            return uuid4().hex[:SPACE_CHARS]
+        boot = (proc / "sys/kernel/random/boot_id").read_text()
+        space = f"{boot} {os.readlink(proc / 'self/ns/pid')}"
+    except OSError:
+        return uuid4().hex[:SPACE_CHARS]
+    return hashlib.sha256(space.encode()).hexdigest()[:SPACE_CHARS]

@@ -225,7 +225,7 @@ def list_sweeps(storage: str) -> list[SweepSummary]:
 def _summary(study: optuna.Study, database: Database) -> SweepSummary:
     sweep = _sweep_of(study)
     view = StudyView(sweep, study, database)
-    trials, best = view.rows(), view.best()
+    trials, best, is_owned = view.rows(), view.best(), database.is_owned(sweep.name)
     return SweepSummary(
         name=study.study_name,
         created=min((row.started for row in trials if row.started), default=None),
@@ -234,8 +234,8 @@ def _summary(study: optuna.Study, database: Database) -> SweepSummary:
         best=best.value if best else None,
         metric=sweep.objective.metric,
         direction=sweep.objective.direction,
-        running=database.is_owned(sweep.name),
-        paused=database.is_owned(sweep.name) and database.commands(sweep.name).current() == "pause",
+        running=is_owned,
+        paused=is_owned and database.commands(sweep.name).current() == "pause",
     )
 
 

@@ -119,6 +119,15 @@ def test_unreachable_dashboard_is_a_failed_check() -> None:
     assert "http://127.0.0.1:1 cannot be reached" in check.found
 
 
+def test_ray_address_where_nothing_answers_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    with server(200) as url:
+        address = url.removeprefix("http://").replace("127.0.0.1", "0.0.0.0")
+        check = only(doctor_cluster.check_nodes(address, None, insecure=False))
+    assert check.state == "fail" and f"what answers at {address} is not the head of a Ray cluster" in check.found
+    check = only(doctor_cluster.check_nodes(address, None, insecure=True))
+    assert check.state == "fail" and f"nothing answers at {address} (Connection refused)" in check.found
+
+
 @pytest.mark.parametrize("option", [["--address", "http://head:8265"], ["--dashboard", "head:6379"]])
 def test_addresses_of_ray_and_of_its_dashboard_are_told_apart(
     option: list[str], capsys: pytest.CaptureFixture[str]

@@ -86,6 +86,11 @@ def test_cleared_checkpoints_are_gone_in_both_places(shared: RemoteFolder, tmp_p
     ("url", "message"),
     [
         ("nowhere://x/y", r"cannot open nowhere://x/y \(.*nowhere.*\); install the fsspec package for it, or .* --dir"),
+        ("file://host/x", "--dir file://host/x is no folder that nodes share: .* Write file:///data/sweeps with three"),
+        ("local://host/x", "--dir local://host/x is no folder that nodes share"),
+        ("memory://x", "--dir memory://x is no folder that nodes share"),
+        ("simplecache::file://host/x", "--dir simplecache::file://host/x is no folder that nodes share"),
+        ("http://127.0.0.1:1/x", r"cannot write to http://127.0.0.1:1/x \(.*\); choose another folder with --dir"),
         ("file:///proc/nothing/here", r"cannot write to file:///proc/nothing/here \(.*\); choose .* with --dir"),
     ],
 )

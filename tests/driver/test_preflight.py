@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +12,14 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import InputError, ResourceError
+from sweeper.core.files import temporary_folder
 from sweeper.core.sweep_folder import SweepFolder
+from sweeper.driver import preflight as preflight_module
 from sweeper.driver.preflight import preflight
 from sweeper.spec import Sweep
 
 MakeSweep = Callable[..., Sweep]
+ROOT = Path(__file__).parents[2]
 
 
 def check(sweep: Sweep, **options: Any) -> Sweep:
@@ -45,6 +52,106 @@ def test_folder_for_ray_that_is_not_writable_is_refused(make_sweep: MakeSweep, m
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
     with pytest.raises(InputError, match="cannot write to /proc/nowhere .*: set RAY_TMPDIR to another folder"):
         check(make_sweep())
+
+
+def test_folder_for_ray_that_is_too_long_is_refused(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'x' * 95}")
+    with pytest.raises(InputError, match="RAY_TMPDIR, /tmp/x*, is too long") as caught:
+        check(make_sweep())
+    allowed = int(re.findall(r"100 bytes; at most (\d+) leave room", str(caught.value))[0])
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'x' * (allowed - 5)}")
+    check(make_sweep())
+    socket = f"{private_ray_folder()}/session_2026-01-02_03-04-05_000006_{os.getpid()}/sockets/plasma_store"
+    assert len(socket) == (103 if sys.platform == "darwin" else 107)
+    for longer in (f"/tmp/{'x' * (allowed - 4)}", f"/tmp/{'x' * (allowed - 6)}ä"):
+        monkeypatch.setenv("RAY_TMPDIR", longer)
+        with pytest.raises(InputError, match=f"{allowed + 1} bytes; at most {allowed}"):
+            check(make_sweep())
+
+
+def private_ray_folder() -> str:
+    return f"{os.environ['RAY_TMPDIR']}/sweeper-{os.getuid()}/ray"
+
+
+def test_relative_folder_for_ray_is_one_of_this_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "ray")
+    assert temporary_folder() == Path.cwd() / "ray"
+
+
+SWEEP = (
+    "name: s\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
+    "space: {height: {type: float, low: 0, high: 1}}\n"
+)
+
+
+def refuse(folder: Path, *arguments: str, before: str = "true", **environment: str) -> str:
+    """Run a sweep in this folder after a command of the shell; return the message with which it is refused."""
+    (folder / "s.yaml").write_text(SWEEP)
+    shell = ["sh", "-c", f'{before} && exec "$0" "$@"', sys.executable, "-m", "sweeper", "run", *arguments]
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run(shell, cwd=folder, env=env, capture_output=True, text=True, errors="backslashreplace")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert {path.name for path in folder.iterdir()} <= {"s.yaml", "ä.yaml"}
+    return done.stderr
+
+
+LIMITS = {
+    "-n 100": "the limit on open files is too small for Ray: `ulimit -n` is 100, and must be at least 128",
+    "-f 20000": "the limit on the size of a file is too small for Ray: `ulimit -f` is",
+    "-v 1040000": "the limit on virtual memory is too small for Ray: `ulimit -v` is 1040000, and must be at least",
+    "-d 900000": "the limit on private memory is too small for Ray: `ulimit -d` is 900000, and must be at least",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not every system has these limits")
+@pytest.mark.parametrize("limit", LIMITS)
+def test_limit_of_the_process_that_is_too_small_is_named(tmp_path: Path, limit: str) -> None:
+    assert LIMITS[limit] in refuse(tmp_path, "s.yaml", before=f"ulimit {limit}")
+
+
+def test_limits_of_this_machine_do_not_concern_a_cluster(
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight_module, "MIN_OPEN_FILES", 1 << 40)
+    with pytest.raises(InputError, match="open files"):
+        check(make_sweep())
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    check(make_sweep())
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_locale_that_cannot_read_a_name_is_named(tmp_path: Path) -> None:
+    remedy = "cannot be read in this locale, whose encoding is ascii; set LC_ALL=C.UTF-8, or rename it"
+    (tmp_path / "größe").mkdir()
+    assert f"the working directory, {tmp_path}/gr" in (said := refuse(tmp_path / "größe", "s.yaml", **ASCII))
+    assert remedy in said
+    shutil.rmtree(tmp_path / "größe")
+    assert f"the folder of the sweep, {tmp_path}/ä/out, {remedy}" in _umlaut(
+        refuse(tmp_path, "s.yaml", "--dir", "ä/out", **ASCII)
+    )
+    assert f"argument 2 of the command, ä.yaml, {remedy}" in _umlaut(_refuse_renamed(tmp_path))
+    assert f"RAY_TMPDIR, /tmp/ä, {remedy}" in _umlaut(refuse(tmp_path, "s.yaml", RAY_TMPDIR="/tmp/ä", **ASCII))
+
+
+def _refuse_renamed(folder: Path) -> str:
+    (folder / "ä.yaml").write_text(SWEEP)
+    try:
+        return refuse(folder, "ä.yaml", **ASCII)
+    finally:
+        (folder / "ä.yaml").unlink()
+
+
+def _umlaut(text: str) -> str:
+    return text.replace("\\xe4", "ä")
+
+
+def test_name_that_is_no_utf8_is_refused_in_every_locale(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xe4x")
+    folder.mkdir()
+    assert f"the working directory, {tmp_path}/m\\xe4x, is not UTF-8; rename it" in refuse(folder, "s.yaml")
+    shutil.rmtree(folder)
 
 
 def test_sweep_on_a_cluster_is_not_judged_by_this_machine(

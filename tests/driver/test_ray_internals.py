@@ -44,7 +44,12 @@ def trial() -> TuneTrial:
 
 def test_address_auto_means_what_ray_address_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
-    assert ray_internals.discover_address() == "192.0.2.1:6379"
+    assert ray_internals.resolve_address("auto") == "192.0.2.1:6379"
+
+
+def test_ray_takes_the_loopback_address_for_that_of_this_machine() -> None:
+    assert ray_internals.resolve_address("127.0.0.1:6379") == f"{services.get_node_ip_address()}:6379"
+    assert ray_internals.resolve_address("far.example:6379") == "far.example:6379"
 
 
 def test_token_is_read_from_the_environment_again(monkeypatch: pytest.MonkeyPatch, shared_ray: SharedRay) -> None:
@@ -128,14 +133,15 @@ def test_driver_of_a_submitted_job_is_recognised(monkeypatch: pytest.MonkeyPatch
 
 
 def test_tune_gives_no_environment_and_counts_no_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= class_cache.ENV_VARS_TO_PROPAGATE
     for name in class_cache.ENV_VARS_TO_PROPAGATE:
-        monkeypatch.delenv(name, raising=False)
-    before, count = dict(class_cache.DEFAULT_ENV_VARS), usage.tag_callbacks
+        monkeypatch.setenv(name, "canary")
+    before, count = (dict(class_cache.DEFAULT_ENV_VARS), set(class_cache.ENV_VARS_TO_PROPAGATE)), usage.tag_callbacks
     with ray_internals.skip_runtime_env_and_telemetry():
         worker_class = class_cache._ActorClassCache().get(TrialActor)
         assert not worker_class._default_options["runtime_env"].get("env_vars")
         assert usage.tag_callbacks([]) is False
-    assert class_cache.DEFAULT_ENV_VARS == before != {} and usage.tag_callbacks is count
+    assert (class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE) == before and usage.tag_callbacks is count
     assert "tag_callbacks" in names_in(ray.tune.run)
 
 

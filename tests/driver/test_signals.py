@@ -7,12 +7,15 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from uuid import uuid4
 
 import psutil
+import pytest
 
 from sweeper.core.errors import StopReason
 from sweeper.driver.stop import StopSignal
+from tests.driver.conftest import FAR, REMOTE, ray_head
 
 
 def test_signal_requests_a_stop_and_its_handler_is_restored() -> None:
@@ -92,6 +95,62 @@ def test_second_ctrl_c_exits_while_the_main_thread_is_blocked() -> None:
             time.sleep(0.3)
         assert process.wait(20) == 130
         assert b"Exited immediately. Progress is saved; run the same command again to resume." in process.stderr.read()
+
+
+ROOT = Path(__file__).parents[2]
+ASKING = """
+import sys
+from sweeper.cli.doctor_cluster import check_nodes
+import ray, sweeper.driver.node_check, sweeper.driver.cluster
+print("ready", file=sys.stderr, flush=True)
+print(list(check_nodes(sys.argv[1], None, insecure=True)))
+"""
+COMMANDS = {
+    "run": ("Starting Ray.", ["-m", "sweeper", "run", "far.yaml", "--insecure", "--address"]),
+    "doctor": ("ready", ["-c", ASKING]),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_first_signal_is_obeyed_while_ray_is_asked(tmp_path: Path, verb: str, number: signal.Signals) -> None:
+    """The head of a cluster without nodes answers, and Ray then waits for a node."""
+    (tmp_path / "far.yaml").write_text(FAR)
+    (tmp_path / "head").mkdir()
+    mark, command = COMMANDS[verb]
+    with (
+        ray_head(tmp_path / "head", "disabled") as port,
+        subprocess.Popen(
+            [sys.executable, *command, f"{REMOTE}:{port}"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stderr is not None
+        while mark not in (line := process.stderr.readline()):
+            assert line, "it ended"
+        time.sleep(2)
+        process.send_signal(number)
+        assert process.wait(120) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+        said = process.stderr.read()
+    assert "Stopped" in said and "Traceback" not in said
+
+
+HURRIED = """
+import sys
+from sweeper.driver import cluster
+cluster.JOIN_TIMEOUT_S = 1
+with cluster.ray_cluster(sys.argv[1]):
+    pass
+"""
+
+
+def test_cluster_that_cannot_be_joined_is_given_up(tmp_path: Path) -> None:
+    with ray_head(tmp_path, "disabled") as port:
+        command = [sys.executable, "-c", HURRIED, f"{REMOTE}:{port}"]
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 69 and f"{REMOTE}:{port} could not be joined within 1 s" in done.stderr
 
 
 BREEDING = """

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.faults.bad_input import GRID, RNN, Case, budget, finished, height, line, option, source, space
 
 LONG = "p" * 65
+TOO_LONG = f"/tmp/{'x' * 95}"
 OUT_OF_RANGE = "must be < 4294967296"
 DATACLASS = """\
 from dataclasses import dataclass
@@ -169,10 +170,21 @@ SWEEPS: dict[str, list[Case]] = {
             "resources: {gpus: 1.5}",
             "6:13  resources.gpus: 1.5 GPUs cannot be given; use a share below 1, or whole GPUs: 2",
         ),
-        line("resources: {cpus: -1}", "6:13  resources.cpus: -1 must be > 0"),
+        line("resources: {cpus: -1}", "6:13  resources.cpus: -1 must be >= 0.0001"),
         line("resources: {cpus: .nan}", "6:13  resources.cpus: nan must be a finite"),
-        option("--cpus", "0", "sweep.yaml  --cpus: 0 must be > 0"),
+        option("--cpus", "0", "sweep.yaml  --cpus: 0 must be >= 0.0001"),
         option("--gpus", "nan", "sweep.yaml  --gpus: there is no parameter 'nan' in the space"),
+    ],
+    "resources that Ray cannot count": [
+        line(
+            "resources: {custom: {CPU: 1}}",
+            "6:22  resources.custom.CPU: Ray counts CPU itself; use resources.cpus",
+        ),
+        line("resources: {custom: {memory: 1}}", "6:22  resources.custom.memory: Ray counts memory itself"),
+        line(
+            "resources: {gpus: 0.00001}", "6:13  resources.gpus: 1e-05 is too small to be counted; use 0, or at least"
+        ),
+        option("--cpus", "1e-9", "sweep.yaml  --cpus: 1e-09 must be >= 0.0001"),
     ],
     "a duration that cannot be read": [
         budget(
@@ -220,6 +232,7 @@ SWEEPS: dict[str, list[Case]] = {
         option("--tracking-uri", "http://h:99999", "--tracking-uri: is no URL"),
         option("--address", "nonsense", "--address: names no port; write host:6379"),
         option("--address", "http://h:1", "--address: has an unknown scheme"),
+        option("--address", "ray://h:10001", "--address: is that of Ray's client, through which no sweep can run"),
         option("--storage", "postgresql+nothing://h/d", "the database of studies has no driver here"),
     ],
     "a missing or invalid trainable": [
@@ -245,6 +258,13 @@ SWEEPS: dict[str, list[Case]] = {
         option("--dir", "sweep.yaml", "cannot write to "),
         option("--dir", "/proc/x", "cannot write to /proc/x (No such file or directory); choose another with --dir"),
         option("--dir", "", "--dir: is empty"),
+        option("--dir", "file://host/x", "--dir file://host/x is no folder that nodes share"),
+        option("--dir", "local://host/x", "--dir local://host/x is no folder that nodes share"),
+        option("--dir", "memory://x", "--dir memory://x is no folder that nodes share"),
+        option("--dir", "file:/x", "--dir file:/x is no URL; write the path alone, or file:///path"),
+        replace(
+            option("--parallel", "1", f"RAY_TMPDIR, {TOO_LONG}, is too long"), environment={"RAY_TMPDIR": TOO_LONG}
+        ),
         option("--storage", "sqlite:////proc/x/s.db", "cannot write to /proc/x "),
         option(
             "--storage", "sqlite:///.", "cannot write to . (it is a folder); choose another database with --storage"

@@ -8,14 +8,18 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -92,13 +96,56 @@ def test_trials_lack_secrets_that_only_the_driver_needs(ran: Ran) -> None:
 
 def test_no_canary_is_written_or_printed(ran: Ran) -> None:
     canaries = [*CANARIES.values(), "canary-in-a-url"]
-    written = [path for path in files_of(ran.folder) if "code" not in path.parts]  # the trainable itself holds them
-    kept = {path: path.read_bytes() for path in written}
+    written = [*files_of(ran.folder), *files_of(ran.ray)]
+    kept = {path: path.read_bytes() for path in written if "code" not in path.parts}  # the trainable itself holds them
     for canary in canaries:
         assert canary not in ran.output
         assert not any(canary in command for command in ran.seen["commands"])
         forms = canary.encode(), canary.encode().hex().encode()
         assert not [path for path, content in kept.items() if any(form in content for form in forms)]
+
+
+@contextmanager
+def ray_cluster_of_others(folder: Path) -> Iterator[str]:
+    """Start a Ray cluster whose files are in this folder; yield its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+    command += ["--include-dashboard=false", "--num-cpus=1", "--object-store-memory=80000000", f"--temp-dir={folder}"]
+    env = {key: value for key, value in os.environ.items() if key not in CANARIES}
+    env |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(Path(__file__).parents[2])}
+    head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not list(folder.glob("session_2*/sockets/raylet")):
+            assert head.poll() is None
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
+    finally:
+        for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        head.wait()
+
+
+@pytest.mark.long
+def test_no_canary_reaches_the_files_of_a_joined_cluster(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "name: s\ntrainable: mine:train\nobjective: {metric: score}\nbudget: {trials: 2, epochs: 1}\n"
+        "space: {height: {type: float, low: 0, high: 1}}\n"
+    )
+    (tmp_path / "mine.py").write_text("def train(params, trial):\n    trial.report({'score': params['height']})\n")
+    ray = Path("/tmp") / f"sj{os.getpid()}"
+    try:
+        with ray_cluster_of_others(ray) as address:
+            done = sweeper("run", "s.yaml", "--insecure", "--address", address, folder=tmp_path, ray=ray)
+            assert done.returncode == 0, done.stderr
+        logs = {path: path.read_bytes() for path in files_of(ray)}
+        assert any(path.name.startswith("worker-") for path in logs)
+        secrets = [canary.encode() for canary in CANARIES.values()]
+        assert not [path for path, text in logs.items() if any(secret in text for secret in secrets)]
+    finally:
+        shutil.rmtree(ray)
 
 
 def test_written_files_are_private(ran: Ran) -> None:
@@ -158,7 +205,7 @@ def test_study_and_mlflow_hold_every_trial(ran: Ran) -> None:
 def test_unreachable_database_reveals_no_secret_even_with_debug(tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
     (tmp_path / "hostile.yaml").write_text(space_file("postgresql+psycopg://ada:${env:PGPASSWORD}@127.0.0.1:9/x"))
-    done = sweeper("run", "hostile.yaml", "--debug", folder=tmp_path, ray=tmp_path)
+    done = sweeper("run", "hostile.yaml", "--debug", folder=tmp_path, ray=Path("/tmp"))
     assert done.returncode == 74 and "ada:***@127.0.0.1:9" in done.stderr and "Traceback" in done.stderr
     assert "canary" not in done.stdout + done.stderr
 

@@ -78,8 +78,8 @@ BAD_LINES = {
     "budget: {trials: 3, epochs: 2, timeout: -5s}": "budget.timeout: '-5s' is not a duration; write 30m",
     "budget: {trials: 3, epochs: 2, timeout: 0s}": "budget.timeout: 0.0 must be > 0",
     "budget: {trials: 3, epochs: 2, timeout: true}": "budget.timeout: true must be a number",
-    "resources: {cpus: -1}": "6:13  resources.cpus: -1 must be > 0",
-    "resources: {cpus: 0}": "resources.cpus: 0 must be > 0",
+    "resources: {cpus: -1}": "6:13  resources.cpus: -1 must be >= 0.0001",
+    "resources: {cpus: 0}": "resources.cpus: 0 must be >= 0.0001",
     "resources: {cpus: .nan}": "resources.cpus: nan must be a finite number",
     "resources: {gpus: 1.5}": "6:13  resources.gpus: 1.5 GPUs cannot be given; use a share below 1, or whole GPUs: 2",
     # the space

@@ -72,7 +72,7 @@ REFUSED = {
     "cell * 1000000000": "cannot be computed with cell=gru: cell is 'gru', not a number",
     "1 if cell > 3 else 2": "cannot be computed with cell=gru: '>' not supported between instances of 'str' and 'int'",
     "1 / (units - 16)": "'1 / (units - 16)' cannot be computed with units=16: division by zero",
-    "1 / (units - 17)": "with units=16: -1.0 must be > 0",
+    "1 / (units - 17)": "with units=16: -1.0 must be >= 0.0001",
     "units * 100": "with units=1024: 102400 must be <= 4096",
     "units > 3": "with units=16: true must be a number",
     "cell": "with cell=gru: 'gru' must be a number",
@@ -97,8 +97,36 @@ def test_value_of_an_expression_has_the_bounds_of_its_key(asking: Callable[..., 
         asking(custom={"disk": "units - 17"})
 
 
+TOO_SMALL = {
+    "cpus": (1e-9, "cpus: 1e-09 must be >= 0.0001"),
+    "gpus": (1e-5, "gpus: 1e-05 is too small to be counted; use 0, or at least 0.0001"),
+    "custom": ({"scratch": 9e-5}, "custom.scratch: 9e-05 is too small to be counted"),
+}
+
+
+@pytest.mark.parametrize("kind", TOO_SMALL)
+def test_amount_that_ray_would_round_to_nothing_is_refused(asking: Callable[..., Sweep], kind: str) -> None:
+    amount, message = TOO_SMALL[kind]
+    with pytest.raises(SpecError) as caught:
+        asking(**{kind: amount})
+    assert f"resources.{message}" in str(caught.value)
+
+
+def test_expression_of_too_small_an_amount_is_refused(asking: Callable[..., Sweep]) -> None:
+    with pytest.raises(SpecError, match=r"resources.gpus: with units=16: 1.6e-05 is too small to be counted"):
+        asking(gpus="units / 1000000")
+
+
+@pytest.mark.parametrize("name", ["CPU", "GPU", "memory", "object_store_memory", "bundle", "CPU_group_0_1f"])
+def test_custom_resource_with_a_name_of_ray_is_refused(asking: Callable[..., Sweep], name: str) -> None:
+    for amount in (1, "units / 16"):
+        with pytest.raises(SpecError, match=rf"resources.custom.{name}: Ray (counts {name} itself|gives such names)"):
+            asking(custom={name: amount})
+    assert asking(custom={"TPU": 1, "cpu": 1, "my_group": 1}).resources.custom == {"TPU": 1, "cpu": 1, "my_group": 1}
+
+
 def test_expressions_are_checked_inside_the_space_too(asking: Callable[..., Sweep]) -> None:
-    with pytest.raises(SpecError, match=r"resources.cpus: with units=\d+: 0 must be > 0"):
+    with pytest.raises(SpecError, match=r"resources.cpus: with units=\d+: 0 must be >= 0.0001"):
         asking(cpus="0 if 400 < units * 1 + 0 * units else 1 if units < 1 else 0 if units % 7 > 2 else 1")
 
 

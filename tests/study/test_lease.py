@@ -3,11 +3,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sweeper.core.errors import SweepBusyError
@@ -118,3 +121,89 @@ def test_lease_is_free_after_its_owner_is_done(url: str, make_sweep: Callable[..
             with database.lease("climbing"):
                 assert database.is_owned("climbing")
         assert not database.is_owned("climbing")
+
+
+ROOT = Path(__file__).parents[2]
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make containers")
+HIDE = "mount -t tmpfs none /proc/sys/kernel/random"
+CONTAINERS = {
+    "another container": ["unshare", "--pid", "--fork", "--mount-proc"],
+    "another container that sees our processes": ["unshare", "--pid", "--fork"],
+    "a container that hides the boot": ["unshare", "--mount", "sh", "-c", f'{HIDE} && exec "$0" "$@"'],
+}
+TAKER = """
+import sys
+from sweeper.core.errors import SweepBusyError
+from sweeper.study.database import open_database
+from sweeper.study.lease import Lease
+Lease.RENEWAL_INTERVAL_S, Lease.EXPIRY_S = 0.5, float(sys.argv[2])
+with open_database(sys.argv[1]) as database:
+    print(database.is_owned("climbing"), end=" ")
+    try:
+        with database.lease("climbing"):
+            print("owner")
+    except SweepBusyError as error:
+        print(error)
+"""
+
+
+def take(url: str, container: list[str], *, expiry_s: float = 20.0) -> str:
+    """Try to take the lease in a container with our host name; return whether it was owned, and the outcome."""
+    command = [*container, sys.executable, "-c", TAKER, url, str(expiry_s)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_lease_of_a_live_owner_in_another_container_is_respected(
+    url: str, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lease, "RENEWAL_INTERVAL_S", 0.2)
+    with open_database(url) as database, database.lease("climbing"):
+        assert f"True sweep 'climbing' is running (pid {os.getpid()} on " in take(url, CONTAINERS[container])
+
+
+@NEEDS_ROOT
+def test_lease_of_an_ended_container_expires(url: str) -> None:
+    leave = "import os; Lease(database.engine, 'climbing').acquire(); os._exit(0)"
+    code = TAKER.partition("    print")[0] + f"    {leave}"
+    container = CONTAINERS["another container"]
+    subprocess.run([*container, sys.executable, "-c", code, url, "1"], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert take(url, [], expiry_s=1) == "False owner\n"
+
+
+def test_lease_is_kept_when_the_clock_was_changed(url: str, fast_lease: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lease, "EXPIRY_S", 20.0)
+    create_time = psutil.Process.create_time
+    with open_database(url) as database, database.lease("climbing"):
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: create_time(process) + 3600)
+        assert database.is_owned("climbing")
+        with pytest.raises(SweepBusyError), database.lease("climbing"):
+            pass
+
+
+def test_process_id_that_was_given_away_again_owns_nothing(url: str, fast_lease: None) -> None:
+    with open_database(url) as database:
+        owner = Lease(database.engine, "climbing")
+        owner.acquire()
+        owner._ended.set()
+        owner._thread.join()
+        with database.engine.begin() as connection:  # its process id is ours, its process started long ago
+            connection.execute(lease._leases.update().values(process_started=1.0))
+        assert not database.is_owned("climbing")
+        with database.lease("climbing"):
+            assert database.is_owned("climbing")
+
+
+def test_owner_that_nobody_reaped_is_dead(url: str) -> None:
+    code = TAKER.partition("    print")[0] + "    Lease(database.engine, 'climbing').acquire(); import os; os._exit(0)"
+    command = [sys.executable, "-c", code, url, "1"]
+    owner = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)
+    with open_database(url) as database:
+        assert not database.is_owned("climbing")
+        with database.lease("climbing") as taken:
+            assert not taken.has_displaced
+    owner.wait()

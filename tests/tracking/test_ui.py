@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from sweeper.cli.main import main
 from sweeper.core.errors import TrackingError
 from sweeper.spec import Sweep
 from sweeper.tracking import Link, start_ui, sweep_links, sync
@@ -135,6 +136,13 @@ def test_ui_of_a_server_is_that_server() -> None:
 def test_port_that_is_taken_is_refused_at_once(uri: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(TrackingError, match="is not free"):
         start_ui(uri, taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("port", ["-1", "0", "65536", "70000", "1e3"])
+def test_port_that_is_none_is_refused(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ui", "--port", port]) == 2
+    assert "Invalid value for '--port': Input should be" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.long
