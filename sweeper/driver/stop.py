@@ -32,8 +32,8 @@ POLL_INTERVAL_S = 1.0
 _RESUMABLE = "Progress is saved; run the same command again to resume."
 
 
-RAY_START_GRACE_S = 5.0
-"""Time that Ray has, after a signal, to finish its start. Then the process exits."""
+RAY_START_GRACE_S = 1.0
+"""Time that Ray has, after a signal, to finish its start. Then the process exits: there is nothing to save yet."""
 
 
 STOPPED_AT_START = f"Stopped while Ray was starting. {_RESUMABLE}"
@@ -142,8 +142,9 @@ class StopSignal:
 
 def _exit_now(reason: StopReason, message: str) -> None:
     """Print a message, kill all descendants and exit, from any thread."""
+    shown_cursor = "\x1b[?25h" if os.isatty(2) else ""  # the live display has hidden it
     with suppress(OSError):
-        os.write(2, f"\n{message}\n".encode())
+        os.write(2, f"{shown_cursor}\n{message}\n".encode())
     _kill_children()
     os._exit(reason.exit_code)
 
