@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sweeper.study.open import read_study
@@ -148,6 +151,23 @@ print("accuracy", float((np.asarray(scores).argmax(axis=1) == arrays.y_test).mea
     assert accuracy > 0.3
 
 
+def test_copied_project_has_a_champion_of_its_own_that_loads(finished: Finished, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")}
+    done = sweeper("run", "small.yaml", "--json", folder=copy)
+    assert done.returncode == 0, done.stderr
+    assert f"from now on files are kept in {copy}/mlartifacts" in done.stderr
+    assert json.loads(done.stdout)["champion"]["reason"] == "as before"
+    assert before == {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")}
+    script = """
+import mlflow
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+print("loaded from", mlflow.artifacts.download_artifacts("models:/small@champion"))
+"""
+    answer = subprocess.run([sys.executable, "-c", script], cwd=copy, env=environment(), capture_output=True, text=True)
+    assert f"loaded from {copy}/mlartifacts/" in answer.stdout, answer.stderr
+
+
 def test_only_the_best_trial_keeps_a_checkpoint(finished: Finished) -> None:
     folder, _ = finished
     best = study_in(folder).best()
@@ -231,17 +251,37 @@ def test_sweep_too_large_for_this_machine_leaves_nothing_behind(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_damaged_data_ends_the_command_and_leaves_no_study(tmp_path: Path) -> None:
-    space = SPACE.replace("{type: digits}", "{type: mnist}")
-    (tmp_path / "small.yaml").write_text(space)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("page", "mnist.npz is no .npz file, but a web page"),
+        ("head", "mnist.npz has x_train of shape (1000000000000,)"),
+        pytest.param("content", "x_train of mnist in ", id="content, which is read while Ray starts"),
+    ],
+)
+def test_damaged_data_is_refused_and_leaves_nothing_behind(tmp_path: Path, damage: str, message: str) -> None:
+    (tmp_path / "small.yaml").write_text(SPACE.replace("{type: digits}", "{type: mnist, fallback: digits}"))
     (tmp_path / "data").mkdir()
-    (tmp_path / "data/mnist.npz").write_bytes(b"no archive")
+    file = tmp_path / "data/mnist.npz"
+    if damage == "page":
+        file.write_bytes(b"<!DOCTYPE html>")
+    elif damage == "head":
+        with zipfile.ZipFile(file, "w") as archive, archive.open("x_train.npy", "w") as member:
+            facts = {"shape": (10**12,), "fortran_order": False, "descr": "|u1"}
+            np.lib.format.write_array_header_1_0(member, facts)
+    else:
+        images = {
+            f"x_{part}": np.zeros((size, 28, 28), np.uint8) for part, size in (("train", 60_000), ("test", 10_000))
+        }
+        labels = {f"y_{part}": np.zeros(size, np.uint8) for part, size in (("train", 60_000), ("test", 10_000))}
+        np.savez_compressed(file, **images, **labels)
+    before = sorted(tmp_path.rglob("*"))
     env = environment() | {"SWEEPER_DATA_DIR": str(tmp_path / "data")}
     command = [sys.executable, "-m", "sweeper", "run", "small.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "mnist in" in done.stderr and "is damaged" in done.stderr
-    assert json.loads(sweeper("list", "--json", folder=tmp_path).stdout) == []
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_sweep_that_ends_before_mlflow_is_loaded_remembers_its_store(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def check_tracking(uri: str) -> Iterator[Check]:
     path = sqlite_path(uri)
     if path is not None:
         yield _sqlite("mlflow", path)
+        yield from _misplaced_files("mlflow files", path)
     elif uri.startswith(("http://", "https://")):
         yield _mlflow_server("mlflow", uri)
     else:
@@ -207,6 +208,19 @@ def _sqlite(name: str, path: Path) -> Check:
     if verdict != "ok":
         return Check(name, "fail", f"{path} is damaged: {verdict}", "move it away and restore a copy")
     return Check(name, "ok", f"{path}")
+
+
+def _misplaced_files(name: str, database: Path) -> Iterator[Check]:
+    """Find experiments of a local MLflow store whose files are not beside it, as after moving a project."""
+    from sweeper.tracking.artifact_root import misplaced_roots
+
+    try:
+        roots = misplaced_roots(database)
+    except sqlite3.Error:  # there is no file, or it is no store of MLflow: the check before this one says so
+        return
+    for root in roots:
+        advice = "the next sweep in this experiment corrects the addresses" if root.can_be_corrected else root.advice
+        yield Check(name, "warn", str(root), advice)
 
 
 def _database_server(name: str, url: str) -> Check:

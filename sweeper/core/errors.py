@@ -6,7 +6,7 @@ SweeperError                 1   any error that sweeper explains in one message
 │   ├── OpenClusterError     2   a remote Ray cluster accepts commands from anyone who can reach it
 │   ├── SweepBusyError       2   another running process owns the sweep
 │   └── ResourceError        2   no machine can ever run one trial of this sweep
-├── DatasetError             1   data is damaged or does not match its checksum (2 if it is missing)
+├── DatasetError             2   data is missing, damaged, or does not match its checksum
 ├── StorageError            74   the study's database or the sweep's folder cannot be read or written
 ├── LeaseLostError           1   another process has taken over the sweep
 ├── StoppedError                 the sweep was stopped while it waited for its database (130, 143, or 0: StopReason)
@@ -88,7 +88,9 @@ class ResourceError(InputError):
 
 
 class DatasetError(SweeperError):
-    """A dataset is missing, damaged, or does not match its published checksum."""
+    """A dataset is missing, damaged, or does not match its published checksum. No trial was started."""
+
+    exit_code = 2
 
 
 class StorageError(SweeperError):

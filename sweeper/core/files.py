@@ -1,4 +1,4 @@
-"""Files and folders: private to their user, checked for writing, locked, pinned while a sweep runs, written whole."""
+"""Files and folders: private, checked for writing, locked, pinned while a sweep runs, written whole, read warily."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -110,8 +111,8 @@ class PinnedPath:
         self._identity = _identity(path)
 
     def check_unchanged(self) -> None:
-        """Raise StorageError if the path was removed or replaced since this object was created."""
-        if _identity(self.path) != self._identity:
+        """Raise StorageError if the path was removed or replaced since this object was created, or just before."""
+        if self._identity is None or _identity(self.path) != self._identity:
             raise StorageError(
                 f"{self._label} {self.path} was removed or replaced; stopping. Put it back and run the same command "
                 "again to resume"
@@ -171,17 +172,90 @@ def written_whole(path: Path) -> Iterator[Path]:
         if path.is_dir() and beside.exists():  # rename() replaces a file, but not a folder that has content
             path.rename(replaced)
         beside.rename(path)
-        _remove(replaced)
+        remove(replaced)
     finally:
-        _remove(beside)
+        remove(beside)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it, as far as possible. No link is followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed in `written_whole` left in a folder."""
+    for role in ("writing", "replaced"):
+        for left in folder.glob(f".{role}-*"):
+            remove(left)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder in an existing one, unless it is there.
+
+    Raises:
+        NotADirectoryError: something else has its name, such as a link to a folder elsewhere.
+    """
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "Not a folder, but a link or a file", str(folder)) from None
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read it; follow no link, and wait for no pipe.
+
+    Raises:
+        OSError: there is no such file, or it is a link, a pipe, a device or the like.
+    """
+    if stat.S_ISREG(path.lstat().st_mode):
+        # The flags and the second look only matter if the file is replaced right now.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a small regular file.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or has more than `max_bytes`.
+    """
+    with open_regular(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"Larger than {max_bytes:,} bytes", str(path))
+    return content
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder and of its subfolders, by their paths relative to it. No link is followed.
+
+    Raises:
+        OSError: there is no such folder, or it holds a link, a pipe, a device or the like.
+    """
+    found: dict[str, Path] = {}
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        if place.is_symlink():
+            raise OSError(errno.EINVAL, "A link, not a folder", str(place))
+        with os.scandir(place) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    found[path.relative_to(folder).as_posix()] = path
+                else:
+                    raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

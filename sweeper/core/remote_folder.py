@@ -45,18 +45,24 @@ class RemoteFolder:
         self._with_retries(lambda: self._copy(str(folder), f"{self._root}/{name}", self._local_fs, self._remote_fs))
 
     def get(self, name: str, folder: Path) -> None:
-        """Copy the subfolder `name` to this machine, whole or not at all. Replaces `folder` if it exists."""
+        """Copy the subfolder `name` to this machine, whole or not at all. Replaces `folder` if it exists.
+
+        Raises:
+            OSError: it cannot be copied.
+            InputError: the name of a file in it leads out of `folder`.
+        """
+        self._refuse_paths_out_of(name)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(folder) as beside:
             self._with_retries(lambda: self._copy(f"{self._root}/{name}", str(beside), self._remote_fs, self._local_fs))
 
-    def read(self, name: str) -> bytes | None:
-        """Return the content of a file; None if it does not exist."""
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        """Return the content of a file, or its beginning; None if it does not exist."""
         path = f"{self._root}/{name}"
 
         def transfer() -> bytes:
             with self._remote_fs.open_input_stream(path) as file:
-                return bytes(file.read())
+                return bytes(file.read(max_bytes))
 
         try:
             return self._with_retries(transfer)
@@ -108,6 +114,15 @@ class RemoteFolder:
             raise InputError(
                 f"cannot write to {self.url} ({first_line(error)}); choose another folder with --dir"
             ) from error
+
+    def _refuse_paths_out_of(self, name: str) -> None:
+        """Raise InputError if a key in a subfolder would be copied elsewhere: an object store allows keys with `..`."""
+        from pyarrow import fs
+
+        selector = fs.FileSelector(f"{self._root}/{name}", recursive=True, allow_not_found=True)
+        for info in self._with_retries(lambda: self._remote_fs.get_file_info(selector)):
+            if ".." in info.path.removeprefix(self._root).split("/"):
+                raise InputError(f"{self.url}/{name} has a file whose name leads out of it ({info.path}); remove it")
 
     def _copy(self, source: str, target: str, source_filesystem: Any, target_filesystem: Any) -> None:
         from pyarrow import fs

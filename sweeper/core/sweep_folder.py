@@ -6,23 +6,31 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweeper.core.errors import InputError, SweepBusyError
-from sweeper.core.files import private_folder
+from sweeper.core.errors import DatasetError, InputError, SweepBusyError
+from sweeper.core.files import private_folder, remove, remove_unfinished
 from sweeper.core.remote_folder import RemoteFolder
 from sweeper.core.urls import problem_of_folder
 
 MARKER = "study.json"
 """The file in a sweep's folder that names the study that owns it."""
 
+DECLARED = "sweep.json"
+"""The file in a sweep's folder with the sweep as it was declared."""
+
+MAX_MARKER_BYTES = 10_000
 
 _RESULTS = ("trials", "champion")
 """Subfolders with results of a study; no other study may find them in its folder."""
+
+_TUNE = "ray"
+"""Subfolder with files of Ray Tune. No sweep is restored from them, and each run begins without them."""
 
 
 def is_remote(folder: str | Path) -> bool:
@@ -86,7 +94,17 @@ class SweepFolder:
 
     def checkpoint_bytes(self) -> int:
         """Return the size of all checkpoints on this node, in bytes."""
-        return sum(file.stat().st_size for file in self.path.glob("trials/*/attempt-*/*"))
+        return sum(_bytes_below(folder) for folder in self.path.glob("trials/*/attempt-*"))
+
+
+def _bytes_below(folder: Path) -> int:
+    """Return the size of the files of a folder, in bytes. No link is followed; a file that is deleted now counts 0."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                found += os.lstat(os.path.join(place, name)).st_size
+    return found
 
 
 def _local_copy(url: str) -> Path:
@@ -108,24 +126,72 @@ class Claimant(Protocol):
     def has_displaced_owner(self) -> bool: ...
 
 
+def check_folder(folder: Path) -> None:
+    """Check that the folder of a sweep, which need not exist yet, has only folders where sweeper expects folders.
+
+    The folder may come from somebody else. What sweeper writes or deletes through a link in it would be elsewhere.
+
+    Raises:
+        InputError: a link or a file is in the place of a folder, or a link in that of the marker.
+    """
+    trials = folder / "trials"
+    try:
+        for name in _RESULTS:
+            if os.path.lexists(folder / name) and not _is_folder(folder / name):
+                raise _wrong_kind_error(folder, name, "a folder")
+        if _is_folder(trials):
+            with os.scandir(trials) as entries:
+                for entry in entries:
+                    if entry.name.isdigit() and not entry.is_dir(follow_symlinks=False):
+                        raise _wrong_kind_error(folder, f"trials/{entry.name}", "a folder")
+        if os.path.lexists(folder / MARKER) and not stat.S_ISREG((folder / MARKER).lstat().st_mode):
+            raise _wrong_kind_error(folder, MARKER, "a file")
+    except OSError as error:
+        raise InputError(f"cannot read {folder} ({error.strerror}); choose another with --dir") from error
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _wrong_kind_error(folder: Path, name: str, expected: str) -> InputError:
+    found = "a link" if (folder / name).is_symlink() else f"not {expected}"
+    return InputError(
+        f"cannot use {folder}: {name} in it is {found}. It has to be {expected}, so that nothing outside of the folder "
+        "is written or deleted. Remove it, or choose another folder with --dir"
+    )
+
+
 @contextmanager
 def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
     """Claim a folder for a study, and lock it while the block runs.
 
     A folder without results has no owner and can be claimed again. A folder with results but without a marker was
-    written by sweeper 0.1; it belongs to the study that recorded this folder.
+    written by sweeper 0.1; it belongs to the study that recorded this folder. What killed processes left unfinished
+    in it is removed. If the block is refused before it has results, a folder that was created for it is removed too.
 
     Raises:
         InputError: The folder holds results of another study, or cannot be written to.
         SweepBusyError: Another process runs a sweep in it, with a copy of the study's database.
     """
     folder = place.path
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     handle = _open_locked(folder, study)
     try:
         _claim(handle, folder, study)
         if place.remote is not None:
             _claim_remote(place.remote, study)
+        remove_unfinished(folder)
+        remove(folder / _TUNE)
         yield
+    except (InputError, DatasetError):
+        with suppress(OSError):  # the folder is gone, or another sweep has begun beside it
+            if folder in created and {path.name for path in folder.iterdir()} <= {MARKER, DECLARED}:
+                for name in (DECLARED, MARKER):
+                    (folder / name).unlink(missing_ok=True)
+                for path in created:
+                    path.rmdir()
+        raise
     finally:
         if not os.fstat(handle).st_size:  # the claim was refused
             (folder / MARKER).unlink(missing_ok=True)
@@ -141,6 +207,8 @@ def _open_locked(folder: Path, study: Claimant) -> int:
         raise InputError(f"cannot write to {folder} ({error.strerror}); choose another with --dir") from error
     try:
         _lock(handle, folder, study)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise _wrong_kind_error(folder, MARKER, "a file")
         if os.fstat(handle).st_nlink:
             return handle
     except BaseException:
@@ -165,18 +233,20 @@ def _lock(handle: int, folder: Path, study: Claimant) -> None:
 
 
 def _claim(handle: int, folder: Path, study: Claimant) -> None:
-    owner = _owner_of(os.pread(handle, 10_000, 0))
+    owner = _owner_of(os.pread(handle, MAX_MARKER_BYTES, 0))
     if owner.get("study") == study.id:
         return
     if any(any((folder / name).glob("*")) for name in _RESULTS) and not _is_recorded(owner, folder, study):
         raise _not_owned_error(folder, owner, study)
+    if os.fstat(handle).st_nlink > 1:
+        raise InputError(f"{folder / MARKER} is a hard link to another file; remove it, or choose another --dir")
     os.ftruncate(handle, 0)
     os.pwrite(handle, _marker(study), 0)
     os.fsync(handle)
 
 
 def _claim_remote(remote: RemoteFolder, study: Claimant) -> None:
-    owner = _owner_of(remote.read(MARKER) or b"")
+    owner = _owner_of(remote.read(MARKER, MAX_MARKER_BYTES) or b"")
     if owner.get("study") == study.id:
         return
     if set(_RESULTS) & set(remote.list_folders()) and not _is_recorded(owner, remote.url, study):
@@ -188,7 +258,7 @@ def _owner_of(content: bytes) -> dict[str, str]:
     """Return the content of a marker; an empty dict if it is empty, or torn by a full disk or a lost machine."""
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import logging
 import os
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sweeper.core.errors import DatasetError
-from sweeper.core.text import first_line
-
-Array = Any
-
+from sweeper.core.text import first_line, format_list
+from sweeper.datasets.containers import Array, BrokenFileError, check_idx, check_npz, read_idx, read_npz
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -39,15 +32,16 @@ CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3.0, 10.0
 """How long a download waits for a connection, and for the next bytes."""
 
 
-class DatasetMissingError(DatasetError):
-    """The files of a dataset are not on this machine and cannot be downloaded. Raised before anything is started."""
+_REMEDY = "remove it, so that it is downloaded again, or set SWEEPER_DATA_DIR to a folder with the published files"
 
-    exit_code = 2
+
+class DatasetMissingError(DatasetError):
+    """The files of a dataset are not on this machine and cannot be downloaded: the fallback may be used."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """The published files of one dataset: their names, the folders they may be in, and their checksums.
+    """The published files of one dataset: their names, the folders that they may be in, and their checksums.
 
     `files` maps the names of the files, on the server and in the cache, to their checksums, as pooch writes them.
     `arrays` are the SHA-256 sums of the raw bytes of the four arrays, which hold for any container; where they are
@@ -56,6 +50,7 @@ class Archive:
 
     name: str
     cache: str  # below Keras's folder for datasets
+    folders: tuple[str, ...]  # below SWEEPER_DATA_DIR
     files: Mapping[str, str]
     arrays: Mapping[str, str] | None = None
     server: str = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
@@ -65,18 +60,40 @@ class Archive:
 
         Raises:
             DatasetMissingError: They are not on this machine and cannot be downloaded.
-            DatasetError: The server has other files than the published ones.
+            DatasetError: SWEEPER_DATA_DIR has other files, which are not those of the dataset; or the server has.
         """
         here = os.environ.get("SWEEPER_DATA_DIR")
-        if here and not Path(here).is_dir():
-            raise DatasetMissingError(f"{self.name}: SWEEPER_DATA_DIR is {here}, and there is no such folder")
-        folders = [Path(here) / self.name, Path(here)] if here else []
-        # The IDX files of MNIST and of similar datasets have the same names: only MNIST's may be in the folder itself.
-        folders = folders if self.arrays else folders[:1]
-        for folder in (*folders, self._cache()):
-            if found := self._files_in(folder):
-                return found
-        return self._download(here)
+        folders = [Path(here) / name for name in self.folders] if here else []
+        try:
+            if here and not Path(here).is_dir():
+                raise DatasetMissingError(f"{self.name}: SWEEPER_DATA_DIR is {here}, and there is no such folder")
+            for folder in (*folders, self._cache()):
+                if found := self._files_in(folder):
+                    return found
+            others = _files_of(folders)
+        except OSError as error:
+            raise DatasetError(f"{self.name}: {error.filename} cannot be read ({error.strerror})") from error
+        try:
+            return self._download(here)
+        except DatasetMissingError as error:
+            if not others:
+                raise
+            raise DatasetError(
+                f"{error}. {here} has {format_list(others)}; {self.name} needs {self._wanted()}. A fallback is not "
+                "used in place of unknown files: to use it, unset SWEEPER_DATA_DIR"
+            ) from error
+
+    def check(self, files: tuple[Path, ...]) -> None:
+        """Check the heads and the sizes of located files, which takes milliseconds.
+
+        Raises:
+            DatasetError: A file is not what its name promises, is cut short, or claims arrays of other shapes.
+        """
+        for key, path in zip(ARRAYS, files, strict=False):
+            try:
+                check_npz(path, _SHAPES) if len(files) == 1 else check_idx(path, _SHAPES[key])
+            except BrokenFileError as error:
+                raise self._broken_error(path, error) from error
 
     def read(self, files: tuple[Path, ...]) -> dict[str, Array]:
         """Read and verify the four arrays (uint8) of located files.
@@ -84,21 +101,27 @@ class Archive:
         Raises:
             DatasetError: A file is damaged, or differs from what was published.
         """
-        place = files[0] if len(files) == 1 else files[0].parent
-        try:
-            contents = [path.read_bytes() for path in files]
-            arrays = _read_npz(contents[0]) if len(files) == 1 else self._read_idx(files, contents)
-        except (OSError, EOFError, KeyError, ValueError, struct.error, zlib.error) as error:
-            raise DatasetError(f"{self.name} in {place} is damaged: {error}") from error
+        self.check(files)
+        place, arrays = files[0] if len(files) == 1 else files[0].parent, {}
+        for key, path in zip(ARRAYS, files, strict=False):
+            try:
+                if len(files) == 1:
+                    arrays = read_npz(path, ARRAYS)
+                else:
+                    self._verify_file(path, IDX[key])
+                    arrays[key] = read_idx(path, _SHAPES[key])
+            except BrokenFileError as error:
+                raise self._broken_error(path, error) from error
         for key in ARRAYS:
-            if arrays[key].shape != _SHAPES[key]:
-                raise DatasetError(f"{key} of {self.name} in {place} has shape {arrays[key].shape}, not {_SHAPES[key]}")
             if self.arrays and (seen := hashlib.sha256(arrays[key].tobytes()).hexdigest()) != self.arrays[key]:
                 raise DatasetError(
                     f"{key} of {self.name} in {place} is not what was published: its SHA-256 is {seen}, "
-                    f"but must be {self.arrays[key]}; remove the file, or set SWEEPER_DATA_DIR to another folder"
+                    f"but must be {self.arrays[key]}; {_REMEDY}"
                 )
         return arrays
+
+    def _broken_error(self, path: Path, error: BrokenFileError) -> DatasetError:
+        return DatasetError(f"{self.name} cannot be used: {path} {error}. To mend it, {_REMEDY}")
 
     def _cache(self) -> Path:
         home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
@@ -108,21 +131,27 @@ class Archive:
         if self.arrays and (npz := folder / f"{self.name}.npz").is_file():
             return (npz,)
         endings = ("", ".gz") if self.arrays else (".gz",)
-        choices = [[folder / f"{stem}{ending}" for ending in endings] for stem in IDX.values()]
+        choices = [
+            [folder / f"{stem}{ending}" for stem in _spellings(name) for ending in endings] for name in IDX.values()
+        ]
         found = [next((path for path in paths if path.is_file()), None) for paths in choices]
         return tuple(path for path in found if path) if all(found) else None
 
-    def _read_idx(self, files: tuple[Path, ...], contents: list[bytes]) -> dict[str, Array]:
-        arrays = {}
-        for key, path, content in zip(ARRAYS, files, contents, strict=True):
-            if self.arrays is None:
-                published = self.files[path.name].removeprefix("md5:")
-                if (seen := hashlib.md5(content, usedforsecurity=False).hexdigest()) != published:
-                    raise DatasetError(
-                        f"{path} is not what was published: its MD5 is {seen}, but must be {published}; remove it"
-                    )
-            arrays[key] = _parse_idx(gzip.decompress(content) if path.suffix == ".gz" else content)
-        return arrays
+    def _wanted(self) -> str:
+        """Return which files the dataset needs, in words."""
+        if self.arrays is None:
+            return f"the folder {self.folders[0]} with {', '.join(f'{stem}.gz' for stem in IDX.values())}"
+        return f"{self.name}.npz, or {', '.join(IDX.values())} (also with .idx for -idx, and with .gz)"
+
+    def _verify_file(self, path: Path, stem: str) -> None:
+        """Compare a file with its published checksum, where those of the arrays are not known."""
+        if self.arrays is not None:
+            return
+        published = self.files[f"{stem}.gz"].removeprefix("md5:")
+        with path.open("rb") as file:
+            seen = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if seen != published:
+            raise BrokenFileError(f"is not what was published: its MD5 is {seen}, but must be {published}")
 
     def _download(self, here: str | None) -> tuple[Path, ...]:
         """Download the files into the cache. Each is verified before it gets its name there."""
@@ -166,32 +195,26 @@ def _reason(error: OSError) -> str:
     return getattr(cause, "strerror", None) or first_line(cause)
 
 
-def _read_npz(content: bytes) -> dict[str, Array]:
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as data:
-            return {key: np.ascontiguousarray(data[key], dtype=np.uint8) for key in ARRAYS}
-    except zipfile.BadZipFile as error:
-        raise ValueError(str(error)) from error
+def _spellings(stem: str) -> tuple[str, str]:
+    """Return the usual names of an IDX file: train-images-idx3-ubyte and train-images.idx3-ubyte."""
+    return stem, stem.replace("-idx", ".idx")
 
 
-def _parse_idx(content: bytes) -> Array:
-    """Parse an IDX file: two zero bytes, the type (8: uint8), the number of axes, big-endian uint32 sizes, data."""
-    import numpy as np
-
-    zero, kind, axes = struct.unpack_from(">HBB", content)
-    if (zero, kind) != (0, 8):
-        raise ValueError("not an IDX file of bytes")
-    shape = struct.unpack_from(f">{axes}I", content, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+def _files_of(folders: list[Path]) -> list[str]:
+    """Return the names of the visible files in the folders that exist."""
+    return sorted(
+        path.name
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and not path.is_dir()
+    )
 
 
 MNIST = Archive(
     "mnist",
     cache=".",
+    folders=("mnist", ".", "MNIST/raw"),  # the last is torchvision's
     files={"mnist.npz": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"},
     arrays={
         "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
@@ -205,6 +228,7 @@ MNIST = Archive(
 FASHION_MNIST = Archive(
     "fashion_mnist",
     cache="fashion-mnist",
+    folders=("fashion_mnist", "FashionMNIST/raw"),  # its files have the names of MNIST's
     files={
         "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",

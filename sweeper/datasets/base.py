@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sweeper.core.schema import StrictModel
-from sweeper.datasets.archives import Array
+from sweeper.datasets.containers import Array
 
 Pair = tuple[Array, Array]
 """Inputs, and the label or target of each."""
@@ -85,7 +85,7 @@ class Dataset(StrictModel, ABC):
         """Return the dataset to use: this one or, if its files are not available, its fallback of another `type`.
 
         Raises:
-            DatasetError: The files are not available, and there is no fallback.
+            DatasetError: The files are not available, and there is no fallback; or they are damaged.
         """
         return self
 

@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sweeper.core.schema import Integer
-from sweeper.datasets.archives import FASHION_MNIST, MNIST, Archive, Array, DatasetMissingError
+from sweeper.datasets.archives import FASHION_MNIST, MNIST, Archive, DatasetMissingError
 from sweeper.datasets.base import Arrays, Dataset, LearningTask
+from sweeper.datasets.containers import Array
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class _ArchivedImages(_SquareImages):
 
     def resolve(self) -> Dataset:
         try:
-            self.archive.locate()
+            self.archive.check(self.archive.locate())
         except DatasetMissingError as error:
             if self.fallback is None:
                 raise

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sweeper.core.errors import InputError
 from sweeper.core.files import check_writable_file, check_writable_folder, temporary_folder
-from sweeper.core.sweep_folder import SweepFolder
+from sweeper.core.sweep_folder import SweepFolder, check_folder
 from sweeper.core.urls import problem_of_address, sqlite_path
 from sweeper.driver.auth import cluster_address
 from sweeper.spec import Resources, Sweep
@@ -42,7 +42,7 @@ def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, trackin
     Raises:
         InputError: the sweep cannot be run as it is.
         ResourceError: the sweep would run on this machine, which could never run one of its trials.
-        DatasetError: the data is missing.
+        DatasetError: the data is missing or damaged, as far as its size and the heads of its files show.
     """
     cluster = cluster_address(address)
     if cluster and (fault := problem_of_address(cluster)):
@@ -57,11 +57,12 @@ def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, trackin
     if (file := sqlite_path(tracking_uri)) is not None:
         check_writable_file(file, "choose another MLflow store with --tracking-uri")
     check_writable_folder(folder.path, "choose another with --dir")
-    if folder.remote is not None:
+    check_folder(folder.path)
+    if sweep.dataset is not None:
+        sweep = sweep.model_copy(update={"dataset": sweep.dataset.resolve()})
+    if folder.remote is not None:  # last, because it creates the folder at the URL
         folder.remote.check()
-    if sweep.dataset is None:
-        return sweep
-    return sweep.model_copy(update={"dataset": sweep.dataset.resolve()})
+    return sweep
 
 
 def _check_names(names: Mapping[str, str | Path]) -> None:

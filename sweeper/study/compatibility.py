@@ -9,7 +9,7 @@ from sweeper.core.environment import versions
 from sweeper.core.errors import InputError
 from sweeper.core.files import write_json
 from sweeper.core.secrets import has_secret, redact
-from sweeper.core.sweep_folder import SweepFolder
+from sweeper.core.sweep_folder import DECLARED, SweepFolder
 from sweeper.core.text import format_list
 from sweeper.core.user_code import digest_user_code, find_trainable
 from sweeper.spec import Sweep
@@ -168,7 +168,7 @@ def record_start(
         facts: what `check_environment` returned.
         forked: the sweep whose best points this one tries first.
     """
-    write_json(folder.path / "sweep.json", study.sweep.model_dump(mode="json"))
+    write_json(folder.path / DECLARED, study.sweep.model_dump(mode="json"))
     # Never store a URI that contains a password.
     store = {} if has_secret(tracking_uri) else {"tracking_uri": tracking_uri}
     origin = {"forked": forked} if forked else {}

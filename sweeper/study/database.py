@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from sweeper.core.errors import InputError, StorageError
+from sweeper.core.errors import DatasetError, InputError, StorageError
 from sweeper.core.files import PinnedPath, file_system_of
 from sweeper.core.text import first_line
 from sweeper.study.commands import Commands
@@ -118,6 +119,8 @@ class Database:
 def open_database(url: str, *, must_exist: bool = False) -> Iterator[Database]:
     """Open the database of studies, and create it with its tables on first use.
 
+    A SQLite file that is created here is removed again if the block is refused and leaves no study in it.
+
     Args:
         must_exist: open it for reading, or to write to a study in it: nothing is created or changed here.
 
@@ -131,6 +134,7 @@ def open_database(url: str, *, must_exist: bool = False) -> Iterator[Database]:
     if on_disk and must_exist and not Path(str(address.database)).exists():
         raise InputError(f"there is no {display_url} here: no sweep has run with it. Name the database with --storage")
     file = Path(str(address.database)).absolute() if on_disk else None
+    created = [path for path in (file, *file.parents) if not path.exists()] if file and not must_exist else []
     if file and not must_exist:
         _refuse_network_file_system(file)
     try:
@@ -140,11 +144,17 @@ def open_database(url: str, *, must_exist: bool = False) -> Iterator[Database]:
             create_tables(storage.engine)
     except (SQLAlchemyError, OSError, RuntimeError, StorageError) as error:
         raise StorageError(f"The study's database {display_url} cannot be opened: {first_line(error)}") from error
+    is_refused = False
     try:
         yield Database(storage, storage.engine, display_url, PinnedPath(file, "the study's database") if file else None)
+    except (InputError, DatasetError):
+        is_refused = True
+        raise
     finally:
         storage.remove_session()
         storage.engine.dispose()
+        if is_refused and file in created:
+            _remove_unused(created)
 
 
 def _connect_with_retries(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
@@ -182,6 +192,22 @@ def _connect(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages
         # `synchronous=FULL` makes each commit durable.
         connection.execute(sa.text("PRAGMA journal_mode=WAL"))
     return storage
+
+
+def _remove_unused(created: list[Path]) -> None:
+    """Remove a SQLite file and the folders that were made for it, unless it holds a study or is open elsewhere."""
+    file, *folders = created
+    uri = f"{file.as_uri()}?mode=rw"
+    with suppress(sqlite3.Error, OSError), closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        # A file leaves WAL mode only while no other process has it open.
+        if connection.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
+            return
+        if connection.execute("SELECT count(*) FROM studies").fetchone() == (0,):
+            file.unlink()
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _shorten_lock_timeout(connection: sa.Connection) -> None:

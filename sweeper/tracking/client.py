@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from sweeper.core.files import exclusive_lock, written_whole
 from sweeper.core.secrets import redact
 from sweeper.core.urls import SQLITE, expand, problem_of_tracking_uri, sqlite_path
 from sweeper.tracking import content
+from sweeper.tracking.artifact_root import ARTIFACTS, correct_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,11 +149,10 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
+    found, path = client.get_experiment_by_name(name), sqlite_path(uri)
     if found is None:
-        path = sqlite_path(uri)
         # By default MLflow uses a folder relative to the working directory, and every reader has another one.
-        artifacts = None if path is None else (path.parent / "mlartifacts").as_uri()
+        artifacts = None if path is None else (path.parent / ARTIFACTS).as_uri()
         try:
             # Without this tag the UI asks what kind of experiment this is.
             tags = {"mlflow.experimentKind": "custom_model_development"}
@@ -162,7 +163,14 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
             found = client.get_experiment_by_name(name)  # another process was first
     if found is None or found.lifecycle_stage != "active":
         raise TrackingError(f"the experiment {name!r} was deleted; restore it, or choose another tracking.experiment")
+    if path is not None and (note := correct_root(path, found.artifact_location)):
+        _warn_once(note)
     return str(found.experiment_id)
+
+
+@cache
+def _warn_once(note: str) -> None:
+    logger.warning(note)
 
 
 def short_reason(error: Exception) -> str:

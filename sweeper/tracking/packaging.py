@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sweeper.core.files import write_json, written_whole
+from sweeper.core.files import files_below, open_regular, read_small, write_json, written_whole
 from sweeper.tracking.client import configure_mlflow
 
 PACKED = "mlflow_model"
 """Folder of the packed model, beside the Keras model it was made from."""
 
 _EVALUATION = "evaluation.json"
+
+MAX_EVALUATION_BYTES = 10_000_000
 
 
 def package_model(folder: Path) -> Path:
@@ -39,36 +41,53 @@ def package_model(folder: Path) -> Path:
 
 
 def digest(folder: Path) -> str | None:
-    """Return the SHA-256 of the packed model in `folder`, names of files included; None if there is none.
+    """Return the SHA-256 of the packed model in `folder`, names of files included.
 
     The study stores it, because anyone who can write to the folder can replace the model.
+
+    Returns:
+        None if there is no packed model, or it is not only of files and folders: no link is followed.
     """
-    packed = folder / PACKED
-    if not packed.is_dir():
-        return None
     found = hashlib.sha256()
-    for path in sorted(path for path in packed.rglob("*") if not path.is_dir()):
-        content = b"" if path.is_symlink() else path.read_bytes()
-        name = str(path.relative_to(packed)) + " link" * path.is_symlink()
-        found.update(json.dumps([name, hashlib.sha256(content).hexdigest()]).encode())
+    try:
+        for name, path in sorted(files_below(folder / PACKED).items(), key=lambda item: item[1]):
+            with open_regular(path) as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            found.update(json.dumps([name, content]).encode())
+    except OSError:
+        return None
     return found.hexdigest()
 
 
 def store_evaluation(folder: Path, trial: int, metrics: Mapping[str, float]) -> str | None:
-    """Write the test metrics of a trial beside its model; return the digest of the packed model, for the study."""
+    """Write the test metrics of a trial beside its model; return the digest of both, for the study.
+
+    Returns:
+        None if there is no packed model.
+    """
     write_json(folder / _EVALUATION, {"trial": trial, "metrics": dict(metrics)})
-    return digest(folder)
+    packed = digest(folder)
+    content = read_small(folder / _EVALUATION, MAX_EVALUATION_BYTES)
+    return None if packed is None else f"{packed} {hashlib.sha256(content).hexdigest()}"
 
 
-def read_evaluation(folder: Path, expected_digest: str) -> tuple[int, dict[str, float]] | None:
-    """Return the evaluated trial and its test metrics; None if they cannot be read or the packed model has changed."""
+def read_evaluation(folder: Path, expected: str | None) -> tuple[int, dict[str, float]] | None:
+    """Return the evaluated trial and its test metrics; None if they or the packed model have changed.
+
+    Args:
+        expected: what `store_evaluation` returned; sweeper 0.2 returned only the digest of the packed model.
+    """
+    packed, _, evaluation = (expected or "").partition(" ")
     try:
-        found = json.loads((folder / _EVALUATION).read_text())
+        content = read_small(folder / _EVALUATION, MAX_EVALUATION_BYTES)
+        if evaluation not in ("", hashlib.sha256(content).hexdigest()):
+            return None
+        found = json.loads(content)
         metrics = {str(name): float(value) for name, value in found["metrics"].items()}
         evaluated = int(found["trial"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    return (evaluated, metrics) if expected_digest and expected_digest == digest(folder) else None
+    return (evaluated, metrics) if packed and packed == digest(folder) else None
 
 
 def _requirements() -> list[str]:

@@ -96,7 +96,7 @@ class _Registration:
         model = self._log_model(child, packed)
         for run in (child, parent):
             self._link(run, model)
-        self._log_metrics(child, evaluation, model.model_id)
+        self._log_metrics(child, evaluation, model)
         return self._register(child, model, evaluation)
 
     def _runs(self) -> list[MlflowRun]:
@@ -108,7 +108,9 @@ class _Registration:
 
         same = f"tags.`sweeper.id` = '{self._id}' AND tags.`sweeper.trial` = '{self._best.number}'"
         found = self._client.search_logged_models([self._experiment], same)
-        model = found[0] if found else self._create_model(child)
+        # A model whose files are gone, as after moving only the database, is of no use and is logged again.
+        usable = (model for model in found if str(model.status) != "READY" or self._has_files(model.model_id))
+        model = next(usable, None) or self._create_model(child)
         if str(model.status) != "READY":
             meta = Model.load(str(packed))
             meta.model_id = meta.model_uuid = model.model_id
@@ -120,6 +122,17 @@ class _Registration:
                 self._client.log_model_artifacts(model.model_id, str(copy))
             model = self._client.finalize_logged_model(model.model_id, "READY")
         return model
+
+    def _has_files(self, model_id: str) -> bool:
+        """Return whether the files of a logged model are where MLflow looks for them."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return any(file.path == "MLmodel" for file in self._client.list_logged_model_artifacts(model_id))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
 
     def _create_model(self, child: MlflowRun) -> LoggedModel:
         return self._client.create_logged_model(
@@ -137,10 +150,12 @@ class _Registration:
         if model.model_id not in [output.model_id for output in known]:
             self._client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, self._best.step)])
 
-    def _log_metrics(self, child: MlflowRun, evaluation: Mapping[str, float], model_id: str | None) -> None:
+    def _log_metrics(self, child: MlflowRun, evaluation: Mapping[str, float], model: LoggedModel | None) -> None:
         """Log the test metrics on the trial's run, and through it on the model."""
         from mlflow.entities import Metric
 
+        model_id = None if model is None else model.model_id
+        known = child.data.metrics if model is None else {metric.key for metric in model.metrics or ()}
         data = content.dataset_facts(self._facts)
         name, digest = data.get("name"), str(data.get("digest", ""))[:36] or None
         when = content.milliseconds(self._best.ended) or 0
@@ -149,7 +164,7 @@ class _Registration:
                 fit_key(key), value, when, self._best.step, model_id=model_id, dataset_name=name, dataset_digest=digest
             )
             for key, value in evaluation.items()
-            if fit_key(key) not in child.data.metrics
+            if fit_key(key) not in known
         ]
         if metrics:
             self._client.log_batch(child.info.run_id, metrics=metrics)
@@ -166,16 +181,19 @@ class _Registration:
         self._tag_model_with_version(model, name, number)
         current = self._current_champion(name)
         previous = None if current is None or int(current.version) == number else int(current.version)
-        promoted, reason = _compare_with_champion(number, tags, current)
+        if current is not None and not self._is_loadable(current):
+            promoted, reason = True, f"the files of version {current.version}, the champion before, are gone"
+        else:
+            promoted, reason = _compare_with_champion(number, tags, current)
         if promoted and (current is None or previous is not None):
             self._client.set_registered_model_alias(name, CHAMPION_ALIAS, str(number))
         address = f"models:/{name}@{CHAMPION_ALIAS}" if promoted else f"models:/{name}/{number}"
         return Champion(name, number, promoted, previous, reason, address, run_id, model.model_id)
 
     def _version(self, name: str, source: str, run_id: str, model_id: str, tags: dict[str, str]) -> ModelVersion:
-        same = self._client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'")
-        if same:
-            return same[0]
+        for version in self._client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
+            if version.source == source:
+                return version
         with default_store(self._uri):
             return self._client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
 
@@ -210,6 +228,11 @@ class _Registration:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             self._client.create_registered_model(name)
+
+    def _is_loadable(self, version: ModelVersion) -> bool:
+        """Return whether the model of a version has its files; one that somebody else registered counts as loadable."""
+        kind, _, model_id = str(version.source).partition(":/")
+        return kind != "models" or "sweeper.sweep" not in version.tags or self._has_files(model_id)
 
     def _current_champion(self, name: str) -> ModelVersion | None:
         from mlflow.exceptions import MlflowException

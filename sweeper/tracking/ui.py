@@ -18,6 +18,7 @@ from urllib.request import urlopen
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.urls import sqlite_path
+from sweeper.tracking.artifact_root import ARTIFACTS
 from sweeper.tracking.client import is_http
 
 
@@ -83,7 +84,7 @@ def _serve(uri: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
         "MLFLOW_LOGGING_LEVEL": "ERROR",
     }
     if path is not None:
-        settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(path.parent / "mlartifacts")
+        settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(path.parent / ARTIFACTS)
     return subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server"],
         env={**os.environ, **settings},

@@ -1,37 +1,34 @@
-"""Checkpoints of one trial: written beside, fsynced, renamed, and verified by sha256 when they are read."""
+"""Checkpoints of one trial: written beside, fsynced, renamed, and verified when they are read."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-from sweeper.core.files import written_whole
+from sweeper.core.errors import InputError
+from sweeper.core.files import make_folder, remove, remove_unfinished, written_whole
 from sweeper.core.remote_folder import RemoteFolder
 from sweeper.core.trials import Direction, Report, TrialRecord, best_trial
+from sweeper.worker.manifest import FILES, Manifest, checkpoint_name, fsync, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
-_ATTEMPT_PREFIX = "attempt-"
+_NAME = re.compile(r"attempt-([0-9]{3,})-step-([0-9]{8,})")
 _FOREIGN_PREFIX = "foreign-"
 
-_UNFINISHED = (".writing-*", ".replaced-*")
-"""Names that `written_whole` gives folders; one that remains is of a process that was killed while it saved."""
+MAX_REASON_CHARS = 300
+"""Characters that are kept of why a checkpoint is damaged: a name in its manifest may be of any length."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete and verified checkpoint: its folder, the number of its report, and that report's metrics."""
+    """A complete and verified checkpoint: the folder with its files, its report's number, and that report's metrics."""
 
     path: Path
     step: int
@@ -64,26 +61,27 @@ class CheckpointStore:
         """Let `write` fill a folder, then make it the checkpoint of `step` in one rename.
 
         A reader sees a complete checkpoint or none. The older ones are deleted only after this one is on disk.
+
+        Raises:
+            OSError: the disk fails, a link has the name of the trial's folder, or `write` made a link or a pipe.
+            ValueError: `write` made too many files, or one whose name is not UTF-8.
         """
-        self.folder.mkdir(exist_ok=True)  # without parents: a sweep's folder that was removed must not reappear
-        target = self.folder / f"{_ATTEMPT_PREFIX}{attempt:03d}-step-{step:08d}"
+        make_folder(self.folder)  # without parents: a sweep's folder that was removed must not reappear
+        target = self.folder / checkpoint_name(step, attempt)
         # A target that exists is of an earlier attempt at this step; its bits are the same, or damaged.
         with written_whole(target) as beside:
-            beside.mkdir()
-            write(beside)
-            digests = {path.name: _sha256(path) for path in sorted(beside.iterdir())}
-            about = {**self._origin, "step": step, "attempt": attempt, "metrics": dict(metrics)}
-            (beside / _MANIFEST).write_text(json.dumps({**about, "sha256": digests}))
-            # The content must be on disk before the rename, else a power cut could leave a whole name with empty files.
-            for path in (*beside.iterdir(), beside):
-                _fsync(path)
-        _fsync(self.folder)
+            (beside / FILES).mkdir(parents=True)
+            write(beside / FILES)
+            # All is on disk before the rename, else a power cut could leave a whole name with empty files.
+            write_manifest(beside, step, attempt, metrics, self._origin)
+        fsync(self.folder)
         if self._remote is not None:
             self._remote.put(target, f"{self._remote_path}/{target.name}")
-            for old_name in self._remote_names(self._remote)[self.KEEP :]:
-                self._remote.remove(f"{self._remote_path}/{old_name}")
-        for old in (*self._local_folders()[self.KEEP :], *self._unfinished_folders()):
-            shutil.rmtree(old, ignore_errors=True)
+            for name in self._older_than(target.name, self._remote_names(self._remote)):
+                self._remote.remove(f"{self._remote_path}/{name}")
+        for name in self._older_than(target.name, self._local_names()):
+            remove(self.folder / name)
+        remove_unfinished(self.folder)
         return target
 
     def latest(self, recorded: int | None = None) -> Checkpoint | None:
@@ -100,12 +98,12 @@ class CheckpointStore:
         self.damaged, self.foreign = [], []
         if self._remote is not None:
             self._download_missing(self._remote)
-        for folder in self._local_folders():
+        for folder in (self.folder / name for name in self._local_names()):
             try:
-                manifest = _read_manifest(folder)
+                manifest, files = read_manifest(folder)
             except ValueError as error:
-                self.damaged.append(f"Checkpoint {folder.name} is damaged ({error}).")
-                logger.warning("Checkpoint %s is damaged (%s)", folder, error)
+                self.damaged.append(f"Checkpoint {folder.name} is damaged ({str(error)[:MAX_REASON_CHARS]}).")
+                logger.warning("Checkpoint %s is damaged (%s)", folder, str(error)[:MAX_REASON_CHARS])
                 continue
             if reason := self._foreign_reason(manifest, recorded):
                 self.foreign.append(
@@ -113,7 +111,7 @@ class CheckpointStore:
                 )
                 self._rename_foreign(folder)
                 continue
-            return Checkpoint(folder, int(manifest["step"]), dict(manifest["metrics"]))
+            return Checkpoint(files, manifest.step, manifest.metrics)
         return None
 
     def findings(self) -> str:
@@ -124,18 +122,22 @@ class CheckpointStore:
         """Delete every checkpoint of the trial. Other files of its folder, such as a traceback, stay."""
         if self._remote is not None:
             self._remote.remove(self._remote_path)
-        for old in (*self._local_folders(), *self._unfinished_folders()):
-            shutil.rmtree(old, ignore_errors=True)
+        if self.folder.is_symlink():
+            return
+        for name in self._local_names():
+            remove(self.folder / name)
+        remove_unfinished(self.folder)
         with suppress(OSError):  # the folder does not exist or is not empty
             self.folder.rmdir()
 
-    def _foreign_reason(self, manifest: Mapping[str, Any], recorded: int | None) -> str | None:
+    def _foreign_reason(self, manifest: Manifest, recorded: int | None) -> str | None:
         """Return why a checkpoint does not belong to this trial, None if it does."""
         for key, expected in self._origin.items():
-            if manifest.get(key, expected) != expected:
-                return f"its {key} is {str(manifest[key])[:8]}, not {expected[:8]}"
-        if recorded is not None and int(manifest["step"]) > recorded + 1:
-            return f"it is of report {manifest['step']}, but only {recorded} are recorded"
+            found = getattr(manifest, key)
+            if found not in (None, expected):
+                return f"its {key} is {found[:8]}, not {expected[:8]}"
+        if recorded is not None and manifest.step > recorded + 1:
+            return f"it is of report {manifest.step}, but only {recorded} are recorded"
         return None
 
     def _rename_foreign(self, folder: Path) -> None:
@@ -150,19 +152,32 @@ class CheckpointStore:
         """Download the checkpoints that an attempt on another node wrote."""
         for name in self._remote_names(remote):
             if not (self.folder / name).exists():
-                remote.get(f"{self._remote_path}/{name}", self.folder / name)
+                try:
+                    remote.get(f"{self._remote_path}/{name}", self.folder / name)
+                except InputError as error:
+                    self.damaged.append(f"Checkpoint {name} is damaged ({error}).")
 
     def _remote_names(self, remote: RemoteFolder) -> list[str]:
-        names = remote.list_folders(self._remote_path)
-        return sorted((name for name in names if name.startswith(_ATTEMPT_PREFIX)), reverse=True)
+        return _newest_first(remote.list_folders(self._remote_path))
 
-    def _local_folders(self) -> list[Path]:
-        """Return the checkpoints, the newest attempt's first: a lost attempt that still writes must not win by step."""
-        return sorted(self.folder.glob(f"{_ATTEMPT_PREFIX}*"), reverse=True)
+    def _local_names(self) -> list[str]:
+        if self.folder.is_symlink():
+            return []
+        return _newest_first(path.name for path in self.folder.glob("attempt-*"))
 
-    def _unfinished_folders(self) -> Iterator[Path]:
-        for pattern in _UNFINISHED:
-            yield from self.folder.glob(pattern)
+    def _older_than(self, name: str, names: list[str]) -> list[str]:
+        """Return which of the checkpoints to delete when this one is saved. Later ones are of another attempt."""
+        return [other for other in names if _age(other) <= _age(name)][self.KEEP :]
+
+
+def _newest_first(names: Iterable[str]) -> list[str]:
+    """Return the names of checkpoints, the newest attempt's first: a lost attempt that still writes comes later."""
+    return sorted(filter(_NAME.fullmatch, names), key=_age, reverse=True)
+
+
+def _age(name: str) -> tuple[int, ...]:
+    """Return the attempt and the step of a checkpoint, by its name."""
+    return tuple(map(int, name.split("-")[1::2]))
 
 
 class CheckpointCleaner:
@@ -197,34 +212,3 @@ class CheckpointCleaner:
 
     def on_phase(self, message: str) -> None:
         """Do nothing: phases have no checkpoints."""
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a checkpoint's manifest and compare every file with its digest.
-
-    Raises:
-        ValueError: the checkpoint is damaged; the message says how.
-    """
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        wrong = [name for name, digest in manifest["sha256"].items() if _sha256(folder / name) != digest]
-    except OSError as error:
-        raise ValueError(str(error)) from error
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{_MANIFEST}: {error}") from error
-    if wrong:
-        raise ValueError(f"wrong sha256: {', '.join(wrong)}")
-    return dict(manifest)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from sweeper.core.errors import TrialDivergedError, TrialStopped
+from sweeper.core.files import make_folder, written_whole
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, FailureKind, Report
 from sweeper.core.user_code import find_trainable, is_own_code, load_trainable
@@ -95,16 +96,18 @@ class TaskRunner:
         if findings := store.findings():
             self._notify(f"{findings} The evaluation uses the checkpoint of report {latest.step}.")
         trial.checkpoint, trial.step = latest.path, latest.step
-        self._context.folder.champion.mkdir(exist_ok=True)
-        with restored_process():
-            evaluation = train.evaluate(params, trial, self._context.folder.champion)
-        if evaluation.model is not None:
-            from sweeper.tracking import package_model
+        champion = self._context.folder.champion
+        with written_whole(champion) as beside:
+            beside.mkdir()
+            with restored_process():
+                evaluation = train.evaluate(params, trial, beside)
+            check_metric_names(evaluation.metrics)
+            if evaluation.model is not None:
+                from sweeper.tracking import package_model
 
-            package_model(self._context.folder.champion)
+                package_model(beside)
         if (remote := self._context.folder.remote) is not None:
-            remote.put(self._context.folder.champion, self._context.folder.champion.name)
-        check_metric_names(evaluation.metrics)
+            remote.put(champion, champion.name)
         return Event(evaluation=dict(evaluation.metrics))
 
     def _prepare(self) -> tuple[Any, Any, Trial]:
@@ -152,8 +155,9 @@ class TaskRunner:
         text = "".join(traceback.format_exception(error))
         folder = self._context.folder.trial(self._task.number)
         with suppress(OSError):  # the error may be that the disk is full or the folder is gone
-            folder.mkdir(exist_ok=True)
-            (folder / "error.txt").write_text(_shorten(redact(text)), errors="backslashreplace")
+            make_folder(folder)
+            with written_whole(folder / "error.txt") as beside:  # and not through a link of that name
+                beside.write_text(_shorten(redact(text)), errors="backslashreplace")
         first = (redact(_message_of(error)).strip().splitlines() or [""])[0][:300]
         return f"{type(error).__name__}: {first}{_place_of(error)}"
 

@@ -135,7 +135,7 @@ class Trial:
             metrics: numbers by name; the objective's metric must be among them. Another metric that is NaN or infinite
                 is left out, with a note.
             checkpoint: writes into the folder it gets every file that is needed to resume from here, bit for bit. It
-                may make no subfolders. Without it, the trial resumes from an earlier report.
+                may use any names and subfolders, but no links. Without it, the trial resumes from an earlier report.
 
         Raises:
             TrialStopped: the trial ends here, because it was pruned or the sweep stops. Do not catch it.

@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from sweeper.core import remote_folder
 from sweeper.core.errors import InputError, SweeperError
@@ -69,9 +70,39 @@ def test_partly_copied_checkpoint_is_skipped(shared: RemoteFolder, tmp_path: Pat
     here, there = (CheckpointStore(tmp_path / node / "0007", shared) for node in ("here", "there"))
     save(here, 1)
     save(here, 2)
-    (tmp_path / "far/trials/0007/attempt-001-step-00000002/value").unlink()
+    (tmp_path / "far/trials/0007/attempt-001-step-00000002/files/value").unlink()
     latest = there.latest()
     assert latest is not None and latest.step == 1 and "step-00000002" in there.damaged[0]
+
+
+def test_key_that_leads_out_of_its_checkpoint_is_not_copied(tmp_path: Path) -> None:
+    remote = RemoteFolder(f"memory://{uuid4().hex}")
+    near = CheckpointStore(tmp_path / "here" / "0007", remote)
+    (tmp_path / "here").mkdir()
+    save(near, 1)
+    name = f"{remote._root}/trials/0007/attempt-001-step-00000002/../../../evil"
+    MemoryFileSystem.store[name] = MemoryFile(None, name, b"evil")
+    MemoryFileSystem.pseudo_dirs.append(f"{remote._root}/trials/0007/attempt-001-step-00000002")
+    far = CheckpointStore(tmp_path / "there" / "0007", remote)
+    latest = far.latest()
+    assert latest is not None and latest.step == 1
+    assert "attempt-001-step-00000002 is damaged (memory://" in far.findings()
+    assert not [path for path in tmp_path.rglob("evil")]
+
+
+def test_links_and_pipes_of_a_remote_folder_are_not_copied(shared: RemoteFolder, tmp_path: Path) -> None:
+    (tmp_path / "far/champion").mkdir(parents=True)
+    (tmp_path / "far/champion/endless").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "far/champion/pipe")
+    (tmp_path / "far/champion/file").touch()
+    shared.get("champion", tmp_path / "near")
+    assert [path.name for path in (tmp_path / "near").iterdir()] == ["file"]
+
+
+def test_no_more_of_a_remote_marker_is_read_than_asked_for(shared: RemoteFolder) -> None:
+    shared.write("study.json", b"x" * 100_000)
+    assert shared.read("study.json", 10) == b"x" * 10
+    assert shared.read("missing", 10) is None
 
 
 def test_cleared_checkpoints_are_gone_in_both_places(shared: RemoteFolder, tmp_path: Path) -> None:

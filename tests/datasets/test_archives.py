@@ -35,7 +35,7 @@ def content(published: dict[str, Any]) -> bytes:
 def toy(published: dict[str, Any], content: bytes) -> Archive:
     sums = {key: hashlib.sha256(array.tobytes()).hexdigest() for key, array in published.items()}
     files = {"toy.npz": hashlib.sha256(content).hexdigest()}
-    return Archive("toy", cache=".", files=files, arrays=sums, server="http://127.0.0.1:9/")
+    return Archive("toy", cache=".", folders=("toy", "."), files=files, arrays=sums, server="http://127.0.0.1:9/")
 
 
 class FlakyServer(BaseHTTPRequestHandler):
@@ -76,18 +76,70 @@ def as_idx(array: Any) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + bytes(array)
 
 
-@pytest.mark.parametrize("folder", [".", "toy"])
+@pytest.mark.parametrize(("folder", "separator"), [(".", "-"), ("toy", "-"), (".", "."), ("toy", ".")])
 @pytest.mark.parametrize("packed", [False, True])
-def test_idx_files_are_accepted_plain_or_packed(
-    published: dict[str, Any], toy: Archive, tmp_path: Path, packed: bool, folder: str
+def test_idx_files_are_accepted_under_their_usual_names(
+    published: dict[str, Any], toy: Archive, tmp_path: Path, packed: bool, folder: str, separator: str
 ) -> None:
     (tmp_path / folder).mkdir(exist_ok=True)
     for key, name in IDX.items():
-        content = as_idx(published[key])
-        path = tmp_path / folder / (f"{name}.gz" if packed else name)
+        content, usual = as_idx(published[key]), name.replace("-idx", f"{separator}idx")
+        path = tmp_path / folder / (f"{usual}.gz" if packed else usual)
         path.write_bytes(gzip.compress(content, 1) if packed else content)
+    toy.check(toy.locate())
     arrays = toy.read(toy.locate())
     assert all((arrays[key] == published[key]).all() for key in ARRAYS)
+
+
+@pytest.mark.parametrize(("archive", "folder"), [(MNIST, "MNIST/raw"), (FASHION_MNIST, "FashionMNIST/raw")])
+def test_folder_that_torchvision_made_is_found(archive: Archive, folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    for name in IDX.values():
+        (tmp_path / folder / f"{name}.gz").touch()
+    assert [path.parent for path in archive.locate()] == [tmp_path / folder] * 4
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["train_images.gz", "labels.csv"], "labels.csv, train_images.gz"),
+        (["train-images-idx3-ubyte", "train-labels-idx1-ubyte"], "train-images-idx3-ubyte, train-labels-idx1-ubyte"),
+        (["mnist/images.bin"], "images.bin"),
+        ([f"{number:02d}" for number in range(25)], "18, 19 and 5 more"),
+    ],
+)
+def test_unknown_files_in_the_named_folder_are_listed_and_cause_no_fallback(
+    tmp_path: Path, names: list[str], shown: str
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(DatasetError, match=rf"{tmp_path} has .*; mnist needs mnist.npz, or train-images-idx3") as seen:
+        Mnist(fallback="digits").resolve()
+    assert f"{shown}; mnist needs" in str(seen.value)
+    assert "unset SWEEPER_DATA_DIR" in str(seen.value) and seen.value.exit_code == 2
+
+
+def test_data_in_the_cache_is_used_although_the_named_folder_has_none(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "keras/datasets").mkdir(parents=True)
+    (tmp_path / "keras/datasets/mnist.npz").touch()
+    assert MNIST.locate() == (tmp_path / "keras/datasets/mnist.npz",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html>", "mnist.npz is no .npz file, but a web page"),
+        (b"PK\x03\x04 cut", "mnist.npz is no .npz file, but a zip file that is cut short or damaged"),
+    ],
+)
+def test_broken_file_in_the_named_folder_causes_no_fallback(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "mnist.npz").write_bytes(content)
+    with pytest.raises(DatasetError, match=f"mnist cannot be used: {tmp_path}/{message}. To mend it, remove") as seen:
+        Mnist(fallback="digits").resolve()
+    assert seen.value.exit_code == 2
 
 
 def test_fashion_mnist_accepts_only_its_own_published_files(published: dict[str, Any], tmp_path: Path) -> None:
@@ -109,8 +161,9 @@ def test_damaged_file_is_an_error_and_causes_no_fallback(published: dict[str, An
     with pytest.raises(DatasetError, match="x_train of mnist in .* is not what was published"):
         dataset.load()
     (tmp_path / "mnist.npz").write_bytes((tmp_path / "mnist.npz").read_bytes()[:10_000])
-    with pytest.raises(DatasetError, match="is damaged"):
-        dataset.load()
+    for use in (dataset.resolve, dataset.load):
+        with pytest.raises(DatasetError, match="mnist.npz is no .npz file, but a zip file that is cut short"):
+            use()
 
 
 def test_download_enters_the_cache_and_prints_nothing(
@@ -180,8 +233,8 @@ def test_missing_network_is_reported_within_seconds(toy: Archive, server: str, r
 
 
 def test_cache_that_cannot_be_written_is_named(toy: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "occupied").touch()
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "occupied"))
+    (tmp_path / ".occupied").touch()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / ".occupied"))
     with pytest.raises(
         DatasetMissingError, match=r"cannot be kept in .*occupied.* \(Not a directory\); set KERAS_HOME"
     ):
@@ -191,6 +244,12 @@ def test_cache_that_cannot_be_written_is_named(toy: Archive, tmp_path: Path, mon
 def test_data_folder_that_does_not_exist_is_named(toy: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWEEPER_DATA_DIR", "/nowhere")
     with pytest.raises(DatasetMissingError, match="SWEEPER_DATA_DIR is /nowhere, and there is no such folder"):
+        toy.locate()
+
+
+def test_data_folder_that_cannot_be_read_is_named(toy: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_DATA_DIR", "/" + "a" * 300)
+    with pytest.raises(DatasetError, match="toy: /aaa.* cannot be read .File name too long"):
         toy.locate()
 
 

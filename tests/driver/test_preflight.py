@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.core.errors import InputError, ResourceError
+from sweeper.core.errors import DatasetError, InputError, ResourceError
 from sweeper.core.files import temporary_folder
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.driver import preflight as preflight_module
@@ -152,6 +152,23 @@ def test_name_that_is_no_utf8_is_refused_in_every_locale(tmp_path: Path) -> None
     folder.mkdir()
     assert f"the working directory, {tmp_path}/m\\xe4x, is not UTF-8; rename it" in refuse(folder, "s.yaml")
     shutil.rmtree(folder)
+
+
+def test_refused_data_leaves_no_folder_at_the_url(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mnist.npz").write_bytes(b"<html>")
+    monkeypatch.setenv("SWEEPER_DATA_DIR", str(tmp_path / "data"))
+    sweep = make_sweep(dataset={"type": "mnist", "fallback": "digits"})
+    with pytest.raises(DatasetError, match="mnist.npz is no .npz file, but a web page"):
+        preflight(
+            sweep,
+            folder=SweepFolder(tmp_path / "near", f"file://{tmp_path}/far"),
+            address=None,
+            tracking_uri="sqlite:///mlflow.db",
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_sweep_on_a_cluster_is_not_judged_by_this_machine(

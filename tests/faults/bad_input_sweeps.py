@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,26 @@ def data(message: str, **environment: str) -> Case:
     """Return a case of a dataset that is not available in such an environment."""
     asked = line("trainable: sweeper.training:train_rnn\ndataset: {type: mnist}\nspace: {units: 8}", "0")
     return replace(asked, message=message, verbs=("run",), environment=environment)
+
+
+def data_file(name: str, content: bytes, message: str) -> Case:
+    """Return a case of a folder for data with one file."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "data").mkdir()
+        (folder / "data" / name).write_bytes(content)
+
+    return replace(data(message, SWEEPER_DATA_DIR="data", KERAS_HOME="/proc/none"), prepare=prepare)
+
+
+def linked(name: str) -> Callable[[Path], None]:
+    """Return a function that makes a folder of a sweep with a link in it."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "own").mkdir()
+        (folder / "own" / name).symlink_to(folder)
+
+    return prepare
 
 
 SWEEPS: dict[str, list[Case]] = {
@@ -252,6 +273,19 @@ SWEEPS: dict[str, list[Case]] = {
     "missing data": [
         data("mnist: SWEEPER_DATA_DIR is /nowhere, and there is no such folder", SWEEPER_DATA_DIR="/nowhere"),
         data("mnist is not here, and cannot be kept in /proc/none", KERAS_HOME="/proc/none"),
+    ],
+    "data that is damaged, or something else": [
+        data_file(
+            "mnist.npz", b"<!DOCTYPE html>", "mnist cannot be used: data/mnist.npz is no .npz file, but a web page"
+        ),
+        data_file(
+            "mnist.npz", b"PK", "mnist cannot be used: data/mnist.npz is no .npz file, but a zip file that is cut"
+        ),
+        data_file("labels.csv", b"", "mnist is not here, and cannot be kept in /proc/none"),
+    ],
+    "a link in the folder of a sweep": [
+        replace(option("--dir", "own", "cannot use "), prepare=linked("trials")),
+        replace(option("--dir", "own", "cannot use "), prepare=linked("champion")),
     ],
     "a file or folder that cannot be written": [
         replace(option("--dir", "closed/x", "cannot write to "), prepare=closed, is_root=False),

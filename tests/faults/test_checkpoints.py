@@ -68,7 +68,7 @@ def test_damaged_checkpoint_is_skipped_for_the_one_before_it(campaign: Campaign,
     campaign.wait_for(lambda: len(checkpoints(campaign)) == CheckpointStore.KEEP, run)
     campaign.wait_for_lines(campaign.random.randint(1, 20), run)
     kill_driver(campaign, run)
-    value = checkpoints(campaign)[-1] / "value"
+    value = checkpoints(campaign)[-1] / "files" / "value"
     value.write_bytes(DAMAGE[how](value.read_bytes()))
     campaign.finish(interval=2)
     assert campaign.fingerprint() == undisturbed.fingerprint()
@@ -81,7 +81,7 @@ def test_trial_without_a_whole_checkpoint_starts_again(campaign: Campaign, recor
     campaign.wait_for(lambda: len(checkpoints(campaign)) == CheckpointStore.KEEP, run)
     kill_driver(campaign, run)
     for folder in checkpoints(campaign):
-        (folder / "value").write_bytes(b"")
+        (folder / "files" / "value").write_bytes(b"")
     campaign.finish(interval=40)
     starts = [line.step for line in campaign.history() if line.what == "start"]
     assert starts == [0, 0]
@@ -107,7 +107,7 @@ def test_network_interrupted_five_times_ends_bit_for_bit_as_an_undisturbed_one(
     (row,) = rows_of(campaign)
     assert campaign.kills == 5 and row.attempt == 6
     assert campaign.fingerprint() == undisturbed.fingerprint()
-    ours, theirs = (np.load(checkpoints(each)[-1] / "state.npz") for each in (campaign, undisturbed))
+    ours, theirs = (np.load(checkpoints(each)[-1] / "files" / "state.npz") for each in (campaign, undisturbed))
     assert ours.files == theirs.files
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours.files)
     seen = f"each of {row.step} reports, the weights and the optimizer's state equal to the last bit"

@@ -113,9 +113,11 @@ def test_pickled_checkpoint_is_not_loaded_even_if_its_manifest_matches(copy: Pat
             state.write_bytes(pickle.dumps(Bomb(mark)))
         else:
             np.savez(state, step=bomb_array(mark), weights=bomb_array(mark))
-        manifest = json.loads((state.parent / "manifest.json").read_text())
-        manifest["sha256"]["state.npz"] = hashlib.sha256(state.read_bytes()).hexdigest()
-        (state.parent / "manifest.json").write_text(json.dumps(manifest))
+        manifest = state.parents[1] / "manifest"
+        about = json.loads(manifest.read_text().partition("\n")[2])
+        about["sha256"]["state.npz"] = hashlib.sha256(state.read_bytes()).hexdigest()
+        body = json.dumps(about)
+        manifest.write_text(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
     done = run(copy)
     assert "could not be evaluated" in done.stderr
     assert not mark.exists()

@@ -14,11 +14,12 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from sweeper.core.errors import InputError, StorageError
+from sweeper.core.errors import DatasetError, InputError, StorageError
 from sweeper.core.trials import Report
 from sweeper.spec import Sweep
 from sweeper.study.database import open_database
 from sweeper.study.open import list_sweeps, open_study, read_study
+from tests.environments import ROOT
 
 MakeSweep = Callable[..., Sweep]
 
@@ -104,6 +105,61 @@ def test_reading_creates_no_database(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no sweep has run"), open_database("sqlite:///none.db", must_exist=True):
         pass
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize("error", [InputError, DatasetError])
+def test_refused_sweep_leaves_no_database_that_was_made_for_it(
+    make_sweep: MakeSweep, tmp_path: Path, error: type[Exception]
+) -> None:
+    sweep = make_sweep(storage=f"sqlite:///{tmp_path}/new/folder/s.db")
+    with pytest.raises(error), open_study(sweep):
+        raise error("refused")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("error", [StorageError, RuntimeError, KeyboardInterrupt])
+def test_sweep_that_was_not_refused_keeps_its_new_database(make_sweep: MakeSweep, error: type[BaseException]) -> None:
+    sweep = make_sweep()
+    with pytest.raises(error), open_study(sweep):
+        raise error("broken")
+    assert [summary.name for summary in list_sweeps(sweep.storage_url())] == [sweep.name]
+
+
+def test_refused_sweep_leaves_the_database_to_another_sweep_in_it(make_sweep: MakeSweep) -> None:
+    other = make_sweep(name="other")
+    with pytest.raises(InputError), open_study(make_sweep()):
+        with open_study(other):
+            pass
+        raise InputError("refused")
+    assert [summary.name for summary in list_sweeps(other.storage_url())] == ["other"]
+
+
+OPENS = """
+import sys
+from sweeper.study.database import open_database
+with open_database(sys.argv[1]):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_refused_sweep_leaves_a_database_that_another_process_has_open(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep()
+    with pytest.raises(InputError), open_study(sweep):
+        command = [sys.executable, "-c", OPENS, sweep.storage_url()]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "open\n"
+        raise InputError("refused")
+    assert (tmp_path / "sweeper.db").exists() and list_sweeps(sweep.storage_url()) == []
+    process.communicate()
+
+
+def test_refused_sweep_leaves_a_database_that_was_there_before(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    with open_database(f"sqlite:///{tmp_path}/sweeper.db"):
+        pass
+    with pytest.raises(InputError), open_study(make_sweep()):
+        raise InputError("refused")
+    assert (tmp_path / "sweeper.db").exists()
 
 
 def test_study_that_sweeper_did_not_create_is_refused(make_sweep: MakeSweep) -> None:

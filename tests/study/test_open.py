@@ -171,9 +171,11 @@ def test_study_gets_its_id_in_the_commit_that_creates_it(
 
 
 def test_refused_study_without_trials_is_deleted(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(name="other")):
+        pass
     with pytest.raises(InputError, match="no disk"), open_study(make_sweep()):
         raise InputError("no disk")
-    assert list_sweeps(URL) == []
+    assert [summary.name for summary in list_sweeps(URL)] == ["other"]
 
 
 def test_owner_that_lost_its_lease_cannot_delete_the_study(make_sweep: MakeSweep) -> None:

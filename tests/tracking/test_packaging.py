@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,13 +33,14 @@ def test_evaluation_is_read_as_it_was_stored(folder: Path) -> None:
 def test_evaluation_stored_again_replaces_the_one_before(folder: Path) -> None:
     first = store_evaluation(folder, 7, METRICS)
     second = store_evaluation(folder, 8, {"test_accuracy": 0.95})
-    assert first == second is not None
+    assert first is not None and second is not None and first.split()[0] == second.split()[0] == digest(folder)
+    assert read_evaluation(folder, first) is None
     assert read_evaluation(folder, second) == (8, {"test_accuracy": 0.95})
 
 
 def test_model_that_is_not_packed_has_no_digest(tmp_path: Path) -> None:
     assert store_evaluation(tmp_path, 7, METRICS) is None
-    assert read_evaluation(tmp_path, "") is None
+    assert read_evaluation(tmp_path, "") is read_evaluation(tmp_path, None) is None
 
 
 def change_a_file(folder: Path) -> None:
@@ -59,6 +61,39 @@ def replace_a_file_by_a_link(folder: Path) -> None:
     model.symlink_to(target)
 
 
+def add_a_pipe(folder: Path) -> None:
+    os.mkfifo(folder / PACKED / "pipe")
+
+
+def replace_the_model_by_a_link(folder: Path) -> None:
+    (folder / PACKED).rename(folder / "elsewhere")
+    (folder / PACKED).symlink_to(folder / "elsewhere")
+
+
+def change_a_metric(folder: Path) -> None:
+    text = (folder / "evaluation.json").read_text()
+    (folder / "evaluation.json").write_text(text.replace("0.9", "0.99"))
+
+
+def replace_the_metrics_by_a_link(folder: Path) -> None:
+    (folder / "evaluation.json").rename(folder.parent / "evaluation.json")
+    (folder / "evaluation.json").symlink_to(folder.parent / "evaluation.json")
+
+
+def replace_the_metrics_by_an_endless_device(folder: Path) -> None:
+    (folder / "evaluation.json").unlink()
+    (folder / "evaluation.json").symlink_to("/dev/zero")
+
+
+def replace_the_metrics_by_a_pipe(folder: Path) -> None:
+    (folder / "evaluation.json").unlink()
+    os.mkfifo(folder / "evaluation.json")
+
+
+def enlarge_the_metrics(folder: Path) -> None:
+    os.truncate(folder / "evaluation.json", 1 << 40)
+
+
 def delete_the_model(folder: Path) -> None:
     shutil.rmtree(folder / PACKED)
 
@@ -69,11 +104,34 @@ def delete_the_model(folder: Path) -> None:
 def test_tampered_model_folder_makes_the_evaluation_invalid(folder: Path, tamper: Callable[[Path], None]) -> None:
     stored = store_evaluation(folder, 7, METRICS)
     tamper(folder)
-    assert stored != digest(folder)
+    assert stored is not None and stored.split()[0] != digest(folder)
     assert read_evaluation(folder, stored or "") is None
 
 
-@pytest.mark.parametrize("expected", ["", "0" * 64])
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        add_a_pipe,
+        replace_the_model_by_a_link,
+        change_a_metric,
+        replace_the_metrics_by_a_link,
+        replace_the_metrics_by_an_endless_device,
+        replace_the_metrics_by_a_pipe,
+        enlarge_the_metrics,
+    ],
+)
+def test_evaluation_is_made_again_when_anything_about_it_changed(folder: Path, tamper: Callable[[Path], None]) -> None:
+    stored = store_evaluation(folder, 7, METRICS)
+    tamper(folder)
+    assert read_evaluation(folder, stored or "") is None
+
+
+def test_evaluation_of_an_older_version_is_read(folder: Path) -> None:
+    store_evaluation(folder, 7, METRICS)
+    assert read_evaluation(folder, digest(folder) or "") == (7, METRICS)
+
+
+@pytest.mark.parametrize("expected", ["", "0" * 64, " " + "0" * 64])
 def test_digest_of_another_model_makes_the_evaluation_invalid(folder: Path, expected: str) -> None:
     store_evaluation(folder, 7, METRICS)
     assert read_evaluation(folder, expected) is None

@@ -4,8 +4,11 @@ import logging
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,7 +68,7 @@ def test_damaged_checkpoint_is_reported_and_the_one_before_is_used(
 ) -> None:
     save(store, 1)
     folder = save(store, 2)
-    weights, manifest = folder / "weights", folder / "manifest.json"
+    weights, manifest = folder / "files" / "weights", folder / "manifest"
     match damage:
         case "truncate":
             weights.write_bytes(weights.read_bytes()[:-1])
@@ -208,3 +211,186 @@ def test_foreign_checkpoints_in_a_remote_folder_are_ignored(tmp_path: Path) -> N
     third = CheckpointStore(tmp_path / "c" / "trial", remote, origin={"study": "second"})
     latest = third.latest()
     assert latest is not None and latest.step == 1
+
+
+def test_checkpoint_is_a_tree_with_any_names(store: CheckpointStore) -> None:
+    names = ["manifest.json", "manifest", "files", "variables/manifest.json", "a/b/größe 学", ".hidden"]
+
+    def write(folder: Path) -> None:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+
+    for step in (1, 2, 3):
+        store.save(step, {}, write)
+    latest = store.latest()
+    assert latest is not None and latest.step == 3 and not store.findings()
+    assert {name: (latest.path / name).read_text() for name in names} == {name: name for name in names}
+    (latest.path / "a/b/größe 学").write_text("changed")
+    latest = store.latest()
+    assert latest is not None and latest.step == 2
+    assert "wrong sha256: a/b/größe 学" in store.findings()
+
+
+def test_trainable_may_replace_its_folder_by_a_renamed_one(store: CheckpointStore, tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "weights").touch()
+        folder.rmdir()
+        (tmp_path / "made").rename(folder)
+
+    store.save(1, {}, write)
+    latest = store.latest()
+    assert latest is not None and (latest.path / "weights").exists()
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/hostname"), os.mkfifo])
+def test_checkpoint_with_a_link_or_a_pipe_is_not_saved(store: CheckpointStore, make: Callable[[Path], None]) -> None:
+    with pytest.raises(OSError, match="Not a regular file"):
+        store.save(1, {}, lambda folder: make(folder / "weights"))
+    assert names_in(store) == []
+
+
+def test_file_whose_name_is_not_utf8_is_refused_when_saved(store: CheckpointStore) -> None:
+    with pytest.raises(ValueError, match="utf-8"):
+        store.save(1, {}, lambda folder: (folder / os.fsdecode(b"caf\xe9")).touch())
+    assert names_in(store) == []
+
+
+def link_in_the_files(folder: Path) -> None:
+    (folder / "files/weights").unlink()
+    (folder / "files/weights").symlink_to("/dev/zero")
+
+
+def link_of_the_files(folder: Path) -> None:
+    shutil.copytree(folder / "files", folder.parent.parent / "elsewhere")
+    shutil.rmtree(folder / "files")
+    (folder / "files").symlink_to(folder.parent.parent / "elsewhere")
+
+
+def link_of_the_manifest(folder: Path) -> None:
+    (folder / "manifest").unlink()
+    (folder / "manifest").symlink_to("/dev/zero")
+
+
+def pipe_as_manifest(folder: Path) -> None:
+    (folder / "manifest").unlink()
+    os.mkfifo(folder / "manifest")
+
+
+def socket_as_file(folder: Path) -> None:
+    (folder / "files/weights").unlink()
+    os.mknod(folder / "files/weights", stat.S_IFSOCK)
+
+
+def endless_manifest(folder: Path) -> None:
+    os.truncate(folder / "manifest", 1 << 40)
+
+
+def folder_as_manifest(folder: Path) -> None:
+    (folder / "manifest").unlink()
+    (folder / "manifest").mkdir()
+
+
+def link_of_the_checkpoint(folder: Path) -> None:
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def file_as_checkpoint(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+def manifest_of_the_step_before(folder: Path) -> None:
+    shutil.copy(folder.with_name("attempt-001-step-00000001") / "manifest", folder / "manifest")
+
+
+def old_manifest_beside(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"step": 2, "attempt": 1, "metrics": {}, "sha256": {"/dev/zero": ""}}')
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        link_in_the_files,
+        link_of_the_files,
+        link_of_the_manifest,
+        pipe_as_manifest,
+        socket_as_file,
+        endless_manifest,
+        folder_as_manifest,
+        link_of_the_checkpoint,
+        file_as_checkpoint,
+        manifest_of_the_step_before,
+        old_manifest_beside,
+    ],
+)
+def test_strange_things_in_a_checkpoint_count_as_damage(store: CheckpointStore, damage: Callable[[Path], None]) -> None:
+    save(store, 1)
+    damage(save(store, 2))
+    latest = store.latest()
+    assert latest is not None and latest.step == 1
+    assert store.findings().startswith("Checkpoint attempt-001-step-00000002 is damaged (")
+
+
+def test_renamed_checkpoint_is_not_taken_for_a_later_step(store: CheckpointStore) -> None:
+    save(store, 1)
+    save(store, 5).rename(store.folder / "attempt-001-step-00000013")
+    latest = store.latest()
+    assert latest is not None and latest.step == 1
+    assert "its manifest is that of attempt-001-step-00000005" in store.findings()
+
+
+def test_thousandth_attempt_is_newer_than_the_one_before(store: CheckpointStore) -> None:
+    save(store, 7, attempt=999)
+    save(store, 8, attempt=1000)
+    latest = store.latest()
+    assert latest is not None and latest.step == 8
+
+
+def test_damaged_checkpoints_of_later_names_cost_no_good_one(store: CheckpointStore) -> None:
+    for step in (98, 99):
+        (store.folder / f"attempt-999-step-{step:08d}").mkdir(parents=True)
+    for step in (1, 2, 3):
+        save(store, step)
+    latest = store.latest()
+    assert latest is not None and latest.step == 3 and len(store.damaged) == 2
+    (store.folder / "attempt-001-step-00000003/files/weights").write_text("damaged")
+    latest = store.latest()
+    assert latest is not None and latest.step == 2
+
+
+def test_links_are_removed_and_never_followed(store: CheckpointStore, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    store.folder.mkdir()
+    for name in ("attempt-000-step-00000001", ".writing-0123abcd", ".replaced-0123abcd"):
+        (store.folder / name).symlink_to(precious)
+    for step in (1, 2):
+        save(store, step)
+    assert names_in(store) == ["attempt-001-step-00000001", "attempt-001-step-00000002"]
+    assert [path.name for path in precious.iterdir()] == ["file"]
+
+
+def test_trial_folder_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
+    elsewhere = CheckpointStore(tmp_path / "elsewhere")
+    save(elsewhere, 1)
+    (elsewhere.folder / ".writing-0123abcd").mkdir()
+    (tmp_path / "trial").symlink_to(elsewhere.folder)
+    store = CheckpointStore(tmp_path / "trial")
+    assert store.latest() is None
+    with pytest.raises(NotADirectoryError):
+        save(store, 2)
+    store.clear()
+    assert names_in(elsewhere) == [".writing-0123abcd", "attempt-001-step-00000001"]
+
+
+def test_size_of_checkpoints_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    folder = save(CheckpointStore(tmp_path / "trials/0000"), 1)
+    before = SweepFolder(tmp_path).checkpoint_bytes()
+    (folder / "dangling").symlink_to("/nowhere/at/all")
+    (folder / "files/loop").symlink_to(folder)
+    assert 0 < before <= SweepFolder(tmp_path).checkpoint_bytes() < before + 1000

@@ -47,6 +47,39 @@ def test_failed_task_gives_a_reason_and_saves_its_traceback(make_sweep: MakeSwee
     assert "Traceback" in (tmp_path / "trials/0000/error.txt").read_text()
 
 
+def test_traceback_replaces_a_link_and_does_not_follow_it(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "trials/0000").mkdir(parents=True)
+    (tmp_path / "trials/0000/error.txt").symlink_to(tmp_path / "precious")
+    run = start(make_sweep(trainable="tests.samples:fail_above_half"), tmp_path)
+    assert all_events(run, 2)[-1].failure
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert "Traceback" in (tmp_path / "trials/0000/error.txt").read_text()
+
+
+def test_traceback_is_not_written_through_a_linked_folder(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials/0000").symlink_to(tmp_path / "precious")
+    run = start(make_sweep(trainable="tests.samples:fail_above_half"), tmp_path)
+    assert all_events(run, 2)[-1].failure
+    assert not list((tmp_path / "precious").iterdir())
+
+
+def test_evaluation_replaces_the_whole_folder_of_the_champion(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:count_and_evaluate", budget={"trials": 1, "epochs": 2})
+    all_events(start(sweep, tmp_path), 3)
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "champion").mkdir()
+    (tmp_path / "champion/example.npy").symlink_to(tmp_path / "precious")
+    (tmp_path / "champion/old").touch()
+    event = start(sweep, tmp_path, evaluate=True).next_event()
+    assert event.evaluation == {"test_score": 2.0}, event
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "champion").iterdir()] == ["example.npy"]
+    assert not (tmp_path / "champion/example.npy").is_symlink()
+
+
 def test_trial_may_prune_itself(make_sweep: MakeSweep, tmp_path: Path) -> None:
     run = start(make_sweep(trainable="tests.samples:prune_itself"), tmp_path)
     first, last = all_events(run, 2)
@@ -107,7 +140,7 @@ def test_trial_resumes_from_the_newest_checkpoint_that_is_not_damaged(
         first.next_event()
     first.stop()
     for folder in sorted((tmp_path / "trials/0000").glob("attempt-*"))[-damaged:]:
-        (folder / "count").write_bytes(b"")
+        (folder / "files" / "count").write_bytes(b"")
     notice, *reports = all_events(start(sweep, tmp_path, attempt=2), 3)
     assert notice.notice is not None and notice.notice.endswith(consequence)
     assert "Checkpoint attempt-001-step-00000002 is damaged (wrong sha256: count)." in notice.notice
