@@ -71,11 +71,11 @@ def run_sweep(
     """
     from sweeper import tracking
 
-    started = time.monotonic()
-    place = SweepFolder.of(folder, sweep.name)
+    started, place = time.monotonic(), SweepFolder.of(folder, sweep.name)
     uri = tracking.tracking_uri(sweep, tracking_uri)
     context = WorkerContext(preflight(sweep, folder=place, address=address, tracking_uri=uri), place)
     check_cluster(address, insecure=insecure)
+    tracking.check_store(uri, sweep.tracking.experiment)
     projection = tracking.Projection(sweep, uri)
     cleaner = CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=place.url is not None)
     # Optuna takes half a second to import, and a refusal need not wait for it.
@@ -108,6 +108,7 @@ def run_sweep(
             champion=champion,
             stopped=None if study.is_done() else stop.reason,
             stop_detail=stop.detail,
+            is_delivered=not problems,
             seconds=time.monotonic() - started,
             tracking_uri=uri,
             notes=notes + problems + study.remarks(),
@@ -226,6 +227,7 @@ class SweepResult:
         stopped: why the sweep ended before its trials did, None if it is done.
         seconds: duration of this run of it.
         resumed, ended_now: trials that this run resumed, and that ended in it.
+        is_delivered: whether MLflow has everything, the best model too; otherwise the same command delivers the rest.
 
     Example:
         >>> result.best.params["units"]  # doctest: +SKIP
@@ -249,6 +251,7 @@ class SweepResult:
     notes: tuple[str, ...] = ()
     checkpoint_bytes: int = 0
     stop_detail: str = ""
+    is_delivered: bool = True
 
     @classmethod
     def of(cls, study: SweepStudy, place: SweepFolder, *, seconds: float, **others: Any) -> SweepResult:

@@ -34,7 +34,7 @@ HEAVY = {
     "ray.tune": {"driver"},
     "mlflow": {"tracking"},
     "optuna": {"study", "search"},
-    "sqlalchemy": {"study", "driver"},
+    "sqlalchemy": {"study", "driver", "tracking"},
     "tensorflow": {"training"},
     "keras": {"training", "tracking"},
     "jax": {"training"},

@@ -10,16 +10,16 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from sweeper.cli.options import tracking_store
-from sweeper.core.errors import DatasetError, StorageError, SweeperError, TrackingError
+from sweeper.core.errors import DatasetError, InputError, StorageError, TrackingError
 from sweeper.core.files import PRIVATE_UMASK, temporary_folder
 from sweeper.core.secrets import redact
-from sweeper.core.urls import sqlite_path
+from sweeper.core.urls import connect_to_read, is_http, sqlite_path
 
 LOCK_TIMEOUT_S = 3.0
 """Longest wait for a SQLite file that another process has locked."""
@@ -55,7 +55,7 @@ def examine(
         "free space": check_free_space,
         "ray token": check_token,
         "studies": lambda: check_storage(storage),
-        "mlflow": lambda: check_tracking(tracking_store(tracking_uri)),
+        "mlflow": lambda: check_tracking(tracking_uri),
         **(clusters or {}),
     }
     for name, examination in examinations.items():
@@ -165,49 +165,77 @@ def check_token() -> Iterator[Check]:
 
 
 def check_storage(url: str) -> Iterator[Check]:
-    """Check that the database of studies can be reached, read and written."""
+    """Check that the database of studies can be reached, read and written, and is no other program's."""
+    from sweeper.study.database import NoStudiesError, open_database
+    from sweeper.study.database_url import check_database_url
+
     path = sqlite_path(url)
-    yield _sqlite("studies", path) if path else _database_server("studies", url)
+    if path and (problem := _problem_of_file("studies", path)):
+        yield problem
+        return
+    try:
+        check_database_url(url)
+        with open_database(url, read_only=True):
+            yield Check("studies", "ok", str(path or redact(url)))
+    except StorageError as error:
+        yield Check("studies", "fail", redact(str(error)), "check that it runs, and the host and port of the URL")
+    except NoStudiesError as error:
+        yield Check("studies", "ok", redact(str(error)))
+    except InputError as error:
+        yield Check("studies", "fail", redact(str(error)))
 
 
-def check_tracking(uri: str) -> Iterator[Check]:
-    """Check that the MLflow store can be read and written, or that the MLflow server answers."""
-    path = sqlite_path(uri)
-    if path is not None:
-        yield _sqlite("mlflow", path)
-        yield from _misplaced_files("mlflow files", path)
-    elif uri.startswith(("http://", "https://")):
-        yield _mlflow_server("mlflow", uri)
-    else:
-        yield Check("mlflow", "ok", f"{redact(uri)} (not checked)")
+def check_tracking(asked: str | None) -> Iterator[Check]:
+    """Check that the MLflow store can be read and written, and is no other program's, or that the server answers."""
+    from sweeper.tracking import check_store, store_uri
+
+    try:
+        uri = store_uri(asked)
+        path = sqlite_path(uri)
+        if path and (problem := _problem_of_file("mlflow", path)):
+            yield problem
+        elif reason := check_store(uri):
+            advice = "start it: sweeper ui, or mlflow server" if is_http(uri) else "check who has it open"
+            yield Check("mlflow", "fail", f"{redact(uri)} cannot be used now: {reason}", advice)
+        else:
+            yield Check("mlflow", "ok", str(path or redact(uri)))
+            if path:
+                yield from _misplaced_files("mlflow files", path)
+    except (InputError, TrackingError) as error:
+        yield Check("mlflow", "fail", redact(str(error)))
 
 
 def _at_least(name: str, value: int, minimum: int, found: str, advice: str) -> Check:
     return Check(name, "ok", found) if value >= minimum else Check(name, "warn", found, advice)
 
 
-def _sqlite(name: str, path: Path) -> Check:
+def _problem_of_file(name: str, path: Path) -> Check | None:
+    """Return the finding about a SQLite file that is missing or cannot be used; None if it can be opened."""
     if not path.exists():
         folder = next(parent for parent in path.parents if parent.exists())
         if os.access(folder, os.W_OK):
             return Check(name, "ok", f"{path} will be created")
         return Check(name, "fail", f"{path} cannot be created: {folder} is not writable", "choose another folder")
+    if not path.is_file():
+        return Check(name, "fail", f"{path} is no regular file", "choose another")
+    if not os.access(path, os.W_OK):
+        return Check(name, "fail", f"{path} is not writable", "check whose it is")
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
-        try:
+        with closing(connect_to_read(path, timeout=LOCK_TIMEOUT_S)) as connection:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            connection.execute("PRAGMA query_only = OFF")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
-        finally:
-            connection.close()
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY:  # it has a log, and so was opened without this right
+            return None
         state: Literal["warn", "fail"] = "warn" if "locked" in str(error) else "fail"
         return Check(name, state, f"{path}: {error}", "check who has it open, and whether you may write to it")
     except sqlite3.DatabaseError as error:
         return Check(name, "fail", f"{path}: {error}", "move it away and restore a copy")
     if verdict != "ok":
         return Check(name, "fail", f"{path} is damaged: {verdict}", "move it away and restore a copy")
-    return Check(name, "ok", f"{path}")
+    return None
 
 
 def _misplaced_files(name: str, database: Path) -> Iterator[Check]:
@@ -221,33 +249,3 @@ def _misplaced_files(name: str, database: Path) -> Iterator[Check]:
     for root in roots:
         advice = "the next sweep in this experiment corrects the addresses" if root.can_be_corrected else root.advice
         yield Check(name, "warn", str(root), advice)
-
-
-def _database_server(name: str, url: str) -> Check:
-    from sweeper.study.database import open_database
-    from sweeper.study.database_url import check_database_url
-
-    try:
-        check_database_url(url)
-        with open_database(url, must_exist=True):
-            return Check(name, "ok", redact(url))
-    except StorageError as error:
-        return Check(name, "fail", redact(str(error)), "check that it runs, and the host and port of the URL")
-    except SweeperError as error:
-        return Check(name, "fail", redact(str(error)))
-
-
-def _mlflow_server(name: str, uri: str) -> Check:
-    from sweeper.tracking.client import ping
-
-    shown = redact(uri)
-    try:
-        ping(uri)
-    except TrackingError as error:
-        response = getattr(error.__cause__, "response", None)
-        if response is not None and response.status_code in (401, 403):
-            advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            return Check(name, "warn", f"{shown} asks for credentials ({response.status_code})", advice)
-        advice = "is this an MLflow server?" if response is not None else "start it: sweeper ui, or mlflow server"
-        return Check(name, "fail", f"{shown} cannot be used: {error}", advice)
-    return Check(name, "ok", shown)

@@ -44,7 +44,7 @@ EXIT_CODES = {
     1: "an error, or no trial completed; a check of `doctor` failed",
     2: "the input is wrong; nothing was started",
     3: "done, but some trials failed",
-    69: "MLflow, or the cluster that should run the sweep, cannot be reached",
+    69: "done, but not all is in MLflow; or it or the cluster cannot be used",
     74: "the study's database, the sweep's folder or stdout cannot be used",
     75: "Ray died, or no node had room for long; the same command resumes",
     130: "stopped by Ctrl-C; the same command resumes",

@@ -274,8 +274,3 @@ def quoted(text: str) -> str:
 def sweep_storage(url: str | None) -> str | None:
     """Return the database for a sweep. SWEEPER_STORAGE is returned as a reference, because it may hold a password."""
     return "${env:SWEEPER_STORAGE}" if url is None and os.environ.get("SWEEPER_STORAGE") else url
-
-
-def tracking_store(uri: str | None) -> str:
-    """Return the MLflow store of a command that has no sweep to name one."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

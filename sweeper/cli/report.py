@@ -164,6 +164,7 @@ def result_document(result: SweepResult) -> dict[str, Any]:
         "resumed": result.resumed,
         "folder": str(result.folder),
         "tracking_uri": redact(result.tracking_uri),
+        "delivered": result.is_delivered,
         "notes": list(result.notes),
     }
 

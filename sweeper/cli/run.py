@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import options, report, submit
-from sweeper.core.errors import InputError, SweeperError
+from sweeper.core.errors import InputError, SweeperError, TrackingError
 
 if TYPE_CHECKING:
     from sweeper.run import SweepResult
@@ -173,4 +173,6 @@ def exit_code(result: SweepResult) -> int:
         return result.stopped.exit_code
     if not result.counts.get("COMPLETE"):
         return 1
+    if not result.is_delivered:
+        return TrackingError.exit_code
     return 3 if result.counts.get("FAIL") else 0

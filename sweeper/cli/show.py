@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import options, report
-from sweeper.core.errors import InputError, SpecError, SweepBusyError, SweeperError
+from sweeper.core.errors import InputError, SpecError, SweepBusyError, SweeperError, TrackingError
 from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
@@ -115,11 +115,13 @@ def sync(
 ) -> None:
     """Write to MLflow what it lacks of a sweep that has ended."""
     from sweeper import tracking
-    from sweeper.study.open import lock_study
+    from sweeper.study.open import lock_study, read_study
 
+    study = read_study(name, storage)
+    uri = _store_of(study, tracking_uri)  # refused before the database of the study is written to
+    tracking.check_store(uri, study.sweep.tracking.experiment)
     try:
         with lock_study(name, storage) as study:
-            uri = _store_of(study, tracking_uri)
             written = tracking.sync(study, uri)
     except SweepBusyError as error:
         raise SweepBusyError(
@@ -144,7 +146,9 @@ def ui(
     from sweeper.study.open import read_study
 
     study = read_study(name, storage) if name else None
-    uri = _store_of(study, tracking_uri) if study else options.tracking_store(tracking_uri)
+    uri = _store_of(study, tracking_uri) if study else tracking.store_uri(tracking_uri)
+    if reason := tracking.check_store(uri, study.sweep.tracking.experiment if study else None, must_exist=True):
+        raise TrackingError(f"MLflow at {redact(uri)} does not answer: {reason}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end the server with this process
     console.print_note("Starting the MLflow UI.")
     server = tracking.start_ui(uri, port)

@@ -11,7 +11,7 @@ from pathlib import Path
 from sweeper.core.errors import InputError
 from sweeper.core.files import check_writable_file, check_writable_folder, temporary_folder
 from sweeper.core.sweep_folder import SweepFolder, check_folder
-from sweeper.core.urls import problem_of_address, sqlite_path
+from sweeper.core.urls import is_same_database, problem_of_address, sqlite_path
 from sweeper.driver.auth import cluster_address
 from sweeper.spec import Resources, Sweep
 from sweeper.study.database_url import check_database_url
@@ -54,6 +54,11 @@ def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, trackin
         _check_limits()
         _check_ray_folder(temporary_folder())
     check_database_url(sweep.storage_url())
+    if is_same_database(sweep.storage_url(), tracking_uri):
+        raise InputError(
+            "the study and MLflow cannot use one database, because each keeps the version of its tables in the same "
+            "place. Name another for one of them with --storage or --tracking-uri"
+        )
     if (file := sqlite_path(tracking_uri)) is not None:
         check_writable_file(file, "choose another MLflow store with --tracking-uri")
     check_writable_folder(folder.path, "choose another with --dir")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from sweeper.core.errors import DatasetError, InputError, StorageError
-from sweeper.core.files import PinnedPath, file_system_of
+from sweeper.core.errors import InputError, StorageError, SweeperError
+from sweeper.core.files import PinnedPath
 from sweeper.core.text import first_line
+from sweeper.core.urls import connect_to_read
 from sweeper.study.commands import Commands
-from sweeper.study.database_url import is_sqlite_file, parse_database_url
+from sweeper.study.database_url import is_sqlite_file, parse_database_url, refuse_network_file_system
 from sweeper.study.lease import Lease, is_held
-from sweeper.study.tables import check_schema_version, create_tables
+from sweeper.study.tables import create_tables, drop_unused_tables, look_at_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -35,23 +35,6 @@ LOCK_TIMEOUT_S = 30
 OWNER_LOCK_TIMEOUT_S = 2
 """Lock timeout of the owner, in seconds. Short, because Python handles no signal while SQLite waits; the write is
 retried (see `outage`)."""
-
-
-_NETWORK_FILE_SYSTEMS = (
-    "nfs",
-    "cifs",
-    "smb",
-    "9p",
-    "afs",
-    "ceph",
-    "gluster",
-    "lustre",
-    "beegfs",
-    "gpfs",
-    "fuse.sshfs",
-    "fuse.s3",
-)
-"""Prefixes of the types of file systems that several machines write to. Not all of fuse: it also serves local disks."""
 
 
 _SERVER_OPTIONS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
@@ -71,6 +54,8 @@ class Database:
     display_url: str
     file: PinnedPath | None = None
     """The SQLite file; None for a database server."""
+    before: Before | None = None
+    """What was there before; None if the tables of studies were."""
 
     @contextmanager
     def lease(self, sweep: str) -> Iterator[Lease]:
@@ -106,6 +91,36 @@ class Database:
             finally:
                 sessions.remove()
 
+    @contextmanager
+    def removed_if_refused(self) -> Iterator[None]:
+        """Remove what opening the database has added, if the block raises an error that sweeper explains.
+
+        A study that is in it by now, this sweep's or another's, is kept with all tables.
+        """
+        try:
+            yield
+        except SweeperError:
+            if self.before is not None:
+                with suppress(SQLAlchemyError, OSError):
+                    self._remove_added(self.before)
+            raise
+
+    def _remove_added(self, before: Before) -> None:
+        self.optuna.remove_session()
+        self.engine.dispose()
+        with self.engine.begin() as connection:
+            if self.file:
+                self.file.check_unchanged()
+                connection.exec_driver_sql("PRAGMA busy_timeout = 1000")
+                # This fails if another process has the file open, and leaves no log beside it.
+                connection.exec_driver_sql(f"PRAGMA journal_mode = {before.journal_mode or 'delete'}")
+                connection.exec_driver_sql("BEGIN EXCLUSIVE")
+            if drop_unused_tables(connection, before.tables):
+                for path in before.missing[:1]:
+                    path.unlink()
+        for folder in () if self.file and self.file.path.exists() else before.missing[1:]:
+            folder.rmdir()
+
     def commands(self, sweep: str) -> Commands:
         """Return the commands to a sweep."""
         return Commands(self.engine, sweep)
@@ -116,53 +131,101 @@ class Database:
 
 
 @contextmanager
-def open_database(url: str, *, must_exist: bool = False) -> Iterator[Database]:
+def open_database(url: str, *, must_exist: bool = False, read_only: bool = False) -> Iterator[Database]:
     """Open the database of studies, and create it with its tables on first use.
 
-    A SQLite file that is created here is removed again if the block is refused and leaves no study in it.
-
     Args:
-        must_exist: open it for reading, or to write to a study in it: nothing is created or changed here.
+        must_exist: open it to write to a study in it; nothing is created.
+        read_only: open it to read; nothing in it is changed.
 
     Raises:
-        InputError: the URL is not one, or `must_exist` and there is no such file.
+        InputError: the URL is not one, the database is another program's, or it has no studies and must have some.
         StorageError: the database cannot be reached, read or written.
     """
     address = parse_database_url(url)
     display_url = address.render_as_string(hide_password=True)
-    on_disk = is_sqlite_file(address)
-    if on_disk and must_exist and not Path(str(address.database)).exists():
-        raise InputError(f"there is no {display_url} here: no sweep has run with it. Name the database with --storage")
-    file = Path(str(address.database)).absolute() if on_disk else None
-    created = [path for path in (file, *file.parents) if not path.exists()] if file and not must_exist else []
-    if file and not must_exist:
-        _refuse_network_file_system(file)
+    file = Path(str(address.database)).absolute() if is_sqlite_file(address) else None
+    if file and not (must_exist or read_only):
+        refuse_network_file_system(file)
+    with _errors_explained(display_url):
+        before = _look(address, file)
+    if before is not None and not before.has_optuna and (must_exist or read_only):
+        raise NoStudiesError(f"no sweep has run with {display_url}. Name the database with --storage")
+    with _errors_explained(display_url):
+        storage = _connect_with_retries(address, file, before, must_exist=must_exist, read_only=read_only)
+    pinned = PinnedPath(file, "the study's database") if file else None
     try:
-        storage = _connect_with_retries(address, on_disk=on_disk, is_reader=must_exist)
-        check_schema_version(storage.engine)
-        if not must_exist:
-            create_tables(storage.engine)
-    except (SQLAlchemyError, OSError, RuntimeError, StorageError) as error:
-        raise StorageError(f"The study's database {display_url} cannot be opened: {first_line(error)}") from error
-    is_refused = False
-    try:
-        yield Database(storage, storage.engine, display_url, PinnedPath(file, "the study's database") if file else None)
-    except (InputError, DatasetError):
-        is_refused = True
-        raise
+        yield Database(storage, storage.engine, display_url, pinned, before)
     finally:
         storage.remove_session()
         storage.engine.dispose()
-        if is_refused and file in created:
-            _remove_unused(created)
 
 
-def _connect_with_retries(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
+class NoStudiesError(InputError):
+    """A database does not exist, or has no tables of studies."""
+
+
+@contextmanager
+def _errors_explained(display_url: str) -> Iterator[None]:
+    """Raise InputError or StorageError, with one message, for any error in the block."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{display_url} cannot hold studies: {error}. Name another with --storage") from error
+    except (SQLAlchemyError, OSError, RuntimeError, StorageError) as error:
+        raise StorageError(f"The study's database {display_url} cannot be opened: {first_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a database had before the tables of sweeps were added.
+
+    Attributes:
+        journal_mode: the mode of a SQLite file.
+        missing: the SQLite file, if it did not exist, and those of its folders that did not.
+    """
+
+    tables: frozenset[str]
+    has_optuna: bool
+    journal_mode: str | None
+    missing: tuple[Path, ...]
+
+
+def _look(address: URL, file: Path | None) -> Before | None:
+    """Look at a database without a change to it; return what it has, None if it has the tables of studies.
+
+    Raises:
+        InputError: it is no database, or another program's.
+    """
+    if file and not file.exists():
+        target = file.resolve()  # a link to a file that does not exist stays
+        missing = [path for path in (target, *target.parents) if not path.exists()]
+        return Before(frozenset(), False, None, tuple(missing))
+    if file and not file.is_file():  # SQLite would wait for ever for a pipe
+        raise InputError("it is no regular file")
+    engine = sa.create_engine(address, poolclass=sa.NullPool, **_engine_options(address, file, read_only=True))
+    try:
+        if (whose := look_at_tables(engine)) == "sweeper":
+            return None
+        with engine.connect() as connection:
+            mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar() if file else None
+            return Before(frozenset(sa.inspect(connection).get_table_names()), whose == "optuna", mode, ())
+    except sa.exc.DatabaseError as error:
+        if file and getattr(error.orig, "sqlite_errorname", None) == "SQLITE_NOTADB":
+            raise InputError("it is a file, but no SQLite database") from error
+        raise
+    finally:
+        engine.dispose()
+
+
+def _connect_with_retries(
+    address: URL, file: Path | None, before: Before | None, **access: bool
+) -> optuna.storages.RDBStorage:
     """Connect, and retry if another process creates Optuna's tables at the same moment."""
     deadline = time.monotonic() + OPEN_TIMEOUT_S
     while True:
         try:
-            return _connect(address, on_disk=on_disk, is_reader=is_reader)
+            return _connect(address, file, before, **access)
         except SQLAlchemyError as error:
             # SQLite does not wait for a lock when it changes to WAL mode, and another process may do so now.
             is_race = isinstance(error, IntegrityError) or re.search("already exists|is locked", str(error))
@@ -171,54 +234,41 @@ def _connect_with_retries(address: URL, *, on_disk: bool, is_reader: bool) -> op
         time.sleep(0.2)
 
 
-def _connect(address: URL, *, on_disk: bool, is_reader: bool) -> optuna.storages.RDBStorage:
+def _engine_options(address: URL, file: Path | None, *, read_only: bool) -> dict[str, Any]:
+    if file and read_only:
+        return {"creator": lambda: connect_to_read(file, timeout=LOCK_TIMEOUT_S)}
+    if file:
+        return {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    if address.get_driver_name() in ("psycopg", "psycopg2"):
+        return {"connect_args": {k: v for k, v in _SERVER_OPTIONS.items() if k not in address.query}}
+    return {}
+
+
+def _connect(
+    address: URL, file: Path | None, before: Before | None, *, must_exist: bool, read_only: bool
+) -> optuna.storages.RDBStorage:
     url = address.render_as_string(hide_password=False)
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if is_reader:  # a StudyView reads reports later, and must not keep a connection open until then
-        options = {"poolclass": sa.NullPool}
-    if not on_disk:
-        if address.get_driver_name() in ("psycopg", "psycopg2"):
-            options["connect_args"] = {k: v for k, v in _SERVER_OPTIONS.items() if k not in address.query}
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    options["connect_args"] = {"timeout": LOCK_TIMEOUT_S}
-    if is_reader:
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    path = Path(str(address.database)).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600, exist_ok=True)  # SQLite gives its other files the same mode
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
-    with storage.engine.connect() as connection:
-        # Readers (a dashboard, `sweeper show`) must not block the sweep; the file keeps the mode. SQLite's default
-        # `synchronous=FULL` makes each commit durable.
-        connection.execute(sa.text("PRAGMA journal_mode=WAL"))
+    # A StudyView reads reports later, and must not keep a connection open until then.
+    pool: dict[str, Any] = {"poolclass": sa.NullPool} if read_only else {"pool_pre_ping": True}
+    options = pool | _engine_options(address, file, read_only=read_only)
+    if file and before is not None and before.missing:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600, exist_ok=True)  # SQLite gives its other files the same mode
+    try:
+        is_present = before is None or before.has_optuna  # in this version, or it is refused here
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=is_present)
+    except RuntimeError as error:
+        raise InputError(f"its tables are of another version of Optuna ({first_line(error)})") from error
+    if must_exist or read_only:
+        return storage
+    if file:
+        with storage.engine.connect() as connection:
+            # Readers (a dashboard, `sweeper show`) must not block the sweep; the file keeps the mode. SQLite's default
+            # `synchronous=FULL` makes each commit durable.
+            connection.execute(sa.text("PRAGMA journal_mode=WAL"))
+    create_tables(storage.engine)
     return storage
-
-
-def _remove_unused(created: list[Path]) -> None:
-    """Remove a SQLite file and the folders that were made for it, unless it holds a study or is open elsewhere."""
-    file, *folders = created
-    uri = f"{file.as_uri()}?mode=rw"
-    with suppress(sqlite3.Error, OSError), closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-        # A file leaves WAL mode only while no other process has it open.
-        if connection.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
-            return
-        if connection.execute("SELECT count(*) FROM studies").fetchone() == (0,):
-            file.unlink()
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
 
 
 def _shorten_lock_timeout(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {OWNER_LOCK_TIMEOUT_S * 1000}")
-
-
-def _refuse_network_file_system(file: Path) -> None:
-    """Raise InputError for a file that several machines share: SQLite's write-ahead log needs shared memory."""
-    kind = file_system_of(file)
-    if kind.startswith(_NETWORK_FILE_SYSTEMS):
-        raise InputError(
-            f"{file} is on a network file system ({kind}), where SQLite loses data. Name a local file with --storage, "
-            "or a server: --storage postgresql+psycopg://host/name"
-        )

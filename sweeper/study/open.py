@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from uuid import uuid4
 
 import optuna
+from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.core.errors import DatasetError, InputError, StopReason, StorageError
+from sweeper.core.errors import InputError, StopReason, StorageError, SweeperError
 from sweeper.core.trials import Listener
 from sweeper.search.space import Point, check_point, normalized
 from sweeper.spec import Sweep
@@ -25,7 +26,6 @@ from sweeper.study.view import FACTS, StudyView, SweepSummary
 
 MAX_FORKED_POINTS = 3
 """Number of best points that a forked sweep takes over and tries first."""
-
 
 _SWEEP = "sweep"
 """User attribute of the study that holds its sweep, as it was last opened."""
@@ -53,6 +53,7 @@ def open_study(
     """
     with ExitStack() as stack:
         database = stack.enter_context(open_database(sweep.storage_url()))
+        stack.enter_context(database.removed_if_refused())
         with storage_errors(database):
             lease = stack.enter_context(database.lease(sweep.name))
             optuna_study, changes = _create_or_load(sweep, database, lease, forked)
@@ -64,18 +65,20 @@ def open_study(
             study.announce(f"Resuming with {', '.join(changes)}.")
         try:
             yield study
-        except (InputError, DatasetError):
-            if not study.rows():  # refused before its first trial, so that nothing must remain of it
-                with database.transaction(lease):
+        except SweeperError:
+            if (
+                changes is None and not study.rows()
+            ):  # refused before its first trial, so that nothing must remain of it
+                with suppress(SQLAlchemyError), database.transaction(lease):
                     optuna.delete_study(study_name=sweep.name, storage=database.optuna)
             raise
 
 
 def _create_or_load(
     sweep: Sweep, database: Database, lease: Lease, forked: str | None
-) -> tuple[optuna.Study, list[str]]:
-    """Return the study as its owner uses it, and a line for each change of a resumed sweep."""
-    changes: list[str] = []
+) -> tuple[optuna.Study, list[str] | None]:
+    """Return the study as its owner uses it, and a line for each change of a resumed sweep; None for a new one."""
+    changes: list[str] | None = None
     if sweep.name in optuna.get_all_study_names(database.optuna):
         study = optuna.load_study(study_name=sweep.name, storage=database.optuna)
         if _SWEEP not in study.user_attrs:
@@ -104,9 +107,8 @@ def _best_points(name: str, sweep: Sweep, database: Database) -> list[Point]:
     """Return the best points of another sweep that are in the space of this one."""
     complete = [row for row in _find(name, database).leaderboard() if row.state == "COMPLETE"]
     points = [{key: value for key, value in row.params.items() if key in sweep.space} for row in complete]
-    return [normalized(point, sweep.space) for point in points if not any(check_point(point, sweep.space))][
-        :MAX_FORKED_POINTS
-    ]
+    fitting = [normalized(point, sweep.space) for point in points if not any(check_point(point, sweep.space))]
+    return fitting[:MAX_FORKED_POINTS]
 
 
 def _ensure_id(study: SweepStudy) -> None:
@@ -157,18 +159,16 @@ def read_study(name: str, storage: str) -> StudyView:
         >>> [report.metrics for report in study.reports(1)]
         [{'val_accuracy': 0.625}, {'val_accuracy': 0.75}]
     """
-    with open_database(storage, must_exist=True) as database, storage_errors(database):
+    with open_database(storage, read_only=True) as database, storage_errors(database):
         return _find(name, database)
 
 
 def _find(name: str, database: Database) -> StudyView:
-    names = sorted(optuna.get_all_study_names(database.optuna))
-    if name not in names:
+    if name not in (names := sorted(optuna.get_all_study_names(database.optuna))):
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
         raise InputError(f"no sweep {name!r} in {database.display_url}; {hint}")
-    study = _load(name, database)
-    return StudyView(_sweep_of(study), study, database)
+    return StudyView(_sweep_of(study := _load(name, database)), study, database)
 
 
 def _load(name: str, database: Database) -> optuna.Study:
@@ -213,12 +213,9 @@ def list_sweeps(storage: str) -> list[SweepSummary]:
         InputError: there is no such database.
         StorageError: the database cannot be read.
     """
-    with open_database(storage, must_exist=True) as database, storage_errors(database):
-        summaries = []
-        for name in optuna.get_all_study_names(database.optuna):
-            study = optuna.load_study(study_name=name, storage=database.optuna)
-            if _SWEEP in study.user_attrs:
-                summaries.append(_summary(study, database))
+    with open_database(storage, read_only=True) as database, storage_errors(database):
+        studies = [_load(name, database) for name in optuna.get_all_study_names(database.optuna)]
+        summaries = [_summary(study, database) for study in studies if _SWEEP in study.user_attrs]
     return sorted(summaries, key=lambda summary: summary.created.timestamp() if summary.created else 0, reverse=True)
 
 
@@ -243,6 +240,5 @@ def _sweep_of(study: optuna.Study) -> Sweep:
     try:
         return Sweep.model_validate(study.user_attrs[_SWEEP])
     except (KeyError, ValueError) as error:
-        raise StorageError(
-            f"study {study.study_name!r} holds no sweep that this version of sweeper can read"
-        ) from error
+        name = study.study_name
+        raise StorageError(f"study {name!r} holds no sweep that this version of sweeper can read") from error

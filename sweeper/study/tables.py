@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from sweeper.core.errors import StorageError
+from sweeper.core.errors import InputError, StorageError
 from sweeper.core.secrets import redact
+from sweeper.core.text import format_list
 from sweeper.core.trials import Attempt, Report
 
 tables = sa.MetaData()
@@ -72,17 +75,77 @@ def _create_missing(engine: sa.Engine) -> None:
             connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
 
 
-def check_schema_version(engine: sa.Engine) -> None:
-    """Check that this sweeper can read the tables, if there are any.
+def look_at_tables(engine: sa.Engine) -> Literal["sweeper", "optuna", "none"]:
+    """Return whose tables a database has: sweeper's and Optuna's, only Optuna's, or none of them, or not all yet.
+
+    Nothing is written: the database may be another program's, or another version's.
 
     Raises:
-        StorageError: they were written by a newer sweeper.
+        InputError: it has tables of other programs where those of studies would be.
+        StorageError: a newer sweeper has made its tables.
     """
-    found = _read_version(engine) if sa.inspect(engine).has_table(_schema.name) else None
-    if found is not None and found > SCHEMA_VERSION:
+    names = set(sa.inspect(engine).get_table_names())
+    revision = _read_revision(engine) if REVISIONS in names else None
+    if revision is not None and not re.match(r"v\d", revision):  # MLflow's have no letter v
+        whose = "MLflow's database" if {"experiments", "runs"} <= names else "another program's database"
+        raise InputError(f"it is {whose}, and a study needs one of its own")
+    if _schema.name in names and (found := _read_version(engine) or 0) > SCHEMA_VERSION:
         raise StorageError(
             f"it was written by a newer sweeper (schema {found}; this one knows {SCHEMA_VERSION}): upgrade sweeper"
         )
+    if revision is not None and "version_info" in names and _schema.name in names:
+        return "sweeper"
+    if not names:
+        return "none"
+    expected, inspector = _expected_columns(with_optuna=revision is None), sa.inspect(engine)
+    shared = sorted(names & expected.keys())
+    columns = {name: {column["name"] for column in inspector.get_columns(name)} for name in shared}
+    if taken := [name for name in shared if columns[name] != expected[name]]:
+        raise InputError(f"its tables {format_list(taken)} are another program's, or of a very old Optuna")
+    return "none" if revision is None else "optuna"
+
+
+REVISIONS = "alembic_version"
+"""Table in which Optuna, MLflow and many other programs record the version of their tables."""
+
+
+def _read_revision(engine: sa.Engine) -> str | None:
+    with engine.connect() as connection:
+        return connection.execute(sa.text(f"SELECT version_num FROM {REVISIONS}")).scalar()
+
+
+def _expected_columns(*, with_optuna: bool) -> dict[str, set[str]]:
+    """Return the columns of the tables of sweeps, and of Optuna's, by the names of the tables."""
+    own = {table.name: {column.name for column in table.columns} for table in tables.sorted_tables}
+    if not with_optuna:
+        return own
+    import optuna
+
+    in_memory = optuna.storages.RDBStorage("sqlite:///:memory:")
+    inspector = sa.inspect(in_memory.engine)
+    names = set(inspector.get_table_names()) - {REVISIONS}
+    found = {name: {column["name"] for column in inspector.get_columns(name)} for name in names}
+    in_memory.remove_session()
+    in_memory.engine.dispose()
+    return own | found
+
+
+def drop_unused_tables(connection: sa.Connection, before: Set[str]) -> bool:
+    """Drop the tables of sweeps that a database did not have before; return False if one of them is used by now.
+
+    Args:
+        before: the names of the tables that it had.
+    """
+    if connection.dialect.name == "postgresql":  # a sweep that starts now waits, and then finds no tables
+        connection.execute(sa.text("LOCK TABLE studies IN ACCESS EXCLUSIVE MODE NOWAIT"))
+    added = (_expected_columns(with_optuna=True).keys() | {REVISIONS}) - before
+    used = [name for name in ("studies", "sweeper_leases") if name in added]
+    if any(connection.execute(sa.text(f"SELECT COUNT(*) FROM {name}")).scalar() for name in used):
+        return False
+    found = sa.MetaData()
+    found.reflect(connection, only=lambda name, _: name in added)
+    found.drop_all(connection)
+    return True
 
 
 def _read_version(engine: sa.Engine) -> int | None:

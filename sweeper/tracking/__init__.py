@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sweeper.tracking.client import tracking_uri
+from sweeper.tracking.check import check_store
+from sweeper.tracking.client import store_uri, tracking_uri
 from sweeper.tracking.links import Link, sweep_links
 from sweeper.tracking.packaging import package_model, read_evaluation, store_evaluation
 from sweeper.tracking.projection import Projection, sync
@@ -14,11 +15,13 @@ __all__ = [
     "Link",
     "Projection",
     "Ui",
+    "check_store",
     "package_model",
     "read_evaluation",
     "register_champion",
     "start_ui",
     "store_evaluation",
+    "store_uri",
     "sweep_links",
     "sync",
     "tracking_uri",

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import InputError, TrackingError
 from sweeper.core.files import exclusive_lock, written_whole
-from sweeper.core.secrets import redact
 from sweeper.core.urls import SQLITE, expand, problem_of_tracking_uri, sqlite_path
 from sweeper.tracking import content
 from sweeper.tracking.artifact_root import ARTIFACTS, correct_root
+from sweeper.tracking.server import deleted_experiment, short_reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +35,7 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 
@@ -47,30 +47,31 @@ def tracking_uri(sweep: Sweep, override: str | None = None) -> str:
         InputError: the address is not valid, is a folder, which MLflow no longer supports, or refers to a variable that
             is not set.
     """
-    asked = override or sweep.tracking.resolved_uri() or os.environ.get("MLFLOW_TRACKING_URI")
-    uri = expand(asked or f"{SQLITE}mlflow.db")
-    if fault := problem_of_tracking_uri(uri, secrets=True):
-        raise InputError(f"the address of MLflow {fault}")
-    if ("://" not in uri or uri.startswith("file:")) and uri != "databricks" and not _folders_are_allowed():
-        raise InputError(f"MLflow no longer keeps runs in a folder ({uri}); use {SQLITE}{uri}/mlflow.db, or a server")
+    return store_uri(override or sweep.tracking.resolved_uri())
+
+
+def store_uri(asked: str | None) -> str:
+    """Return the address of an MLflow store: `asked`, else MLFLOW_TRACKING_URI, else a local file.
+
+    Raises:
+        InputError: as `tracking_uri` does.
+    """
+    uri = expand(asked or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db")
+    if problem := problem_of_tracking_uri(uri, secrets=True):
+        raise InputError(f"the address of MLflow {problem}")
     path = sqlite_path(uri)
     return uri if path is None else f"{SQLITE}{path}"
 
 
-def _folders_are_allowed() -> bool:
-    return os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
-
-
-def is_http(uri: str) -> bool:
-    """Return whether the address is that of a server, and not of a database."""
-    return uri.startswith(("http://", "https://"))
-
-
 def configure_mlflow() -> None:
-    """Set short timeouts and quiet logs for MLflow in this process; variables that are set keep their values."""
+    """Set short timeouts and quiet logs for MLflow in this process; variables that are set keep their values.
+
+    What MLflow and its libraries log about a failure is a traceback for each request; sweeper reports it in one line.
+    """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for library in ("alembic", "sqlalchemy.pool", "urllib3"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     # MLflow reads its level when it is imported, and other code may have imported it before.
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
 
@@ -127,20 +128,6 @@ def default_store(uri: str) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def ping(uri: str, *, timeout: float = 3.0) -> None:
-    """Ask an MLflow server whether it is healthy, without importing MLflow.
-
-    Raises:
-        TrackingError: it does not answer within `timeout` seconds, or answers with an error; with a short reason.
-    """
-    import requests
-
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=timeout).raise_for_status()
-    except requests.RequestException as error:
-        raise TrackingError(short_reason(error)) from error
-
-
 def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
     """Return the id of the experiment called `name`; create it if there is none.
 
@@ -162,7 +149,7 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
                 raise
             found = client.get_experiment_by_name(name)  # another process was first
     if found is None or found.lifecycle_stage != "active":
-        raise TrackingError(f"the experiment {name!r} was deleted; restore it, or choose another tracking.experiment")
+        raise TrackingError(deleted_experiment(name))
     if path is not None and (note := correct_root(path, found.artifact_location)):
         _warn_once(note)
     return str(found.experiment_id)
@@ -171,17 +158,6 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
 @cache
 def _warn_once(note: str) -> None:
     logger.warning(note)
-
-
-def short_reason(error: Exception) -> str:
-    """Return the reason for an error of MLflow in one short line, with secrets masked."""
-    cause: BaseException = error
-    while not isinstance(error, TrackingError) and (cause.__cause__ or cause.__context__) is not None:
-        cause = cause.__cause__ or cause.__context__ or cause
-    for kind, reason in (("ConnectionRefused", "connection refused"), ("Timeout", "no answer in time")):
-        if kind in type(cause).__name__:
-            return reason
-    return (redact(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @dataclass

@@ -12,9 +12,10 @@ from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.trials import leaderboard
 from sweeper.tracking import content
-from sweeper.tracking.client import connect, open_experiment, search_runs, short_reason
+from sweeper.tracking.client import connect, open_experiment, search_runs
 from sweeper.tracking.content import fit_key
 from sweeper.tracking.registry import CHAMPION_ALIAS
+from sweeper.tracking.server import short_reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

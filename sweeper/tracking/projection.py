@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.errors import StorageError, TrackingError
 from sweeper.core.secrets import redact
-from sweeper.tracking.client import configure_mlflow, short_reason
+from sweeper.tracking.client import configure_mlflow
+from sweeper.tracking.server import short_reason
 from sweeper.tracking.sync import StudySync
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
 from sweeper.tracking import content
-from sweeper.tracking.client import connect, default_store, log_dataset, open_experiment, search_runs, short_reason
+from sweeper.tracking.client import connect, default_store, log_dataset, open_experiment, search_runs
 from sweeper.tracking.content import fit_key, fit_tags
 from sweeper.tracking.packaging import PACKED
+from sweeper.tracking.server import short_reason
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

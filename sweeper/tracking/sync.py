@@ -6,7 +6,10 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.errors import StorageError, TrackingError
+from sweeper.core.files import PinnedPath
 from sweeper.core.trials import Report
+from sweeper.core.urls import sqlite_path
 from sweeper.tracking import content
 from sweeper.tracking.client import (
     KnownRun,
@@ -16,9 +19,9 @@ from sweeper.tracking.client import (
     log_text_best_effort,
     open_experiment,
     search_runs,
-    short_reason,
 )
 from sweeper.tracking.content import altered_names, batches, fit_key, fit_params, fit_tags
+from sweeper.tracking.server import short_reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,6 +53,7 @@ class StudySync:
         self._id = study.id
         self._uri = uri
         self._client: MlflowClient | None = None
+        self._file: PinnedPath | None = None
         self._rows = {row.number: row for row in study.rows()}
         self._runs: dict[int, KnownRun] | None = None
         self._experiment = ""
@@ -62,7 +66,7 @@ class StudySync:
         Raises:
             Exception: MLflow cannot be reached, or refuses; call again to write the rest.
         """
-        self._client = client = self._client or connect(self._uri)
+        client = self._connect()
         rows = sorted(rows, key=lambda row: row.number)
         self._rows.update({row.number: row for row in rows})
         try:
@@ -77,6 +81,22 @@ class StudySync:
         except Exception:
             self._runs, self._must_reload = None, True
             raise
+
+    def _connect(self) -> MlflowClient:
+        """Return the client of the store; raise TrackingError if the store's file is not the one that it opened.
+
+        MLflow keeps connections to a deleted file, and would write into it without an error.
+        """
+        if self._client is None:
+            self._client = connect(self._uri)
+            path = sqlite_path(self._uri)
+            self._file = PinnedPath(path, "MLflow's store") if path else None
+        try:
+            if self._file:
+                self._file.check_unchanged()
+        except StorageError:
+            raise TrackingError("its file was removed or replaced") from None
+        return self._client
 
     def _load(self, client: MlflowClient) -> dict[int, KnownRun]:
         """Read the runs of the study. If a lost answer led to two runs of one trial, delete that with fewer metrics."""

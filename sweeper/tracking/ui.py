@@ -17,9 +17,8 @@ from urllib.request import urlopen
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.core.urls import sqlite_path
+from sweeper.core.urls import is_http, sqlite_path
 from sweeper.tracking.artifact_root import ARTIFACTS
-from sweeper.tracking.client import is_http
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +15,17 @@ import pytest
 from sweeper.cli import doctor, doctor_cluster
 from sweeper.cli.doctor import Check
 from sweeper.cli.main import main
+from sweeper.spec import Sweep
+from sweeper.study.open import open_study
 
 STUDIES = "sqlite:///sweeper.db"
+SWEEP = {
+    "name": "climbing",
+    "trainable": "tests.samples:climb",
+    "objective": {"metric": "score"},
+    "budget": {"trials": 2, "epochs": 2},
+    "space": {"height": {"type": "float", "low": 0, "high": 1}},
+}
 
 
 def only(checks: Iterator[Check]) -> Check:
@@ -31,6 +41,7 @@ def server(status: int) -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
+            self.wfile.write(b'{"experiment": {"lifecycle_stage": "active"}}')
 
         def log_message(self, *_: object) -> None:
             pass
@@ -68,6 +79,22 @@ def test_present_store_is_checked_and_not_changed() -> None:
     assert Path("sweeper.db").read_bytes() == before
 
 
+def test_study_that_was_killed_is_checked_and_not_changed(tmp_path: Path) -> None:
+    with open_study(Sweep.from_mapping(SWEEP)):
+        pass
+    check = only(doctor.check_storage(STUDIES))
+    assert (check.state, check.found) == ("ok", f"{tmp_path}/sweeper.db")
+    for file in ("sweeper.db", "sweeper.db-wal", "sweeper.db-shm"):
+        assert Path(file).exists() == (file == "sweeper.db")
+    with closing(sqlite3.connect("sweeper.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE customers (x)")
+        for name in ("copy.db", "copy.db-wal"):  # as a process that is killed now leaves them
+            shutil.copy(name.replace("copy", "sweeper"), name)
+    before = Path("copy.db").read_bytes(), Path("copy.db-wal").read_bytes()
+    assert before[1] and only(doctor.check_storage("sqlite:///copy.db")).state == "ok"
+    assert (Path("copy.db").read_bytes(), Path("copy.db-wal").read_bytes()) == before
+
+
 def test_file_that_is_no_database_fails_with_advice() -> None:
     Path("sweeper.db").write_text("not a database, but long enough to have a header" * 10)
     check = only(doctor.check_storage(STUDIES))
@@ -93,6 +120,16 @@ def test_store_in_a_read_only_folder_fails(tmp_path: Path) -> None:
     assert only(doctor.check_storage(f"sqlite:///{tmp_path}/closed/sweeper.db")).state == "fail"
 
 
+def test_database_of_another_program_fails_and_is_not_changed(tmp_path: Path) -> None:
+    with closing(sqlite3.connect("other.db")) as connection:
+        connection.execute("CREATE TABLE trials (x)")
+        connection.execute("CREATE TABLE runs (x)")
+    before = Path("other.db").read_bytes()
+    for check in (only(doctor.check_storage("sqlite:///other.db")), only(doctor.check_tracking("sqlite:///other.db"))):
+        assert check.state == "fail" and "another program" in check.found
+    assert Path("other.db").read_bytes() == before and not list(tmp_path.glob("other.db-*"))
+
+
 def test_unreachable_database_server_fails_without_its_password() -> None:
     pytest.importorskip("psycopg")
     check = only(doctor.check_storage("postgresql+psycopg://ada:secret@127.0.0.1:9/sweeps"))
@@ -100,8 +137,8 @@ def test_unreachable_database_server_fails_without_its_password() -> None:
     assert "secret" not in check.found
 
 
-@pytest.mark.parametrize(("status", "state"), [(200, "ok"), (401, "warn"), (403, "warn"), (500, "fail")])
-def test_mlflow_server_is_asked_for_its_health(status: int, state: str) -> None:
+@pytest.mark.parametrize(("status", "state"), [(200, "ok"), (401, "fail"), (403, "fail"), (500, "fail")])
+def test_mlflow_server_is_asked_for_an_experiment(status: int, state: str) -> None:
     with server(status) as url:
         check = only(doctor.check_tracking(url))
     assert check.state == state

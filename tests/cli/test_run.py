@@ -131,3 +131,13 @@ def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path
     assert not alive
     again = sweeper("run", "counting.yaml", "--json")
     assert again.returncode == 0 and json.loads(again.stdout)["counts"] == {"COMPLETE": 2}
+
+
+def test_run_that_mlflow_misses_ends_with_code_69_until_it_is_delivered(tmp_path: Path) -> None:
+    (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "climb").replace("trials: 4", "trials: 2"))
+    away = sweeper("run", "counting.yaml", "--tracking-uri", "http://127.0.0.1:9", "--json")
+    result = json.loads(away.stdout)
+    assert away.returncode == 69 and result["counts"] == {"COMPLETE": 2} and result["delivered"] is False
+    assert "MLflow does not have everything yet; the study has. The same command delivers the rest." in away.stderr
+    again = sweeper("run", "counting.yaml", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout)["delivered"] is True

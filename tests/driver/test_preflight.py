@@ -17,6 +17,7 @@ from sweeper.core.sweep_folder import SweepFolder
 from sweeper.driver import preflight as preflight_module
 from sweeper.driver.preflight import preflight
 from sweeper.spec import Sweep
+from sweeper.tracking import store_uri
 
 MakeSweep = Callable[..., Sweep]
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,29 @@ def test_this_machine_has_the_cpus_that_the_process_may_use(
         check(make_sweep(resources={"cpus": 2}))
     monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 3, "GPU": 2}')
     check(make_sweep(resources={"cpus": 3, "gpus": 2}))
+
+
+@pytest.mark.parametrize(
+    ("storage", "store"),
+    [
+        ("sqlite:///same.db", "sqlite:///same.db"),
+        ("sqlite:///./x/../same.db", "sqlite:///same.db"),
+        ("sqlite:///link.db", "sqlite:///same.db"),
+        ("sqlite:///same.db", "sqlite:///folder/same.db"),
+        ("postgresql+psycopg://localhost/runs", "postgresql+psycopg://127.0.0.1:5432/runs"),
+    ],
+)
+def test_study_and_mlflow_in_one_database_are_refused(make_sweep: MakeSweep, storage: str, store: str) -> None:
+    Path("link.db").symlink_to("same.db")
+    Path("folder").symlink_to(".")
+    with pytest.raises(InputError, match="the study and MLflow cannot use one database"):
+        preflight(
+            make_sweep(storage=storage),
+            folder=SweepFolder.of("sweep", "x"),
+            address=None,
+            tracking_uri=store_uri(store),
+        )
+    assert {path.name for path in Path().iterdir()} == {"link.db", "folder"}
 
 
 def test_folder_for_ray_that_is_not_writable_is_refused(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:

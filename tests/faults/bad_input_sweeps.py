@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +33,12 @@ ENDLESS = "a grid needs a step for height; add step:"
 
 def closed(folder: Path) -> None:
     (folder / "closed").mkdir(mode=0o555)
+
+
+def others_table(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "trials.db")) as connection:
+        connection.execute("CREATE TABLE trials (x)")
+        connection.execute("CREATE TABLE runs (x)")
 
 
 def data(message: str, **environment: str) -> Case:
@@ -255,6 +263,41 @@ SWEEPS: dict[str, list[Case]] = {
         option("--address", "http://h:1", "--address: has an unknown scheme"),
         option("--address", "ray://h:10001", "--address: is that of Ray's client, through which no sweep can run"),
         option("--storage", "postgresql+nothing://h/d", "the database of studies has no driver here"),
+    ],
+    "an address of MLflow that cannot work": [
+        line(
+            "tracking: {uri: 'file:///data/x'}",
+            "6:12  tracking.uri: names a folder, where MLflow no longer keeps runs; use sqlite:////data/x/mlflow.db",
+        ),
+        line("tracking: {uri: '127.0.0.1:5000'}", "6:12  tracking.uri: has no scheme; write http://127.0.0.1:5000"),
+        line("tracking: {uri: databricks-uc}", "6:12  tracking.uri: is the address of a registry of models"),
+        option("--tracking-uri", "sqlite://m.db", "--tracking-uri: needs three slashes before the path of the file"),
+        option("--tracking-uri", "sqlite:///:memory:", "--tracking-uri: names no file"),
+        option("--tracking-uri", "http://h:5000/#/runs", "--tracking-uri: has a part after '?' or '#'"),
+        option("--tracking-uri", "databricks://none", "MLflow at databricks://none needs credentials"),
+        option(
+            "--tracking-uri", "postgresql+nothing://h/d", "MLflow's database postgresql+nothing://h/d has no driver"
+        ),
+        option("--tracking-uri", "sqlite:///sweep.yaml", "MLflow cannot use "),
+    ],
+    "a database that is another program's": [
+        replace(
+            option(
+                "--storage", "sqlite:///trials.db", "sqlite:///trials.db cannot hold studies: its tables trials are"
+            ),
+            prepare=others_table,
+        ),
+        replace(option("--tracking-uri", "sqlite:///trials.db", "MLflow cannot use "), prepare=others_table),
+        option("--storage", "sqlite:///sweep.yaml", "sqlite:///sweep.yaml cannot hold studies: it is a file, but no"),
+        option("--tracking-uri", "sqlite:///sweeper.db", "the study and MLflow cannot use one database"),
+    ],
+    "an unknown option of a database": [
+        option(
+            "--storage",
+            "postgresql+psycopg://h/d?conect_timeout=5",
+            "the database of studies has an unknown option 'conect_timeout'. Did you mean 'connect_timeout'?",
+        ),
+        option("--storage", "sqlite:///x.db?timeout=5", "sweep.yaml  --storage: has options after '?', but"),
     ],
     "a missing or invalid trainable": [
         line("trainable: no.where:train", "2:1  trainable: there is no module 'no.where' in "),

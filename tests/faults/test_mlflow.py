@@ -54,14 +54,14 @@ def test_mlflow_that_is_down_delays_nothing(campaign: Campaign, record: Record, 
     campaign.tracking_uri = server.url
     server.kill()
     run = campaign.start()
-    assert run.wait(PATIENCE_S) == 0, campaign.output()
+    assert run.wait(PATIENCE_S) == 69, campaign.output()
     assert "MLflow does not have everything yet" in campaign.output()
     server.start()
     first, second = sync(campaign), sync(campaign)
     assert second.startswith("0 records")
     campaign.check()
     record(
-        "MLflow down from start to end", f"exit 0 with a note; then `sweeper sync`: {first.split(' of')[0]}, again: 0"
+        "MLflow down from start to end", f"exit 69 with a note; then `sweeper sync`: {first.split(' of')[0]}, again: 0"
     )
 
 
@@ -95,7 +95,7 @@ def test_bad_network_to_mlflow_costs_no_report(
     network.mood = mood
     troubled = acknowledged(campaign, 16) / 2
     network.mood = mood if mood == "loses" else "passes"
-    assert run.wait(PATIENCE_S) == 0, campaign.output()
+    assert run.wait(PATIENCE_S) in (0, 69), campaign.output()  # 69 if the last answers were lost
     network.mood = "passes"
     sync(campaign)
     campaign.tracking_uri = server.url

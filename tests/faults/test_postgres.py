@@ -61,7 +61,8 @@ def test_four_sweeps_share_a_database_server_that_restarts(campaign: Campaign, r
             restart_server(server)
             restarts += 1
             assert restarts < 100
-        assert [run.wait(PATIENCE_S) for run in runs] == [0] * 4, "\n".join(part.output() for part in four)
+        # 69 if MLflow's database restarted just when the sweep ended
+        assert {run.wait(PATIENCE_S) for run in runs} <= {0, 69}, "\n".join(part.output() for part in four)
         assert restarts > 3
         for part in four:
             assert part.sweeper("sync", part.sweep["name"], "--storage", storage, "--tracking-uri", tracking_uri)

@@ -122,7 +122,7 @@ FAULTS = [
     Storm._kill_mlflow,
     Storm._fill_disk,
 ]
-DONE = (0, 3)
+DONE = (0, 3, 69)
 """Exit codes of a sweep that is done."""
 
 

@@ -82,7 +82,7 @@ def test_sqlite_file_is_in_wal_mode_and_syncs_every_commit(tmp_path: Path) -> No
     assert stat.S_ISREG((tmp_path / "folder" / "sweeper.db").stat().st_mode)
 
 
-@pytest.mark.parametrize("url", ["sweeper.db", "", "sqlite//x"])
+@pytest.mark.parametrize("url", ["sweeper.db", "sqlite//x", "postgresql:/x", "sqlite://"])
 def test_text_that_is_no_database_url_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(InputError, match="try sqlite:///sweeper.db"), open_database(url):
         pass
@@ -95,10 +95,11 @@ def test_unreachable_database_is_one_error_without_the_password() -> None:
     assert failure.value.exit_code == 74
 
 
-def test_file_that_is_no_database_is_one_error(tmp_path: Path) -> None:
+def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweeper.db").write_text("not a database" * 100)
-    with pytest.raises(StorageError, match="cannot be opened"), open_database("sqlite:///sweeper.db"):
+    with pytest.raises(InputError, match="it is a file, but no SQLite database"), open_database("sqlite:///sweeper.db"):
         pass
+    assert (tmp_path / "sweeper.db").read_text() == "not a database" * 100
 
 
 def test_reading_creates_no_database(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from sweeper.core.errors import InputError, TrackingError
 from sweeper.spec import Sweep
-from sweeper.tracking import Projection, sync
+from sweeper.tracking import Projection, check_store, sync
+from sweeper.tracking.client import connect
 from tests.tracking.tools import Proxy, RecordedStudy, Server, assert_equal, runs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
@@ -96,6 +98,17 @@ def _is_true_within(seconds: float, claim: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def test_server_is_asked_for_the_experiment_before_it_is_used(server: Server) -> None:
+    assert check_store(server.url, "not yet there") is None
+    assert check_store(f"{server.url}/", "Default") is None
+    with pytest.raises(TrackingError, match="is not MLflow .404"):
+        check_store(f"{server.url}/wrong-prefix")
+    client = connect(server.url)
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(InputError, match="the experiment 'gone' was deleted"):
+        check_store(server.url, "gone")
 
 
 def test_two_projections_into_one_server_stay_separate(server: Server, make_sweep: Callable[..., Sweep]) -> None:

@@ -92,6 +92,35 @@ def test_locked_store_delays_no_trial_and_gets_everything_later(
     assert_equal(uri, study)
 
 
+def test_deleted_store_is_reported_in_one_line(
+    uri: str,
+    study: RecordedStudy,
+    projecting: Projection,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    study.trial(0, 0.1)
+    assert projecting.flush(20)
+    path = Path(uri.removeprefix("sqlite:///"))
+    path.unlink()
+    study.trial(1, 0.2)
+    assert not projecting.flush(20)
+    study.trial(2, 0.3)
+    assert not projecting.close(20)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"MLflow at {uri} does not answer (its file was removed or replaced). The sweep continues; "
+        "`sweeper sync climbing` delivers what is missing."
+    ]
+    assert capfd.readouterr().err == ""
+    assert not path.exists()
+
+
+def test_libraries_of_mlflow_log_no_tracebacks(uri: str) -> None:
+    connect(uri)
+    for library in ("mlflow.store.db.utils", "alembic.runtime.migration", "sqlalchemy.pool.impl.QueuePool"):
+        assert not logging.getLogger(library).isEnabledFor(logging.ERROR)
+
+
 def test_unreachable_server_costs_the_driver_nothing(study: RecordedStudy, caplog: pytest.LogCaptureFixture) -> None:
     uri = "http://me:canary@127.0.0.1:9"
     projection = Projection(study.sweep, uri)
