@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from sweeper.study.study import SweepStudy
     from sweeper.tracking import Champion, Projection
 
-FIRST_REPORT_WAIT_S = 20.0
-"""Longest wait for a first report before MLflow is opened: until then the starting workers need the processor."""
-
 
 @private_files()
 def run_sweep(
@@ -78,8 +75,7 @@ def run_sweep(
     tracking.check_store(uri, sweep.tracking.experiment)
     projection = tracking.Projection(sweep, uri)
     cleaner = CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=place.url is not None)
-    # Optuna takes half a second to import, and a refusal need not wait for it.
-    from sweeper.study.compatibility import check_environment, record_start
+    from sweeper.study.compatibility import check_environment, record_start  # not before a refusal: Optuna is slow
     from sweeper.study.open import open_study
 
     everyone = [*listeners, projection, cleaner]
@@ -160,7 +156,7 @@ def _train(
         from sweeper.driver.stop import RunControl
         from sweeper.driver.tune import tune_trials
 
-        projection.start(study, first_report_wait_s=FIRST_REPORT_WAIT_S)
+        projection.start(study, first_report_wait_s=projection.FIRST_REPORT_WAIT_S)
         control = RunControl(study, stop, PinnedPath(context.folder.path, "the folder of the sweep"))
         found = tune_trials(study, context, control=control, must_evaluate=wanted)
         if stop.reason is StopReason.TIMEOUT:

@@ -25,7 +25,6 @@ DECLARED = "sweep.json"
 """The file in a sweep's folder with the sweep as it was declared."""
 
 MAX_MARKER_BYTES = 10_000
-
 _RESULTS = ("trials", "champion")
 """Subfolders with results of a study; no other study may find them in its folder."""
 
@@ -54,14 +53,12 @@ class SweepFolder:
         """Return the folder for a path or URL; `sweeps/NAME` if it is None.
 
         Raises:
-            InputError: The URL holds a secret or has too few slashes: as a path it would be a folder called `file:`.
+            InputError: The URL holds a secret or has too few slashes.
         """
+        if folder is not None and (problem := problem_of_folder(str(folder))):
+            raise InputError(f"the folder of the sweep {problem}")
         if folder is not None and is_remote(folder):
-            if problem := problem_of_folder(str(folder)):
-                raise InputError(f"the folder of the sweep {problem}")
             return cls(_local_copy(str(folder)), str(folder))
-        if str(folder).lower().startswith("file:"):
-            raise InputError(f"--dir {folder} is no URL; write the path alone, or file:///path with three slashes")
         return cls(Path(folder or Path("sweeps") / name).absolute())
 
     def on_this_node(self) -> SweepFolder:
@@ -100,10 +97,9 @@ class SweepFolder:
 def _bytes_below(folder: Path) -> int:
     """Return the size of the files of a folder, in bytes. No link is followed; a file that is deleted now counts 0."""
     found = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                found += os.lstat(os.path.join(place, name)).st_size
+    for file in (Path(place, name) for place, _, names in os.walk(folder) for name in names):
+        with suppress(OSError):
+            found += file.lstat().st_size
     return found
 
 
@@ -134,16 +130,13 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: a link or a file is in the place of a folder, or a link in that of the marker.
     """
-    trials = folder / "trials"
     try:
         for name in _RESULTS:
             if os.path.lexists(folder / name) and not _is_folder(folder / name):
                 raise _wrong_kind_error(folder, name, "a folder")
-        if _is_folder(trials):
-            with os.scandir(trials) as entries:
-                for entry in entries:
-                    if entry.name.isdigit() and not entry.is_dir(follow_symlinks=False):
-                        raise _wrong_kind_error(folder, f"trials/{entry.name}", "a folder")
+        for entry in os.scandir(folder / "trials") if _is_folder(folder / "trials") else ():
+            if entry.name.isdigit() and not entry.is_dir(follow_symlinks=False):
+                raise _wrong_kind_error(folder, f"trials/{entry.name}", "a folder")
         if os.path.lexists(folder / MARKER) and not stat.S_ISREG((folder / MARKER).lstat().st_mode):
             raise _wrong_kind_error(folder, MARKER, "a file")
     except OSError as error:
@@ -167,8 +160,8 @@ def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
     """Claim a folder for a study, and lock it while the block runs.
 
     A folder without results has no owner and can be claimed again. A folder with results but without a marker was
-    written by sweeper 0.1; it belongs to the study that recorded this folder. What killed processes left unfinished
-    in it is removed. If the block is refused before it has results, a folder that was created for it is removed too.
+    written by sweeper 0.1; it belongs to the study that recorded this folder. What killed processes left unfinished is
+    removed, and so is a folder that was created for a block that is refused before it has results.
 
     Raises:
         InputError: The folder holds results of another study, or cannot be written to.
@@ -228,8 +221,8 @@ def _lock(handle: int, folder: Path, study: Claimant) -> None:
             raise SweepBusyError(
                 f"another process runs a sweep in {folder}. Wait for it to end, or choose another folder with --dir"
             ) from error
-    except OSError:  # some network file systems have no locks; the lease in the database still protects the sweep
-        pass
+    except OSError:
+        pass  # some network file systems have no locks; the lease in the database still protects the sweep
 
 
 def _claim(handle: int, folder: Path, study: Claimant) -> None:
@@ -258,9 +251,9 @@ def _owner_of(content: bytes) -> dict[str, str]:
     """Return the content of a marker; an empty dict if it is empty, or torn by a full disk or a lost machine."""
     try:
         found = json.loads(content)
-    except (ValueError, RecursionError):
+        return {str(key): str(value) for key, value in found.items()}
+    except (ValueError, RecursionError, AttributeError):
         return {}
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _marker(study: Claimant) -> bytes:

@@ -157,11 +157,10 @@ def problem_of_folder(path: str) -> str | None:
     """Return the problem of a sweep's folder, a path or a URL that is stored and shown; None if there is none."""
     if not path:
         return "is empty; name a folder, or leave the option out to use sweeps/NAME"
+    if path.lower().startswith("file:") and "://" not in path:  # as a path it would be a folder called `file:`
+        return f"is no URL ({path}); write the path alone, or file:///path with three slashes"
     if has_secret_part(path):
-        return (
-            "has a password or a key in clear; leave it out of the URL, and give it in the environment, as in "
-            "AWS_SECRET_ACCESS_KEY"
-        )
+        return "has a password or a key in clear; give it in the environment, as in AWS_SECRET_ACCESS_KEY"
     return None
 
 

@@ -38,6 +38,9 @@ class Projection:
     when the process ends.
     """
 
+    FIRST_REPORT_WAIT_S = 20.0
+    """Longest wait for a first report before MLflow is opened: until then the starting workers need the processor."""
+
     def __init__(self, sweep: Sweep, uri: str) -> None:
         self.name = sweep.name
         self.uri = uri
