@@ -100,8 +100,8 @@ MAX_ENTRIES = 2000
 """Files and folders that are looked at for code which is not imported by name, when code is copied on this machine."""
 
 
-LINKED_LEVELS = 2
-"""Folders above the code that a copy imitates: code may refer to `Path(__file__).parents[1]`."""
+MAX_NEIGHBOURS = 200
+"""Entries of the folder above the code, for which a copy has links: code may refer to `Path(__file__).parents[1]`."""
 
 
 def user_code_root(trainable: str) -> Path | None:
@@ -217,7 +217,7 @@ def _is_skipped(folder: Path) -> bool:
 def freeze_user_code(trainable: str, target: Path, imported: Iterable[str]) -> Path | None:
     """Copy the user's code on this machine, so that a sweep does not change while its files are edited.
 
-    Everything else is linked, beside the code and up to `LINKED_LEVELS` folders above it, so that code finds its data.
+    Everything else is linked, beside the code and in the folder above it, so that code finds its data.
 
     Args:
         target: the folder for the copy and the links, which is replaced.
@@ -229,23 +229,21 @@ def freeze_user_code(trainable: str, target: Path, imported: Iterable[str]) -> P
     root = user_code_root(trainable)
     if root is None:
         return None
-    place = Path(*root.parts[1:][-LINKED_LEVELS:])
     apart = root, target.parent.resolve()  # a link to the results would make a circle
     with written_whole(target) as beside:
         folders = _folders_with_code(root, {root / file for file in imported})
         for folder, names in folders.items():
-            copy = beside / place / folder.relative_to(root)
+            copy = beside / root.name / folder.relative_to(root)
             copy.mkdir(parents=True)
             code = {name for name in names if name.endswith(".py") and (folder / name).is_file()}
             for name in code:
                 with suppress(PermissionError):  # then nothing imports it either
                     shutil.copyfile(folder / name, copy / name)
             _link(folder, copy, [name for name in names if name not in code and folder / name not in folders], apart)
-        for folder, above in zip(root.parents, place.parents, strict=False):
-            with suppress(OSError):  # it may not be listed
-                if len(names := os.listdir(folder)) <= MAX_ENTRIES:
-                    _link(folder, beside / above, names, apart)
-    return target / place
+        with suppress(OSError):  # the folder above may not be listed
+            if len(names := os.listdir(root.parent)) <= MAX_NEIGHBOURS:
+                _link(root.parent, beside, names, apart)
+    return target / root.name
 
 
 def _link(folder: Path, copy: Path, names: Iterable[str], apart: Iterable[Path]) -> None:

@@ -230,8 +230,9 @@ def test_module_that_does_not_exist_is_refused(home: Path, tmp_path: Path) -> No
 
 
 def freeze(trainable: str, tmp_path: Path) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     copy = freeze_user_code(trainable, tmp_path / "code", digest_user_code(trainable))
-    assert copy == tmp_path / "code" / tmp_path.name / "home"
+    assert copy == tmp_path / "code" / "home"
     return copy
 
 
@@ -259,9 +260,9 @@ def test_frozen_code_does_not_change_with_its_original(home: Path, tmp_path: Pat
 def test_code_that_looks_above_itself_finds_its_files(home: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "table.csv").write_text("1\n")
-    copy = freeze("mine:train", tmp_path)
+    copy = freeze("mine:train", tmp_path / "results")
     assert (copy.parent / "data" / "table.csv").read_text() == "1\n"
-    assert not (copy.parent / "code").exists()
+    assert not (copy.parent / "results").exists()
 
 
 def test_huge_folder_beside_the_code_is_linked(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
