@@ -27,6 +27,9 @@ _HOST_AND_PORT = re.compile(r"(//)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}(
 
 SQLITE = "sqlite:///"
 
+MAX_NAME_BYTES = 255
+"""Longest name of a file, in bytes, on the usual file systems."""
+
 
 _UNQUOTED = (
     "is no URL that can be read in one way only. In a user or password write %40 for @, %2F for /, %23 for # and "
@@ -103,6 +106,8 @@ def _problem_of_sqlite(text: str) -> str | None:
         return f"needs three slashes before the path of the file{proposal}"
     if options:
         return "has options after '?', but a SQLite file takes none"
+    if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.split("/")):
+        return f"names a file or folder with more than {MAX_NAME_BYTES} bytes, which no file system can hold"
     if os.path.expanduser(path[3:]).startswith("~"):
         return "begins with '~', but there is no such user; write ./~ for a file of that name"
     return None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import stat
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 from sweeper.core.errors import InputError, TrackingError
 from sweeper.core.secrets import redact
 from sweeper.spec import Sweep
-from sweeper.tracking import sync, tracking_uri
+from sweeper.study.database_url import check_database_url
+from sweeper.tracking import store_uri, sync, tracking_uri
 from sweeper.tracking.client import connect
+from tests.core.test_urls import PARTS, SECRET
 from tests.tracking.tools import (
     RecordedStudy,
     four_trials,
@@ -65,6 +68,18 @@ def test_addresses_are_shown_without_secrets(secret: str) -> None:
     text = redact(f"API request to {secret} failed")
     assert "canary" not in text and "ary@" not in text
     assert text.startswith("API request to http") and text.endswith(" failed")
+
+
+def test_any_address_is_accepted_or_refused_in_one_line() -> None:
+    draw = random.Random(2000)
+    for _ in range(2000):
+        text = "".join(draw.choice(part) for part in PARTS)
+        for use in (store_uri, check_database_url):
+            try:
+                use(text)
+            except InputError as error:
+                assert len(str(error).splitlines()) == 1 and SECRET not in redact(error), text
+    assert not list(Path().iterdir())
 
 
 def test_folder_is_refused_as_a_store(make_sweep: Callable[..., Sweep]) -> None:
