@@ -134,7 +134,7 @@ def check_folder(folder: Path) -> None:
         for name in _RESULTS:
             if os.path.lexists(folder / name) and not _is_folder(folder / name):
                 raise _wrong_kind_error(folder, name, "a folder")
-        for entry in os.scandir(folder / "trials") if _is_folder(folder / "trials") else ():
+        for entry in list(os.scandir(folder / "trials")) if _is_folder(folder / "trials") else ():
             if entry.name.isdigit() and not entry.is_dir(follow_symlinks=False):
                 raise _wrong_kind_error(folder, f"trials/{entry.name}", "a folder")
         if os.path.lexists(folder / MARKER) and not stat.S_ISREG((folder / MARKER).lstat().st_mode):

@@ -21,9 +21,7 @@ _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 """A scheme; of two letters at least, because a single one is a drive of Windows."""
 
-
 _HOST_AND_PORT = re.compile(r"(//)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}(/|$)|localhost(/|$)|\d+(\.\d+){3}(/|$)")
-
 
 SQLITE = "sqlite:///"
 
@@ -67,8 +65,6 @@ def problem_of_url(text: str, schemes: Iterable[str], *, secrets: bool = False) 
         return f"has a scheme in capitals; write {parts.scheme}"
     if port == 0:
         return "has port 0; use 1 to 65535"
-    if parts.netloc.count("@") > 1:
-        return "has two '@'; write the one in the password as %40"
     if " " in parts.netloc:
         return "has a space in the name of the host"
     if parts.scheme in ("http", "https", "ray") and not parts.hostname:

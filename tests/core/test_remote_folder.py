@@ -75,7 +75,8 @@ def test_partly_copied_checkpoint_is_skipped(shared: RemoteFolder, tmp_path: Pat
     assert latest is not None and latest.step == 1 and "step-00000002" in there.damaged[0]
 
 
-def test_key_that_leads_out_of_its_checkpoint_is_not_copied(tmp_path: Path) -> None:
+def test_key_that_leads_out_of_its_checkpoint_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.core.remote_folder._PROCESS_LOCAL", set())
     remote = RemoteFolder(f"memory://{uuid4().hex}")
     near = CheckpointStore(tmp_path / "here" / "0007", remote)
     (tmp_path / "here").mkdir()
