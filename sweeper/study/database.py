@@ -23,7 +23,7 @@ from sweeper.core.urls import connect_to_read
 from sweeper.study.commands import Commands
 from sweeper.study.database_url import is_sqlite_file, parse_database_url, refuse_network_file_system
 from sweeper.study.lease import Lease, is_held
-from sweeper.study.tables import create_tables, drop_unused_tables, look_at_tables
+from sweeper.study.tables import create_tables, drop_unused_tables, is_used, look_at_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -101,16 +101,20 @@ class Database:
             yield
         except SweeperError:
             if self.before is not None:
-                with suppress(SQLAlchemyError, OSError):
+                with suppress(SQLAlchemyError, OSError, StorageError):
                     self._remove_added(self.before)
             raise
 
     def _remove_added(self, before: Before) -> None:
         self.optuna.remove_session()
+        if self.file:
+            self.file.check_unchanged()
+        with self.engine.connect() as connection:
+            if is_used(connection, before.tables):
+                return
         self.engine.dispose()
         with self.engine.begin() as connection:
             if self.file:
-                self.file.check_unchanged()
                 connection.exec_driver_sql("PRAGMA busy_timeout = 1000")
                 # This fails if another process has the file open, and leaves no log beside it.
                 connection.exec_driver_sql(f"PRAGMA journal_mode = {before.journal_mode or 'delete'}")

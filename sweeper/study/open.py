@@ -22,13 +22,11 @@ from sweeper.study.database import Database, open_database
 from sweeper.study.lease import Lease
 from sweeper.study.outage import storage_errors
 from sweeper.study.study import SweepStudy
+from sweeper.study.tables import SWEEP
 from sweeper.study.view import FACTS, StudyView, SweepSummary
 
 MAX_FORKED_POINTS = 3
 """Number of best points that a forked sweep takes over and tries first."""
-
-_SWEEP = "sweep"
-"""User attribute of the study that holds its sweep, as it was last opened."""
 
 
 @contextmanager
@@ -81,11 +79,11 @@ def _create_or_load(
     changes: list[str] | None = None
     if sweep.name in optuna.get_all_study_names(database.optuna):
         study = optuna.load_study(study_name=sweep.name, storage=database.optuna)
-        if _SWEEP not in study.user_attrs:
+        if SWEEP not in study.user_attrs:
             raise InputError(f"study {study.study_name!r} was not made by sweeper. Choose another name with --name")
         changes = check_resumable(_sweep_of(study), sweep)
         with database.transaction(lease):
-            study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
+            study.set_user_attr(SWEEP, sweep.model_dump(mode="json"))
     else:
         points = [*sweep.enqueue, *(_best_points(forked, sweep, database) if forked else ())]
         with database.transaction(lease):  # all or nothing: half a study could not be resumed
@@ -94,7 +92,7 @@ def _create_or_load(
             )
             for point in points:
                 study.enqueue_trial(dict(point), skip_if_exists=True)
-            study.set_user_attr(_SWEEP, sweep.model_dump(mode="json"))
+            study.set_user_attr(SWEEP, sweep.model_dump(mode="json"))
             study.set_user_attr(FACTS, {"id": uuid4().hex})
     storage = OwnerCachedStorage(database.optuna, database.optuna.get_study_id_from_name(sweep.name))
     study = optuna.load_study(study_name=sweep.name, storage=storage)
@@ -215,7 +213,7 @@ def list_sweeps(storage: str) -> list[SweepSummary]:
     """
     with open_database(storage, read_only=True) as database, storage_errors(database):
         studies = [_load(name, database) for name in optuna.get_all_study_names(database.optuna)]
-        summaries = [_summary(study, database) for study in studies if _SWEEP in study.user_attrs]
+        summaries = [_summary(study, database) for study in studies if SWEEP in study.user_attrs]
     return sorted(summaries, key=lambda summary: summary.created.timestamp() if summary.created else 0, reverse=True)
 
 
@@ -238,7 +236,7 @@ def _summary(study: optuna.Study, database: Database) -> SweepSummary:
 
 def _sweep_of(study: optuna.Study) -> Sweep:
     try:
-        return Sweep.model_validate(study.user_attrs[_SWEEP])
+        return Sweep.model_validate(study.user_attrs[SWEEP])
     except (KeyError, ValueError) as error:
         name = study.study_name
         raise StorageError(f"study {name!r} holds no sweep that this version of sweeper can read") from error

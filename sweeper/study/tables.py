@@ -53,6 +53,10 @@ _schema = sa.Table(
 )
 
 
+SWEEP = "sweep"
+"""User attribute of the study that holds its sweep, as it was last opened."""
+
+
 SCHEMA_VERSION = 1
 """Version of these tables. Older versions can be read; a newer one raises StorageError."""
 
@@ -130,18 +134,26 @@ def _expected_columns(*, with_optuna: bool) -> dict[str, set[str]]:
     return own | found
 
 
+def is_used(connection: sa.Connection, before: Set[str]) -> bool:
+    """Return whether a database has a sweep by now, or a study in tables that it did not have before."""
+    attributes = sa.table("study_user_attributes", sa.column("key"))
+    queries = [attributes.select().where(attributes.c.key == SWEEP), tables.tables["sweeper_leases"].select()]
+    if "studies" not in before:
+        queries.append(sa.table("studies", sa.column("study_id")).select())
+    return any(connection.execute(query.limit(1)).first() for query in queries)
+
+
 def drop_unused_tables(connection: sa.Connection, before: Set[str]) -> bool:
-    """Drop the tables of sweeps that a database did not have before; return False if one of them is used by now.
+    """Drop the tables of sweeps that a database did not have before; return False if a sweep uses one of them by now.
 
     Args:
         before: the names of the tables that it had.
     """
     if connection.dialect.name == "postgresql":  # a sweep that starts now waits, and then finds no tables
         connection.execute(sa.text("LOCK TABLE studies IN ACCESS EXCLUSIVE MODE NOWAIT"))
-    added = (_expected_columns(with_optuna=True).keys() | {REVISIONS}) - before
-    used = [name for name in ("studies", "sweeper_leases") if name in added]
-    if any(connection.execute(sa.text(f"SELECT COUNT(*) FROM {name}")).scalar() for name in used):
+    if is_used(connection, before):
         return False
+    added = (_expected_columns(with_optuna=True).keys() | {REVISIONS}) - before
     found = sa.MetaData()
     found.reflect(connection, only=lambda name, _: name in added)
     found.drop_all(connection)

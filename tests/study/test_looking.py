@@ -207,6 +207,20 @@ def test_refused_sweep_keeps_the_studies_of_others(make_sweep: MakeSweep, tmp_pa
     assert [summary.name for summary in list_sweeps(f"sqlite:///{tmp_path}/sweeper.db")] == ["other"]
 
 
+@pytest.mark.parametrize("holds_another_study", [False, True])
+def test_sweep_that_fails_in_its_first_run_keeps_its_study(
+    make_sweep: MakeSweep, tmp_path: Path, holds_another_study: bool
+) -> None:
+    if holds_another_study:
+        optuna.create_study(study_name="theirs", storage=f"sqlite:///{tmp_path}/sweeper.db")
+    with pytest.raises(SweeperError, match="gone"), open_study(make_sweep()) as study:
+        study.report(study.ask().number, Report(1, 1.0, {"score": 0.5}))
+        raise SweeperError("Ray is gone")
+    assert len(read_study("climbing", f"sqlite:///{tmp_path}/sweeper.db").reports(0)) == 1
+    with closing(sqlite3.connect("sweeper.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_refused_sweep_keeps_its_study_of_an_earlier_run(make_sweep: MakeSweep, tmp_path: Path) -> None:
     with open_study(make_sweep()):
         pass
