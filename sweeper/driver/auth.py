@@ -159,9 +159,9 @@ def private_ray_auth() -> Iterator[None]:
     It requires a token, whatever RAY_AUTH_MODE is, because other users of this machine can reach its ports; and it
     listens on the loopback address only.
     """
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+    if not (os.environ.get("RAY_AUTH_TOKEN_PATH") or os.environ.get("RAY_AUTH_TOKEN")):
         # Ray would write a token that everyone can read into the home directory; this one is never written to disk.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     enable_token_auth()
     with listen_on_loopback_only():
         yield

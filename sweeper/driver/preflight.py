@@ -46,13 +46,14 @@ def preflight(sweep: Sweep, *, folder: SweepFolder, address: str | None, trackin
     """
     cluster = cluster_address(address)
     if cluster and (fault := problem_of_address(cluster)):
-        raise InputError(f"the address of the Ray cluster {fault}")
+        raise InputError(f"the address of the Ray cluster (RAY_ADDRESS, if --address is not given) {fault}")
     _check_names({"the working directory": Path.cwd(), "the folder of the sweep": folder.path})
     _check_names({f"argument {number} of the command": text for number, text in enumerate(sys.argv) if number})
     if cluster is None:
         _check_machine(sweep)
         _check_limits()
         _check_ray_folder(temporary_folder())
+        _check_token_file(os.environ.get("RAY_AUTH_TOKEN_PATH"))
     check_database_url(sweep.storage_url())
     if is_same_database(sweep.storage_url(), tracking_uri):
         raise InputError(
@@ -96,6 +97,17 @@ def _check_ray_folder(folder: Path) -> None:
             "for the names of Ray's sockets); set it to a shorter path, or leave it out to use /tmp"
         )
     check_writable_folder(folder, remedy, room=MIN_RAY_BYTES)
+
+
+def _check_token_file(path: str | None) -> None:
+    if not path or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    try:
+        fault = "" if Path(path).read_bytes().strip() else "is empty"
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
+    if fault:
+        raise InputError(f"RAY_AUTH_TOKEN_PATH, {path}, {fault}; correct it, or leave it out to use a new token")
 
 
 def _check_limits() -> None:

@@ -22,24 +22,20 @@ from sweeper.core.text import first_line
 from sweeper.core.urls import connect_to_read
 from sweeper.study.commands import Commands
 from sweeper.study.database_url import is_sqlite_file, parse_database_url, refuse_network_file_system
-from sweeper.study.lease import Lease, is_held
+from sweeper.study.lease import Lease, find_held
 from sweeper.study.tables import create_tables, drop_unused_tables, is_used, look_at_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-
 LOCK_TIMEOUT_S = 30
 """Lock timeout in seconds: how long a write waits for another process's lock on a SQLite file."""
-
 
 OWNER_LOCK_TIMEOUT_S = 2
 """Lock timeout of the owner, in seconds. Short, because Python handles no signal while SQLite waits; the write is
 retried (see `outage`)."""
 
-
 _SERVER_OPTIONS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 """Options that detect a dead server: seconds to connect, and milliseconds until sent data must be acknowledged."""
-
 
 OPEN_TIMEOUT_S = 10
 """Seconds to retry when another process creates the tables at the same moment."""
@@ -131,7 +127,7 @@ class Database:
 
     def is_owned(self, sweep: str) -> bool:
         """Return whether a process owns the sweep; one on another machine counts until its lease is taken over."""
-        return is_held(self.engine, sweep)
+        return bool(find_held(self.engine, [sweep]))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -148,9 +149,11 @@ class Lease:
         """Wait until the lease has expired; raise SweepBusyError if its holder renews it, or is known to run."""
         if seen.is_alive():
             raise SweepBusyError(_busy_message(self._sweep, seen))
-        now = _wait_for_renewal(self._engine, self._sweep, seen, self.EXPIRY_S)
-        if now is not None:
-            raise SweepBusyError(_busy_message(self._sweep, now))
+        deadline = time.monotonic() + self.EXPIRY_S
+        while time.monotonic() < deadline:
+            time.sleep(self.RENEWAL_INTERVAL_S / 3)
+            if (now := _find_renewed(self._engine, self._sweep, seen)) is not None:
+                raise SweepBusyError(_busy_message(self._sweep, now))
 
     def _take(self, seen: Holder | None) -> bool:
         """Return whether this process now has the lease; not, if it changed since `seen` was read."""
@@ -195,28 +198,25 @@ class Lease:
         )
 
 
-def is_held(engine: sa.Engine, sweep: str) -> bool:
-    """Return whether a process owns a sweep; one on another machine counts until its lease is taken over.
+def find_held(engine: sa.Engine, sweeps: Iterable[str]) -> set[str]:
+    """Return which of these sweeps a process owns; one on another machine counts until its lease is taken over.
 
-    Waits for a sign of life where a process of this machine cannot be seen: in another container, or before a restart.
+    Waits for signs of life of processes of this machine that cannot be seen: in another container, or before a restart.
     """
-    seen = find_holder(engine, sweep)
-    if seen is None or seen.is_dead():
-        return False
-    if seen.host != _host() or seen.is_alive():
-        return True
-    return _wait_for_renewal(engine, sweep, seen, Lease.EXPIRY_S) is not None
-
-
-def _wait_for_renewal(engine: sa.Engine, sweep: str, seen: Holder, seconds: float) -> Holder | None:
-    """Wait until a lease is renewed; return its holder, or None if it was not renewed in so many seconds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    found = {sweep: find_holder(engine, sweep) for sweep in sweeps}
+    seen = {sweep: holder for sweep, holder in found.items() if holder is not None and not holder.is_dead()}
+    held = {sweep for sweep, holder in seen.items() if holder.host != _host() or holder.is_alive()}
+    deadline = time.monotonic() + Lease.EXPIRY_S
+    while (unknown := seen.keys() - held) and time.monotonic() < deadline:
         time.sleep(Lease.RENEWAL_INTERVAL_S / 3)
-        now = find_holder(engine, sweep)
-        if now is not None and (now.owner, now.beats) != (seen.owner, seen.beats):
-            return now
-    return None
+        held |= {sweep for sweep in unknown if _find_renewed(engine, sweep, seen[sweep])}
+    return held
+
+
+def _find_renewed(engine: sa.Engine, sweep: str, seen: Holder) -> Holder | None:
+    """Return the holder of a lease that was renewed or taken since `seen` was read; otherwise None."""
+    now = find_holder(engine, sweep)
+    return now if now is not None and (now.owner, now.beats) != (seen.owner, seen.beats) else None
 
 
 def find_holder(engine: sa.Engine, sweep: str) -> Holder | None:

@@ -19,7 +19,7 @@ from sweeper.study.cache import OwnerCachedStorage
 from sweeper.study.commands import Command
 from sweeper.study.compatibility import check_resumable
 from sweeper.study.database import Database, open_database
-from sweeper.study.lease import Lease
+from sweeper.study.lease import Lease, find_held
 from sweeper.study.outage import storage_errors
 from sweeper.study.study import SweepStudy
 from sweeper.study.tables import SWEEP
@@ -213,14 +213,16 @@ def list_sweeps(storage: str) -> list[SweepSummary]:
     """
     with open_database(storage, read_only=True) as database, storage_errors(database):
         studies = [_load(name, database) for name in optuna.get_all_study_names(database.optuna)]
-        summaries = [_summary(study, database) for study in studies if SWEEP in study.user_attrs]
+        studies = [study for study in studies if SWEEP in study.user_attrs]
+        owned = find_held(database.engine, [study.study_name for study in studies])
+        summaries = [_summary(study, database, is_owned=study.study_name in owned) for study in studies]
     return sorted(summaries, key=lambda summary: summary.created.timestamp() if summary.created else 0, reverse=True)
 
 
-def _summary(study: optuna.Study, database: Database) -> SweepSummary:
+def _summary(study: optuna.Study, database: Database, *, is_owned: bool) -> SweepSummary:
     sweep = _sweep_of(study)
     view = StudyView(sweep, study, database)
-    trials, best, is_owned = view.rows(), view.best(), database.is_owned(sweep.name)
+    trials, best = view.rows(), view.best()
     return SweepSummary(
         name=study.study_name,
         created=min((row.started for row in trials if row.started), default=None),

@@ -20,7 +20,7 @@ from sweeper.cli.main import main
 from sweeper.core.errors import BackendError
 from sweeper.driver import auth
 from sweeper.driver.auth import check_cluster
-from sweeper.driver.ray_internals import reload_auth_token
+from sweeper.driver.ray_internals import auth_token, reload_auth_token
 from tests.driver.conftest import FAR, REMOTE, TOKEN, ray_head
 
 
@@ -52,6 +52,13 @@ def test_open_cluster_is_refused_before_anything_is_created(
         assert main(["run", "far.yaml", "--address", f"{REMOTE}:{port}"]) == 2
         check_cluster(f"{REMOTE}:{port}", insecure=True)
     assert "accepts requests without a token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+def test_ray_of_our_own_has_a_token_where_the_variable_is_empty(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    with auth.private_ray_auth():
+        assert len(auth_token()) == 64
 
 
 def test_open_cluster_on_this_machine_is_accepted(tmp_path: Path) -> None:

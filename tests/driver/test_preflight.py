@@ -102,6 +102,18 @@ def test_relative_folder_for_ray_is_one_of_this_folder(monkeypatch: pytest.Monke
     assert temporary_folder() == Path.cwd() / "ray"
 
 
+def test_token_file_that_cannot_be_read_is_refused(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
+    with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH, token, cannot be read .No such file"):
+        check(make_sweep())
+    Path("token").write_text("\n")
+    with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH, token, is empty; correct it"):
+        check(make_sweep())
+    Path("token").write_text("a" * 32)
+    check(make_sweep())
+
+
 SWEEP = (
     "name: s\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
     "space: {height: {type: float, low: 0, high: 1}}\n"

@@ -262,6 +262,10 @@ SWEEPS: dict[str, list[Case]] = {
         option("--address", "nonsense", "--address: names no port; write host:6379"),
         option("--address", "http://h:1", "--address: has an unknown scheme"),
         option("--address", "ray://h:10001", "--address: is that of Ray's client, through which no sweep can run"),
+        replace(
+            option("--parallel", "1", "the address of the Ray cluster (RAY_ADDRESS, if --address is not given) has an"),
+            environment={"RAY_ADDRESS": "http://h:1"},
+        ),
         option("--storage", "postgresql+nothing://h/d", "the database of studies has no driver here"),
     ],
     "an address of MLflow that cannot work": [

@@ -197,6 +197,21 @@ def test_process_id_that_was_given_away_again_owns_nothing(url: str, fast_lease:
             assert database.is_owned("climbing")
 
 
+def test_sweeps_of_ended_containers_are_waited_for_together(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lease, "EXPIRY_S", 1.0)
+    names = [f"s{number}" for number in range(30)]
+    with open_database(url) as database:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(lease, "_process_space", lambda: "0" * lease.SPACE_CHARS)
+            for name in names:
+                assert Lease(database.engine, name)._take(None)
+        sleeps, sleep = [], time.sleep
+        monkeypatch.setattr(time, "sleep", lambda seconds: sleeps.append(sleep(seconds)))
+        with database.lease("climbing"):
+            assert lease.find_held(database.engine, [*names, "climbing", "unknown"]) == {"climbing"}
+        assert 0 < len(sleeps) < len(names)
+
+
 def test_owner_that_nobody_reaped_is_dead(url: str) -> None:
     code = TAKER.partition("    print")[0] + "    Lease(database.engine, 'climbing').acquire(); import os; os._exit(0)"
     command = [sys.executable, "-c", code, url, "1"]
