@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from sweeper.study.open import list_sweeps, read_study
+from sweeper.core.errors import InputError
+from sweeper.study.open import read_study
 
 ROOT = Path(__file__).parents[2]
 SPACE = """
@@ -48,14 +49,17 @@ def wait_for(is_so: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def steps(storage: str) -> int:
-    return sum(row.step for row in read_study("counting", storage).rows())
+    try:
+        return sum(row.step for row in read_study("counting", storage).rows())
+    except InputError:  # the sweep has not begun
+        return 0
 
 
 def test_sweep_is_controlled_from_another_terminal_and_resumed_by_name(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     (tmp_path / "counting.yaml").write_text(SPACE)
     with subprocess.Popen(command("run", "counting.yaml"), env=environment(), stderr=subprocess.PIPE) as driver:
-        wait_for(lambda: (tmp_path / "sweeper.db").exists() and bool(list_sweeps(storage)) and steps(storage) > 3)
+        wait_for(lambda: steps(storage) > 3)
         paused = sweeper("pause", "counting", "--storage", storage)
         assert paused.returncode == 0
         assert f"counting is paused. Continue with: sweeper unpause counting --storage {storage}\n" in paused.stderr
@@ -120,7 +124,7 @@ def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     (tmp_path / "counting.yaml").write_text(SPACE.replace("trials: 4", "trials: 2"))
     with subprocess.Popen(command("run", "counting.yaml"), env=environment(), stderr=subprocess.PIPE) as driver:
-        wait_for(lambda: (tmp_path / "sweeper.db").exists() and bool(list_sweeps(storage)) and steps(storage) > 3)
+        wait_for(lambda: steps(storage) > 3)
         children = psutil.Process(driver.pid).children(recursive=True)
         (victim,) = [child for child in children if child.name() == part]
         victim.kill()

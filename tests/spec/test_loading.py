@@ -115,7 +115,7 @@ BAD_LINES = {
     "trainable: no.where:train": "2:1  trainable: there is no module 'no.where'",
     "trainable: sweeper.training:train_rn": "2:1  trainable: module 'sweeper.training' has no function 'train_rn'. Did",
     "storage: postgres://h/d": "18:1  storage: has an unknown scheme 'postgres'. Did you mean 'postgresql'?",
-    "storage: sweeper.db": "18:1  storage: has an unknown scheme ''",
+    "storage: sweeper.db": "storage: is no URL of a database; try sqlite:///sweeper.db or postgresql+psycopg://host/",
     "storage: sqlite://": "storage: names no file, so that nothing would be kept; try sqlite:///sweeper.db",
     "storage: 'sqlite:///:memory:'": "storage: names no file",
     "storage: sqlite://x.db": "storage: needs three slashes",
