@@ -79,7 +79,7 @@ def test_log_of_a_library_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
         "from sweeper.cli.streams import unfailing_streams\n"
         "from mlflow.store.db.utils import _logger\n"
         "with unfailing_streams():\n"
-        "    _logger.warning(\"SQLAlchemy database could not be created: failed to resolve host 'hunter2@db'\")\n"
+        "    _logger.critical(\"SQLAlchemy database could not be created: failed to resolve host 'hunter2@db'\")\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "failed to resolve host '***@db'" in done.stderr and "hunter2" not in done.stderr

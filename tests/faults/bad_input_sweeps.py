@@ -342,7 +342,7 @@ SWEEPS: dict[str, list[Case]] = {
         option("--dir", "file://host/x", "--dir file://host/x is no folder that nodes share"),
         option("--dir", "local://host/x", "--dir local://host/x is no folder that nodes share"),
         option("--dir", "memory://x", "--dir memory://x is no folder that nodes share"),
-        option("--dir", "file:/x", "is no URL (file:/x); write the path alone, or file:///path"),
+        option("--dir", "file:/x", "--dir: is no URL (file:/x); write the path alone, or file:///path"),
         replace(
             option("--parallel", "1", f"RAY_TMPDIR, {TOO_LONG}, is too long"), environment={"RAY_TMPDIR": TOO_LONG}
         ),

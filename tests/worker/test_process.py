@@ -6,9 +6,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.spec import Sweep
-from sweeper.worker.process import has_own_threads
 from sweeper.worker.runner import TaskRunner
 from sweeper.worker.task import Task, WorkerContext
 
@@ -81,18 +79,26 @@ def test_variable_that_the_module_sets_when_imported_stays(tmp_path: Path, monke
     assert os.environ["SET_BY_A_MODULE"] == "after"
 
 
-def test_thread_of_the_user_counts_and_an_idle_pool_does_not() -> None:
-    ended = threading.Event()
+THREADS = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from sweeper.worker.process import has_own_threads
 
-    def wait() -> None:
-        ended.wait()
+ended = threading.Event()
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(int).result()
+    print(has_own_threads())
+    thread = threading.Thread(target=lambda: ended.wait(), daemon=True)
+    thread.start()
+    print(has_own_threads())
+    ended.set()
+    thread.join()
+    print(has_own_threads())
+"""
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(int).result()
-        assert not has_own_threads()
-        thread = threading.Thread(target=wait, daemon=True)
-        thread.start()
-        assert has_own_threads()
-        ended.set()
-        thread.join()
-        assert not has_own_threads()
+
+def test_thread_of_the_user_counts_and_an_idle_pool_does_not(tmp_path: Path) -> None:
+    (tmp_path / "threads.py").write_text(THREADS)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "threads.py"], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]
