@@ -101,13 +101,14 @@ def test_killed_sweep_is_forked_and_both_complete(campaign: Campaign, record: Re
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a process another host name")
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a process another host name, and process ids of its own")
 def test_suspended_driver_writes_nothing_after_another_machine_took_over(campaign: Campaign, record: Record) -> None:
     campaign.declare(PAPER, budget={"trials": 6, "epochs": 40})
     sleeper = run_to_a_moment(campaign)
     suspend(campaign, sleeper.pid)
     began = time.monotonic()
-    taker = campaign.start(before=["unshare", "--uts", "sh", "-c", 'hostname other-host && exec "$0" "$@"'])
+    other_machine = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "sh", "-c"]
+    taker = campaign.start(before=[*other_machine, 'hostname other-host && exec "$0" "$@"'])
     before = starts(campaign)
     campaign.wait_for(lambda: starts(campaign) > before, taker)
     seconds = time.monotonic() - began
