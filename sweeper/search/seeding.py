@@ -18,7 +18,7 @@ class SeededByTrial(BaseSampler):
 
     What it proposes for a trial depends on these two and, with a model, on the trials that are recorded by then. It
     does not depend on what this process proposed before, as it does in Optuna, which seeds a sampler once: a resumed
-    sweep goes on as if it had not been interrupted, and a proposal that could not be recorded is made again.
+    sweep proposes what one run would have proposed, and a proposal that could not be recorded is made again.
     """
 
     def __init__(self, sampler: BaseSampler, seed: int) -> None:
