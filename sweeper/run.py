@@ -64,7 +64,7 @@ def run_sweep(
         >>> from sweeper import load_sweep, run_sweep
         >>> result = run_sweep(load_sweep("search_spaces/quick.yaml"))  # doctest: +SKIP
         >>> result.best.value  # doctest: +SKIP
-        0.8754
+        0.912
     """
     from sweeper import tracking
 
@@ -227,7 +227,7 @@ class SweepResult:
 
     Example:
         >>> result.best.params["units"]  # doctest: +SKIP
-        144
+        64
     """
 
     name: str
