@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +92,32 @@ def test_server_that_dies_and_returns_has_everything_once(
     unavailable, available = _warnings(caplog)
     assert "does not answer (connection refused). The sweep continues; `sweeper sync climbing` delivers" in unavailable
     assert "answers again: " in available and " records delivered." in available
+
+
+@pytest.mark.long
+def test_locked_local_store_is_reported_once_and_complete_afterwards(
+    tmp_path: Path, study: RecordedStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "mlflow.db"
+    projection = Projection(study.sweep, f"sqlite:///{file}")
+    study.listeners = (projection,)
+    projection.start(study)
+    study.trial(0, 0.1, 0.2, 0.3)
+    assert projection.flush(30)
+    with closing(sqlite3.connect(file)) as locker:
+        locker.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        study.trial(1, 0.2, 0.3, 0.4)
+        study.trial(2, 0.4, 0.5, 0.6)
+        assert time.monotonic() - started < 5
+        assert _is_true_within(120, lambda: len(_warnings(caplog)) == 1)
+        locker.rollback()
+    assert _is_true_within(60, lambda: projection.flush(20))
+    assert projection.close(20)
+    assert_equal(f"sqlite:///{file}", study)
+    locked, available = _warnings(caplog)
+    assert "(database is locked)" in locked and "`sweeper sync climbing` delivers what is missing" in locked
+    assert "answers again: " in available
 
 
 def _is_true_within(seconds: float, claim: Callable[[], bool]) -> bool:
