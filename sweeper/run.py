@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.core.errors import LeaseLostError, StopReason, TrackingError
+from sweeper.core.errors import LeaseLostError, StopReason
 from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
 from sweeper.core.trials import Listener, TrialRecord, best_trial
@@ -26,7 +26,10 @@ from sweeper.worker.task import WorkerContext
 
 if TYPE_CHECKING:
     from sweeper.study.study import SweepStudy
+    from sweeper.study.view import StudyView
     from sweeper.tracking import Champion, Projection
+
+UNDELIVERED = "MLflow does not have everything yet; the study has. The same command delivers the rest."
 
 
 @private_files()
@@ -89,38 +92,40 @@ def run_sweep(
             notes = record_start(study, context.sweep, place, facts, tracking_uri=uri, forked=forked)
             try:
                 evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
-                champion, problems = register(study, evaluation, place, projection)
+                if evaluation is not None:
+                    study.announce("Registering the best model.")
+                outcome = tracking.register_best(study, evaluation, place.champion, projection, context.load_data)
             except LeaseLostError:
                 projection.stop_writing()
                 raise
             finally:
                 is_delivered = projection.close(timeout=5 if stop.reason else 30)
         if not is_delivered:
-            problems += ("MLflow does not have everything yet; the study has. The same command delivers the rest.",)
+            outcome = replace(outcome, problems=(*outcome.problems, UNDELIVERED))
         return SweepResult.of(
             study,
             place,
-            evaluation=evaluation,
-            champion=champion,
+            evaluation=evaluation or None,
+            champion=outcome.champion,
             stopped=None if study.is_done() else stop.reason,
             stop_detail=stop.detail,
-            is_delivered=not problems,
+            is_delivered=not outcome.problems,
             seconds=time.monotonic() - started,
             tracking_uri=uri,
-            notes=notes + problems + study.remarks(),
+            notes=notes + outcome.problems + outcome.notes + study.remarks(),
         )
 
 
 def search_and_evaluate(
     study: SweepStudy, context: WorkerContext, projection: Projection, *, address: str | None, stop: StopSignal
 ) -> dict[str, float] | None:
-    """Run the trials that are left, then evaluate the best one on the test set.
+    """Run the trials that are left, test the best one on the test set, and put its model into `champion/`.
 
     Returns:
-        The metrics of the evaluation; None if there is no COMPLETE trial, or its trainable cannot evaluate.
+        The metrics on the test set, empty if the trainable has no `evaluate`; None if there is nothing to register.
     """
     from sweeper.study.compatibility import record_dataset
-    from sweeper.tracking import read_evaluation, store_evaluation
+    from sweeper.tracking import read_evaluation
 
     can_evaluate = hasattr(load_trainable(context.sweep.trainable), "evaluate")
     known = read_evaluation(context.folder.champion, study.facts.get("champion", ""))
@@ -128,7 +133,7 @@ def search_and_evaluate(
     def must_evaluate(best: TrialRecord) -> bool:
         return can_evaluate and (known is None or known[0] != best.number)
 
-    best = study.best()
+    best, found = study.best(), None
     if study.is_done() and (best is None or not must_evaluate(best)):
         data = context.load_data()
         record_dataset(study, data.facts() if data else None)
@@ -136,12 +141,15 @@ def search_and_evaluate(
     else:
         found = _train(study, context, projection, must_evaluate, address, stop)
         best = study.best()
-        if found is not None and best is not None:
-            known = best.number, found
-            if (remote := context.folder.remote) is not None:  # the worker that tested it may be on another node
-                remote.get(context.folder.champion.name, context.folder.champion)
-            study.record_facts({"champion": store_evaluation(context.folder.champion, *known)})
-    return known[1] if known is not None and best is not None and known[0] == best.number else None
+    if best is None or (found is None and known is not None and known[0] == best.number):
+        return None if best is None or known is None else known[1]
+    if found is None and (can_evaluate or not (study.is_done() or stop.reason is StopReason.TIMEOUT)):
+        return None
+    from sweeper.worker.champion import take_champion
+
+    if (digest := take_champion(context, best, found or {})) is not None:
+        study.record_facts({"champion": digest})
+    return found or {}
 
 
 def _train(
@@ -192,22 +200,12 @@ def _ray_with_data(
         yield replace(context, data=data)
 
 
-def register(
-    study: SweepStudy, evaluation: dict[str, float] | None, place: SweepFolder, projection: Projection
-) -> tuple[Champion | None, tuple[str, ...]]:
-    """Register the best model in MLflow; return it, and what prevented it. The model stays in the folder either way."""
-    from sweeper import tracking
+def saved_model(study: StudyView, trial: TrialRecord) -> tuple[Path | None, dict[str, float]]:
+    """Return the folder of the MLflow model that a trial has left, None without one, and its test metrics."""
+    from sweeper.worker.champion import known_model
 
-    best = study.best()
-    if best is None or evaluation is None:
-        return None, ()
-    if not projection.flush():
-        return None, (f"the best model is in {place.champion}; the same command registers it when MLflow keeps up",)
-    study.announce("registering the best model")
-    try:
-        return tracking.register_champion(study, best, evaluation, place.champion, projection.uri), ()
-    except TrackingError as error:
-        return None, (str(error),)
+    context = WorkerContext(study.sweep, SweepFolder.of(study.folder, study.name), study=study.id or "")
+    return known_model(context, trial, study.facts)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from sweeper.worker.trial import Trial
@@ -129,9 +128,13 @@ def count_and_evaluate(params: dict[str, Any], trial: Trial) -> None:
         trial.report({"score": params["height"]}, checkpoint=_writer(trial.step))
 
 
-def _evaluate(params: dict[str, Any], trial: Trial, folder: Path) -> Any:
-    (folder / "example.npy").write_text("an example")
-    return SimpleNamespace(metrics={"test_score": float(trial.step)}, model=None)
+def _evaluate(params: dict[str, Any], trial: Trial) -> dict[str, float]:
+    Path("evaluated").write_text(f"{trial.checkpoint} {trial.model}")
+    if "plain" in params:
+        Path("plain").mkdir(exist_ok=True)
+        Path("plain/weights").write_text("weights")
+        trial.save_model("plain")
+    return {"test_score": float(trial.step)}
 
 
 count_and_evaluate.evaluate = _evaluate  # type: ignore[attr-defined]
@@ -228,3 +231,33 @@ def leave_a_thread(params: dict[str, Any], trial: Trial) -> None:
 def _run_for_ever() -> None:
     while True:
         time.sleep(0.01)
+
+
+def fit_and_save(params: dict[str, Any], trial: Trial) -> None:
+    """Count in checkpoints, and save a model of scikit-learn after the last report."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    count_and_checkpoint(params, trial)
+    x = np.array([[0.0], [1.0]])
+    trial.save_model(LogisticRegression().fit(x, [0, 1]), example=x)
+
+
+def count_and_checkpoint(params: dict[str, Any], trial: Trial) -> None:
+    while trial.step < trial.reports:
+        trial.report({"score": params["height"]}, checkpoint=_writer(trial.step))
+
+
+def fail_after_the_last_report(params: dict[str, Any], trial: Trial) -> None:
+    count_and_checkpoint(params, trial)
+    trial.save_model({"weights": 1})
+
+
+def save_in_finally(params: dict[str, Any], trial: Trial) -> None:
+    """Try to save a model also when the trial is stopped."""
+    try:
+        count_and_checkpoint(params, trial)
+    finally:
+        Path("plain").mkdir(exist_ok=True)
+        Path("plain/weights").write_text("weights")
+        trial.save_model("plain")

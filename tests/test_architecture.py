@@ -36,7 +36,7 @@ HEAVY = {
     "optuna": {"study", "search"},
     "sqlalchemy": {"study", "driver", "tracking"},
     "tensorflow": {"training"},
-    "keras": {"training", "tracking"},
+    "keras": {"training", "tracking", "worker"},
     "jax": {"training"},
     "sklearn": {"datasets"},
     "kubernetes": {"backends"},

@@ -27,16 +27,20 @@ def test_sweep_file_of_the_readme_is_valid(tmp_path: Path, monkeypatch: pytest.M
     assert (sweep.name, sweep.budget.reports, sweep.warnings()) == ("lstm", 32, [])
 
 
-def test_own_model_of_the_readme_runs(tmp_path: Path) -> None:
-    (code,) = [block for block in blocks("python") if "def train" in block]
-    (space,) = [block for block in blocks("yaml") if "name: linear" in block]
+@pytest.mark.parametrize("name", ["digits", "linear"])
+def test_own_model_of_the_readme_runs_and_is_registered(tmp_path: Path, name: str) -> None:
+    (code,) = [block for block in blocks("python") if block.startswith(f"# {name}.py")]
+    (space,) = [block for block in blocks("yaml") if f"name: {name}" in block]
     assert len(code.splitlines()) < 40
-    (tmp_path / "linear.py").write_text(code)
-    (tmp_path / "linear.yaml").write_text(space)
-    command = [sys.executable, "-m", "sweeper", "run", "linear.yaml"]
+    (tmp_path / f"{name}.py").write_text(code)
+    (tmp_path / f"{name}.yaml").write_text(space)
+    command = [sys.executable, "-m", "sweeper", "run", f"{name}.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "linear: " in done.stdout and "COMPLETE" in done.stdout
+    assert f"{name}: " in done.stdout and "COMPLETE" in done.stdout
+    assert f"models:/{name}@champion" in done.stdout and "warning" not in done.stderr, done.stderr
+    if name == "digits":
+        assert code.count("# changed") == 3
 
 
 def test_mistakes_in_the_readme_are_reported_as_shown(tmp_path: Path) -> None:

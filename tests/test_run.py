@@ -138,7 +138,7 @@ from sweeper.datasets.catalog import Digits
 mlflow.set_tracking_uri("sqlite:///mlflow.db")
 arrays = Digits(type="digits").load()
 model = mlflow.pyfunc.load_model("models:/small@champion")
-scores = model.predict(np.asarray(arrays.x_test, dtype="float32"))
+scores = model.predict(arrays.x_test)
 print("accuracy", float((np.asarray(scores).argmax(axis=1) == arrays.y_test).mean()))
 """
     answer = subprocess.run(
@@ -318,7 +318,7 @@ def test_champion_is_registered_later_if_mlflow_was_unavailable(tmp_path: Path) 
     result = json.loads(done.stdout)
     assert (done.returncode, result["champion"]) == (69, None)
     assert f"the best model is in {tmp_path}/sweeps/small/champion; the same command registers it" in done.stderr
-    assert (tmp_path / "sweeps" / "small" / "champion" / "model.keras").exists()
+    assert (tmp_path / "sweeps/small/champion/mlflow_model/data/model.keras").exists()
     server.start()
     try:
         assert json.loads(sweeper(*command, folder=tmp_path).stdout)["champion"]["promoted"]

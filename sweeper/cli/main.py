@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli import options, run, show, submit
+from sweeper.cli import decide, options, run, show, submit
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import private_files
@@ -36,6 +36,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "best": show.best,
     "ui": show.ui,
     "sync": show.sync,
+    "promote": decide.promote,
     "doctor": show.doctor,
 }
 

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -73,7 +74,19 @@ def code_digests(root: Path, module: str) -> dict[str, str]:
 
     Imports inside functions count; names that are computed when the code runs are not found.
     """
-    found: dict[str, str] = {}
+    return {file: hashlib.sha256(content).hexdigest() for file, content in _own_files(root, module)}
+
+
+def leaves_model(root: Path, module: str) -> bool:
+    """Return whether the code of a trainable mentions what leaves a model: `save_model`, `keras` or `evaluate`."""
+    return any(_LEAVES_MODEL.search(content) for _, content in _own_files(root, module))
+
+
+_LEAVES_MODEL = re.compile(rb"\bsave_model\b|\.keras\(|\.evaluate = |\bdef evaluate\(|['\"]evaluate['\"]")
+
+
+def _own_files(root: Path, module: str) -> Iterator[tuple[str, bytes]]:
+    """Yield each file in `root` that a module imports, with its code; without comments, if it can be parsed."""
     waiting, seen = [module], set()
     while waiting:
         name = waiting.pop()
@@ -91,11 +104,10 @@ def code_digests(root: Path, module: str) -> dict[str, str]:
         try:
             tree = ast.parse(content)
         except (SyntaxError, ValueError, RecursionError):
-            found[str(file.relative_to(root))] = hashlib.sha256(content).hexdigest()
+            yield str(file.relative_to(root)), content
             continue
-        found[str(file.relative_to(root))] = _digest(tree)
+        yield str(file.relative_to(root)), ast.unparse(tree).encode()
         waiting += _imported(tree, name if file.name == "__init__.py" else name.rpartition(".")[0])
-    return found
 
 
 def _all_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -50,7 +50,7 @@ class TuneBridge:
         self._evaluation_attempts = 0
         self._control = control
         self._search = search
-        self._trials_with_notice: set[int] = set()
+        self._trials_with_notice: dict[int, set[str]] = {}
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Pickle as None: Tune pickles its hooks into snapshots, and no sweep is ever restored from one."""
@@ -99,7 +99,7 @@ class TuneBridge:
         if event.notice is not None:
             self._log_notice(task.number, event.notice)
             return Verdict.CONTINUE
-        self._trials_with_notice.discard(task.number)
+        self._trials_with_notice.pop(task.number, None)
         if task.evaluate:
             if event.failure is not None:
                 self._log_failed_evaluation(event.failure)
@@ -119,9 +119,10 @@ class TuneBridge:
 
     def _log_notice(self, number: int, notice: str) -> None:
         """Log a trial's notice, unless it repeats: a trial that waits for disk space sends one at each attempt."""
-        if number not in self._trials_with_notice:
+        logged, kind = self._trials_with_notice.setdefault(number, set()), notice.partition("(")[0]
+        if kind not in logged:
             logger.warning("trial %d: %s", number, notice)
-        self._trials_with_notice.add(number)
+        logged.add(kind)
 
     def _log_failed_evaluation(self, failure: Failure) -> None:
         logger.warning("The best trial could not be evaluated: %s.", failure.reason)

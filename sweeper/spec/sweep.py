@@ -9,8 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from sweeper.core.schema import Problem, Scalar, Seed, StrictModel, raise_problems
+from sweeper.core.source_code import leaves_model
 from sweeper.core.trials import Direction
 from sweeper.core.urls import expand
+from sweeper.core.user_code import user_code_root
 from sweeper.datasets.catalog import AnyDataset
 from sweeper.search.budget import Budget
 from sweeper.search.pruners import Hyperband, Median, NoPruner, Pruner
@@ -32,7 +34,9 @@ class Tracking(StrictModel):
     """MLflow server, experiment and registered model of the sweep."""
 
     experiment: Label = Field("sweeper", description="MLflow experiment of the sweep.")
-    model: ModelName | None = Field(None, description="Registered model; the best trial becomes a version of it.")
+    model: ModelName | None = Field(
+        None, description="Name that the best trial's model is registered under when it becomes the champion."
+    )
     uri: TrackingUri | None = Field(
         None,
         description="MLflow server or store; by default MLFLOW_TRACKING_URI, else a local file. "
@@ -157,6 +161,15 @@ class Sweep(StrictModel):
         """
         return expand(self.storage)
 
+    def leaves_model(self, code: Path | None = None) -> bool:
+        """Return whether the trainable's code mentions what leaves a model to register; True if it is installed code.
+
+        Args:
+            code: the folder that it is imported from; by default where Python finds it.
+        """
+        root = code or user_code_root(self.trainable)
+        return root is None or leaves_model(root, self.trainable.partition(":")[0])
+
     def warnings(self) -> list[str]:
         """Return messages about settings that are allowed and still look like mistakes."""
         found = suspicious_settings(self.space)
@@ -167,6 +180,11 @@ class Sweep(StrictModel):
         if isinstance(self.pruner, Hyperband) and self.budget.trials < 40:
             found.append(
                 "hyperband divides the trials among brackets and needs 40 or more of them; try successive_halving"
+            )
+        if self.tracking.model is not None and not self.leaves_model():
+            found.append(
+                f"nothing can be registered as tracking.model {self.tracking.model!r}: {self.trainable} calls neither "
+                "trial.save_model(model) nor trial.keras(model), and has no `evaluate`; see docs/trainables.md"
             )
         if len(self.enqueue) > self.budget.trials:
             found.append(f"only {self.budget.trials} of the {len(self.enqueue)} points in enqueue will be tried")

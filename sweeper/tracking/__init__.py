@@ -5,20 +5,25 @@ from __future__ import annotations
 from sweeper.tracking.check import check_store
 from sweeper.tracking.client import store_uri, tracking_uri
 from sweeper.tracking.links import Link, sweep_links
-from sweeper.tracking.packaging import package_model, read_evaluation, store_evaluation
+from sweeper.tracking.models.saving import save_model
+from sweeper.tracking.packaging import PACKED, read_evaluation, store_evaluation
 from sweeper.tracking.projection import Projection, sync
-from sweeper.tracking.registry import Champion, register_champion
+from sweeper.tracking.registry import Champion, Registered, promote, register_best, register_champion
 from sweeper.tracking.ui import Ui, start_ui
 
 __all__ = [
+    "PACKED",
     "Champion",
     "Link",
     "Projection",
+    "Registered",
     "Ui",
     "check_store",
-    "package_model",
+    "promote",
     "read_evaluation",
+    "register_best",
     "register_champion",
+    "save_model",
     "start_ui",
     "store_evaluation",
     "store_uri",

@@ -14,7 +14,7 @@ from sweeper.core.trials import leaderboard
 from sweeper.tracking import content
 from sweeper.tracking.client import connect, open_experiment, search_runs
 from sweeper.tracking.content import fit_key
-from sweeper.tracking.registry import CHAMPION_ALIAS
+from sweeper.tracking.models.versions import CHAMPION_ALIAS
 from sweeper.tracking.server import short_reason
 
 if TYPE_CHECKING:

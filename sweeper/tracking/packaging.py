@@ -1,43 +1,24 @@
-"""Packing of a Keras model as an MLflow model, in a worker that has Keras loaded anyway; no store is used."""
+"""The best model in the sweep's folder `champion/`, with its evaluation. The study holds the digests of both."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sweeper.core.files import files_below, open_regular, read_small, write_json, written_whole
-from sweeper.tracking.client import configure_mlflow
+from sweeper.core.files import files_below, open_regular, read_small, write_json
 
 PACKED = "mlflow_model"
-"""Folder of the packed model, beside the Keras model it was made from."""
+"""Folder of the MLflow model in `champion/`."""
 
 _EVALUATION = "evaluation.json"
 
+_NO_MODEL = "-"
+"""In the place of the digest of a model where the best trial saved none."""
+
 MAX_EVALUATION_BYTES = 10_000_000
-
-
-def package_model(folder: Path) -> Path:
-    """Create `folder/mlflow_model` from `folder/model.keras` and `folder/example.npy`; return its path.
-
-    Pins the requirements to the versions that are installed here. By default MLflow finds them by loading the model in
-    another process, which takes 15 s.
-    """
-    configure_mlflow()
-    import keras
-    import numpy as np
-    from mlflow.keras import save_model
-    from mlflow.models import infer_signature
-
-    model = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
-    example = np.load(folder / "example.npy", allow_pickle=False)
-    signature = infer_signature(example, model.predict(example, verbose=0))
-    with written_whole(folder / PACKED) as beside:
-        beside.mkdir()  # MLflow saves the example before it makes the folder
-        save_model(model, str(beside), signature=signature, input_example=example, pip_requirements=_requirements())
-    return folder / PACKED
 
 
 def digest(folder: Path) -> str | None:
@@ -59,16 +40,11 @@ def digest(folder: Path) -> str | None:
     return found.hexdigest()
 
 
-def store_evaluation(folder: Path, trial: int, metrics: Mapping[str, float]) -> str | None:
-    """Write the test metrics of a trial beside its model; return the digest of both, for the study.
-
-    Returns:
-        None if there is no packed model.
-    """
+def store_evaluation(folder: Path, trial: int, metrics: Mapping[str, float]) -> str:
+    """Write the test metrics of a trial beside its model, if it has one; return the digest of both, for the study."""
     write_json(folder / _EVALUATION, {"trial": trial, "metrics": dict(metrics)})
-    packed = digest(folder)
     content = read_small(folder / _EVALUATION, MAX_EVALUATION_BYTES)
-    return None if packed is None else f"{packed} {hashlib.sha256(content).hexdigest()}"
+    return f"{_state(folder) or ''} {hashlib.sha256(content).hexdigest()}"
 
 
 def read_evaluation(folder: Path, expected: str | None) -> tuple[int, dict[str, float]] | None:
@@ -87,20 +63,9 @@ def read_evaluation(folder: Path, expected: str | None) -> tuple[int, dict[str, 
         evaluated = int(found["trial"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    return (evaluated, metrics) if packed and packed == digest(folder) else None
+    return (evaluated, metrics) if packed and packed == _state(folder) else None
 
 
-def _requirements() -> list[str]:
-    """Return the packages that loading the model needs, pinned to the versions it was made with."""
-    import keras
-
-    backend = str(keras.backend.backend())
-    pinned: list[str] = []
-    for names in (("mlflow",), ("keras",), ("numpy",), (backend, f"{backend}-cpu")):
-        for name in names:
-            try:
-                pinned.append(f"{name}=={version(name)}")
-                break
-            except PackageNotFoundError:
-                continue
-    return pinned
+def _state(folder: Path) -> str | None:
+    """Return the digest of the packed model, `_NO_MODEL` if nothing has its name, None for what is no model."""
+    return digest(folder) if os.path.lexists(folder / PACKED) else _NO_MODEL

@@ -1,11 +1,9 @@
-"""The trainable that sweeper ships, `train_rnn`, and the evaluation of the best trial on the test set."""
+"""The trainable that sweeper ships, `train_rnn`, and the test of the best trial, which saves its model."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.core.errors import InputError
@@ -18,19 +16,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 2.0
 """Least time between two checkpoints; each waits some 20 ms for the disk, so not every fast report gets one."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of the best trial on the test set, and the files of its model."""
-
-    metrics: dict[str, float]
-    model: Path | None = None
-    """The Keras model."""
-    example: Path | None = None
-    """Inputs for the model, float32 `[n, steps, features]`, as an `.npy` file."""
-    labels: tuple[str, ...] = ()
-    """Names of the classes; empty for forecasts."""
 
 
 def train_rnn(params: RNNParams, trial: Trial) -> None:
@@ -46,28 +31,24 @@ def train_rnn(params: RNNParams, trial: Trial) -> None:
         saved = time.monotonic() if is_due else saved
 
 
-def evaluate(params: RNNParams, trial: Trial, folder: Path) -> Evaluation:
-    """Rebuild the network from the trial's checkpoint, test it, and save it in `folder`.
+def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
+    """Rebuild the network from the trial's checkpoint, test it, and save it as a Keras model of built-in layers.
 
-    The saved model takes float32 `[n, steps, features]`; pixels of images are from 0 to 255. It returns a probability
-    for each class, or a forecast for each time step.
+    The model takes sequences `[n, steps, features]`; pixels of images are from 0 to 255. It returns a probability for
+    each class, or a forecast for each time step.
     """
-    import numpy as np
-
-    from sweeper.training.engine.keras_model import build_network, save_model
+    from sweeper.training.engine.keras_model import build_network, with_probabilities
 
     if trial.checkpoint is None:
         raise ValueError(f"trial {trial.number} has no checkpoint to evaluate")
     loop = _start(params, trial)
     metrics = loop.test()
-    dataset = _dataset_of(trial)
-    model = build_network(params, dataset.task)
+    task = _dataset_of(trial).task
+    model = build_network(params, task)
     for variable, value in zip(model.trainable_variables, loop.weights(), strict=True):
         variable.assign(value)
-    save_model(model, folder / "model.keras", classifies=not dataset.task.forecasts)
-    example = folder / "example.npy"
-    np.save(example, loop.example(5))
-    return Evaluation(metrics, folder / "model.keras", example, dataset.labels)
+    trial.save_model(model if task.forecasts else with_probabilities(model), example=loop.example(5))
+    return metrics
 
 
 train_rnn.evaluate = evaluate  # type: ignore[attr-defined]

@@ -45,6 +45,9 @@ class CheckpointStore:
 
     KEEP = 2
 
+    MODEL = "model"
+    """Subfolder of a trial's folder with the model that the trial has saved, as a checkpoint of its own."""
+
     def __init__(
         self, folder: Path, remote: RemoteFolder | None = None, *, origin: Mapping[str, str] | None = None
     ) -> None:
@@ -52,10 +55,19 @@ class CheckpointStore:
         self._remote = remote
         self._origin = dict(origin or {})
         self._remote_path = f"trials/{folder.name}"
+        self._keep = self.KEEP
         self.damaged: list[str] = []
         """One sentence for each checkpoint that `latest` found damaged."""
         self.foreign: list[str] = []
         """One sentence for each checkpoint that `latest` found to belong to another study or trial."""
+
+    @property
+    def models(self) -> CheckpointStore:
+        """Store of the model that the trial has saved: verified, copied and deleted as its checkpoints are."""
+        store = CheckpointStore(self.folder / self.MODEL, self._remote, origin=self._origin)
+        store._remote_path = f"{self._remote_path}/{self.MODEL}"
+        store._keep = 1
+        return store
 
     def save(self, step: int, metrics: Mapping[str, float], write: Callable[[Path], None], *, attempt: int = 1) -> Path:
         """Let `write` fill a folder, then make it the checkpoint of `step` in one rename.
@@ -76,8 +88,11 @@ class CheckpointStore:
             write_manifest(beside, step, attempt, metrics, self._origin)
         fsync(self.folder)
         if self._remote is not None:
+            known = self._remote_names(self._remote)
+            if target.name in known:  # a model that is saved again may have fewer files
+                self._remote.remove(f"{self._remote_path}/{target.name}")
             self._remote.put(target, f"{self._remote_path}/{target.name}")
-            for name in self._older_than(target.name, self._remote_names(self._remote)):
+            for name in self._older_than(target.name, _newest_first({*known, target.name})):
                 self._remote.remove(f"{self._remote_path}/{name}")
         for name in self._older_than(target.name, self._local_names()):
             remove(self.folder / name)
@@ -119,12 +134,12 @@ class CheckpointStore:
         return " ".join([*self.damaged, *self.foreign])
 
     def clear(self) -> None:
-        """Delete every checkpoint of the trial. Other files of its folder, such as a traceback, stay."""
+        """Delete every checkpoint of the trial, and its model. Other files of its folder, such as a traceback, stay."""
         if self._remote is not None:
             self._remote.remove(self._remote_path)
         if self.folder.is_symlink():
             return
-        for name in self._local_names():
+        for name in (*self._local_names(), self.MODEL):
             remove(self.folder / name)
         remove_unfinished(self.folder)
         with suppress(OSError):  # the folder does not exist or is not empty
@@ -167,7 +182,7 @@ class CheckpointStore:
 
     def _older_than(self, name: str, names: list[str]) -> list[str]:
         """Return which of the checkpoints to delete when this one is saved. Later ones are of another attempt."""
-        return [other for other in names if _age(other) <= _age(name)][self.KEEP :]
+        return [other for other in names if _age(other) <= _age(name)][self._keep :]
 
 
 def _newest_first(names: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from sweeper.core.files import make_folder, written_whole
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, FailureKind, Report
 from sweeper.core.user_code import find_trainable, is_own_code, load_trainable
+from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.process import has_own_threads, restored_process
 from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
 from sweeper.worker.trial import Trial, check_metric_names
@@ -42,6 +44,7 @@ class TaskRunner:
         context.folder.trial(task.number).parent.mkdir(parents=True, exist_ok=True)
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._continue: SimpleQueue[bool] = SimpleQueue()
+        self._last_report: Report | None = None
         self._thread = threading.Thread(target=self._run, name=f"trial-{task.number}", daemon=True)
 
     def next_event(self) -> Event:
@@ -63,8 +66,19 @@ class TaskRunner:
         shutil.rmtree(self._context.folder.trial(self._task.number), ignore_errors=True)
 
     def _run(self) -> None:
-        if (last := self._last_event()) is not None:
-            self._events.put(replace(last, has_threads=has_own_threads()))
+        event = self._last_event()
+        if self._last_report is not None:  # it ends the trial as COMPLETE, so its model must be saved by now
+            if event is not None and event.failure is not None and not self._notify_failure(event.failure):
+                return
+            self._events.put(Event(report=self._last_report, has_threads=has_own_threads()))
+            event = Event()  # for a driver that asks once more
+        if event is not None:
+            self._events.put(replace(event, has_threads=has_own_threads()))
+
+    def _notify_failure(self, failure: Failure) -> bool:
+        """Tell the user what failed after the last report; return whether the task continues."""
+        self._events.put(Event(notice=f"Its code failed after the last report ({failure.reason}). The trial counts."))
+        return self._continue.get()
 
     def _last_event(self) -> Event | None:
         """Run the task to its end; return its last event, None if it was stopped."""
@@ -73,6 +87,8 @@ class TaskRunner:
         except TrialStopped:
             return None
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
+            if self._last_report is not None and isinstance(error, SystemExit) and not error.code:
+                return Event()
             if _is_pruned(error) and not self._task.evaluate:
                 return Event(is_pruned=True)
             reason = str(error) if isinstance(error, TrialDivergedError) else self._save_and_summarise(error)
@@ -82,33 +98,39 @@ class TaskRunner:
     def _train(self) -> Event:
         train, params, trial = self._prepare()
         trial.resume(self._task.recorded)
-        if trial.step < trial.reports:  # else only the report of its last checkpoint was missing
+        if trial.step < trial.reports or self._lacks_only_its_model(train):
             with restored_process():
                 train(params, trial)
+                trial.end()
         return Event()
+
+    def _lacks_only_its_model(self, train: Any) -> bool:
+        """Return whether a trial that has made all reports has to be called again: its worker died before it saved."""
+        if hasattr(train, "evaluate") or not self._context.sweep.leaves_model(self._context.code):
+            return False
+        return self._store().models.latest() is None
 
     def _evaluate(self) -> Event:
         train, params, trial = self._prepare()
-        store = self._context.checkpoints(trial.number, self._task.params)
+        store = self._store()
         latest = store.latest(self._task.recorded)
-        if latest is None:
-            raise FileNotFoundError(f"trial {trial.number} has no usable checkpoint in {store.folder}")
+        saved = store.models.latest(self._task.recorded)
+        if latest is None and saved is None:
+            raise FileNotFoundError(f"trial {trial.number} has no usable checkpoint or model in {store.folder}")
         if findings := store.findings():
-            self._notify(f"{findings} The evaluation uses the checkpoint of report {latest.step}.")
-        trial.checkpoint, trial.step = latest.path, latest.step
-        champion = self._context.folder.champion
-        with written_whole(champion) as beside:
-            beside.mkdir()
-            with restored_process():
-                evaluation = train.evaluate(params, trial, beside)
-            check_metric_names(evaluation.metrics)
-            if evaluation.model is not None:
-                from sweeper.tracking import package_model
+            consequence = f"uses the checkpoint of report {latest.step}" if latest else "has no other checkpoint"
+            self._notify(f"{findings} The evaluation {consequence}.")
+        trial.checkpoint, trial.step = (latest.path, latest.step) if latest else (None, self._task.recorded or 0)
+        trial.model = None if saved is None else saved.path
+        with restored_process():
+            metrics = train.evaluate(params, trial)
+        if not isinstance(metrics, Mapping):
+            raise TypeError(f"evaluate returns a dict of numbers by name, not {type(metrics).__name__}")
+        check_metric_names(metrics)
+        return Event(evaluation={str(name): float(value) for name, value in metrics.items()})
 
-                package_model(beside)
-        if (remote := self._context.folder.remote) is not None:
-            remote.put(champion, champion.name)
-        return Event(evaluation=dict(evaluation.metrics))
+    def _store(self) -> CheckpointStore:
+        return self._context.checkpoints(self._task.number, self._task.params)
 
     def _prepare(self) -> tuple[Any, Any, Trial]:
         sweep, task = self._context.sweep, self._task
@@ -130,12 +152,16 @@ class TaskRunner:
         return load_trainable(sweep.trainable, self._context.code), params, trial
 
     def _send(self, report: Report) -> None:
+        if self._task.evaluate:
+            raise RuntimeError("evaluate makes no reports; it returns its metrics")
         last = self._context.sweep.budget.reports
         if report.step > last:
             raise TrialStopped
+        if report.step == last:  # sent when the trainable has returned, see `_run`
+            self._last_report = report
+            return
         self._events.put(Event(report=report, has_threads=has_own_threads()))
-        # After the last report the thread does not wait: it ends while the driver records the report.
-        if report.step < last and not self._continue.get():
+        if not self._continue.get():
             raise TrialStopped
 
     def _notify(self, text: str) -> None:

@@ -8,13 +8,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sweeper.core.errors import InputError, TrialDivergedError
-from sweeper.core.files import disk_full_message, is_disk_full
+from sweeper.core.errors import InputError, TrialDivergedError, TrialStopped
+from sweeper.core.files import disk_full_message, is_disk_full, make_folder
 from sweeper.core.secrets import has_secret, redact
 from sweeper.core.trials import Report
 from sweeper.worker.checkpoints import CheckpointStore
+from sweeper.worker.manifest import FILES
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays
@@ -53,6 +54,7 @@ class Trial:
         reports: number of reports that the budget asks for.
         step: number of reports made so far, 0 at the start of a new trial. `report()` counts it up.
         checkpoint: folder of the checkpoint to resume from, which belongs to report `step`; None for a new trial.
+        model: folder of the MLflow model that this attempt, or the trial in `evaluate`, has saved; None without one.
 
     Raises:
         InputError: `data` is read, but the sweep names no dataset.
@@ -95,12 +97,16 @@ class Trial:
         self.reports = budget.reports
         self.step = 0
         self.checkpoint: Path | None = None
+        self.model: Path | None = None
         self._data = data
         self._checkpoints = checkpoints
         self._send = send
         self._notify = notify
         self._left_out: set[str] = set()
         self._names = {objective}
+        self._is_stopped = False
+        self._unsaved: Any = None
+        self._callback: Any = None
 
     @property
     def data(self) -> Arrays:
@@ -156,8 +162,57 @@ class Trial:
         self._names.update(numbers)
         self.step += 1
         if checkpoint is not None:
-            self._save(numbers, checkpoint)
-        self._send(Report(self.step, time.time(), numbers))
+            self._save(self._checkpoints, numbers, checkpoint)
+        try:
+            self._send(Report(self.step, time.time(), numbers))
+        except TrialStopped:
+            self._is_stopped = self.step <= self.reports  # not if only a report too many was made
+            raise
+
+    def save_model(self, model: Any, example: Any = None) -> None:
+        """Save the trained model. That of the best trial is logged in MLflow, registered, and may become the champion.
+
+        Args:
+            model: a model of Keras, scikit-learn, PyTorch, XGBoost or LightGBM; or a folder with an MLflow model, or
+                with any other files. It replaces the one that was saved before.
+            example: some inputs, which MLflow shows beside the model.
+
+        Raises:
+            TrialStopped: the trial was pruned, or the sweep stops.
+            TypeError: it is no such model.
+        """
+        from sweeper.tracking import save_model
+
+        if self._is_stopped:  # as in a `finally`: its checkpoints are deleted, and nobody would delete the model
+            raise TrialStopped
+        self._unsaved = None
+        make_folder(self._checkpoints.folder)
+        self.model = self._save(self._checkpoints.models, {}, lambda folder: save_model(model, folder, example)) / FILES
+
+    def keras(self, model: Any, *, save_model: bool = True) -> Any:
+        """Return a callback for Keras's `fit` that reports each epoch, saves checkpoints and resumes from one.
+
+        Call `model.fit(..., epochs=trial.reports, initial_epoch=trial.step, callbacks=[trial.keras(model)])`.
+
+        Args:
+            save_model: whether the model is saved when the trainable returns, as `save_model` does.
+
+        Raises:
+            ValueError: the budget asks for reports within an epoch.
+        """
+        from sweeper.worker.keras_callback import make_callback
+
+        if self._callback is None:  # a second one would restore the checkpoint again
+            self._callback = make_callback(self, self._save_at_end if save_model else lambda model: None)
+        return self._callback
+
+    def _save_at_end(self, model: Any) -> None:
+        self._unsaved = model
+
+    def end(self) -> None:
+        """Save the model that the callback of `keras` has trained. Called when the trainable has returned."""
+        if self._unsaved is not None:
+            self.save_model(self._unsaved)
 
     def diverged(self, metrics: Mapping[str, float]) -> TrialDivergedError:
         """Return the error to raise instead of the next report when training cannot recover.
@@ -172,12 +227,11 @@ class Trial:
         unit = "epoch" if self.budget.steps is None else "step"
         return f"{unit} {self.budget.epoch_of(self.step + 1):g}"
 
-    def _save(self, metrics: Mapping[str, float], write: Callable[[Path], None]) -> None:
-        """Save a checkpoint; while the disk is full, wait and try again."""
+    def _save(self, store: CheckpointStore, metrics: Mapping[str, float], write: Callable[[Path], None]) -> Path:
+        """Save a checkpoint or a model; while the disk is full, wait and try again."""
         while True:
             try:
-                self._checkpoints.save(self.step, metrics, write, attempt=self.attempt)
-                return
+                return store.save(max(1, self.step), metrics, write, attempt=self.attempt)
             except OSError as error:
                 folder = self._checkpoints.folder
                 if not is_disk_full(error, folder):

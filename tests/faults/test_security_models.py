@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,7 +81,8 @@ def test_packed_model_needs_no_pickle(finished: Path) -> None:
     packed = finished / "sweeps/small/champion/mlflow_model"
     names = {path.name for path in packed.rglob("*") if path.is_file()}
     assert {"MLmodel", "model.keras"} <= names
-    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".cloudpickle", ".pt", ".joblib", ".py"))]
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".cloudpickle", ".pt", ".joblib"))]
+    assert [name for name in names if name.endswith(".py")] == ["keras_code.py"]
 
 
 def test_replaced_model_is_evaluated_again_and_never_registered(copy: Path, tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_replaced_model_is_evaluated_again_and_never_registered(copy: Path, tmp_
     save_keras_bomb(champion / "mlflow_model/data/model.keras", mark)
     (champion / "mlflow_model/code").mkdir()
     (champion / "mlflow_model/code/evil.py").write_text(f"open({str(mark)!r}, 'w')\n")
-    model = (champion / "mlflow_model/MLmodel").read_text().replace("mlflow.keras", "evil")
+    model = (champion / "mlflow_model/MLmodel").read_text().replace("mlflow.pyfunc.loaders.code_model", "evil")
     (champion / "mlflow_model/MLmodel").write_text(model + "    code: code\n")
     (champion / "evaluation.json").write_text(json.dumps({"trial": 0, "metrics": {"test_accuracy": 1.0}}))
     done = run(copy, "--tracking-uri", f"sqlite:///{tmp_path}/other/mlflow.db")
@@ -123,18 +125,12 @@ def test_pickled_checkpoint_is_not_loaded_even_if_its_manifest_matches(copy: Pat
     assert not mark.exists()
 
 
-def test_model_with_code_is_not_packed(tmp_path: Path) -> None:
-    import numpy as np
-
-    from sweeper.tracking import package_model
+def test_model_with_code_in_it_runs_none_when_it_is_loaded(tmp_path: Path) -> None:
+    from sweeper.tracking.models.keras_code import KerasModel
 
     mark = tmp_path / "mark"
     save_keras_bomb(tmp_path / "model.keras", mark)
-    np.save(tmp_path / "example.npy", np.zeros((1, 2), "float32"))
+    context = SimpleNamespace(artifacts={"model": str(tmp_path / "model.keras")}, model_config={})
     with pytest.raises(ValueError, match="unsafe|safe_mode|Lambda"):
-        package_model(tmp_path)
-    save_keras_bomb(tmp_path / "model.keras", mark)
-    np.save(tmp_path / "example.npy", bomb_array(mark))
-    with pytest.raises(ValueError):
-        package_model(tmp_path)
+        KerasModel().load_context(context)
     assert not mark.exists()

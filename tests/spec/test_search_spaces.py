@@ -38,7 +38,8 @@ def test_shipped_file_is_a_sweep_without_warnings(path: Path) -> None:
     sweep = load_sweep(path)
 
     assert sweep.name == path.stem and sweep.warnings() == []
-    assert (sweep.tracking.experiment, sweep.tracking.model) == ("mnist-rnn", "mnist-rnn")
+    model = "mnist-quick" if path.stem == "quick" else "mnist-rnn"
+    assert (sweep.tracking.experiment, sweep.tracking.model) == ("mnist-rnn", model)
     assert sweep.budget.timeout is not None and sweep.enqueue
 
 

@@ -202,3 +202,29 @@ def test_loading_imports_nothing_heavy(write: Callable[..., Path]) -> None:
 
     names, count = done.stdout.split()
     assert names == "[]" and int(count) < 400
+
+
+@pytest.mark.parametrize(
+    ("body", "warned"),
+    [
+        ("    trial.report({'a': 1.0})  # trial.save_model(model)", True),
+        ("    model.evaluate(x)", True),
+        ("    trial.save_model(model)", False),
+        ("    model.fit(x, callbacks=[trial.keras(model)])", False),
+        ("    pass\n\ntrain.evaluate = train", False),
+        ("    from helper import finish\n    finish(trial)", False),
+    ],
+)
+def test_model_name_of_a_trainable_that_leaves_none_is_a_warning(tmp_path: Path, body: str, warned: bool) -> None:
+    (tmp_path / "leaving.py").write_text(f"def train(params, trial):\n{body}\n")
+    (tmp_path / "helper.py").write_text("def finish(trial):\n    trial.save_model('folder')\n")
+    declared: dict[str, Any] = {
+        "name": "x",
+        "trainable": "leaving:train",
+        "budget": {"trials": 2, "epochs": 3},
+        "space": {"height": {"type": "float", "low": 0, "high": 1}},
+    }
+    assert Sweep.from_mapping(declared).warnings() == []
+    found = Sweep.from_mapping(declared | {"tracking": {"model": "own"}}).warnings()
+    expected = "nothing can be registered as tracking.model 'own': leaving:train calls neither trial.save_model(model)"
+    assert [text.startswith(expected) for text in found] == [True] * warned

@@ -38,9 +38,14 @@ def test_evaluation_stored_again_replaces_the_one_before(folder: Path) -> None:
     assert read_evaluation(folder, second) == (8, {"test_accuracy": 0.95})
 
 
-def test_model_that_is_not_packed_has_no_digest(tmp_path: Path) -> None:
-    assert store_evaluation(tmp_path, 7, METRICS) is None
+def test_evaluation_without_a_model_is_read_until_there_is_one(tmp_path: Path) -> None:
+    stored = store_evaluation(tmp_path, 7, METRICS)
+    assert stored.startswith("- ") and read_evaluation(tmp_path, stored) == (7, METRICS)
     assert read_evaluation(tmp_path, "") is read_evaluation(tmp_path, None) is None
+    (tmp_path / PACKED).mkdir()
+    assert read_evaluation(tmp_path, stored) is None
+    (tmp_path / PACKED / "model").symlink_to("/etc/passwd")
+    assert read_evaluation(tmp_path, stored) is None
 
 
 def change_a_file(folder: Path) -> None:

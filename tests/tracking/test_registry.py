@@ -6,15 +6,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sweeper.core.errors import TrackingError
 from sweeper.spec import Sweep
-from sweeper.tracking import Champion, register_champion, start_ui, sync
+from sweeper.tracking import Champion, promote, register_champion, start_ui, sync
 from sweeper.tracking.client import connect
+from sweeper.tracking.models import decision
 from tests.tracking.tools import DATASET, RecordedStudy, assert_equal, history, sweep_run, trial_runs
 
 ROOT = Path(__file__).parents[2]
@@ -24,18 +28,17 @@ PACK = """
 import sys
 from pathlib import Path
 import keras, numpy as np
-from sweeper.tracking import package_model
-folder = Path(sys.argv[1])
-keras.utils.set_random_seed(0)
-layers = [keras.Input((8, 8)), keras.layers.GRU(4), keras.layers.Dense(10, activation="softmax")]
-model = keras.Sequential(layers)
-model.compile("adam", "sparse_categorical_crossentropy")
-model.save(folder / "model.keras")
-example = np.random.default_rng(0).random((3, 8, 8), dtype="float32")
-np.save(folder / "example.npy", example)
-package_model(folder)
-np.save(folder / "expected.npy", model.predict(example, verbose=0))
+from sweeper.tracking import save_model
+x = np.load(f"{sys.argv[1]}/x.npy")
+for name, weight, shape in (("good", 1.0, (4,)), ("bad", -1.0, (4,)), ("other", 1.0, (4, 1))):
+    layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(2, use_bias=False)]
+    model = keras.Sequential(layers)
+    model.set_weights([np.full((4, 2), [0.0, weight], "float32")])
+    folder = Path(sys.argv[1], name, "mlflow_model")
+    folder.mkdir(parents=True)
+    save_model(model, folder, x[:3])
 """
+"""Models that tell whether the sum of four numbers is positive: one does, one tells the contrary."""
 
 LOAD = """
 import sys
@@ -43,10 +46,9 @@ import mlflow, numpy as np
 uri, name, folder = sys.argv[1:]
 mlflow.set_tracking_uri(uri)
 model = mlflow.pyfunc.load_model(f"models:/{name}@champion")
-predicted = model.predict(np.load(f"{folder}/example.npy"))
-np.testing.assert_allclose(predicted, np.load(f"{folder}/expected.npy"), rtol=1e-5)
-assert model.input_example.shape == (3, 8, 8)
-assert str(model.metadata.signature.inputs) == "[Tensor('float32', (-1, 8, 8))]", model.metadata.signature
+x = np.load(f"{folder}/x.npy")
+assert (model.predict(x).argmax(1) == (x.sum(1) > 0)).all()
+assert model.input_example.shape == (3, 4)
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
@@ -61,13 +63,14 @@ def _python(code: str, *arguments: object, **environment: str) -> None:
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(50, 4)))
     _python(PACK, folder)
     return folder
 
 
 @pytest.fixture
 def champion_folder(packed: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(packed, tmp_path / "champion"))
+    return Path(shutil.copytree(packed / "good", tmp_path / "champion"))
 
 
 @pytest.fixture(scope="module")
@@ -92,26 +95,25 @@ def finish(make_sweep: Callable[..., Sweep], uri: str, request: pytest.FixtureRe
     return make
 
 
-def _register(study: RecordedStudy, folder: Path, uri: str) -> Champion:
-    champion = register_champion(study, study.rows()[0], {"test_accuracy": 0.9, "test_loss": 0.2}, folder, uri)
+def _register(study: RecordedStudy, folder: Path, uri: str, **options: Any) -> Champion:
+    metrics = options.pop("metrics", {"test_accuracy": 0.9, "test_loss": 0.2})
+    champion = register_champion(study, study.rows()[0], metrics, folder, uri, **options)
     assert champion is not None
     return champion
 
 
+def _versions(uri: str, champion: Champion) -> list[int]:
+    return sorted(int(found.version) for found in connect(uri).search_model_versions(f"name = '{champion.name}'"))
+
+
 def test_champion_loads_by_its_alias_and_predicts(
-    finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
+    finish: Callable[..., RecordedStudy], champion_folder: Path, packed: Path, uri: str
 ) -> None:
     study = finish("first", 0.5)
     champion = _register(study, champion_folder, uri)
     assert (champion.version, champion.promoted, champion.reason) == (1, True, "the first champion")
     assert champion.uri == f"models:/{champion.name}@champion"
-    _python(LOAD, uri, champion.name, champion_folder, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
-
-
-def test_packed_model_pins_its_requirements(packed: Path) -> None:
-    needs = (packed / "mlflow_model" / "requirements.txt").read_text().split()
-    assert [need.split("==")[0] for need in needs] == ["mlflow", "keras", "numpy", "tensorflow"]
-    assert all("==" in need for need in needs)
+    _python(LOAD, uri, champion.name, packed, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
 
 
 def test_registering_in_the_driver_loads_no_tensorflow(
@@ -142,6 +144,7 @@ def test_model_version_and_runs_lead_to_each_other(
         "sweeper.split": "55000/5000/10000",
         "sweeper.metric": "score",
         "sweeper.value": "0.5",
+        "sweeper.reason": "the first champion",
         "test_accuracy": "0.9",
     }
     assert expected.items() <= version.tags.items()
@@ -159,20 +162,28 @@ def test_registering_twice_gives_the_same_version(
     assert len(sweep_run(uri, study).outputs.model_outputs) == 1
 
 
-def test_better_model_becomes_champion_and_a_worse_one_does_not(
+def test_only_a_better_model_is_registered(
     finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
 ) -> None:
-    _register(finish("good", 0.5), champion_folder, uri)
-    worse = _register(finish("worse", 0.4), champion_folder, uri)
-    assert (worse.version, worse.promoted, worse.previous) == (2, False, 1)
-    assert worse.reason == "version 1 stays champion: score 0.4 against 0.5"
-    assert worse.uri == f"models:/{worse.name}/2"
+    good = finish("good", 0.5)
+    name = _register(good, champion_folder, uri).name
+    for worse in (finish("worse", 0.4), finish("equal", 0.5)):
+        for _ in range(2):
+            found = _register(worse, champion_folder, uri)
+            assert (found.version, found.promoted, found.previous) == (None, False, 1)
+            assert found.uri == f"models:/{found.model_id}"
+            assert connect(uri).get_logged_model(found.model_id).status == "READY"
+    assert found.reason == (
+        f"not registered as {name}: version 1 stays champion: score 0.5 against 0.5; "
+        "to make this model the champion: sweeper promote equal --storage " + worse.sweep.storage
+    )
     better = _register(finish("better", 0.6), champion_folder, uri)
-    assert (better.version, better.promoted, better.previous) == (3, True, 1)
+    assert (better.version, better.promoted, better.previous) == (2, True, 1)
     assert better.reason == "beats version 1: score 0.6 against 0.5"
-    equal = _register(finish("equal", 0.6), champion_folder, uri)
-    assert not equal.promoted
-    assert connect(uri).get_model_version_by_alias(better.name, "champion").version == 3
+    assert _versions(uri, better) == [1, 2]
+    again = _register(good, champion_folder, uri)
+    assert (again.version, again.promoted) == (1, False) and again.reason.startswith("version 2 took its place; ")
+    assert connect(uri).get_model_version_by_alias(better.name, "champion").version == 2
 
 
 def test_metric_to_minimize_is_better_when_lower(
@@ -186,8 +197,7 @@ def test_metric_to_minimize_is_better_when_lower(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"dataset": {**DATASET, "digest": "cd" * 32}}, "dataset.digest"),
-        ({"dataset": {**DATASET, "train": 1000}}, "split"),
+        ({"dataset": {**DATASET, "name": "digits", "train": 9}}, "dataset.name, split"),
         ({"objective": {"metric": "score", "direction": "minimize"}}, "direction"),
     ],
 )
@@ -196,9 +206,114 @@ def test_champion_that_is_not_comparable_keeps_its_place(
 ) -> None:
     if connect(uri).search_registered_models("name LIKE 'test-champion-that-is-not-comparable%'") == []:
         _register(finish("holder", 0.5), champion_folder, uri)
-    other = _register(finish(f"other-{named.replace('.', '-')}", 0.9, **change), champion_folder, uri)
+    other = _register(finish(f"other-{named[:7].replace('.', '-')}", 0.9, **change), champion_folder, uri)
     assert not other.promoted
-    assert other.reason == f"version 1 stays champion: not comparable, it has another {named}"
+    assert f": version 1 stays champion: not comparable, it has another {named}; to make" in other.reason
+
+
+def _data(packed: Path, *, wrong: int = 0) -> Any:
+    """Return arrays whose test set the good model answers right, except the first `wrong` samples."""
+    x = np.load(packed / "x.npy")
+    y = (x.sum(axis=1) > 0).astype("int32")
+    y[:wrong] = 1 - y[:wrong]
+    return SimpleNamespace(x_test=x, y_test=y)
+
+
+def test_models_judged_on_different_splits_are_tested_on_the_same_data(
+    finish: Callable[..., RecordedStudy], packed: Path, uri: str
+) -> None:
+    small = {**DATASET, "digest": "cd" * 32, "train": 1000}
+    name = _register(finish("small", 0.99, dataset=small), packed / "bad", uri).name
+    exact = {"metrics": {"test_accuracy": 0.8}, "load": lambda: _data(packed, wrong=10)}
+    better = _register(finish("better", 0.5), packed / "good", uri, **exact)
+    scores = "accuracy 0.8 against 0.2, both on the test set of this sweep"
+    assert (better.promoted, better.reason) == (True, f"beats version 1: {scores}")
+    tags = connect(uri).get_model_version(better.name, str(better.version)).tags
+    assert {key: value for key, value in tags.items() if key.startswith("sweeper.rematch.")} == {
+        "sweeper.rematch.metric": "accuracy",
+        "sweeper.rematch.value": "0.8",
+        "sweeper.rematch.champion": "1",
+        "sweeper.rematch.champion_value": "0.2",
+    }
+    study = finish("worse", 0.9, dataset={**small, "train": 2000})
+    lost = {"metrics": {"test_accuracy": 0.2}, "load": lambda: _data(packed, wrong=10)}
+    worse = _register(study, packed / "bad", uri, **lost)
+    assert worse.version is None and f"as {name}: version 2 stays champion: accuracy 0.2 against 0.8" in worse.reason
+    again = _register(study, packed / "bad", uri, metrics={"test_accuracy": 0.2}, load=_never)
+    assert again.reason == worse.reason
+
+
+def _never() -> Any:
+    raise AssertionError("nothing is to be tested again")
+
+
+def test_models_that_cannot_be_tested_together_are_not_comparable(
+    finish: Callable[..., RecordedStudy], packed: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {**DATASET, "digest": "cd" * 32, "train": 1000}
+    _register(finish("holder", 0.5, dataset=small), packed / "good", uri)
+    study, good = finish("other", 0.9), {"test_accuracy": 1.0}
+
+    def reason(folder: str, load: Callable[[], Any], metrics: dict[str, float] = good) -> str:
+        found = _register(study, packed / folder, uri, metrics=metrics, load=load)
+        assert not found.promoted and _versions(uri, found) == [1]
+        return found.reason.partition("judged on other data, and not comparable, because ")[2].partition("; to make")[0]
+
+    def lose() -> Any:
+        raise OSError("the disk is gone")
+
+    assert reason("good", lambda: None) == "this sweep names no dataset to test both on"
+    assert reason("good", lose) == "the test failed (the disk is gone)"
+    assert reason("good", _never, {}).startswith("this sweep's trainable has no `evaluate`")
+    scaled = reason("good", lambda: _data(packed), {"test_accuracy": 0.7})
+    assert scaled.startswith("the accuracy of this sweep's model on the dataset as it is (1) is none of its test metr")
+    wrong = SimpleNamespace(x_test=np.zeros((5, 3)), y_test=np.zeros(5, "int32"))
+    assert reason("good", lambda: wrong) == (
+        "ValueError: an input of the shape (5, 3) does not fit; the model takes (4)"
+    )
+    monkeypatch.setattr(decision, "REMATCH_TIMEOUT_S", 0.05)
+    assert reason("good", lambda: _data(packed)) == "the test took longer than 0.05 s"
+
+
+def test_models_of_other_shapes_are_not_comparable(
+    finish: Callable[..., RecordedStudy], packed: Path, uri: str
+) -> None:
+    _register(finish("holder", 0.5, dataset={**DATASET, "train": 1000}), packed / "other", uri)
+    found = _register(finish("flat", 0.9), packed / "good", uri, metrics={"a": 1.0}, load=lambda: _data(packed))
+    assert "the champion takes and returns [(4, 1)] -> [(2,)], and this sweep's model [(4,)] -> [(2,)]" in found.reason
+
+
+def test_code_beside_the_champion_is_not_run(
+    finish: Callable[..., RecordedStudy], packed: Path, uri: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(packed / "good", tmp_path / "evil"))
+    (folder / "mlflow_model/keras_code.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
+    _register(finish("holder", 0.5, dataset={**DATASET, "train": 1000}), folder, uri)
+    found = _register(finish("next", 0.5), packed / "good", uri, metrics={"a": 1.0}, load=lambda: _data(packed))
+    assert "stays champion: accuracy 1 against 1, both on the test set" in found.reason
+    assert not (tmp_path / "mark").exists()
+
+
+def test_model_that_is_not_keras_is_tested_only_if_pickles_are_allowed(
+    finish: Callable[..., RecordedStudy], packed: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    from sweeper.tracking import save_model
+
+    data = _data(packed)
+    (tmp_path / "linear/mlflow_model").mkdir(parents=True)
+    save_model(LogisticRegression(C=1e6).fit(data.x_test, data.y_test), tmp_path / "linear/mlflow_model")
+    _register(finish("holder", 0.5, dataset={**DATASET, "train": 1000}), tmp_path / "linear", uri)
+    options: dict[str, Any] = {"metrics": {"a": 1.0}, "load": lambda: data}
+    study = finish("next", 0.5)
+    assert (
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=true allows"
+        in _register(study, tmp_path / "linear", uri, **options).reason
+    )
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+    found = _register(study, tmp_path / "linear", uri, **options)
+    assert "stays champion: accuracy 1 against 1, both on the test set" in found.reason
 
 
 def test_champion_set_by_hand_keeps_its_place(
@@ -209,7 +324,30 @@ def test_champion_set_by_hand_keeps_its_place(
     client.create_registered_model(name)
     client.create_model_version(name, "/somewhere/model")
     client.set_registered_model_alias(name, "champion", "1")
-    assert not _register(study, champion_folder, uri).promoted
+    found = _register(study, champion_folder, uri)
+    assert not found.promoted and "not comparable, somebody registered it without sweeper" in found.reason
+
+
+def test_promoted_model_stays_champion_when_the_other_sweep_runs_again(
+    finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
+) -> None:
+    better, worse = finish("better", 0.6), finish("worse", 0.4)
+    _register(better, champion_folder, uri)
+    lost = _register(worse, champion_folder, uri)
+    assert lost.version is None and lost.name is not None
+    row = worse.rows()[0]
+    promoted = promote(worse, row, None, uri, name=lost.name, metrics={})
+    assert promoted is not None and (promoted.version, promoted.reason) == (2, "promoted by hand")
+    assert _register(worse, champion_folder, uri).reason == "as before"
+    again = _register(better, champion_folder, uri)
+    assert (again.promoted, again.version) == (False, 1)
+    assert _register(finish("best", 0.7), champion_folder, uri).promoted
+
+
+def test_trial_without_a_model_anywhere_cannot_be_promoted(finish: Callable[..., RecordedStudy], uri: str) -> None:
+    study = finish("empty", 0.5)
+    row = replace(study.rows()[0], number=1)
+    assert promote(study, row, None, uri, name="empty", metrics={}) is None
 
 
 def test_model_without_a_name_is_logged_but_not_registered(
@@ -237,7 +375,8 @@ def test_registration_that_fails_anywhere_can_be_repeated(
     study = finish("broken-off", 0.5)
     for name in (
         "log_inputs create_logged_model log_model_artifacts finalize_logged_model log_outputs log_batch "
-        "create_registered_model create_model_version set_logged_model_tags set_registered_model_alias"
+        "create_registered_model create_model_version set_logged_model_tags set_registered_model_alias "
+        "set_model_version_tag"
     ).split():
         original = getattr(MlflowClient, name)
 
@@ -252,7 +391,7 @@ def test_registration_that_fails_anywhere_can_be_repeated(
     assert (champion.version, champion.promoted) == (1, True)
     assert len(trial_runs(uri, study)[0].outputs.model_outputs) == 1
     files = {file.path for file in connect(uri).list_logged_model_artifacts(champion.model_id)}
-    assert {"MLmodel", "data", "requirements.txt", "input_example.json"} <= files
+    assert {"MLmodel", "data", "requirements.txt", "input_example.json", "keras_code.py"} <= files
 
 
 def test_registration_before_the_trial_is_delivered_is_refused(
@@ -266,7 +405,7 @@ def test_registration_before_the_trial_is_delivered_is_refused(
 
 @pytest.mark.long
 def test_champion_registered_through_a_server_loads_through_it(
-    make_sweep: Callable[..., Sweep], champion_folder: Path, tmp_path: Path
+    make_sweep: Callable[..., Sweep], champion_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
     ui = start_ui(f"sqlite:///{tmp_path}/own.db")
     try:
@@ -275,6 +414,6 @@ def test_champion_registered_through_a_server_loads_through_it(
         sync(study, ui.url)
         champion = _register(study, champion_folder, ui.url)
         assert (champion.version, champion.promoted) == (1, True)
-        _python(LOAD, ui.url, "served", champion_folder, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
+        _python(LOAD, ui.url, "served", packed, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
     finally:
         ui.stop()

@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 
 from sweeper.core.errors import InputError, TrialDivergedError
-from sweeper.datasets.catalog import Digits
+from sweeper.datasets.catalog import Digits, TimeSeries
 from sweeper.training import RNNParams, train_rnn, trainable
 from sweeper.training.engine.optimizers import OPTIMIZERS
 from sweeper.training.engine.recurrence import CELLS
-from sweeper.training.trainable import Evaluation
 from tests.training.conftest import RecordedTrial
 
 MakeTrial = Callable[..., RecordedTrial]
@@ -172,34 +171,47 @@ def test_batch_larger_than_the_data_spans_epochs(make_trial: MakeTrial) -> None:
     assert [metrics["epoch"] for metrics in trial.metrics] == [2.0, 4.0, 6.0, 8.0]
 
 
-def test_evaluation_saves_the_network_that_it_tested(make_trial: MakeTrial, tmp_path: Path) -> None:
+def test_evaluation_saves_the_network_that_it_tested(make_trial: MakeTrial) -> None:
     import keras
     import numpy as np
 
     trial = make_trial()
     train_rnn(RANDOM, trial)
     trial.checkpoint = trial.checkpoints.latest().path  # type: ignore[union-attr]
-    evaluation: Evaluation = train_rnn.evaluate(RANDOM, trial, tmp_path)  # type: ignore[attr-defined]
-    assert isinstance(trial.dataset, Digits)
+    metrics = train_rnn.evaluate(RANDOM, trial)  # type: ignore[attr-defined]
+    assert isinstance(trial.dataset, Digits) and trial.model is not None
     data = trial.dataset.load()
-    model = keras.saving.load_model(evaluation.model, safe_mode=True)
+    model = keras.saving.load_model(trial.model / "data/model.keras", safe_mode=True)
     probabilities = model(data.x_test.astype("float32")).numpy()
-    assert (probabilities.argmax(1) == data.y_test).mean() == evaluation.metrics["test_accuracy"]
+    assert (probabilities.argmax(1) == data.y_test).mean() == metrics["test_accuracy"]
     loss = -np.log(probabilities[np.arange(len(data.y_test)), data.y_test]).mean()
-    assert loss == pytest.approx(evaluation.metrics["test_loss"], abs=1e-5)
-    assert evaluation.example is not None and evaluation.labels == trial.dataset.labels
-    example = np.load(evaluation.example, allow_pickle=False)
-    assert example.dtype == np.float32 and (example == data.x_test[: len(example)]).all()
+    assert loss == pytest.approx(metrics["test_loss"], abs=1e-5)
+    example = np.array(json.loads((trial.model / "input_example.json").read_text()))
+    assert (example == data.x_test[: len(example)]).all()
 
 
-def test_evaluation_needs_a_checkpoint_of_the_same_network(make_trial: MakeTrial, tmp_path: Path) -> None:
+def test_forecasts_are_tested_by_their_mean_squared_error(make_trial: MakeTrial) -> None:
+    import mlflow
+    import numpy as np
+
+    trial = make_trial(dataset=TimeSeries(steps=12, train=96, validation=32, test=32))
+    train_rnn(SMALL, trial)
+    trial.checkpoint = trial.checkpoints.latest().path  # type: ignore[union-attr]
+    metrics = trainable.evaluate(SMALL, trial)
+    data, model = trial.data, mlflow.pyfunc.load_model(str(trial.model))
+    predicted = model.predict(data.x_test)
+    assert float(np.square(predicted - data.y_test).mean()) == pytest.approx(metrics["test_loss"], rel=1e-4)
+    np.testing.assert_allclose(model.predict(data.x_test[0, :, 0].tolist()), predicted[:1], rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_needs_a_checkpoint_of_the_same_network(make_trial: MakeTrial) -> None:
     trial = make_trial()
     with pytest.raises(ValueError, match="no checkpoint"):
-        trainable.evaluate(SMALL, trial, tmp_path)
+        trainable.evaluate(SMALL, trial)
     train_rnn(SMALL, trial)
     trial.checkpoint = trial.checkpoints.latest().path  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="another network"):
-        trainable.evaluate(SMALL.model_copy(update={"units": 5}), trial, tmp_path)
+        trainable.evaluate(SMALL.model_copy(update={"units": 5}), trial)
 
 
 def test_sweep_without_a_dataset_is_refused_with_the_remedy(make_trial: MakeTrial) -> None:

@@ -67,18 +67,63 @@ def test_traceback_is_not_written_through_a_linked_folder(make_sweep: MakeSweep,
     assert not list((tmp_path / "precious").iterdir())
 
 
-def test_evaluation_replaces_the_whole_folder_of_the_champion(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_evaluation_gets_the_checkpoint_and_may_save_a_model(make_sweep: MakeSweep, tmp_path: Path) -> None:
     sweep = make_sweep(trainable="tests.samples:count_and_evaluate", budget={"trials": 1, "epochs": 2})
-    all_events(start(sweep, tmp_path), 3)
-    (tmp_path / "precious").write_text("mine")
-    (tmp_path / "champion").mkdir()
-    (tmp_path / "champion/example.npy").symlink_to(tmp_path / "precious")
-    (tmp_path / "champion/old").touch()
+    all_events(start(sweep, tmp_path), 2)
+    checkpoint = tmp_path / "trials/0000/attempt-001-step-00000002/files"
     event = start(sweep, tmp_path, evaluate=True).next_event()
     assert event.evaluation == {"test_score": 2.0}, event
-    assert (tmp_path / "precious").read_text() == "mine"
-    assert [path.name for path in (tmp_path / "champion").iterdir()] == ["example.npy"]
-    assert not (tmp_path / "champion/example.npy").is_symlink()
+    assert (tmp_path / "evaluated").read_text() == f"{checkpoint} None"
+    task = Task(0, {"height": 0.9, "plain": True}, evaluate=True)
+    for _ in range(2):
+        event = TaskRunner(WorkerContext(sweep, SweepFolder(tmp_path)), task).next_event()
+        assert event.evaluation == {"test_score": 2.0}, event
+    model = tmp_path / "trials/0000/model/attempt-001-step-00000002/files"
+    assert (tmp_path / "evaluated").read_text() == f"{checkpoint} {model}"
+    assert (model / "files/weights").read_text() == "weights"
+
+
+def test_evaluation_that_returns_no_numbers_is_a_failure(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:count_and_evaluate", budget={"trials": 1, "epochs": 2})
+    failure = start(sweep, tmp_path, evaluate=True).next_event().failure
+    assert failure is not None and "trial 0 has no usable checkpoint or model" in failure.reason
+
+
+def test_last_report_waits_until_the_model_is_saved(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    run = start(make_sweep(trainable="tests.samples:fit_and_save", budget={"trials": 1, "epochs": 2}), tmp_path)
+    assert run.next_event().report is not None and not (tmp_path / "trials/0000/model").exists()
+    last = run.next_event()
+    assert last.report is not None and last.report.step == 2
+    assert [path.name for path in (tmp_path / "trials/0000/model").iterdir()] == ["attempt-001-step-00000002"]
+    run.stop()
+
+
+def test_failure_after_the_last_report_is_a_notice_and_the_report_counts(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:fail_after_the_last_report", budget={"trials": 1, "epochs": 2})
+    first, notice, last = all_events(start(sweep, tmp_path), 3)
+    assert first.report is not None and last.report is not None and last.report.step == 2
+    assert notice.notice is not None
+    assert notice.notice.startswith("Its code failed after the last report (TypeError: trial.save_model cannot save a ")
+    assert "(samples.py:" in notice.notice and "Traceback" in (tmp_path / "trials/0000/error.txt").read_text()
+
+
+def test_stopped_trial_saves_no_model_in_its_finally_block(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:save_in_finally", budget={"trials": 1, "epochs": 2})
+    run = start(sweep, tmp_path)
+    run.next_event()
+    run.stop()
+    assert not (tmp_path / "trials/0000/model").exists()
+    assert [event.report.step for event in all_events(start(sweep, tmp_path, attempt=2), 2) if event.report] == [1, 2]
+    assert (tmp_path / "trials/0000/model").exists()
+
+
+def test_trial_that_lacks_only_its_model_is_called_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:fit_and_save", budget={"trials": 1, "epochs": 3})
+    (tmp_path / "trials").mkdir()
+    WorkerContext(sweep, SweepFolder(tmp_path)).checkpoints(0).save(3, {"score": 1.0}, lambda folder: None)
+    report = start(sweep, tmp_path, attempt=2).next_event().report
+    assert report is not None and report.step == 3
+    assert (tmp_path / "trials/0000/model/attempt-002-step-00000003/files/MLmodel").exists()
 
 
 def test_trial_may_prune_itself(make_sweep: MakeSweep, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sweeper import Trial
-from sweeper.core.errors import TrialDivergedError
+from sweeper.core.errors import TrialDivergedError, TrialStopped
 from sweeper.core.trials import Report
 from sweeper.search.budget import Budget
 from sweeper.spec import TrialResources
@@ -125,3 +125,52 @@ def test_start_of_a_long_name_is_masked_before_it_is_cut(driver: Driver, monkeyp
     monkeypatch.setenv("SOME_TOKEN", "canary-" * 50)
     with pytest.raises(ValueError, match=r"has 350 characters \('\*\*\*'\.\.\.\)"):
         driver.trial().report({"loss": 1.0, "canary-" * 50: 1.0})
+
+
+def test_saved_model_is_an_mlflow_model_with_pinned_requirements(driver: Driver) -> None:
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    trial, x = driver.trial(), np.array([[0.0], [1.0]])
+    trial.report({"loss": 0.5})
+    for target in ([1, 0], [0, 1]):
+        trial.save_model(LogisticRegression().fit(x, target), example=x)
+    assert trial.model == driver.checkpoints.models.latest().path  # type: ignore[union-attr]
+    needs = (trial.model / "requirements.txt").read_text().split()
+    assert [need.split("==")[0] for need in needs] == ["mlflow", "scikit-learn", "scipy", "numpy", "skops"]
+    assert [path.name for path in trial.model.parents[1].iterdir()] == ["attempt-001-step-00000001"]
+
+
+def test_model_can_be_saved_before_the_first_report(driver: Driver, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_text("weights")
+    trial = driver.trial()
+    trial.save_model(tmp_path / "weights.bin")
+    assert trial.model is not None and (trial.model / "files/weights.bin").read_text() == "weights"
+
+
+def test_stopped_trial_saves_no_model(driver: Driver, tmp_path: Path) -> None:
+    trial = driver.trial()
+
+    def stop(report: Report) -> None:
+        raise TrialStopped
+
+    trial._send = stop
+    with pytest.raises(TrialStopped):
+        trial.report({"loss": 0.5})
+    with pytest.raises(TrialStopped):
+        trial.save_model(tmp_path)
+    assert not driver.checkpoints.folder.exists()
+
+
+def test_deleted_checkpoints_take_the_model_with_them(driver: Driver, tmp_path: Path) -> None:
+    trial = driver.trial()
+    trial.report({"loss": 0.5}, checkpoint=lambda folder: (folder / "weight").touch())
+    trial.save_model(_folder(tmp_path / "plain"))
+    driver.checkpoints.clear()
+    assert not driver.checkpoints.folder.exists()
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    (path / "weights").touch()
+    return path

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.core.files import written_whole
 from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.engine.runtime import is_jax, jax, keras, ops, tensorflow
 from sweeper.training.engine.weights import HEAD
@@ -56,17 +53,9 @@ def build_network(params: RNNParams, task: LearningTask, *, precision: str = "fl
     return keras.Model(sequences, layers.Dense(task.outputs, name=HEAD)(x), name=params.cell)
 
 
-def save_model(model: Model, path: Path, *, classifies: bool) -> None:
-    """Save the model as one `.keras` file in one rename. A classifier's logits become probabilities.
-
-    The file has built-in layers only, so `keras.saving.load_model(path, safe_mode=True)` loads it anywhere.
-    """
-    if classifies:
-        model = keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
-    with written_whole(path) as beside, warnings.catch_warnings():
-        # Keras 3 reads TensorFlow's variables in a way that NumPy 2 deprecates.
-        warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
-        model.save(beside)
+def with_probabilities(model: Model) -> Model:
+    """Return a classifier that returns probabilities in the place of its logits."""
+    return keras.Model(model.input, keras.layers.Softmax(name="probabilities")(model.output))
 
 
 class KerasNetwork:

@@ -163,8 +163,8 @@ class Loop:
         return [np.asarray(part) for part in self._program.unpack(self.state.weights)]
 
     def example(self, count: int) -> Array:
-        """Return the first test samples, in the type that the saved model takes."""
-        return np.asarray(self._data.test[0][0])[:count].astype("float32")
+        """Return the first test samples, in the type of the dataset."""
+        return np.asarray(self._data.test[0][0])[:count]
 
     def save(self, folder: Path) -> None:
         """Write what `restore` needs; the rest follows from the hyperparameters and the seed."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sweeper.datasets.base import LearningTask
-from sweeper.training.engine.keras_model import build_network, save_model
+from sweeper.training.engine.keras_model import build_network, with_probabilities
 from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.hparams import RNNParams
 
@@ -20,10 +20,9 @@ def test_saved_classifier_loads_safely_and_gives_probabilities(cell: str, tensor
 
     params = RNNParams(cell=cell, units=4, bidirectional=True, layer_norm=True, dropout=0.2)
     model = build_network(params, TASK)
-    save_model(model, tmp_path / "model.keras", classifies=True)
+    with_probabilities(model).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     pixels = np.random.default_rng(0).uniform(0, 255, (5, 8, 8)).astype("float32")
     probabilities = loaded(pixels).numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(probabilities, keras.ops.softmax(model(pixels)).numpy(), atol=1e-6)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]

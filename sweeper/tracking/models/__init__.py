@@ -1,0 +1,1 @@
+"""Models: saved by workers, logged and registered by the driver, and compared with the champion."""

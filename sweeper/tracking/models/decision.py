@@ -1,0 +1,174 @@
+"""The decision whether a sweep's best model becomes the champion, and the test of two models on the same data.
+
+The driver loads no model: a short-lived process does, see `rematch.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from sweeper.core.secrets import redact
+from sweeper.core.text import first_line
+from sweeper.tracking.client import default_store
+from sweeper.tracking.models.versions import Versions, is_ours
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+COMPARABILITY_TAGS = (
+    "sweeper.dataset.name",
+    "sweeper.dataset.digest",
+    "sweeper.split",
+    "sweeper.metric",
+    "sweeper.direction",
+)
+"""Tags that two versions must share for their values to be comparable."""
+
+REMATCH_TAGS = {"sweeper.dataset.digest", "sweeper.split"}
+"""Those of them that may differ if both models are tested on the same test set instead."""
+
+REMATCH_TIMEOUT_S = 300.0
+"""Longest test of two models, in seconds."""
+
+ACCURACY, ERROR = "accuracy", "mean squared error"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a model becomes the champion, the reason in one line, and what was measured for it, as tags.
+
+    `is_final` is False if another attempt may come to another decision.
+    """
+
+    promoted: bool
+    reason: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    is_final: bool = True
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """A model that may become the champion: its version's tags, its test metrics, its files, and the sweep's data."""
+
+    tags: Mapping[str, str]
+    evaluation: Mapping[str, float]
+    packed: Path
+    load_data: Callable[[], Any]
+    """Returns `datasets.base.Arrays`; None if the sweep names no dataset."""
+
+
+def compare(challenger: Challenger, current: ModelVersion, versions: Versions, uri: str) -> Decision:
+    """Compare a model with the champion by their values in validation, or else by a test on the same data.
+
+    A champion that is not comparable keeps its place: there is no evidence that the new model is better.
+    """
+    holder, tags = f"version {current.version}", challenger.tags
+    if not is_ours(current):
+        return Decision(False, f"{holder} stays champion: not comparable, somebody registered it without sweeper")
+    differing = [key for key in COMPARABILITY_TAGS if current.tags.get(key) != tags[key]]
+    if differing and set(differing) <= REMATCH_TAGS:
+        return _rematch(challenger, current, versions, uri)
+    try:
+        new, old = float(tags["sweeper.value"]), float(current.tags["sweeper.value"])
+    except (KeyError, ValueError):
+        differing.append("sweeper.value")
+        new = old = 0.0
+    if differing:
+        names = ", ".join(key.removeprefix("sweeper.") for key in differing)
+        return Decision(False, f"{holder} stays champion: not comparable, it has another {names}")
+    better = new > old if tags["sweeper.direction"] == "maximize" else new < old
+    return Decision(better, _reason(better, holder, f"{tags['sweeper.metric']} {new:.6g} against {old:.6g}"))
+
+
+def _reason(better: bool, holder: str, scores: str) -> str:
+    return f"beats {holder}: {scores}" if better else f"{holder} stays champion: {scores}"
+
+
+def _rematch(challenger: Challenger, current: ModelVersion, versions: Versions, uri: str) -> Decision:
+    """Test both models on the challenger's test set; the champion was judged on other data or another split."""
+    holder = f"version {current.version}"
+    try:
+        metric, new, old = _test_both(challenger, current, versions, uri)
+    except _NotComparableError as error:
+        return Decision(
+            False, f"{holder} stays champion: judged on other data, and not comparable, because {error}", is_final=False
+        )
+    better = new < old if metric == ERROR else new > old
+    measured = {"metric": metric, "value": repr(new), "champion": str(current.version), "champion_value": repr(old)}
+    return Decision(
+        better,
+        _reason(better, holder, f"{metric} {new:.6g} against {old:.6g}, both on the test set of this sweep"),
+        {f"sweeper.rematch.{name}": value for name, value in measured.items()},
+    )
+
+
+class _NotComparableError(Exception):
+    """The reason why two models could not be compared, as the end of a sentence."""
+
+
+def _test_both(challenger: Challenger, current: ModelVersion, versions: Versions, uri: str) -> tuple[str, float, float]:
+    """Return the metric, the challenger's value and the champion's."""
+    if not challenger.evaluation:
+        raise _NotComparableError("this sweep's trainable has no `evaluate`, which shows how its model is tested")
+    try:
+        data = challenger.load_data()
+        if data is None:
+            raise _NotComparableError("this sweep names no dataset to test both on")
+        with TemporaryDirectory(prefix="sweeper-") as name:
+            folder = Path(name)
+            _download(versions, current, uri, folder / "champion")
+            shutil.copytree(challenger.packed, folder / "challenger")
+            found = _run(folder, data)
+    except _NotComparableError:
+        raise
+    except Exception as error:  # a store, a disk or a data set that fails here must not end the sweep
+        raise _NotComparableError(f"the test failed ({redact(first_line(error))[:300]})") from error
+    metric, new, old = str(found["metric"]), float(found["challenger"]), float(found["champion"])
+    tolerance = 0.005 if metric == ACCURACY else 0.01 * abs(new)
+    if not any(abs(value - new) <= tolerance for value in challenger.evaluation.values()):
+        raise _NotComparableError(
+            f"the {metric} of this sweep's model on the dataset as it is ({new:.6g}) is none of its test metrics; "
+            "it may need its inputs scaled"
+        )
+    return metric, new, old
+
+
+def _download(versions: Versions, current: ModelVersion, uri: str, folder: Path) -> None:
+    import mlflow
+
+    address, beside = f"models:/{versions.name}/{current.version}", folder.with_name("downloaded")
+    with default_store(uri):
+        Path(mlflow.artifacts.download_artifacts(address, dst_path=str(beside))).rename(folder)
+
+
+def _run(folder: Path, data: Any) -> dict[str, Any]:
+    """Run `rematch.py` on the models in `folder`; return what it wrote."""
+    import numpy as np
+
+    np.savez(folder / "test.npz", x=data.x_test, y=data.y_test)
+    script = Path(__file__).with_name("rematch.py")
+    # -P: the folder of the script is not on the path, where its neighbours would hide other modules.
+    command = [sys.executable, "-P", str(script), str(folder)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=REMATCH_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _NotComparableError(f"the test took longer than {REMATCH_TIMEOUT_S:g} s") from error
+    result = folder / "result.json"
+    if not result.exists():
+        raise _NotComparableError(f"the process that tested both ended with code {done.returncode}")
+    found: dict[str, Any] = json.loads(result.read_bytes())
+    if "error" in found:
+        raise _NotComparableError(redact(str(found["error"]))[:300])
+    return found
