@@ -158,7 +158,10 @@ def _type_of(key: str, field: Schema, definitions: Schema) -> str:
     if "additionalProperties" in field and kinds:
         return f"mapping, see [{key}](#{key})"
     if kinds and key in Sweep.model_fields:
-        return f"one of {len(kinds)} types, see [{key}](#{key})" if len(kinds) > 1 else f"see [{key}](#{key})"
+        text = "text, or " if any(part.get("type") == "string" for part in _parts(field)) else ""
+        return (
+            f"{text}one of {len(kinds)} types, see [{key}](#{key})" if len(kinds) > 1 else f"{text}see [{key}](#{key})"
+        )
     if kinds:
         return f"mapping of type {', '.join(f'`{name}`' for name in kinds)}"
     parts = [part for part in _parts(field) if part.get("type") != "null" or field.get("default", "") is not None]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Sweep", "SweepResult", "Trial", "load_sweep", "read_study", "run_sweep"]
+__all__ = ["Sweep", "SweepResult", "Trial", "load_sweep", "read_study", "report", "run_sweep"]
 
 if TYPE_CHECKING:
     from sweeper.run import SweepResult, run_sweep
     from sweeper.spec import Sweep, load_sweep
     from sweeper.study.open import read_study
+    from sweeper.worker.script import report
     from sweeper.worker.trial import Trial
 
 _MODULES = {
@@ -18,6 +19,7 @@ _MODULES = {
     "Trial": "sweeper.worker.trial",
     "load_sweep": "sweeper.spec",
     "read_study": "sweeper.study.open",
+    "report": "sweeper.worker.script",
     "run_sweep": "sweeper.run",
 }
 

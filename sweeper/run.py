@@ -16,7 +16,7 @@ from sweeper.core.errors import LeaseLostError, StopReason
 from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
 from sweeper.core.trials import Listener, TrialRecord, best_trial
-from sweeper.core.user_code import freeze_user_code, load_trainable
+from sweeper.core.user_code import freeze_user_code, has_evaluation
 from sweeper.driver.auth import check_cluster, cluster_address
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
@@ -127,7 +127,7 @@ def search_and_evaluate(
     from sweeper.study.compatibility import record_dataset
     from sweeper.tracking import read_evaluation
 
-    can_evaluate = hasattr(load_trainable(context.sweep.trainable), "evaluate")
+    can_evaluate = has_evaluation(context.sweep.trainable)
     known = read_evaluation(context.folder.champion, study.facts.get("champion", ""))
 
     def must_evaluate(best: TrialRecord) -> bool:

@@ -147,7 +147,8 @@ def test_modules_classes_and_functions_stay_small_enough_to_read() -> None:
 
 
 def test_the_public_names_are_what_they_are_said_to_be() -> None:
-    assert sorted(sweeper.__all__) == ["Sweep", "SweepResult", "Trial", "load_sweep", "read_study", "run_sweep"]
+    names = ["Sweep", "SweepResult", "Trial", "load_sweep", "read_study", "report", "run_sweep"]
+    assert sorted(sweeper.__all__) == names
 
 
 @pytest.mark.parametrize("name", sweeper.__all__)

@@ -117,6 +117,7 @@ def test_examples_can_be_read(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
         if re.search("^name: ", text, re.MULTILINE) and not re.search(
             "trainable: (linear|digits)", text
         ):  # these are run
+            (tmp_path / "train.py").touch()
             (tmp_path / "sweep.yaml").write_text(text)
             assert load_sweep(tmp_path / "sweep.yaml").warnings() == []
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from sweeper.core.user_code import TrainableCode
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -19,6 +21,8 @@ class Submission:
     """The complete sweep file."""
     options: tuple[str, ...] = ()
     """Further options of `sweeper run` on the cluster."""
+    code: TrainableCode | None = None
+    """The trainable whose code is sent along; None: the function that the file names."""
 
 
 @dataclass(frozen=True)

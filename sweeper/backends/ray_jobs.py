@@ -82,7 +82,7 @@ class RayJobs:
             job = f"sweeper-{submission.name}-{attempt}"
             with tempfile.TemporaryDirectory() as folder:
                 declared = json.loads(submission.text)
-                copy_user_code(declared.get("trainable"), Path(folder))
+                copy_user_code(submission.code or declared.get("trainable"), Path(folder))
                 Path(folder, "sweep.yaml").write_text(submission.text)
                 self._start(job, submission, attempt, folder)
         resumes = "" if attempt == 1 else f"; it resumes where attempt {attempt - 1} ended"

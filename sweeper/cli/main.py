@@ -31,6 +31,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "logs": submit.logs,
     "validate": show.validate,
     "schema": show.schema,
+    "convert": show.convert,
     "list": show.list_sweeps,
     "show": show.show,
     "best": show.best,

@@ -71,6 +71,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a sweep."
 OptionalName = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="The sweep to print links to.", show_default=False)
 ]
+OptionalTrial = Annotated[
+    int | None, typer.Argument(metavar="[TRIAL]", help="The number of a trial.", show_default=False)
+]
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON document on stdout.")]
 Csv = Annotated[bool, typer.Option("--csv", metavar="", help="Print all trials and parameters as CSV.")]
@@ -95,6 +98,8 @@ TrackingUri = Annotated[
 ]
 _Port = typer.Option("--port", min=1, max=65535, metavar="N", help="Port of the UI. Default: any free one.")
 Port = Annotated[int | None, _Port]
+_Output = typer.Option("--output", "-o", metavar="FILE", help="Write to this file.", show_default=False)
+Output = Annotated[Path | None, _Output]
 
 Settings = Annotated[
     list[str] | None,
@@ -203,7 +208,6 @@ Folder = Annotated[
         "--dir", metavar="DIR", parser=_folder, help="Folder of the sweep. Default: sweeps/NAME.", show_default=False
     ),
 ]
-
 
 FLAGS = {
     "name": "name",

@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.files import open_regular
 from sweeper.core.secrets import redact
 from sweeper.core.text import to_yaml
 
@@ -36,6 +39,27 @@ def emit_text(text: str) -> None:
     for line in text.splitlines(keepends=True):
         sys.stdout.write(clean(line.rstrip("\n")) + ("\n" if line.endswith("\n") else ""))
     sys.stdout.flush()
+
+
+def emit_file(file: Path, start: int = 0, *, last_lines: int | None = None) -> int:
+    """Print a file of output, with secrets masked; of a line that was overwritten, as by a progress bar, the end.
+
+    Args:
+        start: the byte to begin at; a file that has become shorter is printed from its beginning.
+
+    Returns:
+        The byte where the next call is to begin.
+    """
+    try:
+        with open_regular(file) as opened:
+            content = opened.read()
+    except OSError:  # it was moved aside now, or is a link
+        return start
+    shown = re.sub(rb"[^\n]*\r(?=[^\r\n])", b"", content[start if start <= len(content) else 0 :])
+    lines = redact(shown.replace(b"\r", b"").decode(errors="backslashreplace")).splitlines(keepends=True)
+    for line in lines if last_lines is None else lines[-last_lines:]:
+        emit_text(line if line.endswith("\n") else f"{line}\n")
+    return len(content)
 
 
 def clean(text: object) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -18,6 +19,7 @@ from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
     from sweeper.cli.doctor import Check
+    from sweeper.core.sweep_folder import SweepFolder
     from sweeper.study.view import StudyView
 
 
@@ -54,6 +56,24 @@ def schema() -> None:
     from sweeper.spec import sweep_schema
 
     report.emit(report.to_json(sweep_schema()))
+
+
+def convert(space: options.File, output: options.Output = None) -> None:
+    """Convert a sweep file of W&B."""
+    from sweeper.core.files import written_whole
+    from sweeper.spec import Sweep
+    from sweeper.spec.convert import convert_file
+    from sweeper.spec.yaml_file import parse_value
+
+    text = convert_file(space)
+    Sweep.from_mapping(parse_value(text))  # what it refuses of the result is a mistake of the file
+    if output is None:
+        report.emit(text)
+    elif output.exists():
+        raise InputError(f"{output} exists already. Remove it, or write to another file with --output")
+    else:
+        with written_whole(output) as beside:
+            beside.write_text(text)
 
 
 def list_sweeps(storage: options.Storage = options.DEFAULT_STORAGE, json: options.Json = False) -> None:
@@ -199,3 +219,56 @@ def _store_of(study: StudyView, tracking_uri: str | None) -> str:
     from sweeper import tracking
 
     return tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri"))
+
+
+FOLLOW_INTERVAL_S = 1.0
+SHOWN_LINES, SHOWN_TRIALS = 5, 5
+"""Last lines of a trial, and trials, that `logs` prints if none is named."""
+
+
+def show_output(name: str, trial: int | None, storage: str, *, follow: bool) -> None:
+    """Print what a trial of a sweep on this machine has printed, or the last lines of those that run or failed."""
+    from sweeper.core.sweep_folder import SweepFolder
+    from sweeper.study.open import read_study
+
+    study = read_study(name, storage)
+    if isinstance(study.folder, str):
+        raise InputError(f"what the trials of {name!r} print stays on their nodes: its folder is {study.folder}")
+    folder, rows = SweepFolder.of(study.folder, name), {row.number: row for row in study.rows()}
+    if trial in rows:
+        _print_trial(folder, trial, (lambda: _is_running(name, trial, storage)) if follow else lambda: False)
+        return
+    if trial is not None or follow:
+        what = f"sweep {name!r} has no trial {trial}" if trial is not None else "the trial to follow is missing"
+        raise InputError(f"{what}; name one of 0 to {max(rows)}" if rows else f"sweep {name!r} has no trial yet")
+    shown = [row for row in rows.values() if row.state in ("RUNNING", "FAIL")][-SHOWN_TRIALS:]
+    for row in shown:
+        report.emit(report.clean(f"== trial {row.number}, {row.state}" + (f": {row.reason}" if row.reason else "")))
+        for file in folder.outputs(row.number)[-1:]:
+            report.emit_file(file, last_lines=SHOWN_LINES)
+    if not shown:
+        raise InputError(f"no trial of {name!r} runs or has failed; name one: sweeper logs {name} TRIAL")
+
+
+def _is_running(name: str, trial: int, storage: str) -> bool:
+    from sweeper.study.open import list_sweeps, read_study
+
+    runs = any(summary.running for summary in list_sweeps(storage) if summary.name == name)
+    return runs and read_study(name, storage).row(trial).state == "RUNNING"
+
+
+def _print_trial(folder: SweepFolder, trial: int, is_running: Callable[[], bool]) -> None:
+    """Print the output of all attempts of a trial, and what is added while it runs; then its traceback."""
+    printed: dict[str, int] = {}
+    runs = True
+    while runs:
+        runs, seen = is_running(), set(printed)
+        for file in (files := folder.outputs(trial)):
+            if file.name not in seen and len(files) > 1:
+                report.emit(f"== {file.name}")
+            if not seen or ".old" not in file.name:  # later, a file that was moved aside has been printed
+                printed[file.name] = report.emit_file(file, printed.get(file.name, 0))
+        time.sleep(FOLLOW_INTERVAL_S if runs else 0)
+    if (error := folder.trial(trial) / "error.txt").is_file():
+        report.emit(f"== {error.name}")
+        report.emit_file(error)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import options, report
+from sweeper.cli import options, report, show
 from sweeper.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,14 +85,27 @@ def status(
 
 def logs(
     name: options.Name,
+    trial: options.OptionalTrial = None,
     follow: options.Follow = False,
+    storage: options.Storage = options.DEFAULT_STORAGE,
     backend: options.BackendName = "ray",
     dashboard: options.Dashboard = None,
     insecure: options.Insecure = False,
     namespace: options.Namespace = "sweeper",
     context: options.Context = None,
 ) -> int:
-    """Print the output of a submitted sweep."""
+    """Print what a trial has printed.
+
+    With --dashboard or --backend, print the output of a submitted sweep.
+    """
+    if not is_submitted(backend, dashboard):
+        try:
+            show.show_output(name, trial, storage, follow=follow)
+        except KeyboardInterrupt:
+            return 130
+        return 0
+    if trial is not None:
+        raise InputError("TRIAL: a cluster sends the output of the whole sweep only; leave it out")
     chosen = backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace)
     if follow:
         return _follow(chosen, name)
@@ -145,7 +158,8 @@ def submission_of(
         raise InputError(f"--tracking-uri: {problem}")
     run_options = _kuberay_options if backend == "kuberay" else _ray_job_options
     where = (*run_options(sweep, folder, tracking_uri), *(["--insecure"] if insecure else []))
-    return Submission(sweep.name, json_.dumps(sweep.model_dump(mode="json"), indent=2), where)
+    text = json_.dumps(sweep.model_dump(mode="json"), indent=2)
+    return Submission(sweep.name, text, where, code=sweep.trainable)
 
 
 def print_dry_run(submission: Submission, backend: str, **pods: Any) -> None:

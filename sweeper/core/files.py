@@ -262,3 +262,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON document, whole or not at all."""
     with written_whole(path) as beside:
         beside.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the size of the files of a folder, in bytes. No link is followed; a file that is deleted now counts 0."""
+    found = 0
+    for file in (Path(place, name) for place, _, names in os.walk(folder) for name in names):
+        with suppress(OSError):
+            found += file.lstat().st_size
+    return found

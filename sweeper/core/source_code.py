@@ -9,7 +9,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
@@ -110,6 +110,22 @@ def _own_files(root: Path, module: str) -> Iterator[tuple[str, bytes]]:
         waiting += _imported(tree, name if file.name == "__init__.py" else name.rpartition(".")[0])
 
 
+def script_digests(root: Path, scripts: Iterable[Path]) -> dict[str, str]:
+    """Return the digest of each script, and of the Python files beside it that it imports, by its path in `root`.
+
+    A script outside of `root` has its absolute path.
+    """
+    found: dict[Path, str] = {}
+    for script in scripts:
+        imported = code_digests(script.parent, script.stem) if script.suffix == ".py" else {}
+        found |= {script.parent / file: digest for file, digest in imported.items()}
+        if script not in found:
+            found[script] = hashlib.sha256(script.read_bytes()).hexdigest()
+    return {
+        str(file.relative_to(root) if file.is_relative_to(root) else file): digest for file, digest in found.items()
+    }
+
+
 def _all_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield all statements, at any depth. `ast.walk` visits expressions too, which takes twenty times as long."""
     for node in body:
@@ -190,8 +206,11 @@ class SourceModule:
             module, original = self._imports[name]
             return SourceModule.of(module, self._folder).definition(original, hops=hops - 1)
         functions = [name for name, node in self._nodes.items() if isinstance(node, ast.FunctionDef)]
-        known = [name for name in [*functions, *self._imports] if not name.startswith("_")]
-        raise InputError(f"module {self.module!r} has no function {name!r}. {did_you_mean(name, known)}")
+        offered = functions or (self._imports if self._package == self.module else ())
+        known = [name for name in offered if not name.startswith("_")]
+        script = f"It has no functions; to run it as a script, write {{command: python {self.module}.py}}"
+        hint = did_you_mean(name, known) if known else script
+        raise InputError(f"module {self.module!r} has no function {name!r}. {hint}")
 
     def resolve(self, annotation: ast.expr) -> type[Any] | None:
         """Return the class of an annotation if it is a pydantic model or a dataclass, None otherwise."""

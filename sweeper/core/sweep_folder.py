@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeper.core.errors import DatasetError, InputError, SweepBusyError
-from sweeper.core.files import private_folder, remove, remove_unfinished
+from sweeper.core.files import bytes_below, private_folder, remove, remove_unfinished
 from sweeper.core.remote_folder import RemoteFolder
 from sweeper.core.urls import problem_of_folder
 
@@ -89,18 +89,18 @@ class SweepFolder:
         """Return the subfolder with the checkpoints and tracebacks of a trial."""
         return self.path / "trials" / f"{number:04d}"
 
+    def outputs(self, number: int) -> list[Path]:
+        """Return the files with what the attempts of a trial printed, the oldest first."""
+        return sorted(self.trial(number).glob("output-*.txt"))
+
     def checkpoint_bytes(self) -> int:
         """Return the size of all checkpoints on this node, in bytes."""
-        return sum(_bytes_below(folder) for folder in self.path.glob("trials/*/attempt-*"))
+        return sum(bytes_below(folder) for folder in self.path.glob("trials/*/attempt-*"))
 
 
-def _bytes_below(folder: Path) -> int:
-    """Return the size of the files of a folder, in bytes. No link is followed; a file that is deleted now counts 0."""
-    found = 0
-    for file in (Path(place, name) for place, _, names in os.walk(folder) for name in names):
-        with suppress(OSError):
-            found += file.lstat().st_size
-    return found
+def output_name(attempt: int) -> str:
+    """Return the name of the file with what an attempt printed. Older output is in one that ends in `.old.txt`."""
+    return f"output-{attempt:03d}.txt"
 
 
 def _local_copy(url: str) -> Path:

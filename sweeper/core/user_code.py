@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sweeper.core.errors import InputError
 from sweeper.core.files import written_whole
@@ -25,6 +22,7 @@ from sweeper.core.source_code import (
     import_user_module,
     locate_module,
     root_of,
+    script_digests,
 )
 from sweeper.core.sweep_folder import MARKER
 from sweeper.core.text import format_value
@@ -79,6 +77,11 @@ def load_trainable(path: str, folder: Path | None = HERE) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def has_evaluation(trainable: TrainableCode) -> bool:
+    """Return whether a trainable can evaluate its model on the test set; a command cannot."""
+    return isinstance(trainable, str) and hasattr(load_trainable(trainable), "evaluate")
+
+
 def _split(path: str) -> tuple[str, str]:
     if not TRAINABLE_PATTERN.fullmatch(path):
         raise InputError(f"{format_value(path)} is not of the form package.module:function")
@@ -86,32 +89,42 @@ def _split(path: str) -> tuple[str, str]:
     return module, function
 
 
+class Scripts(Protocol):
+    """A trainable that is a command: its script files, and the folder that it runs in."""
+
+    @property
+    def root(self) -> Path: ...
+    def scripts(self) -> list[Path]: ...
+
+
+TrainableCode = str | Scripts
+"""Function, as package.module:function, or a command."""
+
 _SWEEPER = Path(__file__).resolve().parents[1]
 
-
 _SKIPPED_FOLDERS = ("__pycache__", "site-packages", "node_modules", "venv", "build", "dist", "sweeps", "mlartifacts")
-
 
 MAX_FILES, MAX_BYTES = 2000, 10 << 20
 """Limits of an upload. A larger folder holds more than the user's code."""
 
-
 MAX_ENTRIES = 2000
 """Files and folders that are looked at for code which is not imported by name, when code is copied on this machine."""
-
 
 MAX_NEIGHBOURS = 200
 """Entries of the folder above the code, for which a copy has links: code may refer to `Path(__file__).parents[1]`."""
 
 
-def user_code_root(trainable: str) -> Path | None:
-    """Return the folder that a trainable's module is imported from; None if it is installed.
+def user_code_root(trainable: TrainableCode) -> Path | None:
+    """Return the folder of a trainable's module or scripts; None if it is installed.
 
     An installed module is not copied, because nodes must have it installed too.
 
     Raises:
         InputError: The module does not exist.
     """
+    if not isinstance(trainable, str):
+        here = trainable.root
+        return here if any(file.is_relative_to(here) for file in trainable.scripts()) else None
     module, _ = _split(trainable)
     if module.startswith("sweeper."):
         return None
@@ -133,58 +146,16 @@ def is_own_code(file: Path | str) -> bool:
     return not Path(file).resolve().is_relative_to(_SWEEPER) and not is_installed(file)
 
 
-def digest_user_code(trainable: str) -> dict[str, str]:
+def digest_user_code(trainable: TrainableCode) -> dict[str, str]:
     """Return the digests of the user's files that a trainable consists of, by their paths; {} if it is installed."""
+    if not isinstance(trainable, str):
+        return script_digests(trainable.root, trainable.scripts())
     root = user_code_root(trainable)
     return {} if root is None else code_digests(root, _split(trainable)[0])
 
 
-# What no package that sweeper needs imports.
-_UNUSED_NAMES = frozenset("antigravity chunk crypt imp mailbox pipes profile sched this trace turtle wave".split())
-
-
-_NEEDED_PACKAGES = frozenset(
-    "absl alembic fsspec google grpc h5py jax keras mlflow ml_dtypes msgpack numpy optuna packaging pandas psutil "
-    "pyarrow pydantic pydantic_core ray requests rich ruamel scipy sklearn sqlalchemy tensorflow typer urllib3 "
-    "yaml".split()
-)
-
-
-def refuse_hidden_modules(trainable: str) -> None:
-    """Refuse a file of the user that Python would import in the place of a module that is needed.
-
-    Raises:
-        InputError: There is one for a module of Python, of a package that sweeper needs, or that the trainable imports.
-    """
-    root, here = user_code_root(trainable), str(HERE.absolute())
-    folders = {root} if root is not None else {Path(here)} if here in sys.path else set()
-    for folder in folders - {_SWEEPER.parent}:
-        imported = code_digests(folder, _split(trainable)[0]).keys()
-        for name in sorted(os.listdir(folder)):
-            file = folder / name if name.endswith(".py") else folder / name / "__init__.py"
-            hidden = name.removesuffix(".py")
-            if hidden.isidentifier() and file.is_file() and _is_needed(hidden, is_imported=name in imported):
-                kind = "standard" if hidden in sys.stdlib_module_names else "installed"
-                raise InputError(
-                    f"{file.relative_to(folder)} in {folder} hides the {kind} module {hidden!r} from everything that "
-                    "imports it; rename it"
-                )
-
-
-def _is_needed(name: str, *, is_imported: bool) -> bool:
-    if name in sys.stdlib_module_names:
-        return name not in _UNUSED_NAMES
-    paths = sysconfig.get_paths()
-    if name == "sweeper" or not PathFinder.find_spec(name, [paths["purelib"], paths["platlib"]]):
-        return name == "sweeper"
-    try:
-        return name in _NEEDED_PACKAGES or (is_imported and bool(distribution(name)))
-    except PackageNotFoundError:  # another package brought it along, and the user's own is meant
-        return False
-
-
-def copy_user_code(trainable: str, target: Path) -> None:
-    """Copy the Python files of `user_code_root` to `target` for an upload. Does nothing if the trainable is installed.
+def copy_user_code(trainable: TrainableCode, target: Path) -> None:
+    """Copy the Python files of `user_code_root`, and scripts, to `target`. Does nothing if the trainable is installed.
 
     Raises:
         InputError: There are more than `MAX_FILES` files or `MAX_BYTES` bytes.
@@ -192,12 +163,13 @@ def copy_user_code(trainable: str, target: Path) -> None:
     root = user_code_root(trainable)
     if root is None:
         return
+    scripts = () if isinstance(trainable, str) else trainable.scripts()
     copied = size = 0
     for folder, names, files in os.walk(root):
         is_results = MARKER in files and Path(folder) != root
         names[:] = [] if is_results else [name for name in names if not _is_skipped(Path(folder, name))]
-        for file in (Path(folder, name) for name in files if name.endswith(".py") and not is_results):
-            if not file.is_file():  # as the locks of Emacs, which are links to nowhere
+        for file in () if is_results else (Path(folder, name) for name in files):
+            if not (file.suffix == ".py" or file in scripts) or not file.is_file():  # Emacs locks are dead links
                 continue
             copied, size = copied + 1, size + file.stat().st_size
             if copied > MAX_FILES or size > MAX_BYTES:
@@ -207,14 +179,14 @@ def copy_user_code(trainable: str, target: Path) -> None:
                 )
             place = target / file.relative_to(root)
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
+            _copy(file, place)
 
 
 def _is_skipped(folder: Path) -> bool:
     return folder.name.startswith(".") or folder.name in _SKIPPED_FOLDERS or folder == _SWEEPER
 
 
-def freeze_user_code(trainable: str, target: Path, imported: Iterable[str]) -> Path | None:
+def freeze_user_code(trainable: TrainableCode, target: Path, imported: Iterable[str]) -> Path | None:
     """Copy the user's code on this machine, so that a sweep does not change while its files are edited.
 
     Everything else is linked, beside the code and in the folder above it, so that code finds its data.
@@ -231,19 +203,27 @@ def freeze_user_code(trainable: str, target: Path, imported: Iterable[str]) -> P
         return None
     apart = root, target.parent.resolve()  # a link to the results would make a circle
     with written_whole(target) as beside:
-        folders = _folders_with_code(root, {root / file for file in imported})
+        named = {root / file for file in imported}
+        folders = _folders_with_code(root, named)
         for folder, names in folders.items():
             copy = beside / root.name / folder.relative_to(root)
             copy.mkdir(parents=True)
-            code = {name for name in names if name.endswith(".py") and (folder / name).is_file()}
+            files = {name: folder / name for name in names}
+            code = {name for name, file in files.items() if (name.endswith(".py") or file in named) and file.is_file()}
             for name in code:
                 with suppress(PermissionError):  # then nothing imports it either
-                    shutil.copyfile(folder / name, copy / name)
+                    _copy(folder / name, copy / name)
             _link(folder, copy, [name for name in names if name not in code and folder / name not in folders], apart)
         with suppress(OSError):  # the folder above may not be listed
             if len(names := os.listdir(root.parent)) <= MAX_NEIGHBOURS:
                 _link(root.parent, beside, names, apart)
     return target / root.name
+
+
+def _copy(file: Path, target: Path) -> None:
+    shutil.copyfile(file, target)
+    if os.access(file, os.X_OK):
+        target.chmod(0o700)
 
 
 def _link(folder: Path, copy: Path, names: Iterable[str], apart: Iterable[Path]) -> None:

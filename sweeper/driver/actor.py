@@ -59,13 +59,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         assert context is not None
         _drop_driver_secrets(context.sweep)
         self._context = replace(context, folder=context.folder.on_this_node())
-        self._run = TaskRunner(self._context, task_from(config))
+        self._run = TaskRunner(self._context, task_from(config), owns_process=True)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run.stop()
         if self._context.folder.url is not None:
             self._run.delete_local_files()
-        self._run = TaskRunner(self._context, task_from(new_config))
+        self._run = TaskRunner(self._context, task_from(new_config), owns_process=True)
         return True
 
     def step(self) -> dict[str, Any]:

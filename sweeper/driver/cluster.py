@@ -20,7 +20,7 @@ import ray
 
 from sweeper.core.errors import BackendError, SweeperError
 from sweeper.core.files import private_folder
-from sweeper.core.user_code import copy_user_code, is_installed
+from sweeper.core.user_code import TrainableCode, copy_user_code, is_installed
 from sweeper.driver.auth import cluster_address, enable_token_auth, private_ray_auth
 from sweeper.driver.capacity import allowed_cpus
 from sweeper.driver.ray_internals import job_brought_its_code, job_config, own_signal_handlers, silence_worker_logs
@@ -46,7 +46,7 @@ _RAY_DEFAULTS = {
 
 
 @contextmanager
-def ray_cluster(address: str | None, trainable: str | None = None) -> Iterator[bool]:
+def ray_cluster(address: str | None, trainable: TrainableCode | None = None) -> Iterator[bool]:
     """Connect the block to a Ray cluster; yield whether it was started for the block.
 
     Args:
@@ -175,7 +175,7 @@ def _local_options() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _join_options(trainable: str | None) -> Iterator[dict[str, Any]]:
+def _join_options(trainable: TrainableCode | None) -> Iterator[dict[str, Any]]:
     """Yield the options to join a cluster, with a token and the code of the trainable."""
     enable_token_auth()
     with upload_options(trainable) as options:
@@ -183,10 +183,10 @@ def _join_options(trainable: str | None) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def upload_options(trainable: str | None) -> Iterator[dict[str, Any]]:
+def upload_options(trainable: TrainableCode | None) -> Iterator[dict[str, Any]]:
     """Yield the options of `ray.init` that upload the user's own code to all nodes; it is read when `ray.init` runs."""
     with TemporaryDirectory() as folder:
         if trainable and not job_brought_its_code():
             copy_user_code(trainable, Path(folder))
-        modules = sorted(str(path) for path in Path(folder).iterdir())
+        modules = sorted(str(path) for path in Path(folder).iterdir() if path.is_dir() or path.suffix == ".py")
         yield {"runtime_env": {"py_modules": modules}} if modules else {}

@@ -3,5 +3,16 @@
 from sweeper.search.budget import Budget
 from sweeper.spec.resources import Resources, TrialResources
 from sweeper.spec.sweep import Objective, Sweep, Tracking, load_sweep, sweep_schema
+from sweeper.spec.trainable import Command
 
-__all__ = ["Budget", "Objective", "Resources", "Sweep", "Tracking", "TrialResources", "load_sweep", "sweep_schema"]
+__all__ = [
+    "Budget",
+    "Command",
+    "Objective",
+    "Resources",
+    "Sweep",
+    "Tracking",
+    "TrialResources",
+    "load_sweep",
+    "sweep_schema",
+]

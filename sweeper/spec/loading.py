@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -16,9 +17,12 @@ from sweeper.core.errors import InputError, LocatedProblem, SpecError
 from sweeper.core.schema import MAX_PROBLEMS, Key, Problem, StrictModel, dotted_key
 from sweeper.core.secrets import has_secret
 from sweeper.core.text import first_line, format_value
-from sweeper.core.user_code import TRAINABLE_PATTERN, find_trainable, refuse_hidden_modules
+from sweeper.core.user_code import TRAINABLE_PATTERN, find_trainable
 from sweeper.search.space import AnyDomain, Domain, check_space
+from sweeper.spec.code_checks import check_command, refuse_hidden_modules
+from sweeper.spec.foreign import explain_foreign
 from sweeper.spec.hyperparameters import check_hyperparameters, check_points
+from sweeper.spec.trainable import Command
 from sweeper.spec.validation import problems_of
 from sweeper.spec.yaml_file import Positions, parse_value, read_yaml
 
@@ -95,6 +99,7 @@ def _load(model: type[M], data: Mapping[str, Any], source: _Source, problems: li
     except ValidationError as error:
         problems = problems + problems_of(error, model, data)
     problems += [*_problems_of_secrets(data), *_problems_outside_models(data)]
+    problems = explain_foreign(problems, data, source.name)
     if loaded is not None and not problems:
         problems = _problems_of_valid_sweep(loaded)
     if problems or loaded is None:
@@ -133,6 +138,10 @@ def _problems_outside_models(data: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem(("dataset",), "is missing; try {type: mnist, fallback: digits}"))
     if isinstance(trainable, str) and TRAINABLE_PATTERN.fullmatch(trainable):
         problems += _problems_of_trainable(trainable, space)
+    elif isinstance(trainable, Mapping):
+        with suppress(ValidationError):  # the model reports it
+            command = Command.model_validate(trainable)
+            problems += _below("trainable", check_command(command, space, data.get("budget")))
     return problems
 
 
@@ -153,6 +162,8 @@ def _problems_of_valid_sweep(sweep: Any) -> list[Problem]:
         return [Problem(("sampler", "type"), message)]
     if problems := _below("resources", sweep.resources.problems(sweep.space)):
         return problems
+    if not isinstance(sweep.trainable, str):
+        return []
     params_model = find_trainable(sweep.trainable).params_model
     return _problems_by_model(params_model, lambda model: check_points(sweep.space, model)) if params_model else []
 

@@ -73,9 +73,15 @@ def _problem_of_model(text: str) -> str | None:
     return f"{format_value(text)} must be letters a-z, digits, '.', '_' and '-', at most 64"
 
 
+_SCRIPT = re.compile(r"\S+\.(py|sh|R|jl)(\s|$)|\S+\s+\S")
+
+
 def _problem_of_trainable(text: str) -> str | None:
     if TRAINABLE_PATTERN.fullmatch(text):
         return None
+    if _SCRIPT.match(text):
+        command = text if " " in text.strip() else f"python {text}"
+        return f"{format_value(text)} is no function; to run a script, write {{command: {format_value(command)}}}"
     return f"{format_value(text)} must be package.module:function; try sweeper.training:train_rnn"
 
 

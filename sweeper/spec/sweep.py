@@ -18,9 +18,11 @@ from sweeper.search.budget import Budget
 from sweeper.search.pruners import Hyperband, Median, NoPruner, Pruner
 from sweeper.search.samplers import Grid, Sampler, Tpe
 from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normalized, suspicious_settings
+from sweeper.spec.code_checks import unused_parameters
 from sweeper.spec.loading import DEFAULT_TRAINABLE, load, load_file
-from sweeper.spec.names import Database, Description, Label, Metric, ModelName, Name, TrackingUri, Trainable
+from sweeper.spec.names import Database, Description, Label, Metric, ModelName, Name, TrackingUri
 from sweeper.spec.resources import Resources
+from sweeper.spec.trainable import AnyTrainable, Command
 
 
 class Objective(StrictModel):
@@ -73,7 +75,10 @@ class Sweep(StrictModel):
         "The same name and storage continue the sweep."
     )
     description: Description = Field("", description="Purpose of the sweep, in your words.")
-    trainable: Trainable = Field(DEFAULT_TRAINABLE, description="Function that trains, as package.module:function.")
+    trainable: AnyTrainable = Field(
+        DEFAULT_TRAINABLE,
+        description="Function that trains, as package.module:function; or a command that runs a script.",
+    )
     seed: Seed = Field(0, description="Seed of the sweep; all randomness derives from it and the trial's number.")
     dataset: AnyDataset | None = Field(None, description="Data that the trainable learns from.")
     objective: Objective = Field(default_factory=Objective, description="Metric that the sweep optimises.")
@@ -167,12 +172,16 @@ class Sweep(StrictModel):
         Args:
             code: the folder that it is imported from; by default where Python finds it.
         """
+        if isinstance(self.trainable, Command):
+            return self.trainable.leaves_model()
         root = code or user_code_root(self.trainable)
         return root is None or leaves_model(root, self.trainable.partition(":")[0])
 
     def warnings(self) -> list[str]:
         """Return messages about settings that are allowed and still look like mistakes."""
         found = suspicious_settings(self.space)
+        if isinstance(self.trainable, Command):
+            found += unused_parameters(self.trainable, self.space)
         if (limit := self.trial_limit) < self.budget.trials:
             found.append(f"the grid has {limit} points: the sweep ends after {limit} trials, not {self.budget.trials}")
         if self.budget.reports == 1 and not isinstance(self.pruner, NoPruner):

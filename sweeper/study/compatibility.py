@@ -100,6 +100,8 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
 
 def _code_digest(sweep: Sweep) -> str:
     """Return a digest of the trainable's code; for sweeper's own trainables the version of sweeper stands for it."""
+    if not isinstance(sweep.trainable, str):
+        return "command"  # the digests of its files say more
     info = find_trainable(sweep.trainable)
     return "sweeper" if info.module.partition(".")[0] == "sweeper" else info.digest
 

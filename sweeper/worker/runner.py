@@ -6,7 +6,7 @@ import shutil
 import threading
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,7 +17,10 @@ from sweeper.core.files import make_folder, written_whole
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, FailureKind, Report
 from sweeper.core.user_code import find_trainable, is_own_code, load_trainable
+from sweeper.spec import Command
 from sweeper.worker.checkpoints import CheckpointStore
+from sweeper.worker.command import CommandError, CommandTrainable
+from sweeper.worker.output import kept_output
 from sweeper.worker.process import has_own_threads, restored_process
 from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
 from sweeper.worker.trial import Trial, check_metric_names
@@ -36,11 +39,15 @@ class TaskRunner:
     """Runner of one task in a thread, which waits after each event until `next_event` or `stop` is called.
 
     A thread is needed because `trial.report()` may be called deep inside the training loop of a framework.
+
+    Args:
+        owns_process: whether this process only runs tasks, so that all that it prints is the trial's.
     """
 
-    def __init__(self, context: WorkerContext, task: Task) -> None:
+    def __init__(self, context: WorkerContext, task: Task, *, owns_process: bool = False) -> None:
         self._context = context
         self._task = task
+        self._owns_process = owns_process
         context.folder.trial(task.number).parent.mkdir(parents=True, exist_ok=True)
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._continue: SimpleQueue[bool] = SimpleQueue()
@@ -83,9 +90,13 @@ class TaskRunner:
     def _last_event(self) -> Event | None:
         """Run the task to its end; return its last event, None if it was stopped."""
         try:
-            return self._evaluate() if self._task.evaluate else self._train()
+            with self._kept_output():
+                return self._evaluate() if self._task.evaluate else self._train()
         except TrialStopped:
             return None
+        except CommandError as error:
+            self._save_error(error.details)
+            return Event(failure=Failure(error.kind, error.reason))
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
             if self._last_report is not None and isinstance(error, SystemExit) and not error.code:
                 return Event()
@@ -94,6 +105,12 @@ class TaskRunner:
             reason = str(error) if isinstance(error, TrialDivergedError) else self._save_and_summarise(error)
             failure = Failure(classify_exception(error), reason)
             return Event(failure=self._memory_failure(error) if failure.kind == "memory" else failure)
+
+    def _kept_output(self) -> AbstractContextManager[None]:
+        """Return a context that keeps what the trial prints; a command keeps its output itself."""
+        if not self._owns_process or isinstance(self._context.sweep.trainable, Command):
+            return nullcontext()
+        return kept_output(self._context.folder.trial(self._task.number), self._task.attempt, self._notify)
 
     def _train(self) -> Event:
         train, params, trial = self._prepare()
@@ -134,8 +151,7 @@ class TaskRunner:
 
     def _prepare(self) -> tuple[Any, Any, Trial]:
         sweep, task = self._context.sweep, self._task
-        info = find_trainable(sweep.trainable, self._context.code)
-        params: Any = task.params if info.params_model is None else info.params_model(**task.params)
+        train, params = self._load(sweep.trainable)
         trial = Trial(
             number=task.number,
             seed=trial_seed(sweep.seed, task.number),
@@ -149,7 +165,15 @@ class TaskRunner:
             notify=self._notify,
             attempt=task.attempt,
         )
-        return load_trainable(sweep.trainable, self._context.code), params, trial
+        return train, params, trial
+
+    def _load(self, trainable: str | Command) -> tuple[Any, Any]:
+        """Return the function that trains, and its parameters."""
+        params, code = self._task.params, self._context.code
+        if isinstance(trainable, Command):
+            return CommandTrainable(trainable, self._context, self._notify), params
+        model = find_trainable(trainable, code).params_model
+        return load_trainable(trainable, code), params if model is None else model(**params)
 
     def _send(self, report: Report) -> None:
         if self._task.evaluate:
@@ -178,14 +202,16 @@ class TaskRunner:
 
     def _save_and_summarise(self, error: BaseException) -> str:
         """Save the traceback in the trial's folder, and return the error in one line with its place in the code."""
-        text = "".join(traceback.format_exception(error))
+        self._save_error("".join(traceback.format_exception(error)))
+        first = (redact(_message_of(error)).strip().splitlines() or [""])[0][:300]
+        return f"{type(error).__name__}: {first}{_place_of(error)}"
+
+    def _save_error(self, text: str) -> None:
         folder = self._context.folder.trial(self._task.number)
         with suppress(OSError):  # the error may be that the disk is full or the folder is gone
             make_folder(folder)
             with written_whole(folder / "error.txt") as beside:  # and not through a link of that name
                 beside.write_text(_shorten(redact(text)), errors="backslashreplace")
-        first = (redact(_message_of(error)).strip().splitlines() or [""])[0][:300]
-        return f"{type(error).__name__}: {first}{_place_of(error)}"
 
 
 def _is_pruned(error: BaseException) -> bool:

@@ -17,9 +17,9 @@ from sweeper.core.user_code import (
     find_trainable,
     freeze_user_code,
     load_trainable,
-    refuse_hidden_modules,
     user_code_root,
 )
+from sweeper.spec.code_checks import refuse_hidden_modules
 from sweeper.training.hparams import RNNParams
 
 HEAVY = "raise RuntimeError('was imported')\n"

@@ -29,6 +29,7 @@ class Params(BaseModel):
 def train(params: Params, trial): ...
 """
 ENDLESS = "a grid needs a step for height; add step:"
+WANDB = "program: train.py\nmethod: random\nparameters: {height: {min: 0.0, max: 1.0}}\n"
 
 
 def closed(folder: Path) -> None:
@@ -55,6 +56,13 @@ def data_file(name: str, content: bytes, message: str) -> Case:
         (folder / "data" / name).write_bytes(content)
 
     return replace(data(message, SWEEPER_DATA_DIR="data", KERAS_HOME="/proc/none"), prepare=prepare)
+
+
+def command(text: str, message: str) -> Case:
+    """Return a case of a command; a script train.py is there."""
+    return replace(
+        line(f"trainable: {{command: {text}}}", message), prepare=lambda folder: (folder / "train.py").touch()
+    )
 
 
 def linked(name: str) -> Callable[[Path], None]:
@@ -302,6 +310,61 @@ SWEEPS: dict[str, list[Case]] = {
             "the database of studies has an unknown option 'conect_timeout'. Did you mean 'connect_timeout'?",
         ),
         option("--storage", "sqlite:///x.db?timeout=5", "sweep.yaml  --storage: has options after '?', but"),
+    ],
+    "a script in the place of a function": [
+        line(
+            "trainable: train.py", "2:1  trainable: 'train.py' is no function; to run a script, write {command: 'python"
+        ),
+        line(
+            'trainable: "python train.py --lr {lr}"',
+            "2:1  trainable: 'python train.py --lr {lr}' is no function; to run",
+        ),
+        line("trainable: [python, train.py]", "2:1  trainable: is a list; write {command: ['python', 'train.py']}"),
+    ],
+    "a command that needs a shell": [
+        command('"python train.py > log"', "2:13  trainable.command: has >, which only a shell reads; write [sh, -c, "),
+        command(
+            '"LR=1 python train.py"', "2:13  trainable.command: begins with LR=1, which only a shell reads; write env: "
+        ),
+        command('"python train.py ${height}"', "2:13  trainable.command: has ${height}; a placeholder is {height}"),
+    ],
+    "an unknown placeholder": [
+        command(
+            '"python train.py {hight}"', "2:13  trainable.command: there is no parameter 'hight' in this space. Did you"
+        ),
+        command(
+            '[python, train.py, "{hight}"]', "2:38  trainable.command[2]: there is no parameter 'hight' in this space."
+        ),
+    ],
+    "a program or a script that does not exist": [
+        command('"python trian.py {height}"', "2:13  trainable.command: there is no file 'trian.py' in "),
+        command('"pyhton train.py {height}"', "2:13  trainable.command: there is no program 'pyhton' in PATH"),
+        command('"python train.py {height}", folder: none', "2:48  trainable.folder: there is no folder "),
+    ],
+    "a key of another tool": [
+        line("n_trials: 3", "6:1  n_trials: unknown key. Write budget: {trials: 3}"),
+        line("method: bayes", "6:1  method: unknown key. Write sampler: {type: tpe}"),
+        line(
+            "objective: {metric: loss, goal: minimize}",
+            "3:27  objective.goal: unknown key. Write objective: {direction: ",
+        ),
+    ],
+    "a parameter as another tool writes it": [
+        height(
+            "values: [1, 2]", "5:9  space.height: is written as in another tool; write {type: categorical, choices: ["
+        ),
+        height(
+            "min: 0.5, max: 1",
+            "5:9  space.height: is written as in another tool; write {type: float, low: 0.5, high: 1}",
+        ),
+        height(
+            "type: loguniform, lower: 0.1, upper: 1",
+            "5:9  space.height: is written as in another tool; write {type: fl",
+        ),
+    ],
+    "a sweep of W&B": [
+        Case("sweep.yaml  is a sweep of W&B; `sweeper convert sweep.yaml` writes it as a sweep file", WANDB),
+        Case("sweep.yaml:2:1  method: unknown key. Write sampler: {type: random}", WANDB),
     ],
     "a missing or invalid trainable": [
         line("trainable: no.where:train", "2:1  trainable: there is no module 'no.where' in "),
