@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -42,6 +42,7 @@ def run_sweep(
     forked: str | None = None,
     insecure: bool = False,
     allow_code_change: bool = False,
+    retry: Collection[int] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> SweepResult:
     """Run a sweep to its end, or resume it if it was interrupted.
@@ -51,9 +52,10 @@ def run_sweep(
             share no disk, a URL that all of them reach, such as s3://bucket/sweeps/NAME.
         address: the Ray cluster to run on; by default the one in RAY_ADDRESS, else a Ray of its own on this machine.
         tracking_uri: the MLflow store or server; by default that of the sweep, of MLFLOW_TRACKING_URI, or a local file.
-        forked: the name of another sweep in the same storage; a new sweep tries its best points first.
+        forked: the name of another sweep in the same storage, from whose trials a new sweep learns.
         insecure: join a Ray cluster on another machine even if it asks for no token.
         allow_code_change: resume even if the code of the trainable has changed since the sweep began.
+        retry: the numbers of failed trials to run again with their parameters; empty: all of them.
         listeners: notified of every change while the sweep runs.
 
     Returns:
@@ -89,7 +91,7 @@ def run_sweep(
         facts = check_environment(study, allow_code_change=allow_code_change)
         with claim_folder(place, study):
             context = replace(context, study=study.id)
-            notes = record_start(study, context.sweep, place, facts, tracking_uri=uri, forked=forked)
+            notes = record_start(study, context.sweep, place, facts, tracking_uri=uri, forked=forked, retry=retry)
             try:
                 evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
                 if evaluation is not None:
@@ -102,6 +104,7 @@ def run_sweep(
                 is_delivered = projection.close(timeout=5 if stop.reason else 30)
         if not is_delivered:
             outcome = replace(outcome, problems=(*outcome.problems, UNDELIVERED))
+        lost = tracking.lost_model_notes(study, evaluation, context.checkpoints, uri)
         return SweepResult.of(
             study,
             place,
@@ -112,7 +115,7 @@ def run_sweep(
             is_delivered=not outcome.problems,
             seconds=time.monotonic() - started,
             tracking_uri=uri,
-            notes=notes + outcome.problems + outcome.notes + study.remarks(),
+            notes=notes + outcome.problems + outcome.notes + lost + study.remarks(),
         )
 
 
@@ -131,7 +134,8 @@ def search_and_evaluate(
     known = read_evaluation(context.folder.champion, study.facts.get("champion", ""))
 
     def must_evaluate(best: TrialRecord) -> bool:
-        return can_evaluate and (known is None or known[0] != best.number)
+        is_new = known is None or known[0] != best.number
+        return can_evaluate and is_new and context.checkpoints(best.number).has_any()
 
     best, found = study.best(), None
     if study.is_done() and (best is None or not must_evaluate(best)):

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli import decide, options, run, show, submit
+from sweeper.cli import control, decide, options, run, show, submit
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import SweeperError
 from sweeper.core.files import private_files
@@ -23,9 +23,11 @@ from sweeper.core.files import private_files
 VERBS: dict[str, Callable[..., int | None]] = {
     "run": run.run,
     "resume": run.resume,
-    "stop": run.stop,
-    "pause": run.pause,
-    "unpause": run.unpause,
+    "retry": run.retry,
+    "stop": control.stop,
+    "pause": control.pause,
+    "unpause": control.unpause,
+    "delete": control.delete,
     "submit": submit.submit,
     "status": submit.status,
     "logs": submit.logs,

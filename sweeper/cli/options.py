@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -65,6 +65,10 @@ def _folder(path: str) -> Path | str:
     return path if is_remote(path) else Path(path)
 
 
+def _flag(*names: str, help: str) -> Any:
+    return typer.Option(*names, metavar="", help=help, show_default=False)
+
+
 Files = Annotated[list[Path], typer.Argument(metavar="SPACE.yaml...", help="Sweep files.", show_default=False)]
 File = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The sweep file.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a sweep.", show_default=False)]
@@ -108,9 +112,11 @@ Settings = Annotated[
 SweepName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Run the sweep under another name.")]
 Fork = Annotated[
     str | None,
-    typer.Option("--fork", metavar="NEW", help="Begin the sweep NEW, which tries the best points of this one first."),
+    typer.Option("--fork", metavar="NEW", help="Begin the sweep NEW, which learns from the trials of this one."),
 ]
-Trials = Annotated[str | None, typer.Option("--trials", metavar="N", help="Trials in all.")]
+Trials = Annotated[
+    str | None, typer.Option("--trials", metavar="N|+N", help="Trials in all; +3: three more than have started.")
+]
 Epochs = Annotated[str | None, typer.Option("--epochs", metavar="N", help="Epochs of a full trial.")]
 Parallel = Annotated[str | None, typer.Option("--parallel", metavar="N|auto", help="Trials at a time.")]
 Timeout = Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 30m or 1h30m.")]
@@ -180,27 +186,24 @@ Context = Annotated[
 Image = Annotated[str | None, typer.Option("--image", metavar="IMAGE", help="Image of all pods (kuberay).")]
 WorkerGpus = Annotated[int, typer.Option("--worker-gpus", min=0, metavar="N", help="GPUs of each worker (kuberay).")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Most workers (kuberay).")]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", metavar="", help="Print what would be submitted; submit nothing.", show_default=False),
-]
-Follow = Annotated[
-    bool, typer.Option("--follow", "-f", metavar="", help="Print the output until the sweep ends.", show_default=False)
-]
+DryRun = Annotated[bool, _flag("--dry-run", help="Print what would be submitted; submit nothing.")]
+Follow = Annotated[bool, _flag("--follow", "-f", help="Print the output until the sweep ends.")]
 RemoteTrackingUri = Annotated[
     str | None,
     typer.Option(
         "--tracking-uri", metavar="URI", help="The MLflow server. Default: the cluster's MLFLOW_TRACKING_URI."
     ),
 ]
-Insecure = Annotated[
-    bool, typer.Option("--insecure", metavar="", help="Use a Ray cluster that asks for no token.", show_default=False)
+Insecure = Annotated[bool, _flag("--insecure", help="Use a Ray cluster that asks for no token.")]
+RetryFailed = Annotated[bool, _flag("--retry-failed", help="Run failed trials again, with their parameters.")]
+TrialNumbers = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="[TRIAL...]", help="Numbers of failed trials. Default: all of them.", show_default=False),
 ]
+WithTracking = Annotated[bool, _flag("--tracking", help="Delete its MLflow runs too.")]
+Yes = Annotated[bool, _flag("--yes", "-y", help="Do not ask.")]
 AllowCodeChange = Annotated[
-    bool,
-    typer.Option(
-        "--allow-code-change", metavar="", help="Resume although the trainable's code has changed.", show_default=False
-    ),
+    bool, _flag("--allow-code-change", help="Resume although the trainable's code has changed.")
 ]
 Folder = Annotated[
     Path | None,

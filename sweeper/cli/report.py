@@ -200,7 +200,7 @@ def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:
         "name": study.name,
         "state": summary.state,
         "counts": summary.counts,
-        "trials": study.sweep.trial_limit,
+        "trials": study.trial_limit,
         "metric": summary.metric,
         "direction": summary.direction,
         "best": None if best is None else {"trial": best.number, "value": best.value},

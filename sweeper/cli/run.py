@@ -1,19 +1,21 @@
-"""The verbs that run a sweep, and those that control it from another terminal."""
+"""The verbs that run a sweep: begin it, resume it, run its failed trials again."""
 
 from __future__ import annotations
 
 import gc
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import options, report, submit
-from sweeper.core.errors import InputError, SweeperError, TrackingError
+from sweeper.cli import options, report
+from sweeper.cli.trials import AskedTrials, started_trials
+from sweeper.core.errors import InputError, TrackingError
+from sweeper.core.text import format_list
 
 if TYPE_CHECKING:
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
-    from sweeper.study.commands import Command
 
 
 def run(
@@ -33,19 +35,23 @@ def run(
     address: options.Address = None,
     insecure: options.Insecure = False,
     allow_code_change: options.AllowCodeChange = False,
+    retry_failed: options.RetryFailed = False,
     folder: options.Folder = None,
     json: options.Json = False,
 ) -> int:
     """Run a sweep; the same command resumes one that was stopped."""
-    budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
+    asked = AskedTrials.of(trials, settings)
+    budget = {"trials": asked.total, "epochs": epochs, "parallel": parallel, "timeout": timeout}
     flags = options.by_key(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
-    sweep = options.load_with_flags(space, settings, flags)
+    sweep = options.load_with_flags(space, asked.settings, flags)
     forked = sweep.name if fork is not None else None
     if fork is not None:
-        sweep = options.load_with_flags(space, settings, {**flags, "name": fork}, name="--fork")
-    where = {"folder": folder, "address": address, "insecure": insecure, "tracking_uri": tracking_uri}
-    where |= {"allow_code_change": allow_code_change}
-    return _run(sweep, json=json, forked=forked, **where)
+        sweep = options.load_with_flags(space, asked.settings, {**flags, "name": fork}, name="--fork")
+    sweep = asked.applied_to(sweep, lambda: started_trials(sweep))
+    where: dict[str, Any] = {"folder": folder, "address": address, "insecure": insecure, "tracking_uri": tracking_uri}
+    where |= {"allow_code_change": allow_code_change, "retry": () if retry_failed else None}
+    is_repeatable = asked.added is None and not retry_failed
+    return _run(sweep, json=json, is_repeatable=is_repeatable, forked=forked, **where)
 
 
 def resume(
@@ -61,78 +67,89 @@ def resume(
     address: options.Address = None,
     insecure: options.Insecure = False,
     allow_code_change: options.AllowCodeChange = False,
+    retry_failed: options.RetryFailed = False,
     json: options.Json = False,
 ) -> int:
-    """Resume a stopped sweep by its name; with --trials N, extend one that is done."""
+    """Resume a stopped sweep by its name; with --trials N or +N, extend one that is done."""
+    flags = {"parallel": parallel, "timeout": timeout, "cpus": cpus, "gpus": gpus}
+    where: dict[str, Any] = {"address": address, "insecure": insecure, "allow_code_change": allow_code_change}
+    where |= {"retry": () if retry_failed else None, "tracking_uri": tracking_uri}
+    return _resume(name, storage, AskedTrials.of(trials, settings), flags, json=json, **where)
+
+
+def retry(
+    name: options.Name,
+    numbers: options.TrialNumbers = None,
+    settings: options.Settings = None,
+    trials: options.Trials = None,
+    parallel: options.Parallel = None,
+    timeout: options.Timeout = None,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    storage: options.SweepStorage = None,
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
+    insecure: options.Insecure = False,
+    allow_code_change: options.AllowCodeChange = False,
+    json: options.Json = False,
+) -> int:
+    """Run failed trials again, with their numbers and parameters, and resume the sweep."""
+    flags = {"parallel": parallel, "timeout": timeout, "cpus": cpus, "gpus": gpus}
+    where: dict[str, Any] = {"address": address, "insecure": insecure, "allow_code_change": allow_code_change}
+    where |= {"retry": tuple(numbers or ()), "must_retry": True, "tracking_uri": tracking_uri}
+    return _resume(name, storage, AskedTrials.of(trials, settings), flags, json=json, **where)
+
+
+def _resume(
+    name: str,
+    storage: str | None,
+    asked: AskedTrials,
+    flags: dict[str, str | None],
+    *,
+    json: bool,
+    tracking_uri: str | None,
+    must_retry: bool = False,
+    **where: Any,
+) -> int:
+    """Run a sweep as its study has it, with changes.
+
+    Args:
+        flags: options and their values.
+        must_retry: refuse a sweep without a failed trial.
+        where: arguments of `run_sweep`.
+    """
     from sweeper.core.urls import expand, problem_of_database_url
     from sweeper.study.open import read_study
+    from sweeper.study.retry import failed_trials
 
     url = options.sweep_storage(storage) or options.DEFAULT_STORAGE
     if problem := problem_of_database_url(url):
         raise InputError(f"--storage: {problem}")
     study = read_study(name, expand(url))
-    flags = options.by_key(trials=trials, parallel=parallel, timeout=timeout, cpus=cpus, gpus=gpus)
-    with options.blame_options(flags):
-        sweep = study.sweep.changed({**options.overrides(settings, flags), "storage": options.quoted(url)})
-    uri = tracking_uri or study.facts.get("tracking_uri")
-    where = {"folder": study.folder, "address": address, "insecure": insecure, "tracking_uri": uri}
-    where |= {"allow_code_change": allow_code_change}
-    return _run(sweep, json=json, **where)
+    if must_retry and not failed_trials(name, study.rows(), where["retry"]):
+        states = [row.state for row in study.rows()]
+        counted = report.tally({state: states.count(state) for state in states})
+        raise InputError(f"no trial of sweep {name!r} has failed, so there is nothing to retry: {counted}")
+    keys = options.by_key(trials=asked.total, **flags)
+    with options.blame_options(keys):
+        sweep = study.sweep.changed({**options.overrides(asked.settings, keys), "storage": options.quoted(url)})
+    sweep = asked.applied_to(sweep, lambda: len(study.rows()))
+    where |= {"folder": study.folder, "tracking_uri": tracking_uri or study.facts.get("tracking_uri")}
+    is_repeatable = asked.added is None and where["retry"] is None
+    return _run(sweep, json=json, is_repeatable=is_repeatable, **where)
 
 
-def stop(
-    name: options.Name,
-    storage: options.Storage = options.DEFAULT_STORAGE,
-    backend: options.BackendName = "ray",
-    dashboard: options.Dashboard = None,
-    insecure: options.Insecure = False,
-    namespace: options.Namespace = "sweeper",
-    context: options.Context = None,
-) -> None:
-    """Stop a running sweep and wait until it has stopped.
+MAX_LISTED_REASONS = 5
+"""Different reasons of failures that are printed when a sweep ends."""
 
-    With --dashboard or --backend, stop a submitted sweep, otherwise one on this machine.
+
+def _run(sweep: Sweep, *, json: bool, is_repeatable: bool, **where: Any) -> int:
+    """Run a sweep with a live display; return the exit code.
+
+    Args:
+        is_repeatable: whether the same command resumes the sweep, and asks for nothing more.
+        where: arguments of `run_sweep`.
     """
-    if submit.is_submitted(backend, dashboard):
-        from sweeper.cli import console
-
-        chosen = submit.backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace)
-        chosen.stop(name)
-        console.print_note(f"{name} has stopped. Submit it again to resume it.")
-    else:
-        _send(name, storage, "stop", f"{name} has stopped. Resume with: {_command('resume', name)}")
-
-
-def pause(name: options.Name, storage: options.Storage = options.DEFAULT_STORAGE) -> None:
-    """Pause a running sweep: its workers wait at their next report."""
-    _send(name, storage, "pause", f"{name} is paused. Continue with: {_command('unpause', name)}")
-
-
-def unpause(name: options.Name, storage: options.Storage = options.DEFAULT_STORAGE) -> None:
-    """Continue a paused sweep."""
-    _send(name, storage, None, f"{name} continues.")
-
-
-def _send(name: str, storage: str, command: Command | None, done: str) -> None:
-    from sweeper.cli import console
-    from sweeper.study.open import send_command
-
-    if not send_command(name, storage, command):
-        raise SweeperError(
-            f"sweep {name!r} did not react within 60 s. Its process may be suspended; see `sweeper list`"
-        )
-    console.print_note(done)
-
-
-def _command(verb: str, name: str) -> str:
-    """Return the command to run next, with `--storage` as it was typed: it may hold references."""
-    typed = sys.argv[1:]
-    storage = [part for at, part in enumerate(typed) if "--storage" in (part.partition("=")[0], *typed[at - 1 : at])]
-    return shlex.join(["sweeper", verb, name, *storage])
-
-
-def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
-    """Run a sweep with a live display; return the exit code."""
     from sweeper.cli import console
     from sweeper.cli.live import LiveProgress
 
@@ -144,10 +161,11 @@ def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
         from sweeper.run import run_sweep
 
         result = run_sweep(sweep, listeners=[progress], **where)
-    for note in (*result.notes, *_proposals(result)):
+    for note in (*result.notes, *_failures(result), *_proposals(result)):
         console.print_note(note)
     if result.stopped:
-        console.print_note(f"Progress is saved. Resume with: {shlex.join(['sweeper', *sys.argv[1:]])}")
+        again = shlex.join(["sweeper", *sys.argv[1:]]) if is_repeatable else _command("resume", sweep, where["address"])
+        console.print_note(f"Progress is saved. Resume with: {again}")
     if json:
         report.emit(report.to_json(report.result_document(result)))
     else:
@@ -156,12 +174,40 @@ def _run(sweep: Sweep, *, json: bool, **where: Any) -> int:
     return exit_code(result)
 
 
+def _failures(result: SweepResult) -> list[str]:
+    """Return which trials failed and why, where the traceback is, and how to run them again."""
+    from sweeper.study.retry import group_failures
+
+    groups = group_failures(result.leaderboard)
+    if not groups:
+        return []
+    notes = []
+    for group in groups[:MAX_LISTED_REASONS]:
+        count = "1 trial" if len(group) == 1 else f"{len(group)} trials"
+        numbers = format_list([str(row.number) for row in group])
+        notes.append(f"{count} failed ({numbers}): {group[0].reason or 'unknown reason'}")
+        traceback = Path(result.folder, "trials", f"{group[0].number:04d}", "error.txt")
+        if traceback.is_file():
+            notes[-1] += f". Traceback: {traceback}"
+    if rest := groups[MAX_LISTED_REASONS:]:
+        notes.append(f"{sum(map(len, rest))} more trials failed for {len(rest)} other reasons")
+    again = _command("retry", result.sweep)
+    return [*notes, f"Once the cause is corrected, run the failed trials again with: {again}"]
+
+
+def _command(verb: str, sweep: Sweep, address: str | None = None) -> str:
+    """Return a command about a sweep, with the options that it needs to find it."""
+    is_default = sweep.storage in (options.DEFAULT_STORAGE, "${env:SWEEPER_STORAGE}")
+    storage = [] if is_default else ["--storage", sweep.storage]
+    return shlex.join(["sweeper", verb, sweep.name, *storage, *(["--address", address] if address else [])])
+
+
 def _proposals(result: SweepResult) -> list[str]:
     """Return what to do about a sweep that has used all its trials and did not end any of them now."""
     trials = sum(result.counts.values())
     if result.stopped or result.ended_now or not trials:
         return []
-    more = "" if result.sweep.sampler.type == "grid" else f"run {trials} more with --trials {2 * trials}, or "
+    more = "" if result.sweep.sampler.type == "grid" else f"run {trials} more with --trials +{trials}, or "
     return [
         f"All {trials} trials of {result.name} have ended, so none was run; {more}start another sweep with --name NEW"
     ]

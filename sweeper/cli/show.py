@@ -102,7 +102,8 @@ def show(
     study = read_study(name, storage)
     rows = study.leaderboard()
     if json:
-        report.emit(report.to_json(report.study_document(study.sweep, rows, study.attempts())))
+        document = report.study_document(study.sweep, rows, study.attempts())
+        report.emit(report.to_json(document | {"eras": study.facts.get("eras", [])}))
     elif csv:
         report.emit(report.to_csv(study.sweep, rows))
     else:
@@ -197,7 +198,7 @@ def doctor(
     """Check versions, data, devices, disks and stores."""
     from sweeper.cli import console
     from sweeper.cli.doctor import examine
-    from sweeper.cli.doctor_cluster import check_dashboard, check_nodes
+    from sweeper.cli.doctor.cluster import check_dashboard, check_nodes
 
     clusters: dict[str, Callable[[], Iterator[Check]]] = {}
     if dashboard is not None:

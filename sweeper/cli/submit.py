@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import options, report, show
+from sweeper.cli.trials import refuse_added
 from sweeper.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def submit(
     """Submit a sweep to a cluster; submitting it again resumes it."""
     from sweeper.cli import console
 
+    refuse_added(trials, settings)
     budget = {"trials": trials, "epochs": epochs, "parallel": parallel, "timeout": timeout}
     flags = options.by_key(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
     sweep = options.load_with_flags(space, settings, flags)

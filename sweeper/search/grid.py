@@ -7,36 +7,69 @@ Optuna's own grid sampler does not support conditional parameters, stops the stu
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.core.schema import scalars_equal
+from sweeper.core.schema import scalar_key, scalars_equal
+from sweeper.search.bounded import EndedTrials
 from sweeper.search.optuna_internals import storage_of, trial_id
-from sweeper.search.space import Point
+from sweeper.search.space import Point, Space, grid_size, is_complete
 
 _INDEX = "sweeper:grid"
 
 
-class GridSampler(BaseSampler):
-    """Gives each point to one trial, in random order, and records the point in the study."""
+def untried_points(space: Space, tried: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many points of a grid no trial has run; `tried` has the parameters of the trials."""
+    size = grid_size(space)
+    assert size is not None, "the sampler has refused this space"
+    return size - len({_point_key(point) for point in tried if is_complete(point, space)})
 
-    def __init__(self, points: list[Point], *, seed: int) -> None:
+
+def _point_key(point: Mapping[str, Any]) -> object:
+    """Return a key that is equal for equal points. Old studies have 0.30000000000000004 where the grid has 0.3."""
+    return frozenset(
+        (name, scalar_key(float(f"{value:.12g}") if isinstance(value, float) else value))
+        for name, value in point.items()
+    )
+
+
+class GridSampler(BaseSampler):
+    """Gives each point that no trial has run to one trial, in random order, and records its place in the study.
+
+    Args:
+        constants: the parameters of the points that Optuna does not know, because they never vary.
+    """
+
+    def __init__(self, points: list[Point], *, seed: int, constants: Collection[str] = ()) -> None:
         self._points = random.Random(seed).sample(points, len(points))
+        searched = ({name: point[name] for name in point if name not in constants} for point in self._points)
+        self._places = {_point_key(point): place for place, point in enumerate(searched)}
+        self._ended = EndedTrials()
+        self._taken: set[int] = set()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         if _INDEX in trial.system_attrs:  # Optuna also calls this for a trial that is resumed
             return
-        others = study.get_trials(deepcopy=False)
-        taken = {other.system_attrs[_INDEX] for other in others if _INDEX in other.system_attrs}
+        taken = self._taken_by(study)
         fitting = self._fitting(trial.system_attrs.get("fixed_params", {}))
         # When every point is taken, points repeat. A sweep never asks for more trials than the grid has points.
         index = next((i for i in fitting if i not in taken), fitting[trial.number % len(fitting)])
         storage_of(study).set_trial_system_attr(trial_id(trial), _INDEX, index)
+
+    def _taken_by(self, study: Study) -> set[int]:
+        """Return the places of the points that trials have run or run now, also under another sampler or seed."""
+        ended, running = self._ended.update(study)
+        self._taken |= self._places_of(ended)
+        return self._taken | self._places_of(trial for trial in running if trial.state == TrialState.RUNNING)
+
+    def _places_of(self, trials: Iterable[FrozenTrial]) -> set[int]:
+        keys = (_point_key(trial.params) for trial in trials)
+        return {self._places[key] for key in keys if key in self._places}
 
     def _fitting(self, fixed: Mapping[str, Any]) -> list[int]:
         """Return the indices of the points that agree with a start point; of all points if none does."""

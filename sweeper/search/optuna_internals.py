@@ -1,15 +1,15 @@
 """Every private name of Optuna's studies and samplers that sweeper uses, as of Optuna 5.0: one function each.
 
-`tests/search/test_optuna_internals.py` fails when a name moves. `study/cache.py`, which extends Optuna's storage, keeps
-the names of the storage.
+`tests/search/test_optuna_internals.py` fails when a name moves. `study/storage/cache.py`, which extends Optuna's
+storage, keeps the names of the storage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from optuna.pruners import _percentile
+from optuna.pruners import _percentile, _successive_halving
 from optuna.samplers import BaseSampler
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.study import Study, StudyDirection
@@ -97,3 +97,27 @@ def is_first_of_interval(trial: FrozenTrial, step: int, *, warmup: int, interval
     Optuna 5.0. The public pruners decide this inside `prune` only; see `best_value`.
     """
     return _percentile._is_first_in_interval_step(step, trial.intermediate_values.keys(), warmup, interval)
+
+
+def rung_marks(reports: Mapping[int, float], *, first: int, factor: int) -> dict[str, float]:
+    """Return the marks that SuccessiveHalvingPruner leaves on a trial with these reports: its value at each rung.
+
+    Optuna 5.0. The pruner compares the trials that have a mark in their system attributes, and sets it only where it
+    judges. Trials that ran without it, or with other rungs, need marks to be compared. There is no public way.
+
+    Args:
+        reports: the values that the trial reported, by step.
+        first: the step of the first rung.
+        factor: the step of each rung, divided by that of the rung before.
+    """
+    marks: dict[str, float] = {}
+    step = first
+    while later := [number for number in reports if number >= step]:
+        marks[_successive_halving._completed_rung_key(len(marks))] = reports[min(later)]
+        step *= factor
+    return marks
+
+
+def is_rung_mark(attribute: str) -> bool:
+    """Return whether a system attribute of a trial is a mark that SuccessiveHalvingPruner or HyperbandPruner left."""
+    return attribute.startswith(_successive_halving._completed_rung_key(0).removesuffix("0"))

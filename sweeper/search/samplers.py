@@ -14,7 +14,7 @@ from pydantic import Field
 from sweeper.core.errors import InputError
 from sweeper.core.schema import Integer, Seed, StrictModel
 from sweeper.core.text import format_list
-from sweeper.search.space import GRID_LIMIT, Float, Int, Space, grid, grid_size
+from sweeper.search.space import GRID_LIMIT, Constant, Float, Int, Space, grid, grid_size
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -94,7 +94,8 @@ class Grid(_Sampler):
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from sweeper.search.grid import GridSampler
 
-        return GridSampler(grid(space), seed=seed)
+        constants = [name for name, domain in space.items() if isinstance(domain, Constant)]
+        return GridSampler(grid(space), seed=seed, constants=constants)
 
     def unsupported_reason(self, space: Space) -> str | None:
         endless = [name for name, domain in space.items() if domain.count() is None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -52,3 +53,8 @@ class SeededByTrial(BaseSampler):
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         """Pass the end of a trial on to the sampler."""
         self.sampler.after_trial(study, trial, state, values)
+
+
+def fork_seed(seed: int, name: str) -> int:
+    """Return the seed of a fork's sampler, so that it proposes other points than the sweep that it was forked from."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])

@@ -45,6 +45,11 @@ def suggest(trial: BaseTrial, space: Space) -> Point:
     return _in_order(point, space)
 
 
+def is_complete(point: Mapping[str, Value], space: Space) -> bool:
+    """Return whether a point has every parameter that it uses."""
+    return all(name in point for name, domain in space.items() if domain.is_active(point))
+
+
 def draw(space: Space, rng: random.Random) -> Point:
     """Return a random point of the space."""
     point: Point = {}

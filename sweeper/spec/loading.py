@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,6 +18,8 @@ from sweeper.core.schema import MAX_PROBLEMS, Key, Problem, StrictModel, dotted_
 from sweeper.core.secrets import has_secret
 from sweeper.core.text import first_line, format_value
 from sweeper.core.user_code import TRAINABLE_PATTERN, find_trainable
+from sweeper.search.pruners import Pruner
+from sweeper.search.samplers import Sampler
 from sweeper.search.space import AnyDomain, Domain, check_space
 from sweeper.spec.code_checks import check_command, refuse_hidden_modules
 from sweeper.spec.foreign import explain_foreign
@@ -193,6 +195,8 @@ def override(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dic
     Text is read as YAML; null removes a key.
     """
     changed = copy.deepcopy(dict(data))
+    for section, kinds in _KINDS.items():
+        _drop_options_of_old_type(changed, section, kinds, str(overrides.get(f"{section}.type")).strip())
     problems = []
     for path, value in overrides.items():
         key: Key = tuple(path.split("."))
@@ -201,6 +205,16 @@ def override(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dic
         except ValueError as error:
             problems.append(Problem(key, str(error)))
     return changed, problems
+
+
+_KINDS = {"sampler": get_args(get_args(Sampler)[0]), "pruner": get_args(get_args(Pruner)[0])}
+
+
+def _drop_options_of_old_type(data: dict[str, Any], section: str, kinds: tuple[Any, ...], new: str) -> None:
+    """Drop the options that another type of sampler or pruner does not have, when a key changes the type alone."""
+    known = next((kind.model_fields for kind in kinds if kind.model_fields["type"].default == new), None)
+    if known is not None and isinstance(data.get(section), dict) and data[section].get("type") != new:
+        data[section] = {key: value for key, value in data[section].items() if key in known and value is not None}
 
 
 def _set(data: dict[str, Any], key: Key, value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from sweeper.study.tables import tables
+from sweeper.study.storage.tables import tables
 
 Command = Literal["stop", "pause"]
 

@@ -23,7 +23,7 @@ from sweeper.core.urls import connect_to_read
 from sweeper.study.commands import Commands
 from sweeper.study.database_url import is_sqlite_file, parse_database_url, refuse_network_file_system
 from sweeper.study.lease import Lease, find_held
-from sweeper.study.tables import create_tables, drop_unused_tables, is_used, look_at_tables
+from sweeper.study.storage.tables import create_tables, drop_unused_tables, is_used, look_at_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.core.errors import LeaseLostError, SweepBusyError
-from sweeper.study.tables import tables
+from sweeper.study.storage.tables import LEASES, tables
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ MAX_CLOCK_ERROR_S = 2.0
 
 
 _leases = sa.Table(
-    "sweeper_leases",
+    LEASES,
     tables,
     sa.Column("sweep", sa.String(64), primary_key=True),
     sa.Column("owner", sa.String(32), nullable=False),

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 from uuid import uuid4
 
 import optuna
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.core.errors import InputError, StopReason, StorageError, SweeperError
 from sweeper.core.trials import Listener
-from sweeper.search.space import Point, check_point, normalized
+from sweeper.search.history import is_history, marks_of
+from sweeper.search.seeding import fork_seed
 from sweeper.spec import Sweep
-from sweeper.study.cache import OwnerCachedStorage
 from sweeper.study.commands import Command
-from sweeper.study.compatibility import check_resumable
+from sweeper.study.compatibility import Origin, check_resumable, next_eras, take_over, with_reached_total
 from sweeper.study.database import Database, open_database
 from sweeper.study.lease import Lease, find_held
-from sweeper.study.outage import storage_errors
+from sweeper.study.storage.cache import OwnerCachedStorage, add_ended_trials
+from sweeper.study.storage.outage import storage_errors
+from sweeper.study.storage.tables import SWEEP, delete_rows
 from sweeper.study.study import SweepStudy
-from sweeper.study.tables import SWEEP
-from sweeper.study.view import FACTS, StudyView, SweepSummary
-
-MAX_FORKED_POINTS = 3
-"""Number of best points that a forked sweep takes over and tries first."""
+from sweeper.study.view import DELETING, ERAS, FACTS, HISTORY, StudyView, SweepSummary
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def open_study(
     """Create the study of a sweep, or open it to resume the sweep, and own it for the block.
 
     Args:
-        forked: the sweep whose best points a new sweep tries first.
+        forked: the sweep from whose trials a new one learns.
         listeners: notified of every change.
         stop_reason: polled while the study waits for its database; anything but None ends the wait.
 
@@ -54,59 +54,73 @@ def open_study(
         stack.enter_context(database.removed_if_refused())
         with storage_errors(database):
             lease = stack.enter_context(database.lease(sweep.name))
-            optuna_study, changes = _create_or_load(sweep, database, lease, forked)
+            is_new = sweep.name not in optuna.get_all_study_names(database.optuna)
+            notes = _create(sweep, database, lease, forked) if is_new else []
+            sweep, optuna_study, changes = _load_to_own(sweep, database, lease)
             study = SweepStudy(sweep, optuna_study, database, lease, listeners=listeners, stop_reason=stop_reason)
             study.commands.clear()  # those of an earlier run
             _ensure_id(study)
         study.replay()
-        if changes:
-            study.announce(f"Resuming with {', '.join(changes)}.")
+        for note in (*notes, *changes):
+            study.announce(note)
         try:
             yield study
         except SweeperError:
-            if (
-                changes is None and not study.rows()
-            ):  # refused before its first trial, so that nothing must remain of it
+            if is_new and not study.rows():  # refused before its first trial, so that nothing must remain of it
                 with suppress(SQLAlchemyError), database.transaction(lease):
                     optuna.delete_study(study_name=sweep.name, storage=database.optuna)
             raise
 
 
-def _create_or_load(
-    sweep: Sweep, database: Database, lease: Lease, forked: str | None
-) -> tuple[optuna.Study, list[str] | None]:
-    """Return the study as its owner uses it, and a line for each change of a resumed sweep; None for a new one."""
-    changes: list[str] | None = None
-    if sweep.name in optuna.get_all_study_names(database.optuna):
-        study = optuna.load_study(study_name=sweep.name, storage=database.optuna)
-        if SWEEP not in study.user_attrs:
-            raise InputError(f"study {study.study_name!r} was not made by sweeper. Choose another name with --name")
-        changes = check_resumable(_sweep_of(study), sweep)
-        with database.transaction(lease):
-            study.set_user_attr(SWEEP, sweep.model_dump(mode="json"))
-    else:
-        points = [*sweep.enqueue, *(_best_points(forked, sweep, database) if forked else ())]
-        with database.transaction(lease):  # all or nothing: half a study could not be resumed
-            study = optuna.create_study(
-                study_name=sweep.name, storage=database.optuna, direction=sweep.objective.direction
-            )
-            for point in points:
-                study.enqueue_trial(dict(point), skip_if_exists=True)
-            study.set_user_attr(SWEEP, sweep.model_dump(mode="json"))
-            study.set_user_attr(FACTS, {"id": uuid4().hex})
+def _create(sweep: Sweep, database: Database, lease: Lease, forked: str | None) -> list[str]:
+    """Create the study of a sweep with its start points, and what it takes over from another; return notes."""
+    origin = Origin([], list(sweep.enqueue), {}, "")
+    if forked:
+        parent = find_study(forked, database)
+        origin = take_over(parent.sweep, parent.facts, _load(forked, database).get_trials(deepcopy=False), sweep)
+    with database.transaction(lease) as connection:  # all or nothing: half a study could not be resumed
+        delete_rows(sweep.name, connection)  # of a study that another tool deleted
+        study = optuna.create_study(study_name=sweep.name, storage=database.optuna, direction=sweep.objective.direction)
+        add_ended_trials(study, origin.trials, connection)
+        for point in origin.points:
+            study.enqueue_trial(dict(point), skip_if_exists=True)
+        study.set_user_attr(SWEEP, sweep.model_dump(mode="json"))
+        study.set_user_attr(FACTS, {"id": uuid4().hex, **origin.facts})
+    return [origin.note] if origin.note else []
+
+
+def _load_to_own(sweep: Sweep, database: Database, lease: Lease) -> tuple[Sweep, optuna.Study, list[str]]:
+    """Return a sweep and its study as the owner uses them, and a note for each change since it was last opened."""
     storage = OwnerCachedStorage(database.optuna, database.optuna.get_study_id_from_name(sweep.name))
     study = optuna.load_study(study_name=sweep.name, storage=storage)
-    study.sampler = sweep.sampler.build(sweep.space, seed=sweep.sampler_seed, trials=sweep.budget.trials)
+    if SWEEP not in study.user_attrs:
+        raise InputError(f"study {study.study_name!r} was not made by sweeper. Choose another name with --name")
+    before, facts = _sweep_of(study), study.user_attrs.get(FACTS, {})
+    _refuse_half_deleted(sweep.name, facts)
+    trials = study.get_trials(deepcopy=False)
+    begun = [trial.number for trial in trials if trial.state != TrialState.WAITING]
+    own = sum(not is_history(trials[number]) for number in begun)
+    sweep, notes = with_reached_total(sweep, own)
+    if changes := check_resumable(before, sweep):
+        notes.append(f"Resuming with {', '.join(changes)}.")
+        with database.transaction(lease):
+            study.set_user_attr(SWEEP, sweep.model_dump(mode="json"))
+            if (before.sampler, before.pruner) != (sweep.sampler, sweep.pruner):
+                eras = next_eras(before, sweep, facts, max(begun, default=-1) + 1)
+                study.set_user_attr(FACTS, {**facts, ERAS: eras})
+            if before.pruner != sweep.pruner:
+                storage.replace_marks(lambda trial: marks_of(sweep.pruner, sweep.budget, trial.intermediate_values))
+    seed = fork_seed(sweep.sampler_seed, sweep.name) if HISTORY in facts else sweep.sampler_seed
+    study.sampler = sweep.sampler.build(sweep.space, seed=seed, trials=sweep.budget.trials)
     study.pruner = sweep.pruner.build(sweep.budget)
-    return study, changes
+    return sweep, study, notes
 
 
-def _best_points(name: str, sweep: Sweep, database: Database) -> list[Point]:
-    """Return the best points of another sweep that are in the space of this one."""
-    complete = [row for row in _find(name, database).leaderboard() if row.state == "COMPLETE"]
-    points = [{key: value for key, value in row.params.items() if key in sweep.space} for row in complete]
-    fitting = [normalized(point, sweep.space) for point in points if not any(check_point(point, sweep.space))]
-    return fitting[:MAX_FORKED_POINTS]
+def _refuse_half_deleted(name: str, facts: Mapping[str, Any]) -> None:
+    if DELETING in facts:
+        raise InputError(
+            f"sweep {name!r} is deleted in part, because `sweeper delete` did not end. Finish it: sweeper delete {name}"
+        )
 
 
 def _ensure_id(study: SweepStudy) -> None:
@@ -124,11 +138,12 @@ def lock_study(name: str, storage: str) -> Iterator[StudyView]:
         StorageError: the database cannot be used.
     """
     with open_database(storage, must_exist=True) as database, storage_errors(database):
-        view = _find(name, database)
+        view = find_study(name, database)
         with database.lease(name) as lease:
+            _refuse_half_deleted(name, view.facts)
             if view.id is None:
                 _ensure_id(SweepStudy(view.sweep, _load(name, database), database, lease))
-            yield _find(name, database)
+            yield find_study(name, database)
 
 
 def read_study(name: str, storage: str) -> StudyView:
@@ -158,10 +173,10 @@ def read_study(name: str, storage: str) -> StudyView:
         [{'val_accuracy': 0.625}, {'val_accuracy': 0.75}]
     """
     with open_database(storage, read_only=True) as database, storage_errors(database):
-        return _find(name, database)
+        return find_study(name, database)
 
 
-def _find(name: str, database: Database) -> StudyView:
+def find_study(name: str, database: Database) -> StudyView:
     if name not in (names := sorted(optuna.get_all_study_names(database.optuna))):
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
@@ -188,7 +203,7 @@ def send_command(name: str, storage: str, command: Command | None, *, timeout: f
         StorageError: the database cannot be used.
     """
     with open_database(storage, must_exist=True) as database, storage_errors(database):
-        _find(name, database)
+        find_study(name, database)
         if not database.is_owned(name):
             raise InputError(f"sweep {name!r} is not running. Resume it with: sweeper resume {name}")
         commands = database.commands(name)
@@ -227,12 +242,13 @@ def _summary(study: optuna.Study, database: Database, *, is_owned: bool) -> Swee
         name=study.study_name,
         created=min((row.started for row in trials if row.started), default=None),
         counts={state: sum(row.state == state for row in trials) for state in sorted({row.state for row in trials})},
-        trials=sweep.trial_limit,
+        trials=view.trial_limit,
         best=best.value if best else None,
         metric=sweep.objective.metric,
         direction=sweep.objective.direction,
         running=is_owned,
         paused=is_owned and database.commands(sweep.name).current() == "pause",
+        is_half_deleted=DELETING in view.facts,
     )
 
 

@@ -1,12 +1,14 @@
-"""Decide whether a trial whose attempt failed is tried again, and when."""
+"""Decide whether a trial whose attempt failed is tried again, and when; choose failed trials to run again by hand."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from sweeper.core.trials import Attempt, Failure, FailureKind
+from sweeper.core.errors import InputError
+from sweeper.core.text import format_list
+from sweeper.core.trials import Attempt, Failure, FailureKind, TrialRecord
 
 _NOT_COUNTED: tuple[FailureKind, ...] = ("driver", "node")
 
@@ -39,6 +41,8 @@ class RetryPolicy:
     def __init__(self, past: Mapping[int, Sequence[Attempt]], max_failures: int) -> None:
         self._max_failures = max_failures
         self._same_reasons: list[str] = []
+        self.uncounted: dict[int, int] = {}
+        """Last attempt of a trial before it was put back by hand; failures up to it do not count against the trial."""
         self.load(past)
 
     def load(self, past: Mapping[int, Sequence[Attempt]]) -> None:
@@ -62,7 +66,8 @@ class RetryPolicy:
 
         The delay is 0 for failures of the infrastructure, else 1, 2, 4, ... up to MAX_RETRY_DELAY_S.
         """
-        kinds = [past.kind for past in self.of(number)] + [kind]
+        since = self.uncounted.get(number, 0)
+        kinds = [past.kind for past in self.of(number) if past.attempt > since] + [kind]
         if kind in _NOT_COUNTED:
             return 0.0
         allowed = min(1, self._max_failures) if kind in _RETRIED_ONCE else self._max_failures
@@ -103,3 +108,31 @@ def missing_metric(metric: str, got: Mapping[str, float]) -> Failure:
     near = difflib.get_close_matches(metric, list(got), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return Failure("error", f"metric {metric!r} not reported; got: {', '.join(list(got)[:10]) or 'nothing'}.{hint}")
+
+
+def failed_trials(name: str, rows: Sequence[TrialRecord], wanted: Collection[int] = ()) -> list[int]:
+    """Return the numbers of the failed trials of a sweep to run again: the wanted ones, or all of them.
+
+    Raises:
+        InputError: a wanted trial does not exist, or has not failed.
+    """
+    states = {row.number: row.state for row in rows}
+    failed = [number for number, state in states.items() if state == "FAIL"]
+    only = f"The failed trials are: {format_list([str(number) for number in failed], nothing='none')}"
+    for number in wanted:
+        if number not in states:
+            there = f"its trials are {min(states)} to {max(states)}" if states else "no trial has started"
+            raise InputError(f"sweep {name!r} has no trial {number}; {there}. {only}")
+        if states[number] != "FAIL":
+            state = states[number]
+            raise InputError(f"trial {number} of sweep {name!r} is {state}, and only a failed one is run again. {only}")
+    return sorted(set(wanted)) or failed
+
+
+def group_failures(rows: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
+    """Return the failed trials in groups of the same reason, the largest group first; numbers in reasons may differ."""
+    groups: dict[str, list[TrialRecord]] = {}
+    for row in sorted(rows, key=lambda row: row.number):
+        if row.state == "FAIL":
+            groups.setdefault(without_numbers(row.reason or "unknown reason"), []).append(row)
+    return sorted(groups.values(), key=len, reverse=True)

@@ -18,12 +18,12 @@ from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord,
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.space import suggest
 from sweeper.spec import Sweep
-from sweeper.study.cache import OwnerCachedStorage
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
-from sweeper.study.outage import DatabaseOutage, retry_while_unavailable
 from sweeper.study.retry import RetryPolicy, missing_metric
-from sweeper.study.tables import storable
+from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
+from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
+from sweeper.study.storage.tables import storable
 from sweeper.study.view import (
     FACTS,
     StudyView,
@@ -60,10 +60,12 @@ class SweepStudy(StudyView):
         listeners: Sequence[Listener] = (),
         stop_reason: Callable[[], StopReason | None] = lambda: None,
     ) -> None:
-        self._lease = lease
+        self.require_lease = lease.require  # raises LeaseLostError if another process has become the owner
+        self.has_displaced_owner = lease.has_displaced
+        """True if the lease was taken from an owner that stopped renewing it but may still write to the folder."""
+        self._transaction = partial(database.transaction, lease)
         self._listeners = tuple(listeners)
         self.outage = partial(DatabaseOutage, database, self.announce, stop_reason)
-        self._trial_limit = sweep.trial_limit  # counting the points of a grid takes a while
         self._trials: dict[int, optuna.Trial] = {}
         self.commands = database.commands(sweep.name)
         self.retries = RetryPolicy({}, sweep.budget.max_failures)
@@ -75,6 +77,8 @@ class SweepStudy(StudyView):
     def _read(self) -> list[FrozenTrial]:
         frozen = super()._read()
         self.retries.load(self._attempts.all())
+        put_back = [trial for trial in frozen if UNCOUNTED in trial.user_attrs]
+        self.retries.uncounted = {trial.number: trial.user_attrs[UNCOUNTED] for trial in put_back}
         running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
         held = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
         self._trials = {number: optuna.Trial(self._study, running[number]) for number in held}
@@ -100,21 +104,12 @@ class SweepStudy(StudyView):
         """Id made when the study was created; another study of the same name has another id."""
         return str(self._facts["id"])
 
-    @property
-    def has_displaced_owner(self) -> bool:
-        """True if the lease was taken from an owner that stopped renewing it but may still write to the folder."""
-        return self._lease.has_displaced
-
     @retry_while_unavailable
     def record_facts(self, facts: Mapping[str, Any]) -> None:
         """Add facts about the sweep to the study; a fact of the same name is replaced."""
-        with self._database.transaction(self._lease):
+        with self._transaction():
             self._study.set_user_attr(FACTS, {**self._facts, **facts})
         self._facts = {**self._facts, **facts}
-
-    def require_lease(self) -> None:
-        """Raise LeaseLostError if another process has become the owner."""
-        self._lease.require()
 
     def running(self) -> list[TrialRecord]:
         """Return the trials that were handed out and have not ended."""
@@ -122,11 +117,11 @@ class SweepStudy(StudyView):
 
     def has_next(self) -> bool:
         """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""
-        return len(self._rows) < self._trial_limit or any(due <= time.monotonic() for due, _ in self._interrupted)
+        return len(self._rows) < self.trial_limit or any(due <= time.monotonic() for due, _ in self._interrupted)
 
     def is_exhausted(self) -> bool:
         """Return whether every trial of the budget was handed out and none waits for another attempt."""
-        return not self._interrupted and len(self._rows) >= self._trial_limit
+        return not self._interrupted and len(self._rows) >= self.trial_limit
 
     def is_done(self) -> bool:
         """Return whether every trial of the budget has ended."""
@@ -140,7 +135,7 @@ class SweepStudy(StudyView):
         """
         due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
         lost: Attempt | None = None
-        with self._database.transaction(self._lease) as connection:
+        with self._transaction() as connection:
             if due is None:
                 trial = self._study.ask()
                 row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
@@ -184,7 +179,7 @@ class SweepStudy(StudyView):
         if report.step <= row.step:
             return self.finish(number) if row.step >= last else Verdict.CONTINUE
         value = report.metrics[metric]
-        with self._database.transaction(self._lease) as connection:
+        with self._transaction() as connection:
             if node is not None and node != row.node:
                 trial.set_user_attr("node", node)
             self._reports.add(number, report, connection)
@@ -213,7 +208,7 @@ class SweepStudy(StudyView):
         early = f"returned {where} of {budget.epoch_of(budget.reports):g}" if row.step < budget.reports else None
         state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
         row = ended(row, state, f"pruned by its own code {where}" if is_pruned else early)
-        with self._database.transaction(self._lease):
+        with self._transaction():
             tell(self._study, trial, row)
         return self._close(row)
 
@@ -226,7 +221,7 @@ class SweepStudy(StudyView):
         failure = replace(failure, reason=storable(failure.reason))
         wait = self.retries.retry_delay(number, failure.kind)
         reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
-        with self._database.transaction(self._lease) as connection:
+        with self._transaction() as connection:
             attempt = failed_attempt(replace(row, node=node or row.node), failure)
             self._attempts.add(number, attempt, connection)
             if wait is None:
@@ -242,14 +237,20 @@ class SweepStudy(StudyView):
 
     @retry_while_unavailable
     def blame_node(self, attempts: Sequence[tuple[int, int]]) -> None:
-        """Mark failed attempts as caused by their node, so that they no longer count against their trials.
-
-        Args:
-            attempts: the number of the trial and of the attempt, for each.
-        """
-        with self._database.transaction(self._lease) as connection:
+        """Stop counting failed attempts, given as (trial, attempt), against their trials: their node caused them."""
+        with self._transaction() as connection:
             self._attempts.blame_node(attempts, connection)
         self.retries.load(self._attempts.all())
+
+    @retry_while_unavailable
+    def put_back(self, numbers: Sequence[int]) -> None:
+        """Run failed trials again: `ask` returns them, and their failures so far do not count any more."""
+        storage = storage_of(self._study)
+        assert isinstance(storage, OwnerCachedStorage)
+        with self._transaction():
+            for number in numbers:
+                storage.reopen(number, uncounted=self._rows[number].attempt)
+        self._read()
 
     def replay(self) -> None:
         """Notify the listeners of the trials that ended in earlier runs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from optuna.trial import TrialState
 from sweeper.core.sweep_folder import is_remote
 from sweeper.core.trials import Attempt, Failure, Report, TrialRecord, best_trial, leaderboard
 from sweeper.search.budget import Budget
+from sweeper.search.grid import untried_points
+from sweeper.search.history import describe_eras, is_history
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.space import check_point, suggest
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
-from sweeper.study.outage import storage_errors
-from sweeper.study.tables import Attempts, Reports
+from sweeper.study.storage.outage import storage_errors
+from sweeper.study.storage.tables import Attempts, Reports
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 FACTS = "facts"
 """User attribute of the study that holds facts about the sweep: its id, folder, dataset, versions."""
+
+HISTORY, ERAS, DELETING = "history", "eras", "deleting"
+"""Facts: what a fork took over; which trials ran under which sampler and pruner; that a deletion was begun."""
 
 
 class StudyView:
@@ -58,7 +64,8 @@ class StudyView:
         """Read the facts and all trials, and return the trials as Optuna stores them."""
         self._facts: dict[str, Any] = self._study.user_attrs.get(FACTS, {})
         frozen = self._study.get_trials(deepcopy=False)
-        started = [trial for trial in frozen if trial.state != TrialState.WAITING]
+        self._history = [record_of(trial, self.sweep) for trial in frozen if is_history(trial)]
+        started = [trial for trial in frozen if trial.state != TrialState.WAITING and not is_history(trial)]
         self._rows = {trial.number: record_of(trial, self.sweep) for trial in started}
         return frozen
 
@@ -83,8 +90,19 @@ class StudyView:
         folder = str(self._facts.get("folder", f"sweeps/{self.name}"))
         return folder if is_remote(folder) else Path(folder)
 
+    @cached_property
+    def trial_limit(self) -> int:
+        """Number of trials that the sweep ends after: that of its budget, or fewer if a grid has fewer points left."""
+        if self.sweep.sampler.type != "grid":
+            return self.sweep.budget.trials
+        tried = [row.params for row in (*self._rows.values(), *self._history)]
+        return min(self.sweep.budget.trials, len(self._rows) + untried_points(self.sweep.space, tried))
+
     def rows(self) -> list[TrialRecord]:
-        """Return all trials that have started, in the order of their numbers."""
+        """Return all trials of the sweep that have started, in the order of their numbers.
+
+        Trials that it took over from another sweep come before them in the study, and are not among them.
+        """
         return [self._rows[number] for number in sorted(self._rows)]
 
     def row(self, number: int) -> TrialRecord:
@@ -116,6 +134,11 @@ class StudyView:
     def remarks(self) -> tuple[str, ...]:
         """Return what a person should know about the result that its numbers do not say."""
         rows, best, found = self.leaderboard(), self.best(), []
+        if self._history:
+            known = f"{len(self._history)} trials of {self._facts.get(HISTORY, {}).get('sweep')}"
+            found.append(f"the sampler also knows {known}, which are not counted or shown here")
+        if described := describe_eras(self._facts.get(ERAS, ())):
+            found.append(described)
         if rows and rows[0].is_added:
             model = f"the best model is that of trial {best.number}" if best else "there is no model"
             found.append(f"trial {rows[0].number} leads, but was added to the study and not trained here; {model}")
@@ -148,6 +171,7 @@ class SweepSummary:
     direction: str
     running: bool
     paused: bool
+    is_half_deleted: bool = False
 
     @property
     def ended(self) -> int:
@@ -156,7 +180,9 @@ class SweepSummary:
 
     @property
     def state(self) -> str:
-        """Return what the sweep does now: paused, running, done, or stopped before its last trial."""
+        """Return what the sweep does now: paused, running, done, half deleted, or stopped before its last trial."""
+        if self.is_half_deleted:
+            return "half deleted"
         if self.running:
             return "paused" if self.paused else "running"
         return "done" if self.ended >= self.trials else "stopped"

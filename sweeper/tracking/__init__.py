@@ -9,16 +9,19 @@ from sweeper.tracking.models.saving import save_model
 from sweeper.tracking.packaging import PACKED, read_evaluation, store_evaluation
 from sweeper.tracking.projection import Projection, sync
 from sweeper.tracking.registry import Champion, Registered, promote, register_best, register_champion
+from sweeper.tracking.removal import delete_runs, lost_model_notes
 from sweeper.tracking.ui import Ui, start_ui
 
 __all__ = [
-    "PACKED",
     "Champion",
     "Link",
+    "PACKED",
     "Projection",
     "Registered",
     "Ui",
     "check_store",
+    "delete_runs",
+    "lost_model_notes",
     "promote",
     "read_evaluation",
     "register_best",

@@ -39,6 +39,8 @@ class Study(Protocol):
     @property
     def sweep(self) -> Sweep: ...
     @property
+    def trial_limit(self) -> int: ...
+    @property
     def facts(self) -> dict[str, Any]: ...
     def rows(self) -> list[TrialRecord]: ...
     def reports(self, number: int) -> list[Report]: ...
@@ -71,10 +73,12 @@ def sweep_params(sweep: Sweep) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 
-def sweep_tags(sweep: Sweep, rows: Sequence[TrialRecord], facts: Mapping[str, Any], *, is_live: bool) -> dict[str, str]:
+def sweep_tags(study: Study, rows: Sequence[TrialRecord], *, is_live: bool) -> dict[str, str]:
     """Return the tags of the sweep's own run: its state, its best trial, its data."""
+    sweep, facts = study.sweep, study.facts
     leader = best_trial(rows, sweep.objective.direction)
-    tags = {"sweeper.state": sweep_state(sweep, rows, is_live=is_live), "sweeper.trials": str(sweep.budget.trials)}
+    state = sweep_state(rows, study.trial_limit, is_live=is_live)
+    tags = {"sweeper.state": state, "sweeper.trials": str(sweep.budget.trials)}
     for state in STATUS:
         tags[f"sweeper.{state.lower()}"] = str(sum(row.state == state for row in rows))
     if leader is not None:
@@ -85,30 +89,37 @@ def sweep_tags(sweep: Sweep, rows: Sequence[TrialRecord], facts: Mapping[str, An
     return tags
 
 
-def sweep_state(sweep: Sweep, rows: Sequence[TrialRecord], *, is_live: bool) -> str:
+def sweep_state(rows: Sequence[TrialRecord], limit: int, *, is_live: bool) -> str:
     """Return RUNNING; STOPPED if trials are left; else COMPLETE, or FAIL if no trial completed."""
     if is_live:
         return "RUNNING"
     ended = [row for row in rows if row.state != "RUNNING"]
-    if len(ended) < max(sweep.trial_limit, len(rows)):
+    if len(ended) < max(limit, len(rows)):
         return "STOPPED"
     return "COMPLETE" if any(row.state == "COMPLETE" for row in ended) else "FAIL"
 
 
-def best_so_far(sweep: Sweep, rows: Iterable[TrialRecord]) -> Iterator[tuple[TrialRecord, float]]:
-    """Yield each COMPLETE trial with the best value among it and the trials of lower number.
+def best_so_far(
+    sweep: Sweep, rows: Iterable[TrialRecord], *, first: int = 0
+) -> Iterator[tuple[TrialRecord, float, float]]:
+    """Yield each COMPLETE trial with the best value among it and the trials of lower number, and since when.
 
     Ends before the first trial that is not over. So the curve depends on the trials only, not on which was faster, and
     a later sync writes the same curve.
+
+    Args:
+        first: the number of the first trial, if the sweep took over trials of another one.
     """
-    better = max if sweep.objective.direction == "maximize" else min
-    best: float | None = None
-    for expected, row in enumerate(sorted(rows, key=lambda row: row.number)):
+    sign = 1 if sweep.objective.direction == "maximize" else -1
+    best, since = None, 0.0
+    for expected, row in enumerate(sorted(rows, key=lambda row: row.number), first):
         if row.number != expected or row.state == "RUNNING":
             return
         if row.state == "COMPLETE" and row.value is not None and not row.is_added:
-            best = row.value if best is None else better(best, row.value)
-            yield row, best
+            ended = row.ended.timestamp() if row.ended else 0.0
+            if best is None or sign * row.value > sign * best:
+                best, since = row.value, ended
+            yield row, best, max(since, ended)
 
 
 def sweep_yaml(sweep: Sweep) -> str:

@@ -59,6 +59,7 @@ class StudySync:
         self._experiment = ""
         self._must_reload = False
         self._refused: dict[int, int] = {}
+        self._curve: dict[int, float] = {}
 
     def write(self, rows: Iterable[TrialRecord], *, is_live: bool) -> None:
         """Write what the runs of these trials and the run of the sweep lack.
@@ -108,6 +109,7 @@ class StudySync:
             if other is not run:
                 found[number], surplus = sorted((other, run), key=lambda run: (-len(run.data.metrics), run.info.run_id))
                 client.delete_run(surplus.info.run_id)
+        self._curve = {}
         self._runs = {number: known_run(run) for number, run in found.items()}
         return self._runs
 
@@ -200,7 +202,7 @@ class StudySync:
 
     def _write_sweep(self, client: MlflowClient, run: KnownRun, *, is_live: bool) -> None:
         rows, facts = list(self._rows.values()), self._study.facts
-        tags = self._sweep_tags(rows, facts, is_live=is_live)
+        tags = self._sweep_tags(rows, is_live=is_live)
         if run.steps is None or not run.params:
             log_text_best_effort(client, run.id, content.sweep_yaml(self._sweep), "sweep.yaml")
         if run.tags.get("sweeper.dataset.digest") != tags.get("sweeper.dataset.digest"):
@@ -210,19 +212,27 @@ class StudySync:
         ended = max((row.ended for row in rows if row.ended), default=None)
         self._set_status(client, run, content.STATUS.get(tags["sweeper.state"], "KILLED"), ended)
 
-    def _sweep_tags(self, rows: list[TrialRecord], facts: Mapping[str, Any], *, is_live: bool) -> dict[str, str]:
-        tags = content.sweep_tags(self._sweep, rows, facts, is_live=is_live)
+    def _sweep_tags(self, rows: list[TrialRecord], *, is_live: bool) -> dict[str, str]:
+        tags = content.sweep_tags(self._study, rows, is_live=is_live)
         if self._runs is not None and (best := self._runs.get(int(tags.get("sweeper.best_trial", PARENT)))):
             tags["sweeper.best_run"] = best.id
         return tags
 
     def _sweep_curve(self, client: MlflowClient, run: KnownRun, rows: list[TrialRecord]) -> list[Report]:
-        """Return the points of `best_METRIC`, with a trial's number as the step, that the sweep's run lacks."""
+        """Return the points of `best_METRIC`, with a trial's number as the step, that the sweep's run lacks.
+
+        A trial that was run again changes the points of the later ones: these get another point, which is newer.
+        """
         name = fit_key(f"best_{self._sweep.objective.metric}")
         if run.steps is None:
-            run.steps = {point.step for point in client.get_metric_history(run.id, name)}
-        return [
-            Report(row.number, row.ended.timestamp() if row.ended else 0.0, {name: best})
-            for row, best in content.best_so_far(self._sweep, rows)
-            if row.number not in run.steps
+            points = client.get_metric_history(run.id, name)
+            self._curve = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
+            run.steps = set(self._curve)
+        first = self._study.facts.get("history", {}).get("trials", 0)
+        missing = [
+            Report(row.number, when, {name: best})
+            for row, best, when in content.best_so_far(self._sweep, rows, first=first)
+            if self._curve.get(row.number) != best
         ]
+        self._curve |= {report.step: report.metrics[name] for report in missing}
+        return missing

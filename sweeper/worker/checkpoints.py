@@ -129,6 +129,11 @@ class CheckpointStore:
             return Checkpoint(files, manifest.step, manifest.metrics)
         return None
 
+    def has_any(self) -> bool:
+        """Return whether there is a checkpoint or a model, here or in the remote folder; it may be damaged."""
+        stores = (self, self.models)
+        return any(bool(store._local_names() or (store._remote and store._remote_names(store._remote))) for store in stores)
+
     def findings(self) -> str:
         """Return one sentence for each checkpoint that `latest` skipped; an empty text if it skipped none."""
         return " ".join([*self.damaged, *self.foreign])

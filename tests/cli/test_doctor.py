@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import doctor, doctor_cluster
-from sweeper.cli.doctor import Check
+from sweeper.cli import doctor
+from sweeper.cli.doctor import Check, cluster
 from sweeper.cli.main import main
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
@@ -151,7 +151,7 @@ def test_unreachable_mlflow_server_fails_without_its_password() -> None:
 
 
 def test_unreachable_dashboard_is_a_failed_check() -> None:
-    check = only(doctor_cluster.check_dashboard("http://127.0.0.1:1", insecure=False))
+    check = only(cluster.check_dashboard("http://127.0.0.1:1", insecure=False))
     assert (check.name, check.state) == ("dashboard", "fail")
     assert "http://127.0.0.1:1 cannot be reached" in check.found
 
@@ -159,9 +159,9 @@ def test_unreachable_dashboard_is_a_failed_check() -> None:
 def test_ray_address_where_nothing_answers_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
     with server(200) as url:
         address = url.removeprefix("http://").replace("127.0.0.1", "0.0.0.0")
-        check = only(doctor_cluster.check_nodes(address, None, insecure=False))
+        check = only(cluster.check_nodes(address, None, insecure=False))
     assert check.state == "fail" and f"what answers at {address} is not the head of a Ray cluster" in check.found
-    check = only(doctor_cluster.check_nodes(address, None, insecure=True))
+    check = only(cluster.check_nodes(address, None, insecure=True))
     assert check.state == "fail" and f"nothing answers at {address} (Connection refused)" in check.found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -103,22 +104,6 @@ def test_commands_to_a_sweep_that_does_not_run_are_refused(tmp_path: Path) -> No
     assert sweeper("resume", "countng").returncode == 2
 
 
-@pytest.mark.long
-def test_forbidden_change_is_refused_by_key_and_can_be_forked(tmp_path: Path) -> None:
-    space = SPACE.replace("slow_count", "climb")
-    (tmp_path / "counting.yaml").write_text(space)
-    assert sweeper("run", "counting.yaml").returncode == 0
-    refused = sweeper("run", "counting.yaml", "--set", "space.height.high=2.0")
-    assert refused.returncode == 2 and "space.height.high: 1.0 -> 2.0" in refused.stderr
-    forked = sweeper("run", "counting.yaml", "--set", "space.height.high=2.0", "--fork", "wider", "--json")
-    assert forked.returncode == 0
-    storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
-    best = read_study("counting", storage).best()
-    first = read_study("wider", storage).row(0)
-    assert best is not None and first.params == best.params
-    assert read_study("wider", storage).facts["forked"] == "counting"
-
-
 @pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.long)])
 def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path, part: str) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
@@ -145,3 +130,77 @@ def test_run_that_mlflow_misses_ends_with_code_69_until_it_is_delivered(tmp_path
     assert "MLflow does not have everything yet; the study has. The same command delivers the rest." in away.stderr
     again = sweeper("run", "counting.yaml", "--json")
     assert again.returncode == 0 and json.loads(again.stdout)["delivered"] is True
+
+
+BUGGY = """
+def train(params, trial):
+    while trial.step < trial.reports:
+        trial.report({"score": params["height"] if BROKEN else params["height"].real})
+"""
+
+
+def test_failed_trials_run_again_once_the_code_is_corrected(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
+    (tmp_path / "buggy.py").write_text(BUGGY)
+    space = SPACE.replace("tests.samples:slow_count", "buggy:train").replace("epochs: 30", "epochs: 3")
+    (tmp_path / "counting.yaml").write_text(space)
+    failed = sweeper("run", "counting.yaml")
+    assert failed.returncode == 1
+    reason = "NameError: name 'BROKEN' is not defined (buggy.py:4)"
+    traceback = tmp_path / "sweeps/counting/trials/0000/error.txt"
+    assert f"4 trials failed (0, 1, 2, 3): {reason}. Traceback: {traceback}\n" in failed.stderr
+    assert "run the failed trials again with: sweeper retry counting\n" in failed.stderr
+    assert "sweeper best counting" not in failed.stdout
+    points = [row.params for row in read_study("counting", storage).rows()]
+
+    (tmp_path / "buggy.py").write_text(BUGGY.replace("BROKEN", "False"))
+    idle = sweeper("run", "counting.yaml")
+    assert idle.returncode == 1 and "sweeper retry counting" in idle.stderr and "--trials +4" in idle.stderr
+    one = sweeper("retry", "counting", "2", "--json")
+    assert one.returncode == 3 and json.loads(one.stdout)["counts"] == {"COMPLETE": 1, "FAIL": 3}
+    rest = sweeper("run", "counting.yaml", "--retry-failed", "--json")
+    assert rest.returncode == 0 and json.loads(rest.stdout)["counts"] == {"COMPLETE": 4}
+    assert "sweeper retry" not in rest.stderr
+    study = read_study("counting", storage)
+    assert [row.params for row in study.rows()] == points and [row.attempt for row in study.rows()] == [2] * 4
+    assert all(past[0].reason == reason for past in study.attempts().values()) and len(study.attempts()) == 4
+    states = {run.data.tags["sweeper.trial"]: run.info.status for run in runs_of(tmp_path, study.facts["id"])}
+    assert states == {str(number): "FINISHED" for number in range(4)}
+    assert "0 records of counting written" in sweeper("sync", "counting").stdout
+
+
+def runs_of(folder: Path, sweep_id: str) -> list[Any]:
+    """Return the runs of the trials of a sweep in MLflow."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`sweeper.id` = '{sweep_id}'")
+    return [run for run in runs if "sweeper.trial" in run.data.tags]
+
+
+def test_fork_goes_on_from_its_parent_and_repeats_nothing(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
+    space = SPACE.replace("slow_count", "count_and_evaluate").replace("epochs: 30", "epochs: 3")
+    (tmp_path / "counting.yaml").write_text(f"{space}enqueue: [{{height: 0.25}}]\n")
+    assert sweeper("run", "counting.yaml").returncode == 0
+    median = ("--set", "pruner.type=median")
+    forked = sweeper("run", "counting.yaml", "--fork", "again", *median, "--trials", "+2", "--json")
+    assert forked.returncode == 0, forked.stderr
+    result = json.loads(forked.stdout)
+    assert result["counts"] == {"COMPLETE": 2} and result["best"]["number"] >= 4
+    assert "Learning from 4 trials of counting, which are not counted, shown or run again here." in forked.stderr
+    parent, fork = (read_study(name, storage) for name in ("counting", "again"))
+    assert [row.number for row in fork.rows()] == [4, 5] and fork.facts["forked"] == "counting"
+    assert not [row for row in fork.rows() if row.params in [past.params for past in parent.rows()]]
+    best = result["best"]["number"]
+    assert [path.name for path in (tmp_path / "sweeps/again/trials").iterdir()] == [f"{best:04d}"]
+    assert {run.data.tags["sweeper.trial"] for run in runs_of(tmp_path, fork.facts["id"])} == {"4", "5"}
+
+    shutil.rmtree(tmp_path / "sweeps/again")
+    gone = sweeper("run", "counting.yaml", "--name", "again", *median, "--set", "budget.trials=+0")
+    assert gone.returncode == 2 and "write +3 for three more trials" in gone.stderr
+    gone = sweeper("resume", "again", "--json")
+    assert gone.returncode == 0 and json.loads(gone.stdout)["test"] is None
+    assert f"of trial {best}, the best one, are no longer in {tmp_path}/sweeps/again." in gone.stderr
+    assert "warning" not in gone.stderr and "MLflow has no version of the model." in gone.stderr

@@ -58,6 +58,7 @@ class Outcome:
 
     Attributes:
         planned: trials that the sweep should have.
+        first: the number of the first of them; a fork numbers its own trials after those that it took over.
         optuna: trials by state, as Optuna counts them.
         best, best_copy: the best trial according to the study, and to MLflow.
         interval: reports from one checkpoint to the next.
@@ -72,6 +73,7 @@ class Outcome:
     best_copy: int | None = None
     direction: str = "maximize"
     interval: int = 1
+    first: int = 0
 
 
 def write_line(folder: Path, line: Line) -> None:
@@ -106,8 +108,9 @@ def _missing_or_duplicated(outcome: Outcome) -> Iterator[str]:
     """Check that each planned trial ended once, and that all acknowledged reports and ends are on record unchanged."""
     count = Counter(result.number for result in outcome.results)
     yield from (f"trial {number} is in the study {n} times" for number, n in count.items() if n > 1)
-    yield from (f"trial {number} is missing" for number in range(outcome.planned) if number not in count)
-    yield from (f"trial {number} was never planned" for number in count if number >= outcome.planned)
+    planned = range(outcome.first, outcome.first + outcome.planned)
+    yield from (f"trial {number} is missing" for number in planned if number not in count)
+    yield from (f"trial {number} was never planned" for number in count if number not in planned)
     results = {result.number: result for result in outcome.results}
     ends: dict[int, Line] = {}
     for line in outcome.history:
@@ -197,18 +200,20 @@ def read_outcome(folder: Path, name: str, storage: str, tracking_uri: str, *, in
         Result(row.number, row.state, row.value, {r.step: r.metrics[metric] for r in study.reports(row.number)})
         for row in study.rows()
     ]
-    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    known = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    trials = [trial for trial in known if "forked_from" not in trial.user_attrs]
     best, (copies, best_copy) = study.best(), _read_copies(tracking_uri, study.facts["id"], metric)
     return Outcome(
         history=read_history(folder),
         results=results,
         copies=copies,
-        planned=study.sweep.trial_limit,
+        planned=study.trial_limit,
         optuna=Counter(trial.state.name for trial in trials),
         best=None if best is None else best.number,
         best_copy=best_copy,
         direction=study.sweep.objective.direction,
         interval=interval,
+        first=len(known) - len(trials),
     )
 
 

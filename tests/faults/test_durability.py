@@ -26,7 +26,7 @@ from sweeper.core.trials import Report
 from sweeper.run import run_sweep
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
-from sweeper.study.outage import DatabaseOutage
+from sweeper.study.storage.outage import DatabaseOutage
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.runner import TaskRunner
 from sweeper.worker.task import Event, Task, WorkerContext

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.pruners import HyperbandPruner, PercentilePruner
+from optuna.pruners import HyperbandPruner, PercentilePruner, SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -20,7 +20,9 @@ from sweeper.search.optuna_internals import (
     best_value,
     generators_of,
     is_first_of_interval,
+    is_rung_mark,
     partial_study,
+    rung_marks,
     storage_of,
     trial_id,
 )
@@ -148,3 +150,16 @@ def test_percentile_pruner_of_optuna_still_has_the_same_options() -> None:
         "interval_steps": 1,
         "n_min_trials": 1,
     }
+
+
+def test_halving_pruners_of_optuna_still_leave_these_marks() -> None:
+    study = optuna.create_study(pruner=SuccessiveHalvingPruner(min_resource=2, reduction_factor=2))
+    trial = study.ask()
+    for step in range(1, 9):
+        trial.report(step / 10, step)
+        trial.should_prune()
+    marks = study.trials[0].system_attrs
+
+    assert rung_marks(study.trials[0].intermediate_values, first=2, factor=2) == marks
+    assert marks == {"completed_rung_0": 0.2, "completed_rung_1": 0.4, "completed_rung_2": 0.8}
+    assert all(map(is_rung_mark, marks)) and not is_rung_mark("fixed_params")

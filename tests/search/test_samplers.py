@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
 from sweeper.core.errors import InputError
+from sweeper.search.grid import untried_points
 from sweeper.search.optuna_internals import trial_id
 from sweeper.search.samplers import Sampler
 from sweeper.search.space import Domain, Space, grid, suggest
@@ -121,6 +122,18 @@ def test_start_point_counts_as_a_point_of_the_grid() -> None:
 
     assert points[0].items() >= start.items() and points[1].items() >= start.items()
     assert sorted(map(repr, points)) == sorted(map(repr, grid(STEPPED)))
+
+
+def test_grid_skips_what_another_sampler_or_seed_has_run() -> None:
+    study = optuna.create_study(sampler=sampler_of(type="random").build(STEPPED, seed=0))
+    points = run(study, STEPPED, 15)
+    for seed, count in ((1, 20), (2, 60 - 20 - len({repr(point) for point in points}))):
+        study.sampler = sampler_of(type="grid").build(STEPPED, seed=seed)
+        points += run(study, STEPPED, count)
+
+    assert sorted({repr(point) for point in points}) == sorted(map(repr, grid(STEPPED)))
+    assert untried_points(STEPPED, points[:15]) == 60 - len({repr(point) for point in points[:15]})
+    assert untried_points(STEPPED, [{}, {"rate": 0.25}]) == 60
 
 
 def test_exhausted_grid_starts_again() -> None:

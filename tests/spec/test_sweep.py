@@ -77,6 +77,12 @@ def test_sweep_is_frozen(write: Callable[..., Path]) -> None:
         ({"tracking.uri": "http://host:5000"}, lambda sweep: sweep.tracking.uri == "http://host:5000"),
         ({"description": ""}, lambda sweep: sweep.description == ""),
         ({"nothing.at.all": "null"}, lambda sweep: True),
+        ({"sampler.type": "random"}, lambda sweep: sweep.sampler.type == "random"),
+        ({"pruner.type": "median"}, lambda sweep: (sweep.pruner.type, sweep.pruner.min_epochs) == ("median", 0.25)),
+        (
+            {"pruner.interval_epochs": "0.5", "pruner.type": " median "},
+            lambda sweep: (sweep.pruner.type, sweep.pruner.interval_epochs) == ("median", 0.5),
+        ),
         (
             {
                 "budget.steps": "1000",
@@ -108,6 +114,11 @@ def test_overrides_replace_values_of_the_file(
         ({"space.units": "{type: int, low: 0, high: 9}"}, "lstm.yaml  --set space.units.low: 0 must be >= 1"),
         ({"budget.": "5"}, "--set budget.: is not a key; write it like budget.trials"),
         ({"name": "null"}, "lstm.yaml  --set name: is missing"),
+        (
+            {"pruner.reduction_factor": "3", "pruner.type": "median"},
+            "lstm.yaml  --set pruner.reduction_factor: unknown key",
+        ),
+        ({"pruner.type": "medain"}, "lstm.yaml  --set pruner.type: 'medain' is not known. Did you mean 'median'?"),
     ],
 )
 def test_problem_of_an_override_names_the_override(

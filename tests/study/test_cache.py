@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from sweeper.core.trials import Failure, Report
 from sweeper.spec import Sweep
-from sweeper.study.cache import OwnerCachedStorage
 from sweeper.study.database import Database, open_database
 from sweeper.study.open import open_study
+from sweeper.study.storage.cache import OwnerCachedStorage
 from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]

@@ -63,8 +63,9 @@ def test_study_view_has_no_method_that_writes() -> None:
         "best",
         "leaderboard",
         "remarks",
+        "trial_limit",
     }
-    writing = {"ask", "report", "finish", "fail", "record_facts", "blame_node", "refresh"}
+    writing = {"ask", "report", "finish", "fail", "record_facts", "blame_node", "put_back", "refresh"}
     assert public_names(StudyView) == reading
     assert writing <= public_names(SweepStudy)
 

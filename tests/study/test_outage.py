@@ -17,7 +17,7 @@ from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.spec import Sweep
 from sweeper.study.lease import Lease, find_holder
 from sweeper.study.open import open_study
-from sweeper.study.outage import DatabaseOutage
+from sweeper.study.storage.outage import DatabaseOutage
 from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]

@@ -32,7 +32,7 @@ class Phases:
         self.messages.append(message)
 
 
-def begin(sweep: Sweep, *, reports: int = 1) -> None:
+def begin(sweep: Sweep, *, reports: int = 9) -> None:
     with open_study(sweep) as study:
         study.record_facts(check_environment(study, allow_code_change=False))
         row = study.ask()
@@ -93,8 +93,8 @@ def test_old_study_that_recorded_one_module_resumes(own: Sweep, tmp_path: Path) 
             check_environment(study, allow_code_change=False)
 
 
-def test_code_may_change_before_the_first_report(own: Sweep, tmp_path: Path) -> None:
-    begin(own, reports=0)
+def test_code_may_change_before_a_trial_has_ended_well(own: Sweep, tmp_path: Path) -> None:
+    begin(own, reports=1)
     (tmp_path / "own.py").write_text(TRAINABLE.replace("0.5", "0.6"))
     with open_study(own) as study:
         check_environment(study, allow_code_change=False)

@@ -148,26 +148,6 @@ def test_budget_counts_every_trial_and_may_grow(make_sweep: MakeSweep) -> None:
         assert not study.is_exhausted()
 
 
-def test_forked_sweep_tries_the_best_points_of_the_other_first(make_sweep: MakeSweep) -> None:
-    with open_study(make_sweep()) as study:
-        scores = {run_trial(study, [score] * 9).params["height"]: score for score in (0.1, 0.4, 0.3, 0.2)}
-    wider = make_sweep(name="wider", space={"height": {"type": "float", "low": 0.0, "high": 2.0}})
-    with open_study(wider, forked="climbing") as study:
-        assert [scores.get(study.ask().params["height"]) for _ in range(4)] == [0.4, 0.3, 0.2, None]
-    with open_study(wider, forked="climbing") as study:  # resuming adds no points
-        assert [study.ask().number for _ in range(5)] == [0, 1, 2, 3, 4]
-        assert scores.get(study.row(4).params["height"]) is None
-
-
-def test_forked_sweep_omits_points_outside_its_space(make_sweep: MakeSweep) -> None:
-    with open_study(make_sweep(enqueue=[{"height": 0.9}, {"height": 0.2}])) as study:
-        for _ in range(2):
-            run_trial(study, [0.5] * 9)
-    lower = make_sweep(name="lower", space={"height": {"type": "float", "low": 0.0, "high": 0.5}})
-    with open_study(lower, forked="climbing") as study:
-        assert study.ask().params["height"] == 0.2
-
-
 def test_fork_of_an_unknown_sweep_is_refused(make_sweep: MakeSweep) -> None:
     with pytest.raises(InputError, match="no sweep 'climbng'"), open_study(make_sweep(), forked="climbng"):
         pass

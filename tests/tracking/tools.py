@@ -38,6 +38,10 @@ class RecordedStudy:
         self._reports: dict[int, list[Report]] = {}
         self._seconds = itertools.count()
 
+    @property
+    def trial_limit(self) -> int:
+        return self.sweep.trial_limit
+
     def rows(self) -> list[TrialRecord]:
         return [self._rows[number] for number in sorted(self._rows)]
 

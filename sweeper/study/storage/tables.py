@@ -53,6 +53,10 @@ _schema = sa.Table(
 )
 
 
+LEASES = "sweeper_leases"
+"""The table of leases, which `lease.py` defines."""
+
+
 SWEEP = "sweep"
 """User attribute of the study that holds its sweep, as it was last opened."""
 
@@ -137,7 +141,7 @@ def _expected_columns(*, with_optuna: bool) -> dict[str, set[str]]:
 def is_used(connection: sa.Connection, before: Set[str]) -> bool:
     """Return whether a database has a sweep by now, or a study in tables that it did not have before."""
     attributes = sa.table("study_user_attributes", sa.column("key"))
-    queries = [attributes.select().where(attributes.c.key == SWEEP), tables.tables["sweeper_leases"].select()]
+    queries = [attributes.select().where(attributes.c.key == SWEEP), tables.tables[LEASES].select()]
     if "studies" not in before:
         queries.append(sa.table("studies", sa.column("study_id")).select())
     return any(connection.execute(query.limit(1)).first() for query in queries)
@@ -158,6 +162,13 @@ def drop_unused_tables(connection: sa.Connection, before: Set[str]) -> bool:
     found.reflect(connection, only=lambda name, _: name in added)
     found.drop_all(connection)
     return True
+
+
+def delete_rows(sweep: str, connection: sa.Connection) -> None:
+    """Delete what these tables hold of a sweep, except the lease, as part of the connection's transaction."""
+    for table in tables.sorted_tables:
+        if "sweep" in table.columns and table.name != LEASES:
+            connection.execute(table.delete().where(table.c.sweep == sweep))
 
 
 def _read_version(engine: sa.Engine) -> int | None:

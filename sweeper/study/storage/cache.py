@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,9 +18,19 @@ from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
 
 from sweeper.search.domains import nearest_step
+from sweeper.search.optuna_internals import is_rung_mark
+from sweeper.search.optuna_internals import trial_id as id_of
+
+END_ATTRIBUTES = ("ended", "reason")
+"""User attributes of a trial that are written when it ends."""
+
+UNCOUNTED = "uncounted"
+"""User attribute of a trial that `sweeper retry` put back: the number of its last attempt before that."""
 
 _Intermediate = models.TrialIntermediateValueModel
 
@@ -163,6 +173,50 @@ class OwnerCachedStorage(_CachedStorage):
         trial = self._replace(trial_id)
         trial.system_attrs = {**trial.system_attrs, key: value}
 
+    def reopen(self, number: int, *, uncounted: int) -> None:
+        """Change a failed trial back to RUNNING, with its parameters and reports; a running one stays as it is.
+
+        Optuna 5.0. Its public methods change no trial that has ended, and `enqueue_trial` makes a trial with another
+        number, which has no reports.
+
+        Args:
+            uncounted: failed attempts up to this number do not count against the trial any more.
+        """
+        trial_id = id_of(self._trials[number])
+        if self._trials[number].state == TrialState.FAIL:
+            trials, attributes = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+            running = {"state": TrialState.RUNNING, "datetime_complete": None}
+            of_the_end = attributes.c.trial_id == trial_id, attributes.c.key.in_(END_ATTRIBUTES)
+            with _create_scoped_session(self._backend.scoped_session) as session:
+                session.connection().execute(trials.update().where(trials.c.trial_id == trial_id).values(running))
+                session.connection().execute(attributes.delete().where(*of_the_end))
+            trial = self._replace(trial_id)
+            trial.state, trial.datetime_complete = TrialState.RUNNING, None
+            trial.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in END_ATTRIBUTES}
+        self.set_trial_user_attr(trial_id, UNCOUNTED, uncounted)
+
+    def replace_marks(self, marks_of: Callable[[FrozenTrial], Mapping[str, float]]) -> None:
+        """Replace the marks by which a pruner compares trials, also those of trials that have ended.
+
+        Optuna 5.0. Its public methods change no trial that has ended, and the marks of one pruner mean other reports to
+        another.
+        """
+        attributes = models.TrialSystemAttributeModel.__table__
+        for trial in list(self._trials):
+            before = {key: value for key, value in trial.system_attrs.items() if is_rung_mark(key)}
+            after = dict(marks_of(trial))
+            if before == after:
+                continue
+            trial_id = id_of(trial)
+            of_the_trial = attributes.c.trial_id == trial_id, attributes.c.key.in_(before)
+            with _create_scoped_session(self._backend.scoped_session) as session:
+                session.connection().execute(attributes.delete().where(*of_the_trial))
+            for key, value in after.items():
+                row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+                self._insert(models.TrialSystemAttributeModel, row)
+            kept = {key: value for key, value in trial.system_attrs.items() if key not in before}
+            self._replace(trial_id).system_attrs = {**kept, **after}
+
     def _number(self, trial_id: int) -> int:
         return self._trial_id_to_study_id_and_number[trial_id][1]
 
@@ -189,3 +243,22 @@ class OwnerCachedStorage(_CachedStorage):
         update = trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now)
         with _create_scoped_session(self._backend.scoped_session) as session:
             session.connection().execute(update)
+
+
+def add_ended_trials(study: Study, trials: Sequence[FrozenTrial], connection: Connection) -> None:
+    """Add trials of another study to a new one, as part of the connection's transaction.
+
+    Optuna 5.0. Its `add_trial` takes a millisecond for each report, and the database is locked meanwhile.
+    """
+    for trial in trials:
+        without_reports = copy.copy(trial)
+        without_reports.intermediate_values = {}
+        study.add_trial(without_reports)
+    rows = []
+    for added, trial in zip(study.get_trials(deepcopy=False), trials, strict=True):
+        for step, value in trial.intermediate_values.items():
+            stored, kind = _Intermediate.intermediate_value_to_stored_repr(value)
+            row = {"trial_id": id_of(added), "step": step, "intermediate_value": stored}
+            rows.append({**row, "intermediate_value_type": kind})
+    if rows:
+        connection.execute(_Intermediate.__table__.insert(), rows)

@@ -1,0 +1,128 @@
+"""What a sampler and a pruner know beside the trials that ran under them: trials of other sweeps, and earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from optuna.trial import FixedTrial, FrozenTrial, create_trial
+
+from sweeper.core.schema import scalars_equal
+from sweeper.core.text import format_value
+from sweeper.search.budget import Budget
+from sweeper.search.optuna_internals import rung_marks
+from sweeper.search.pruners import Patient, Pruner, SuccessiveHalving, WrappablePruner
+from sweeper.search.space import Point, Space, check_point, is_complete, suggest
+
+FORKED_FROM = "forked_from"
+"""User attribute of a trial that another sweep ran: that sweep's name and the trial's number in it, `lstm:7`."""
+
+_START_POINT = "fixed_params"
+"""System attribute of a trial that was enqueued, with its start point, as Optuna writes it."""
+
+
+def is_history(trial: FrozenTrial) -> bool:
+    """Return whether another sweep ran this trial. Samplers and pruners see it; nothing else counts or shows it."""
+    return FORKED_FROM in trial.user_attrs
+
+
+def point_in(params: Mapping[str, Any], space: Space) -> Point | None:
+    """Return the parameters of a trial as a point of a space; None if they are not exactly such a point."""
+    if params.keys() - space.keys() or any(check_point(params, space)):
+        return None
+    point = {name: space[name].normal(value) for name, value in params.items()}
+    return point if is_complete(point, space) else None
+
+
+def as_history(
+    trial: FrozenTrial,
+    point: Point,
+    space: Space,
+    *,
+    source: str,
+    reports: Mapping[int, float],
+    marks: Mapping[str, float],
+) -> FrozenTrial:
+    """Return a trial that has ended in another study as one that `study.add_trial` takes.
+
+    Args:
+        point: its parameters, as `point_in` returned them.
+        source: the sweep that ran it, and its number there.
+        reports: the values that it reported, by step.
+        marks: what `marks_of` returned for these reports.
+    """
+    drawn = FixedTrial(point)
+    suggest(drawn, space)
+    start_point = {key: value for key, value in trial.system_attrs.items() if key == _START_POINT}
+    added = create_trial(
+        state=trial.state,
+        value=trial.value,
+        params=drawn.params,
+        distributions=drawn.distributions,
+        user_attrs={FORKED_FROM: trial.user_attrs.get(FORKED_FROM, source)},
+        system_attrs={**start_point, **marks},
+        intermediate_values=dict(reports),
+    )
+    added.datetime_start, added.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return added
+
+
+def is_tried(point: Point, trials: Iterable[FrozenTrial]) -> bool:
+    """Return whether one of these trials has this point, or began with this start point."""
+    return any(
+        _is_same(point, trial.params) or _is_same(point, trial.system_attrs.get(_START_POINT)) for trial in trials
+    )
+
+
+def _is_same(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    if other is None or one.keys() != other.keys():
+        return False
+    return all(scalars_equal(value, other[name]) for name, value in one.items())
+
+
+def marks_of(pruner: Pruner | WrappablePruner, budget: Budget, reports: Mapping[int, float]) -> dict[str, float]:
+    """Return the marks by which a pruner compares a trial with others, as if it had judged these reports.
+
+    Successive halving keeps such marks in the study; the other pruners read the reports. Those of Hyperband depend on
+    the bracket of a trial, so it compares only trials that it has judged.
+    """
+    if isinstance(pruner, Patient):
+        return {} if pruner.wrapped is None else marks_of(pruner.wrapped, budget, reports)
+    if not isinstance(pruner, SuccessiveHalving):
+        return {}
+    return rung_marks(reports, first=pruner.first(budget), factor=pruner.reduction_factor)
+
+
+Era = dict[str, Any]
+"""The number of the first trial that was proposed by a sampler beside a pruner, and their settings: `from`, `sampler`,
+`pruner`."""
+
+
+def with_era(eras: Sequence[Era], first: int, sampler: dict[str, Any], pruner: dict[str, Any]) -> list[Era]:
+    """Return the eras of a sweep with one that begins at trial `first`; one that no trial has run in is dropped."""
+    kept = [era for era in eras if era["from"] < first]
+    if kept and (kept[-1]["sampler"], kept[-1]["pruner"]) == (sampler, pruner):
+        return kept
+    return [*kept, {"from": first, "sampler": sampler, "pruner": pruner}]
+
+
+def describe_eras(eras: Sequence[Era]) -> str | None:
+    """Return in one sentence which trials ran under which sampler and pruner; None if these never changed."""
+    if len(eras) < 2:
+        return None
+    names = [f"{_name(era, 'sampler', eras)} and {_name(era, 'pruner', eras)}" for era in eras]
+    spans = [
+        f"{era['from']} to {after['from'] - 1} with {name}"
+        for (era, after), name in zip(pairwise(eras), names[:-1], strict=True)
+    ]
+    return f"Trials {', '.join(spans)}, and from {eras[-1]['from']} on with {names[-1]} as sampler and pruner"
+
+
+def _name(era: Era, kind: str, eras: Sequence[Era]) -> str:
+    """Return the type of a sampler or pruner, with the options in which those of the same type differ."""
+    own = era[kind]
+    alike = [other[kind] for other in eras if other[kind]["type"] == own["type"]]
+    differing = [name for name in own if any(other.get(name) != own[name] for other in alike)]
+    options = ", ".join(f"{name} {format_value(own[name])}" for name in differing)
+    return f"{own['type']} ({options})" if options else str(own["type"])
