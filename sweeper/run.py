@@ -101,7 +101,7 @@ def run_sweep(
                 projection.stop_writing()
                 raise
             finally:
-                is_delivered = projection.close(timeout=5 if stop.reason else 30)
+                is_delivered = projection.close(timeout=3 if stop.reason else 30)
         if not is_delivered:
             outcome = replace(outcome, problems=(*outcome.problems, UNDELIVERED))
         lost = tracking.lost_model_notes(study, evaluation, context.checkpoints, uri)
@@ -194,7 +194,7 @@ def _ray_with_data(
         loading = helper.submit(context.load_data)
         importing = helper.submit(import_module, "sweeper.driver.tune")
         with stop.exiting(RAY_START_GRACE_S, STOPPED_AT_START):
-            is_ours = ray.enter_context(ray_cluster(address, context.sweep.trainable))
+            is_ours = ray.enter_context(ray_cluster(address, context.sweep.trainable, stop))
             refuse_infeasible_on_cluster(context.sweep)
             for note in () if is_ours else check_nodes(context.folder.location):
                 study.announce(note)

@@ -22,8 +22,9 @@ MAY_IMPORT = {
     "worker": {"core", "spec", "datasets", "tracking"},
     "training": {"core", "datasets", "worker"},
     "driver": {"core", "spec", "study", "worker"},
-    "run": {"core", "spec", "study", "tracking", "worker", "driver"},
-    "cli": {"core", "datasets", "backends", "spec", "study", "tracking", "driver", "run"},
+    "analysis": {"core", "search", "spec", "study"},
+    "run": {"core", "spec", "study", "tracking", "worker", "driver", "analysis"},
+    "cli": {"core", "datasets", "backends", "spec", "study", "tracking", "driver", "analysis", "run"},
     "__init__": {"spec", "run", "study", "worker"},
     "__main__": {"cli"},
 }
@@ -54,7 +55,7 @@ CORE = {
 }  # fmt: skip
 """What all rooms may use is kept small: a file that only one room needs belongs there."""
 
-MAX_ENTRIES, MAX_FILES, MAX_LINES, MAX_BODY_LINES, MAX_METHODS = 14, 13, 280, 45, 20
+MAX_ENTRIES, MAX_FILES, MAX_LINES, MAX_BODY_LINES, MAX_METHODS = 15, 13, 280, 45, 20
 
 MODULES = {
     ".".join(["sweeper", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path

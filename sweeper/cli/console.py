@@ -13,18 +13,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.cli.report import Board, board, clean, duration, metric, saved, tally, unit
+from sweeper.analysis.trials import INTERRUPTED, as_seen, counts_as_seen, position, remark_on_pruned, unit
+from sweeper.cli.report import Board, board, saved
 from sweeper.core.secrets import redact
+from sweeper.core.text import clean, duration, metric, scalar, shorten, tally
 
 if TYPE_CHECKING:
-    from sweeper.cli.doctor import Check
+    from pathlib import Path
+
+    from sweeper.cli.check.doctor import Check
     from sweeper.core.trials import Attempt, TrialRecord
     from sweeper.run import SweepResult
     from sweeper.spec import Sweep
     from sweeper.study.view import SweepSummary
     from sweeper.tracking import Champion
 
-STATE_STYLES = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "dim"}
+STATE_STYLES = {
+    "RUNNING": "cyan",
+    INTERRUPTED: "magenta",
+    "COMPLETE": "green",
+    "PRUNED": "yellow",
+    "FAIL": "red",
+    "WAITING": "dim",
+}
 
 _PIPE_COLUMNS = 200
 _GAP = 2
@@ -65,11 +76,6 @@ def print_note(message: str) -> None:
     err.print(Text.assemble(("note: ", "bold yellow"), clean(redact(message))), soft_wrap=True)
 
 
-def shorten(text: str, length: int = 24) -> str:
-    """Cut a text to a length."""
-    return text if len(text) <= length else text[: max(0, length - 1)] + "…"
-
-
 def table(columns: Sequence[str]) -> Table:
     """Make a table with a dim heading and without a frame."""
     result = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
@@ -88,6 +94,17 @@ def columns_that_fit(columns: Sequence[str], rows: Sequence[Sequence[str]], widt
     return len(columns)
 
 
+def print_table(rendered: Table) -> None:
+    """Print a table on stdout; in a file or a pipe without the blanks with which rich fills the last column."""
+    if out.is_terminal:
+        out.print(rendered)
+        return
+    with out.capture() as captured:
+        out.print(rendered)
+    lines = captured.get().removesuffix("\n").split("\n")
+    out.file.write("".join(f"{line.rstrip()}\n" for line in lines))
+
+
 def leaderboard(cells: Board, width: int) -> tuple[Table, tuple[str, ...]]:
     """Make a table of trials at most `width` wide; return it and the parameters that did not fit."""
     columns = (*cells.fixed, *cells.params)
@@ -102,43 +119,87 @@ def leaderboard(cells: Board, width: int) -> tuple[Table, tuple[str, ...]]:
 
 
 def print_leaderboard(
-    sweep: Sweep, rows: Sequence[TrialRecord], failed: Mapping[int, Sequence[Attempt]], *, limit: int | None
+    sweep: Sweep,
+    rows: Sequence[TrialRecord],
+    failed: Mapping[int, Sequence[Attempt]],
+    *,
+    limit: int | None,
+    remarks: Sequence[str] = (),
 ) -> None:
-    """Print the first `limit` trials, the reasons of failures and retries, and a hint at what was left out."""
+    """Print the first `limit` trials, the reasons of failures and retries, and a hint at what was left out.
+
+    Args:
+        failed: the failed attempts by the number of their trial.
+        remarks: what a person should know beside the numbers.
+    """
     shown = rows[:limit]
     rendered, hidden = leaderboard(board(sweep, shown), out.width)
-    out.print(rendered)
+    print_table(rendered)
     for row in [row for row in rows if row.state == "FAIL"][:5]:
-        out.print(Text.assemble(("failed ", "red"), f"trial {row.number}: {clean(row.reason or 'unknown reason')}"))
+        _print_line("failed ", "red", f"trial {row.number}: {clean(row.reason or 'unknown reason')}")
     ended = {row.number: row for row in rows if row.state != "FAIL"}
-    retried = [(trial, past) for trial in failed if trial in ended for past in failed[trial]]
-    for number, attempt in retried[:5]:
-        place = f"at {unit(sweep.budget).removesuffix('s')} {sweep.budget.epoch_of(attempt.step):g}"
-        where = f" on {attempt.node}" if attempt.node else ""
-        line = f"trial {number}, attempt {attempt.attempt}: {attempt.reason}, {place}{where}"
-        out.print(Text.assemble(("retried ", "yellow"), clean(line)))
-    rest = []
+    for number, attempt in [(trial, past) for trial in failed if trial in ended for past in failed[trial]][:5]:
+        _print_line("retried ", "yellow", f"trial {number}, {_attempt_line(sweep, attempt)}")
+    rest = [remark for remark in (*remarks, remark_on_pruned(rows, sweep)) if remark]
+    if failures := [row.number for row in rows if row.state == "FAIL"]:
+        rest.append(f"all about a failure: sweeper show {sweep.name} {failures[0]}")
     if len(rows) > len(shown):
         rest.append(f"{len(rows) - len(shown)} more trials: --all")
     if hidden:
-        rest.append(f"too narrow for {', '.join(hidden)}: --json")
-    if rest:
-        out.print(Text("; ".join(rest), "dim"))
+        rest.append(f"too narrow for {', '.join(hidden)}: --csv or --json")
+    for line in rest:
+        out.print(Text(clean(line), "dim"), soft_wrap=True)
+
+
+def print_trial(sweep: Sweep, row: TrialRecord, failed: Sequence[Attempt], files: Sequence[Path]) -> None:
+    """Print all about one trial: its state, value and parameters, its failed attempts, and the files for people."""
+    out.print(Text(clean(f"{sweep.name}, trial {row.number}: {row.state} at {position(row, sweep)}"), "bold"))
+    facts = [(clean(sweep.objective.metric), metric(row.value))] if row.value is not None else []
+    facts += [(clean(name), scalar(value)) for name, value in row.params.items()]
+    if row.started is not None:
+        facts.append(("started", row.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")))
+    facts += [("time", duration(row.seconds))] * (row.seconds is not None) + [("node", clean(row.node or ""))]
+    facts += [("reason", clean(row.reason or ""))]
+    facts += [("" if index else "failed", clean(_attempt_line(sweep, past))) for index, past in enumerate(failed)]
+    facts += [("" if index else "files", clean(file)) for index, file in enumerate(files)]
+    _print_facts([fact for fact in facts if fact[1]])
+
+
+def _attempt_line(sweep: Sweep, attempt: Attempt) -> str:
+    place = f"at {unit(sweep.budget).removesuffix('s')} {sweep.budget.epoch_of(attempt.step):g}"
+    where = f" on {attempt.node}" if attempt.node else ""
+    return f"attempt {attempt.attempt}: {attempt.reason}, {place}{where}"
+
+
+def _print_line(label: str, style: str, text: str) -> None:
+    """Print one line, cut to the width of the terminal."""
+    out.print(Text.assemble((label, style), shorten(clean(text), out.width - len(label))), soft_wrap=True)
+
+
+def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Print a label and a text per line."""
+    rendered = Table(box=None, show_header=False, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for name, text in facts:
+        rendered.add_row(Text(name, "dim"), Text(text, overflow="fold"))
+    print_table(rendered)
 
 
 def print_sweeps(summaries: Sequence[SweepSummary]) -> None:
     """Print one line per sweep."""
-    rendered = table(("sweep", "created", "trials", "", "metric", "best"))
+    rendered = table(("sweep", "started", "trial time", "trials", "failed", "", "metric", "best"))
     for summary in summaries:
-        created = summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else ""
         cells = (
+            summary.name,
+            summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else "",
+            duration(summary.seconds) if summary.seconds else "",
             f"{summary.ended}/{summary.trials}",
+            str(summary.counts.get("FAIL") or ""),
             summary.state,
             f"{summary.metric} ({summary.direction})",
             metric(summary.best),
         )
-        rendered.add_row(*(Text(clean(cell)) for cell in (summary.name, created, *cells)))
-    out.print(rendered)
+        rendered.add_row(*(Text(clean(cell)) for cell in cells))
+    print_table(rendered)
 
 
 def print_links(links: Sequence[tuple[str, str]]) -> None:
@@ -159,30 +220,34 @@ def print_check(check: Check) -> None:
 def print_result(result: SweepResult) -> None:
     """Print the result of a sweep: the ten best trials, what pruning saved, the champion, and the next commands."""
     ended = f", {result.stop_message}" if result.stop_message else ""
-    out.print(Text(f"{result.name}: {tally(result.counts)}; {duration(result.seconds)}{ended}", "bold"))
-    rendered, _ = leaderboard(board(result.sweep, result.leaderboard[:10]), out.width)
+    counts = tally(counts_as_seen(result.counts, is_running=False))
+    out.print(Text(f"{result.name}: {counts}; {duration(result.seconds)}{ended}", "bold"))
+    rows = as_seen(result.leaderboard[:10], is_running=False)
+    rendered, hidden = leaderboard(board(result.sweep, rows), out.width)
     out.print()
-    out.print(rendered)
+    print_table(rendered)
+    if hidden:
+        command = _command("show", result)
+        out.print(Text(clean(f"too narrow for {', '.join(hidden)}: {command} --csv"), "dim"), soft_wrap=True)
     out.print()
-    facts = Table(box=None, show_header=False, padding=(0, _GAP, 0, 0), pad_edge=False)
-    for name, text in _facts(result):
-        facts.add_row(Text(name, "dim"), Text(clean(text), overflow="fold"))
-    out.print(facts)
+    _print_facts([(name, clean(text)) for name, text in _facts(result)])
 
 
 def _facts(result: SweepResult) -> list[tuple[str, str]]:
     """Return the facts below the leaderboard, each with its label."""
-    facts = [] if result.sweep.pruner.type == "none" else [("pruning", _pruning_line(result))]
+    facts = [("pruning", line)] if (line := _pruning_line(result)) else []
     if result.best is not None:
         metrics = ", ".join(f"{name} {metric(value)}" for name, value in (result.evaluation or {}).items())
-        facts.append(("best", f"trial {result.best.number}" + (f", on the test set: {metrics}" if metrics else "")))
+        found = f"trial {result.best.number}, {result.sweep.objective.metric} {metric(result.best.value)}"
+        facts.append(("best", found + (f"; on the test set: {metrics}" if metrics else "")))
+    if remark := remark_on_pruned(result.leaderboard, result.sweep):
+        facts.append(("", remark))
     champion = result.champion
     if champion is not None:
         facts += [("model", _champion_line(champion)), ("", champion.uri)]
     facts.append(("folder", f"{result.folder} ({result.checkpoint_bytes / 1e6:.1f} MB of checkpoints)"))
-    verbs = ("show", "best", "ui") if result.best else ("show", "ui")
-    commands = [f"sweeper {verb} {shlex.quote(result.name)}{_storage_option(result)}" for verb in verbs]
-    return facts + [("next" if index == 0 else "", command) for index, command in enumerate(commands)]
+    verbs = ["resume"] * (result.stopped is not None) + ["show"] + ["best"] * (result.best is not None) + ["ui"]
+    return facts + [("next" if index == 0 else "", _command(verb, result)) for index, verb in enumerate(verbs)]
 
 
 def _champion_line(champion: Champion) -> str:
@@ -194,13 +259,21 @@ def _champion_line(champion: Champion) -> str:
 
 
 def _pruning_line(result: SweepResult) -> str:
+    """Describe what pruning saved; empty if it saved nothing."""
     budget, run, budgeted = result.sweep.budget, result.reports_run, result.reports_budgeted
+    if result.sweep.pruner.type == "none" or budgeted <= run:
+        return ""
     each = budget.epoch_of(budget.reports) / budget.reports
-    share = saved(result)
-    return f"ran {run * each:g} of {budgeted * each:g} {unit(budget)}" + (f", saved {share:.0%}" if share else "")
+    if (share := saved(result)) is None:  # trials are left: the share is not known yet
+        return f"saved {(budgeted - run) * each:g} {unit(budget)} so far"
+    return f"ran {run * each:g} of {budgeted * each:g} {unit(budget)}, saved {share:.0%}"
 
 
-def _storage_option(result: SweepResult) -> str:
+def _command(verb: str, result: SweepResult) -> str:
+    return f"sweeper {verb} {shlex.quote(result.name)}{storage_option(result.sweep)}"
+
+
+def storage_option(sweep: Sweep) -> str:
     """Return the option that names the database, if it is not the one that the verbs open by default."""
-    storage = result.sweep.storage
+    storage = sweep.storage
     return "" if storage in ("sqlite:///sweeper.db", "${env:SWEEPER_STORAGE}") else f" --storage {shlex.quote(storage)}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sweeper.cli import options, report, submit
 from sweeper.core.errors import InputError, SweepBusyError, SweeperError, TrackingError
 from sweeper.core.secrets import redact
+from sweeper.core.text import clean
 
 if TYPE_CHECKING:
     from sweeper.study.commands import Command
@@ -51,14 +52,16 @@ def unpause(name: options.Name, storage: options.Storage = options.DEFAULT_STORA
 
 
 def _send(name: str, storage: str, command: Command | None, done: str) -> None:
+    from sweeper.analysis.trials import is_done
     from sweeper.cli import console
-    from sweeper.study.open import send_command
+    from sweeper.study.open import read_study, send_command
 
     if not send_command(name, storage, command):
         raise SweeperError(
             f"sweep {name!r} did not react within 60 s. Its process may be suspended; see `sweeper list`"
         )
-    console.print_note(done)
+    is_over = command == "stop" and is_done(read_study(name, storage))
+    console.print_note(f"{name} is done: all its trials have ended." if is_over else done)
 
 
 def _command(verb: str, name: str) -> str:
@@ -147,4 +150,4 @@ def _delete(deletion: Deletion, uri: str | None, *, json: bool) -> None:
     else:
         in_mlflow = "" if runs is None else f", {runs} MLflow runs"
         with_folder = "" if folder is None else f", {folder}"
-        report.emit(report.clean(f"{study.name} deleted: {len(study.rows())} trials{with_folder}{in_mlflow}"))
+        report.emit(clean(f"{study.name} deleted: {len(study.rows())} trials{with_folder}{in_mlflow}"))

@@ -11,7 +11,7 @@ import typer
 from sweeper.cli import options, report
 from sweeper.core.errors import InputError, SweepBusyError, TrackingError
 from sweeper.core.secrets import redact
-from sweeper.core.text import format_list
+from sweeper.core.text import clean, format_list
 
 if TYPE_CHECKING:
     from sweeper.core.trials import TrialRecord
@@ -62,8 +62,8 @@ def promote(
         report.emit(report.to_json(asdict(champion)))
         return
     before = f"; version {champion.previous} was it before" if champion.previous else ""
-    report.emit(report.clean(f"{chosen} version {champion.version} is the champion ({champion.reason}{before})"))
-    report.emit(report.clean(champion.uri))
+    report.emit(clean(f"{chosen} version {champion.version} is the champion ({champion.reason}{before})"))
+    report.emit(clean(champion.uri))
 
 
 def _model_name(sweep: Sweep, given: str | None) -> str:

@@ -1,9 +1,10 @@
-"""Live progress of a sweep: a display that is redrawn on a terminal, plain lines in a file or a pipe."""
+"""Live progress of a sweep on a terminal: a display that is redrawn. Elsewhere it is printed as plain lines."""
 
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,12 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.cli.console import STATE_STYLES, columns_that_fit, err, shorten, table
-from sweeper.cli.progress import Progress
-from sweeper.cli.report import clean, duration, metric, scalar, tally, unit, varying
+from sweeper.analysis.lines import PlainLines
+from sweeper.analysis.progress import Progress
+from sweeper.analysis.trials import position, unit, varying
+from sweeper.cli.console import STATE_STYLES, columns_that_fit, err, storage_option, table
+from sweeper.core.secrets import redact
+from sweeper.core.text import clean, metric, scalar, shorten, tally
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Report, TrialRecord
@@ -29,70 +33,81 @@ LINES_BESIDE_WORKERS = 9
 """Lines of the display other than those of the workers, and a few to spare."""
 
 
+def live_view(sweep: Sweep, tracking_uri: str | None = None, console: Console = err) -> LiveProgress | PlainLines:
+    """Return what shows a sweep while it runs: a display on a terminal that can redraw it, otherwise plain lines.
+
+    Args:
+        tracking_uri: the MLflow store that the command names.
+    """
+    link = partial(mlflow_line, sweep, tracking_uri)
+    if console.is_interactive and console.file.isatty():
+        return LiveProgress(sweep, console, link=link)
+    return PlainLines(sweep, link=link)
+
+
+def mlflow_line(sweep: Sweep, tracking_uri: str | None) -> str:
+    """Return a line that says where the sweep can be seen in MLflow."""
+    from sweeper import tracking
+    from sweeper.core.urls import is_http
+
+    uri, command = tracking.tracking_uri(sweep, tracking_uri), f"sweeper ui {sweep.name}{storage_option(sweep)}"
+    if is_http(uri):
+        return f"MLflow: {redact(uri)}, experiment {clean(sweep.tracking.experiment)}; links to the sweep: {command}"
+    return f"MLflow: {command}"
+
+
 class LiveProgress:
     """Shows a sweep while it runs: a listener of the study, and a context manager around the run.
 
     Args:
-        live: redraw in place; by default only on a terminal that supports it.
-        heartbeat: seconds without output after which plain output prints a summary.
+        link: returns a line about where to see more; printed when the first trial starts.
     """
 
-    def __init__(
-        self, sweep: Sweep, console: Console = err, *, live: bool | None = None, heartbeat: float = 30.0
-    ) -> None:
+    def __init__(self, sweep: Sweep, console: Console = err, *, link: Callable[[], str] | None = None) -> None:
         self.progress = Progress(sweep)
         self._params = varying(sweep)
         self._console = console
+        self._link = link
         self._phase = ""
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._heartbeat = heartbeat
-        self._last_line = time.monotonic()
         self._spinner = Spinner("line" if console.options.ascii_only else "dots", style="cyan")
-        self._live: Live | None = None
-        if (console.is_interactive and console.file.isatty()) if live is None else live:
-            self._live = Live(self, console=console, refresh_per_second=4)
+        self._live = Live(self, console=console, refresh_per_second=4)
 
     def __enter__(self) -> LiveProgress:
-        if self._live is not None:
-            self._live.start()
-        else:
-            threading.Thread(target=self._beat, name="sweeper-heartbeat", daemon=True).start()
+        self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         self._ended.set()
-        if self._live is not None:
-            self._live.stop()  # the last frame stays on the screen, without workers
-            self._console.print()
+        self._live.stop()  # the last frame stays on the screen, without workers
+        self._console.print()
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-        """Record an event of a trial, and print a line if the trial has ended."""
-        known = self.progress.rows.get(row.number)
+        """Record an event of a trial, and print a line if the trial has failed."""
         with self._lock:
-            self.progress.record(row, report)
+            line = self.progress.record(row, report)
             self._phase = ""
-            line = (
-                self.progress.ending(row) if known is not None and row.state not in (known.state, "RUNNING") else None
-            )
         # Print without holding the lock: rich holds its own lock while it calls `__rich__`.
-        if line is not None and (self._live is None or row.state == "FAIL"):
-            self._print(line, "red" if row.state == "FAIL" else "")
+        if row.state == "RUNNING" and self._link is not None:
+            link, self._link = self._link, None
+            self._console.print(Text(link(), "dim"), soft_wrap=True)
+        if line is not None and row.state == "FAIL":
+            self._console.print(Text(shorten(line, self._console.width), "red"), soft_wrap=True)
 
     def on_phase(self, message: str) -> None:
         """Show what the sweep does between trials."""
         with self._lock:
             self._phase = shorten(clean(message), self._console.width - 4)
-        if self._live is None:
-            self._print(self._phase)
 
     def __rich__(self) -> RenderableType:
         """Draw the display; rich calls this four times a second."""
         with self._lock:
-            lines: list[RenderableType] = [_title(self.progress), self._bar(), _counts(self.progress)]
+            has_ended = self._ended.is_set()
+            lines: list[RenderableType] = [_title(self.progress), self._bar(), _counts(self.progress, has_ended)]
             if self.progress.best is not None:
                 lines.append(_best(self.progress.best, self._params))
-            if not self._ended.is_set():
+            if not has_ended:
                 running = sorted(self.progress.running(), key=lambda row: row.number)
                 if running:
                     lines += [Text(), *self._workers(running)]
@@ -100,18 +115,6 @@ class LiveProgress:
                     self._spinner.update(text=_line((self._phase, "cyan")))
                     lines.append(self._spinner)
             return Group(*lines)
-
-    def _print(self, line: str, style: str = "") -> None:
-        self._last_line = time.monotonic()
-        stamp = "" if self._live is not None else f"[{duration(int(self.progress.elapsed()))}] "
-        self._console.print(Text.assemble((stamp, "dim"), (line, style)), soft_wrap=True)
-
-    def _beat(self) -> None:
-        while not self._ended.wait(max(0.01, self._heartbeat - (time.monotonic() - self._last_line))):
-            if time.monotonic() - self._last_line >= self._heartbeat:
-                with self._lock:
-                    line = f"{tally(self.progress.counts())}; {self.progress.summary()}{self.progress.best_so_far()}"
-                self._print(line)
 
     def _bar(self) -> RenderableType:
         text = _line(self.progress.summary(has_ended=self._ended.is_set()))
@@ -124,7 +127,7 @@ class LiveProgress:
         return grid
 
     def _workers(self, running: list[TrialRecord]) -> list[RenderableType]:
-        """Draw a table of the running trials that fits into the terminal."""
+        """Draw a table of the running trials that fits into the terminal, and name what did not fit."""
         sweep = self.progress.sweep
         limit = max(1, min(MAX_WORKERS, self._console.height - LINES_BESIDE_WORKERS))
         has_nodes = len({row.node for row in self.progress.rows.values() if row.node}) > 1
@@ -135,15 +138,16 @@ class LiveProgress:
         workers = table(columns[:fitting])
         for cells in rows:
             workers.add_row(*(Text(shorten(cell)) for cell in cells[:fitting]))
-        more = len(running) - len(rows)
-        return [workers, *([_line((f"and {more} more", "dim"))] if more else [])]
+        rest = [f"and {len(running) - len(rows)} more"] * (len(running) > len(rows))
+        rest += [f"too narrow for {', '.join(columns[fitting:])}"] * (fitting < len(columns))
+        return [workers, *([_line(("; ".join(rest), "dim"))] if rest else [])]
 
     def _worker(self, row: TrialRecord, has_nodes: bool) -> list[str]:
         number = f"{row.number}" if row.attempt == 1 else f"{row.number} (attempt {row.attempt})"
         node = [clean(row.node or "")] if has_nodes else []
         params = [scalar(row.params[name]) if name in row.params else "" for name in self._params]
-        position = self.progress.position(row).partition(" ")[2]
-        return [number, position, metric(row.value), *node, *params]
+        place = position(row, self.progress.sweep).partition(" ")[2]
+        return [number, place, metric(row.value), *node, *params]
 
 
 def _title(progress: Progress) -> Text:
@@ -153,9 +157,9 @@ def _title(progress: Progress) -> Text:
     return _line((progress.sweep.name, "bold"), (f"  {goal}, {progress.trials} trials of {length}", "dim"))
 
 
-def _counts(progress: Progress) -> Text:
-    counts = progress.counts()
-    parts = [(tally({state: counts[state]}), style) for state, style in STATE_STYLES.items() if counts[state]]
+def _counts(progress: Progress, has_ended: bool) -> Text:
+    counts = progress.counts(has_ended=has_ended)
+    parts = [(tally({state: counts[state]}), style) for state, style in STATE_STYLES.items() if counts.get(state)]
     to_come = progress.trials - len(progress.rows)
     if to_come > 0:
         parts.append((f"{to_come} to come", "dim"))

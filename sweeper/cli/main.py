@@ -6,6 +6,7 @@ import inspect
 import io
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from typing import Annotated
 import typer
 
 from sweeper.cli import control, decide, options, run, show, submit
+from sweeper.cli.check import verbs
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
-from sweeper.core.errors import SweeperError
+from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
 from sweeper.core.files import private_files
 
 VERBS: dict[str, Callable[..., int | None]] = {
@@ -31,16 +33,16 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "submit": submit.submit,
     "status": submit.status,
     "logs": submit.logs,
-    "validate": show.validate,
-    "schema": show.schema,
-    "convert": show.convert,
+    "validate": verbs.validate,
+    "schema": verbs.schema,
+    "convert": verbs.convert,
     "list": show.list_sweeps,
     "show": show.show,
     "best": show.best,
     "ui": show.ui,
     "sync": show.sync,
     "promote": decide.promote,
-    "doctor": show.doctor,
+    "doctor": verbs.doctor,
 }
 
 EXIT_CODES = {
@@ -126,7 +128,12 @@ def _run_verb(arguments: list[str]) -> int:
         hint = f"; see {context.command_path} --help" if context else ""
         return _print_failure(error, f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug=debug)
     except SweeperError as error:
-        return _print_failure(error, str(error), error.exit_code, debug=debug)
+        code = _print_failure(error, str(error), error.exit_code, debug=debug)
+        if arguments[0] in ("run", "resume") and isinstance(error, StorageError | CapacityError | StoppedError):
+            from sweeper.cli.console import print_note
+
+            print_note(f"The same command resumes the sweep: {shlex.join(['sweeper', *arguments])}")
+        return code
     except Exception as error:
         hint = "" if debug else " (--debug shows where)"
         return _print_failure(error, f"{type(error).__name__}: {error}{hint}", 1, debug=debug)

@@ -69,11 +69,22 @@ def _flag(*names: str, help: str) -> Any:
     return typer.Option(*names, metavar="", help=help, show_default=False)
 
 
+def _dir(help: str) -> Any:
+    return typer.Option("--dir", metavar="DIR", parser=_folder, help=help, show_default=False)
+
+
+def _address(help: str) -> Any:
+    return typer.Option("--address", metavar="HOST:PORT", callback=_checked(problem_of_address), help=help)
+
+
 Files = Annotated[list[Path], typer.Argument(metavar="SPACE.yaml...", help="Sweep files.", show_default=False)]
 File = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The sweep file.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a sweep.", show_default=False)]
 OptionalName = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="The sweep to print links to.", show_default=False)
+    str | None, typer.Argument(metavar="[NAME]", help="The name of a sweep. Default: the newest.", show_default=False)
+]
+OneTrial = Annotated[
+    str | None, typer.Argument(metavar="[TRIAL]", help="The number of one of its trials.", show_default=False)
 ]
 OptionalTrial = Annotated[
     int | None, typer.Argument(metavar="[TRIAL]", help="The number of a trial.", show_default=False)
@@ -86,10 +97,7 @@ Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Print the trac
 Storage = Annotated[
     str,
     typer.Option(
-        envvar="SWEEPER_STORAGE",
-        metavar="URL",
-        callback=_url(problem_of_database_url),
-        help="The database of studies.",
+        envvar="SWEEPER_STORAGE", metavar="URL", callback=_url(problem_of_database_url), help="The database of studies."
     ),
 ]
 TrackingUri = Annotated[
@@ -127,24 +135,9 @@ SweepStorage = Annotated[
     str | None,
     typer.Option("--storage", metavar="URL", help="The database of studies. Default: SWEEPER_STORAGE or the file's."),
 ]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        callback=_checked(problem_of_address),
-        help="The Ray cluster to join, or auto on one of its nodes. Default: RAY_ADDRESS, or this machine.",
-    ),
-]
-ClusterAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        callback=_checked(problem_of_address),
-        help="Check the nodes of this Ray cluster; auto on one of its nodes.",
-    ),
-]
+_WHERE_TO_RUN = "The Ray cluster to join, or auto on one of its nodes. Default: RAY_ADDRESS, or this machine."
+Address = Annotated[str | None, _address(_WHERE_TO_RUN)]
+ClusterAddress = Annotated[str | None, _address("Check the nodes of this Ray cluster; auto on one of its nodes.")]
 Dashboard = Annotated[
     str | None,
     typer.Option(
@@ -155,26 +148,9 @@ Dashboard = Annotated[
         help="The dashboard of a Ray cluster: http://HEAD:8265.",
     ),
 ]
-RemoteFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir",
-        metavar="DIR",
-        parser=_folder,
-        help="The sweep's folder: a path that all nodes share, or a URL that all reach.",
-        show_default=False,
-    ),
-]
-SharedFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir",
-        metavar="DIR",
-        parser=_folder,
-        help="Check that all nodes of --address share this folder, or reach this URL.",
-        show_default=False,
-    ),
-]
+_SHARED = "The sweep's folder: a path that all nodes share, or a URL that all reach."
+RemoteFolder = Annotated[Path | None, _dir(_SHARED)]
+SharedFolder = Annotated[Path | None, _dir("Check that all nodes of --address share this folder, or reach this URL.")]
 BackendName = Annotated[
     Literal["ray", "kuberay"], typer.Option("--backend", help="Use Ray's Jobs API, or a RayJob on Kubernetes.")
 ]
@@ -205,12 +181,7 @@ Yes = Annotated[bool, _flag("--yes", "-y", help="Do not ask.")]
 AllowCodeChange = Annotated[
     bool, _flag("--allow-code-change", help="Resume although the trainable's code has changed.")
 ]
-Folder = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir", metavar="DIR", parser=_folder, help="Folder of the sweep. Default: sweeps/NAME.", show_default=False
-    ),
-]
+Folder = Annotated[Path | None, _dir("Folder of the sweep. Default: sweeps/NAME.")]
 
 FLAGS = {
     "name": "name",
@@ -242,6 +213,12 @@ def load_with_flags(space: Path, settings: list[str] | None, flags: Mapping[str,
         SpecError: the sweep has problems; those of a flag are reported under the flag's name.
     """
     from sweeper.spec import load_sweep
+
+    if space.suffix not in (".yaml", ".yml") and not os.path.lexists(space):
+        from sweeper.analysis.names import commands_meant
+
+        if meant := commands_meant(str(space), expand(sweep_storage(flags.get("storage")) or DEFAULT_STORAGE)):
+            raise InputError(f"{space}  no such file. Did you mean: {' or: '.join(meant)}")
 
     with blame_options(flags, **names):
         return load_sweep(space, overrides(settings, flags))

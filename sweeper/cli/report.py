@@ -1,4 +1,4 @@
-"""Results as text on stdout: a study in cells, CSV, JSON and YAML; numbers and durations. Imports no rich."""
+"""Results as text on stdout: a study in cells, CSV, JSON and YAML. Imports no rich."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import json
 import math
 import re
 import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.analysis.trials import INTERRUPTED, unit, varying
 from sweeper.core.files import open_regular
 from sweeper.core.secrets import redact
-from sweeper.core.text import to_yaml
+from sweeper.core.text import clean, duration, metric, scalar, to_yaml
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, TrialRecord
     from sweeper.run import SweepResult
-    from sweeper.spec import Budget, Sweep
+    from sweeper.spec import Sweep
     from sweeper.study.view import StudyView, SweepSummary
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
@@ -62,67 +62,6 @@ def emit_file(file: Path, start: int = 0, *, last_lines: int | None = None) -> i
     return len(content)
 
 
-def clean(text: object) -> str:
-    """Escape control and invisible characters, as in `\\x1b`, so that the text cannot control a terminal."""
-    return "".join(char if _is_plain(char) else _escaped(char) for char in str(text))
-
-
-def varying(sweep: Sweep) -> list[str]:
-    """Return the parameters that a sweep searches over, in the order of its file."""
-    return [name for name, domain in sweep.space.items() if domain.count() != 1]
-
-
-def unit(budget: Budget) -> str:
-    """Return the unit in which the progress of a trial is counted."""
-    return "epochs" if budget.steps is None else "steps"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Format a metric or parameter in few characters: 0.9871, 3.2e-05, 128."""
-    if value is None:
-        return ""
-    if isinstance(value, int) or not math.isfinite(value):
-        return str(value)
-    return f"{value:.{digits}g}"
-
-
-def metric(value: float | None) -> str:
-    """Format the value of an objective, with the same number of decimals in every row."""
-    if value is None:
-        return ""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3e}"
-
-
-def scalar(value: object) -> str:
-    """Format the value of a parameter for people."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return number(value)
-    return "null" if value is None else clean(value)
-
-
-def duration(seconds: float | None) -> str:
-    """Format seconds in at most two units: 45s, 3m12s, 2h05m, 1d03h; a float below ten as 0.4s."""
-    if seconds is None:
-        return ""
-    if isinstance(seconds, float) and 0 < seconds < 9.95:
-        return f"{seconds:.1f}s"
-    whole = round(max(0.0, seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if days:
-        return f"{days}d{hours % 24:02d}h"
-    if hours:
-        return f"{hours}h{minutes % 60:02d}m"
-    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
-
-
-def tally(counts: Mapping[str, int]) -> str:
-    """Format the number of trials in each state: 12 complete, 11 pruned, 1 failed."""
-    words = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting"}
-    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)) or "no trials"
-
-
 @dataclass(frozen=True)
 class Board:
     """Cells of a leaderboard: `fixed` columns that are always shown, then one per parameter that varies."""
@@ -146,27 +85,29 @@ def board(sweep: Sweep, rows: Sequence[TrialRecord]) -> Board:
 
 
 def trial_document(sweep: Sweep, row: TrialRecord) -> dict[str, Any]:
-    """Build the document of one trial, for JSON and CSV."""
+    """Build the document of one trial, for JSON and CSV. Its state is Optuna's, which knows no INTERRUPTED."""
     reached = {unit(sweep.budget): sweep.budget.epoch_of(row.step)}
     facts = {key: value for key, value in asdict(row).items() if key not in ("params", "resumed", "spent")}
-    return facts | reached | {"seconds": row.seconds, "params": dict(row.params)}
+    is_interrupted = row.state == INTERRUPTED
+    state = {"state": "RUNNING" if is_interrupted else row.state, "interrupted": is_interrupted}
+    return facts | state | reached | {"seconds": row.seconds, "params": dict(row.params)}
 
 
 def study_document(
     sweep: Sweep, rows: Sequence[TrialRecord], failed: Mapping[int, Sequence[Attempt]]
 ) -> dict[str, Any]:
     """Build the document of `show --json`; `failed` has the failed attempts by the number of their trial."""
-
-    def document(row: TrialRecord) -> dict[str, Any]:
-        attempts = [asdict(attempt) for attempt in failed.get(row.number, ())]
-        return trial_document(sweep, row) | {"failed_attempts": attempts}
-
     return {
         "name": sweep.name,
         "metric": sweep.objective.metric,
         "direction": sweep.objective.direction,
-        "trials": [document(row) for row in rows],
+        "trials": [attempts_document(sweep, row, failed.get(row.number, ())) for row in rows],
     }
+
+
+def attempts_document(sweep: Sweep, row: TrialRecord, failed: Sequence[Attempt]) -> dict[str, Any]:
+    """Build the document of one trial with its failed attempts."""
+    return trial_document(sweep, row) | {"failed_attempts": [asdict(attempt) for attempt in failed]}
 
 
 def result_document(result: SweepResult) -> dict[str, Any]:
@@ -177,6 +118,7 @@ def result_document(result: SweepResult) -> dict[str, Any]:
         "metric": result.sweep.objective.metric,
         "direction": result.sweep.objective.direction,
         "counts": result.counts,
+        "interrupted": result.counts.get("RUNNING", 0),
         "best": trial_document(result.sweep, result.best) if result.best else None,
         "test": result.evaluation,
         "champion": None if champion is None else asdict(champion),
@@ -200,11 +142,18 @@ def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:
         "name": study.name,
         "state": summary.state,
         "counts": summary.counts,
+        "interrupted": 0 if summary.running else summary.counts.get("RUNNING", 0),
         "trials": study.trial_limit,
         "metric": summary.metric,
         "direction": summary.direction,
         "best": None if best is None else {"trial": best.number, "value": best.value},
     }
+
+
+def summary_document(summary: SweepSummary) -> dict[str, Any]:
+    """Build the document of one sweep of `list --json`."""
+    interrupted = 0 if summary.running else summary.counts.get("RUNNING", 0)
+    return asdict(summary) | {"state": summary.state, "interrupted": interrupted}
 
 
 def saved(result: SweepResult) -> float | None:
@@ -222,7 +171,8 @@ def to_json(value: object) -> str:
 def to_csv(sweep: Sweep, rows: Sequence[TrialRecord]) -> str:
     """Write all trials as CSV, one column per parameter; text that a spreadsheet would run as a formula is quoted."""
     names = list(sweep.space) or sorted({name for row in rows for name in row.params})
-    facts = ("number", "state", "value", unit(sweep.budget), "seconds", "attempt", "node", "reason", "started", "ended")
+    measures = ("number", "state", "value", unit(sweep.budget), "seconds", "attempt", "node", "reason", "started")
+    facts = (*measures, "ended", "interrupted")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_csv_cell(name) for name in (*facts, *names)])
@@ -269,12 +219,3 @@ def _jsonable(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     return value if value is None or isinstance(value, str | bool | int) else str(value)
-
-
-def _is_plain(char: str) -> bool:
-    # Cc: escape sequences. Cf: text that runs backwards. Cs: what no terminal can encode. Zl, Zp: line ends.
-    return char.isascii() and char.isprintable() or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _escaped(char: str) -> str:
-    return char.encode("ascii", "backslashreplace").decode() if ord(char) > 127 else repr(char)[1:-1]

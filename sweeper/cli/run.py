@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import options, report
+from sweeper.cli import options, report, show
 from sweeper.cli.trials import AskedTrials, started_trials
 from sweeper.core.errors import InputError, TrackingError
-from sweeper.core.text import format_list
+from sweeper.core.text import format_list, tally
 
 if TYPE_CHECKING:
     from sweeper.run import SweepResult
@@ -55,7 +55,7 @@ def run(
 
 
 def resume(
-    name: options.Name,
+    name: options.OptionalName = None,
     settings: options.Settings = None,
     trials: options.Trials = None,
     parallel: options.Parallel = None,
@@ -101,7 +101,7 @@ def retry(
 
 
 def _resume(
-    name: str,
+    name: str | None,
     storage: str | None,
     asked: AskedTrials,
     flags: dict[str, str | None],
@@ -125,10 +125,11 @@ def _resume(
     url = options.sweep_storage(storage) or options.DEFAULT_STORAGE
     if problem := problem_of_database_url(url):
         raise InputError(f"--storage: {problem}")
-    study = read_study(name, expand(url))
+    study = read_study(show.chosen_sweep(name, expand(url)), expand(url))
+    name = study.name
     if must_retry and not failed_trials(name, study.rows(), where["retry"]):
         states = [row.state for row in study.rows()]
-        counted = report.tally({state: states.count(state) for state in states})
+        counted = tally({state: states.count(state) for state in states})
         raise InputError(f"no trial of sweep {name!r} has failed, so there is nothing to retry: {counted}")
     keys = options.by_key(trials=asked.total, **flags)
     with options.blame_options(keys):
@@ -151,12 +152,12 @@ def _run(sweep: Sweep, *, json: bool, is_repeatable: bool, **where: Any) -> int:
         where: arguments of `run_sweep`.
     """
     from sweeper.cli import console
-    from sweeper.cli.live import LiveProgress
+    from sweeper.cli.live import live_view
 
     gc.set_threshold(50_000)  # most objects come from imports and stay; scanning them often costs time for nothing
     for warning in sweep.warnings():
         console.print_note(warning)
-    with LiveProgress(sweep) as progress:
+    with live_view(sweep, where["tracking_uri"]) as progress:
         progress.on_phase("loading Optuna, Ray and MLflow")
         from sweeper.run import run_sweep
 

@@ -1,6 +1,6 @@
-"""The verbs that check and show: each parses, calls one function of another room, and prints.
+"""The verbs that show: each parses, calls one function of another room, and prints.
 
-Heavy imports, rich included, are inside the verbs, so that `sweeper --help` and `sweeper validate` answer at once.
+Heavy imports, rich included, are inside the verbs, so that `sweeper --help` answers at once.
 """
 
 from __future__ import annotations
@@ -8,72 +8,20 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sweeper.cli import options, report
-from sweeper.core.errors import InputError, SpecError, SweepBusyError, SweeperError, TrackingError
+from sweeper.core.errors import InputError, SweepBusyError, SweeperError, TrackingError
 from sweeper.core.secrets import redact
+from sweeper.core.text import clean
 
 if TYPE_CHECKING:
-    from sweeper.cli.doctor import Check
     from sweeper.core.sweep_folder import SweepFolder
+    from sweeper.core.trials import Attempt, TrialRecord
     from sweeper.study.view import StudyView
-
-
-def validate(files: options.Files, json: options.Json = False) -> None:
-    """Check sweep files: print a summary of each, or all its mistakes."""
-    from sweeper.spec import load_sweep
-
-    verdicts: list[dict[str, Any]] = []
-    errors: list[str] = []
-    for file in files:
-        verdict: dict[str, Any] = {"file": str(file), "ok": True, "summary": None, "warnings": [], "problems": []}
-        verdicts.append(verdict)
-        try:
-            sweep = load_sweep(file)
-        except SpecError as error:
-            verdict |= {"ok": False, "problems": [asdict(problem) for problem in error.problems]}
-            errors.append(str(error))
-            continue
-        verdict |= {"summary": report.sweep_line(sweep), "warnings": sweep.warnings()}
-        if not json:
-            report.emit(f"{file}  {verdict['summary']}")
-            for warning in verdict["warnings"]:
-                from sweeper.cli import console
-
-                console.print_note(f"{file}  {warning}")
-    if json:
-        report.emit(report.to_json(verdicts))
-    if errors:
-        raise InputError("\n".join(errors))
-
-
-def schema() -> None:
-    """Print the JSON Schema of sweep files, for editors."""
-    from sweeper.spec import sweep_schema
-
-    report.emit(report.to_json(sweep_schema()))
-
-
-def convert(space: options.File, output: options.Output = None) -> None:
-    """Convert a sweep file of W&B."""
-    from sweeper.core.files import written_whole
-    from sweeper.spec import Sweep
-    from sweeper.spec.convert import convert_file
-    from sweeper.spec.yaml_file import parse_value
-
-    text = convert_file(space)
-    Sweep.from_mapping(parse_value(text))  # what it refuses of the result is a mistake of the file
-    if output is None:
-        report.emit(text)
-    elif output.exists():
-        raise InputError(f"{output} exists already. Remove it, or write to another file with --output")
-    else:
-        with written_whole(output) as beside:
-            beside.write_text(text)
 
 
 def list_sweeps(storage: options.Storage = options.DEFAULT_STORAGE, json: options.Json = False) -> None:
@@ -83,49 +31,91 @@ def list_sweeps(storage: options.Storage = options.DEFAULT_STORAGE, json: option
 
     summaries = open.list_sweeps(storage)
     if json:
-        report.emit(report.to_json([asdict(summary) for summary in summaries]))
+        report.emit(report.to_json([report.summary_document(summary) for summary in summaries]))
     else:
         console.print_sweeps(summaries)
 
 
 def show(
-    name: options.Name,
+    name: options.OptionalName = None,
+    trial: options.OneTrial = None,
     everything: options.All = False,
     csv: options.Csv = False,
     storage: options.Storage = options.DEFAULT_STORAGE,
     json: options.Json = False,
 ) -> None:
-    """Print the leaderboard of a sweep, running or not."""
+    """Print the leaderboard of a sweep, running or not; with a trial, all about that one."""
+    from sweeper.analysis.names import parse_target, trial_named
+    from sweeper.analysis.trials import as_seen
     from sweeper.cli import console
     from sweeper.study.open import read_study
 
-    study = read_study(name, storage)
-    rows = study.leaderboard()
-    if json:
-        document = report.study_document(study.sweep, rows, study.attempts())
-        report.emit(report.to_json(document | {"eras": study.facts.get("eras", [])}))
-    elif csv:
+    chosen, numbers = parse_target(name or chosen_sweep(None, storage), [] if trial is None else [trial])
+    study = read_study(chosen, storage)
+    rows = [trial_named(study, number) for number in numbers] or study.leaderboard()
+    rows = as_seen(rows, is_running=study.is_running)
+    attempts = study.attempts()
+    if csv:
         report.emit(report.to_csv(study.sweep, rows))
+    elif numbers:
+        _show_trial(study, rows[0], attempts.get(rows[0].number, ()), json=json)
+    elif json:
+        document = report.study_document(study.sweep, rows, attempts)
+        report.emit(report.to_json(document | {"eras": study.facts.get("eras", [])}))
     else:
-        console.print_leaderboard(study.sweep, rows, study.attempts(), limit=None if everything else 20)
+        limit = None if everything else 20
+        console.print_leaderboard(study.sweep, rows, attempts, limit=limit, remarks=study.remarks())
+
+
+def _show_trial(study: StudyView, row: TrialRecord, failed: Sequence[Attempt], *, json: bool) -> None:
+    """Print one trial: state, value, parameters, failed attempts, and the files that it wrote for people."""
+    from sweeper.cli import console
+    from sweeper.core.sweep_folder import SweepFolder
+
+    folder = SweepFolder.of(study.folder, study.name).trial(row.number)
+    files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    if json:
+        document = report.attempts_document(study.sweep, row, failed) | {"files": [str(file) for file in files]}
+        report.emit(report.to_json(document))
+    else:
+        console.print_trial(study.sweep, row, failed, files)
 
 
 def best(
-    name: options.Name,
+    name: options.OptionalName = None,
     storage: options.Storage = options.DEFAULT_STORAGE,
     json: options.Json = False,
 ) -> None:
     """Print the best parameters as YAML, to paste into a space."""
+    from sweeper.analysis.trials import is_done, remark_on_pruned
     from sweeper.study.open import read_study
 
-    study = read_study(name, storage)
+    study = read_study(chosen_sweep(name, storage), storage)
     row = study.best()
     if row is None:
-        raise SweeperError(f"no trial of sweep {name!r} has completed yet")
+        is_over = not study.is_running and is_done(study)
+        how = ", and all its trials have ended" if is_over else " yet"
+        raise SweeperError(f"no trial of sweep {study.name!r} has completed{how}. See: sweeper show {study.name}")
     if json:
         report.emit(report.to_json(report.trial_document(study.sweep, row)))
-    else:
-        report.emit(report.best_yaml(study.sweep, row))
+        return
+    if remark := remark_on_pruned(study.rows(), study.sweep):
+        from sweeper.cli import console
+
+        console.print_note(remark)
+    report.emit(report.best_yaml(study.sweep, row))
+
+
+def chosen_sweep(name: str | None, storage: str) -> str:
+    """Return the name of the sweep that a command is for: the newest of the database if it names none, with a note."""
+    if name is not None:
+        return name
+    from sweeper.analysis.names import newest_sweep
+    from sweeper.cli import console
+
+    name = newest_sweep(storage)
+    console.print_note(f"{name} is the newest sweep, and no other was named.")
+    return name
 
 
 def sync(
@@ -166,6 +156,9 @@ def ui(
     from sweeper.cli import console
     from sweeper.study.open import read_study
 
+    if name is None and tracking_uri is None:
+        with suppress(InputError):  # there is no sweep yet: the UI has more to show than sweeps
+            name = chosen_sweep(None, storage)
     study = read_study(name, storage) if name else None
     uri = _store_of(study, tracking_uri) if study else tracking.store_uri(tracking_uri)
     if reason := tracking.check_store(uri, study.sweep.tracking.experiment if study else None, must_exist=True):
@@ -184,35 +177,6 @@ def ui(
             server.process.wait()
     finally:
         server.stop()
-
-
-def doctor(
-    storage: options.Storage = options.DEFAULT_STORAGE,
-    tracking_uri: options.TrackingUri = None,
-    address: options.ClusterAddress = None,
-    dashboard: options.Dashboard = None,
-    folder: options.SharedFolder = None,
-    insecure: options.Insecure = False,
-    json: options.Json = False,
-) -> int:
-    """Check versions, data, devices, disks and stores."""
-    from sweeper.cli import console
-    from sweeper.cli.doctor import examine
-    from sweeper.cli.doctor.cluster import check_dashboard, check_nodes
-
-    clusters: dict[str, Callable[[], Iterator[Check]]] = {}
-    if dashboard is not None:
-        clusters["dashboard"] = partial(check_dashboard, dashboard, insecure=insecure)
-    if address is not None:
-        clusters["cluster"] = partial(check_nodes, address, folder, insecure=insecure)
-    checks = []
-    for check in examine(storage, tracking_uri, clusters=clusters):
-        checks.append(check)
-        if not json:
-            console.print_check(check)
-    if json:
-        report.emit(report.to_json([asdict(check) for check in checks]))
-    return int(any(check.state == "fail" for check in checks))
 
 
 def _store_of(study: StudyView, tracking_uri: str | None) -> str:
@@ -244,7 +208,7 @@ def show_output(name: str, trial: int | None, storage: str, *, follow: bool) -> 
         raise InputError(f"{what}; name one of 0 to {max(rows)}" if rows else f"sweep {name!r} has no trial yet")
     shown = [row for row in rows.values() if row.state in ("RUNNING", "FAIL")][-SHOWN_TRIALS:]
     for row in shown:
-        report.emit(report.clean(f"== trial {row.number}, {row.state}" + (f": {row.reason}" if row.reason else "")))
+        report.emit(clean(f"== trial {row.number}, {row.state}" + (f": {row.reason}" if row.reason else "")))
         for file in folder.outputs(row.number)[-1:]:
             report.emit_file(file, last_lines=SHOWN_LINES)
     if not shown:

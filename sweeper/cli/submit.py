@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.cli import options, report, show
 from sweeper.cli.trials import refuse_added
 from sweeper.core.errors import InputError
+from sweeper.core.text import clean, metric, tally
 
 if TYPE_CHECKING:
     from sweeper.backends import Backend, JobStatus, Submission
@@ -61,7 +62,7 @@ def submit(
 
 
 def status(
-    name: options.Name,
+    name: options.OptionalName = None,
     storage: options.Storage = options.DEFAULT_STORAGE,
     backend: options.BackendName = "ray",
     dashboard: options.Dashboard = None,
@@ -76,10 +77,14 @@ def status(
     """
     document: dict[str, Any]
     if is_submitted(backend, dashboard):
+        if name is None:
+            raise InputError("name the submitted sweep: sweeper status NAME")
         job = backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace).status(name)
         document, line = job.__dict__, _job_line(job)
     else:
-        document = _local_status(name, storage)
+        from sweeper.cli.show import chosen_sweep
+
+        document = _local_status(chosen_sweep(name, storage), storage)
         line = _local_line(document)
     report.emit(report.to_json(document) if json else line)
     return 0
@@ -248,8 +253,11 @@ def _local_status(name: str, storage: str) -> dict[str, Any]:
 
 
 def _local_line(document: dict[str, Any]) -> str:
-    counts, best = document["counts"], document["best"]
-    ended = sum(count for state, count in counts.items() if state != "RUNNING")
-    progress = f"{ended} of {document['trials']} trials ended: {report.tally(counts)}"
-    found = f"; best {document['metric']} {report.metric(best['value'])} in trial {best['trial']}" if best else ""
-    return report.clean(f"{document['name']} {document['state']} ({progress}){found}")
+    from sweeper.analysis.trials import counts_as_seen
+
+    best = document["best"]
+    counts = counts_as_seen(document["counts"], is_running=not document["interrupted"])
+    ended = sum(count for state, count in document["counts"].items() if state != "RUNNING")
+    progress = f"{ended} of {document['trials']} trials ended: {tally(counts)}"
+    found = f"; best {document['metric']} {metric(best['value'])} in trial {best['trial']}" if best else ""
+    return clean(f"{document['name']} {document['state']} ({progress}){found}")

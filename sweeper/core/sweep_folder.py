@@ -29,7 +29,7 @@ _RESULTS = ("trials", "champion")
 """Subfolders with results of a study; no other study may find them in its folder."""
 
 _TUNE = "ray"
-"""Subfolder with files of Ray Tune. No sweep is restored from them, and each run begins without them."""
+"""Subfolder with files of Ray Tune. No sweep is restored from them; each run begins and ends without them."""
 
 
 def is_remote(folder: str | Path) -> bool:
@@ -159,9 +159,8 @@ def _wrong_kind_error(folder: Path, name: str, expected: str) -> InputError:
 def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
     """Claim a folder for a study, and lock it while the block runs.
 
-    A folder without results has no owner and can be claimed again. A folder with results but without a marker was
-    written by sweeper 0.1; it belongs to the study that recorded this folder. What killed processes left unfinished is
-    removed, and so is a folder that was created for a block that is refused before it has results.
+    A folder without results has no owner: any study may claim it. One with results but no marker is of sweeper 0.1,
+    and belongs to the study that recorded it. What killed processes left is removed, as is the new folder of a refusal.
 
     Raises:
         InputError: The folder holds results of another study, or cannot be written to.
@@ -177,6 +176,7 @@ def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
         remove_unfinished(folder)
         remove(folder / _TUNE)
         yield
+        remove(folder / _TUNE)  # Ray has ended by now
     except (InputError, DatasetError):
         with suppress(OSError):  # the folder is gone, or another sweep has begun beside it
             if folder in created and {path.name for path in folder.iterdir()} <= {MARKER, DECLARED}:

@@ -10,7 +10,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,12 +18,19 @@ from typing import Any
 import psutil
 import ray
 
-from sweeper.core.errors import BackendError, SweeperError
+from sweeper.core.errors import BackendError, StopReason, SweeperError
 from sweeper.core.files import private_folder
 from sweeper.core.user_code import TrainableCode, copy_user_code, is_installed
 from sweeper.driver.auth import cluster_address, enable_token_auth, private_ray_auth
 from sweeper.driver.capacity import allowed_cpus
-from sweeper.driver.ray_internals import job_brought_its_code, job_config, own_signal_handlers, silence_worker_logs
+from sweeper.driver.ray_internals import (
+    job_brought_its_code,
+    job_config,
+    own_signal_handlers,
+    processes_in_own_sessions,
+    silence_worker_logs,
+)
+from sweeper.driver.stop import StopSignal, exit_now, how_to_resume
 
 KEPT_SESSIONS = 20
 """Runs whose Ray logs are kept."""
@@ -46,13 +53,16 @@ _RAY_DEFAULTS = {
 
 
 @contextmanager
-def ray_cluster(address: str | None, trainable: TrainableCode | None = None) -> Iterator[bool]:
+def ray_cluster(
+    address: str | None, trainable: TrainableCode | None = None, stop: StopSignal | None = None
+) -> Iterator[bool]:
     """Connect the block to a Ray cluster; yield whether it was started for the block.
 
     Args:
         address: the cluster to join; None: the one in RAY_ADDRESS, else a new one on this machine, shut down after the
             block.
         trainable: its code is uploaded to a cluster that is joined.
+        stop: if Ray dies after it was set, the sweep has been stopped, and did not fail.
     """
     found = cluster_address(address)
     is_ours = found is None
@@ -61,7 +71,7 @@ def ray_cluster(address: str | None, trainable: TrainableCode | None = None) -> 
         with _local_options() if is_ours else _join_options(trainable) as options:
             _connect(found or "local", options)
         try:
-            with _exit_when_ray_dies() if is_ours else nullcontext():
+            with _exit_when_ray_dies(stop) if is_ours else nullcontext():
                 yield is_ours
         except BaseException as error:
             traceback.clear_frames(error.__traceback__)
@@ -89,7 +99,7 @@ def _connect(address: str, options: dict[str, Any]) -> None:
     if address != "local":
         timer.start()
     try:
-        with own_signal_handlers():
+        with own_signal_handlers(), processes_in_own_sessions():
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except Exception as error:  # Ray raises many kinds, and at a timeout nothing but Exception
         if address == "local":
@@ -137,33 +147,27 @@ def _is_alive(path: Path) -> bool:
 
 
 @contextmanager
-def _exit_when_ray_dies() -> Iterator[None]:
+def _exit_when_ray_dies(stop: StopSignal | None) -> Iterator[None]:
     """Exit this process as soon as the raylet or the GCS dies in the block. Ray itself would wait a minute to do so."""
     ended = threading.Event()
-    threading.Thread(target=_watch_ray, args=(ended,), name="sweeper-ray", daemon=True).start()
+    threading.Thread(target=_watch_ray, args=(ended, stop), name="sweeper-ray", daemon=True).start()
     try:
         yield
     finally:
         ended.set()
 
 
-def _watch_ray(ended: threading.Event) -> None:
+def _watch_ray(ended: threading.Event, stop: StopSignal | None) -> None:
     """Exit at once, without any cleanup: a call that waits for Ray never returns. The study has every report."""
     own = [child for child in psutil.Process().children() if child.name() in ("gcs_server", "raylet")]
     while not ended.wait(0.5):
-        for child in own:
-            if not child.is_running() or child.status() == psutil.STATUS_ZOMBIE:
-                if not ended.is_set():
-                    for relative in [other for part in own if part.is_running() for other in part.children(True)]:
-                        with suppress(psutil.NoSuchProcess):
-                            relative.kill()  # they end by themselves, but later
-                    message = (
-                        f"\nRay's process {child.name()} died, so the sweep stops. Progress is saved; run the same "
-                        "command again to resume.\n"
-                    )
-                    with suppress(OSError):  # whoever read stderr may be gone
-                        os.write(2, message.encode())
-                    os._exit(os.EX_TEMPFAIL)  # 75
+        dead = [part for part in own if not part.is_running() or part.status() == psutil.STATUS_ZOMBIE]
+        if dead and not ended.is_set():
+            reason = None if stop is None else stop.reason
+            if reason in (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.COMMAND):
+                exit_now(reason.exit_code, f"Stopped. {how_to_resume()}")
+            what = f"Ray's process {dead[0].name()} died, so the sweep stops."
+            exit_now(os.EX_TEMPFAIL, f"{what} {how_to_resume()}")  # 75
 
 
 @contextmanager

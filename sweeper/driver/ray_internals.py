@@ -12,13 +12,25 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.job_config import JobConfig
     from ray.tune.experiment import Trial as TuneTrial
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value while the block runs."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def resolve_address(address: str) -> str | None:
@@ -62,8 +74,7 @@ def auth_token(*, is_optional: bool = False) -> str:
         return ""
 
 
-@contextmanager
-def listen_on_loopback_only() -> Iterator[None]:
+def listen_on_loopback_only() -> AbstractContextManager[None]:
     """Make a Ray that is started in the block listen on the loopback address only, as on macOS and Windows.
 
     Ray 2.60. The public variable, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, is read only when Ray is imported, and child
@@ -71,11 +82,7 @@ def listen_on_loopback_only() -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+    return _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False)
 
 
 def job_config(folders: list[str]) -> JobConfig:
@@ -103,38 +110,41 @@ def own_signal_handlers() -> Iterator[None]:
     from ray._private import utils
 
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    install, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
-        yield
+        with _replaced(utils, "set_sigterm_handler", lambda handler: None):
+            yield
     finally:
-        utils.set_sigterm_handler = install
         if threading.current_thread() is threading.main_thread():  # no other thread may set signal handlers
             for number, handler in ours.items():
                 signal.signal(number, handler)
 
 
-@contextmanager
-def silence_worker_logs() -> Iterator[None]:
+def processes_in_own_sessions() -> AbstractContextManager[None]:
+    """Start Ray's processes, within the block, in sessions of their own: no signal of the terminal reaches them.
+
+    Ray 2.60 has no option for it. A terminal that closes would end Ray while the driver stops its trials. The kernel
+    ends them with the driver all the same; where it cannot, Ray does by the process group, which they must stay in.
+    """
+    from ray._private import services, utils
+
+    popen = partial(services.ConsolePopen, start_new_session=bool(utils.detect_fate_sharing_support()))
+    return _replaced(services, "ConsolePopen", popen)
+
+
+def silence_worker_logs() -> AbstractContextManager[None]:
     """Stop Ray, within the block, from printing a page about dead processes to stdout.
 
     Ray 2.60 has no option for this: `log_to_driver=False` covers the output of workers only. Stdout is for results.
     """
     from ray._private import worker
 
-    before, worker.print_to_stdstream = worker.print_to_stdstream, lambda *message, **how: None
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = before
+    return _replaced(worker, "print_to_stdstream", lambda *message, **how: None)
 
 
 def detect_local_resources(cpus: int | None) -> dict[str, float]:
     """Return the resources that a Ray started on this machine would have, without starting it.
 
-    Ray 2.60. The public way, `ray.cluster_resources()`, needs a running Ray, which takes seconds to start.
-
-    Args:
-        cpus: the CPUs that Ray may use; None: as many as it finds.
+    Ray 2.60. The public way, `ray.cluster_resources()`, needs a running Ray. Without `cpus` Ray uses all that it finds.
     """
     from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
@@ -193,26 +203,22 @@ def job_brought_its_code() -> bool:
 def skip_runtime_env_and_telemetry() -> Iterator[None]:
     """Save Tune two steps that would delay its start by seconds; Ray 2.60 has no option for either.
 
-    Tune gives its workers an environment with the driver's keys of AWS, and Ray writes it into a log. Workers of our
-    own Ray inherit the driver's environment, those of a cluster have their node's. Ray starts workers without an
-    environment together with itself; one with an environment starts when it is requested, and twice. Tune also counts
-    callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
+    Tune gives its workers an environment with the driver's keys of AWS, which Ray logs; they have that of the driver or
+    of their node anyway. Workers with an environment do not start together with Ray, but when requested, and twice.
+    Tune also counts callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
     """
     from ray.air._internal import usage
     from ray.tune.execution import class_cache
 
-    added, copied, count = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE, usage.tag_callbacks
-    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
-    usage.tag_callbacks = lambda callbacks: False
-    try:
+    with (
+        _replaced(class_cache, "DEFAULT_ENV_VARS", {}),
+        _replaced(class_cache, "ENV_VARS_TO_PROPAGATE", set()),
+        _replaced(usage, "tag_callbacks", lambda callbacks: False),
+    ):
         yield
-    finally:
-        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = added, copied
-        usage.tag_callbacks = count
 
 
-@contextmanager
-def report_errors_to(record: Callable[[TuneTrial, str], None]) -> Iterator[None]:
+def report_errors_to(record: Callable[[TuneTrial, str], None]) -> AbstractContextManager[None]:
     """Pass to `record`, within the block, why a trial lost its worker, in the place of what Tune does.
 
     Ray 2.60 gives callbacks only the trial. It writes the error into files, and if their disk is full, the sweep would
@@ -220,17 +226,11 @@ def report_errors_to(record: Callable[[TuneTrial, str], None]) -> Iterator[None]
     """
     from ray.tune.experiment import Trial as TuneTrial
 
-    before = TuneTrial.handle_error
-
     def handle_error(trial: TuneTrial, error: Exception | None = None) -> None:
         trial.run_metadata.num_failures += 1  # more than `max_failures`, so that Tune does not retry
         record(trial, str(error))
 
-    TuneTrial.handle_error = handle_error
-    try:
-        yield
-    finally:
-        TuneTrial.handle_error = before
+    return _replaced(TuneTrial, "handle_error", handle_error)
 
 
 def unstage(controller: Any, trial: TuneTrial) -> None:

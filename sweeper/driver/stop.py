@@ -5,22 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import select
+import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.core.errors import StopReason
 from sweeper.core.files import PinnedPath
-from sweeper.study.commands import Command
-from sweeper.study.study import SweepStudy
+from sweeper.core.secrets import redact
+
+if TYPE_CHECKING:
+    from sweeper.study.commands import Command
+    from sweeper.study.study import SweepStudy
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +35,23 @@ POLL_INTERVAL_S = 1.0
 """Interval between two reads of the commands that other processes send."""
 
 
-_RESUMABLE = "Progress is saved; run the same command again to resume."
-
-
 RAY_START_GRACE_S = 1.0
 """Time that Ray has, after a signal, to finish its start. Then the process exits: there is nothing to save yet."""
 
 
-STOPPED_AT_START = f"Stopped while Ray was starting. {_RESUMABLE}"
-
-
 WATCH_INTERVAL_S = 0.2
 """Interval, after a signal, between two looks whether a call that must not last longer has ended."""
+
+
+def how_to_resume() -> str:
+    """Return a sentence with the command that resumes the sweep of this process, if a command of sweeper runs it."""
+    program = Path(sys.argv[0] if sys.argv else "")
+    if program.name == "sweeper" or program.parts[-2:] == ("sweeper", "__main__.py"):
+        return f"Progress is saved. Resume with: {redact(shlex.join(['sweeper', *sys.argv[1:]]))}"
+    return "Progress is saved; run the same command again to resume."
+
+
+STOPPED_AT_START = f"Stopped while Ray was starting. {how_to_resume()}"
 
 
 class StopSignal:
@@ -133,20 +144,21 @@ class StopSignal:
                     reasons = [self._REASONS[number] for number in self._before if number in numbers]
                     if reasons and first is None:
                         first = reasons[0], time.monotonic()
+                        self.reason = self.reason or first[0]  # at once, wherever the main thread is
                 if interrupts > 1:
-                    _exit_now(StopReason.INTERRUPTED, f"Exited immediately. {_RESUMABLE}")
+                    exit_now(StopReason.INTERRUPTED.exit_code, f"Exited immediately. {how_to_resume()}")
                 limit = self._time_limit
                 if first is not None and limit is not None and time.monotonic() - first[1] >= limit[0]:
-                    _exit_now(first[0], limit[1])
+                    exit_now(first[0].exit_code, limit[1])
 
 
-def _exit_now(reason: StopReason, message: str) -> None:
+def exit_now(code: int, message: str) -> NoReturn:
     """Print a message, kill all descendants and exit, from any thread."""
     shown_cursor = "\x1b[?25h" if os.isatty(2) else ""  # the live display has hidden it
     with suppress(OSError):
         os.write(2, f"{shown_cursor}\n{message}\n".encode())
     _kill_children()
-    os._exit(reason.exit_code)
+    os._exit(code)
 
 
 def _kill_children() -> None:
@@ -208,7 +220,9 @@ class RunControl:
             self._stop.reason, self._stop.detail = StopReason.REPEATED_FAILURE, failures
         if self._stop.is_set() and not self._stop.is_announced:
             self._stop.is_announced = True
-            self._study.announce("Stopping. Progress is saved; press Ctrl-C again to exit immediately.")
+            at_terminal = os.isatty(0) or os.isatty(2)
+            again = "; press Ctrl-C again to exit immediately" if at_terminal else ""
+            self._study.announce(f"Stopping. Progress is saved{again}.")
         return self._stop.is_set()
 
     def is_stopping(self) -> bool:

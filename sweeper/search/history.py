@@ -107,16 +107,17 @@ def with_era(eras: Sequence[Era], first: int, sampler: dict[str, Any], pruner: d
     return [*kept, {"from": first, "sampler": sampler, "pruner": pruner}]
 
 
-def describe_eras(eras: Sequence[Era]) -> str | None:
-    """Return in one sentence which trials ran under which sampler and pruner; None if these never changed."""
+def describe_eras(eras: Sequence[Era], last: int) -> str | None:
+    """Return in a sentence which trials, up to the last one, ran under which sampler and pruner; None for one pair."""
+    eras = [era for era in eras if era["from"] <= last]
     if len(eras) < 2:
         return None
     names = [f"{_name(era, 'sampler', eras)} and {_name(era, 'pruner', eras)}" for era in eras]
     spans = [
-        f"{era['from']} to {after['from'] - 1} with {name}"
+        f"{name} for trials {era['from']} to {after['from'] - 1}"
         for (era, after), name in zip(pairwise(eras), names[:-1], strict=True)
     ]
-    return f"Trials {', '.join(spans)}, and from {eras[-1]['from']} on with {names[-1]} as sampler and pruner"
+    return f"Sampler and pruner were {', '.join(spans)}, and {names[-1]} from trial {eras[-1]['from']} on"
 
 
 def _name(era: Era, kind: str, eras: Sequence[Era]) -> str:

@@ -123,7 +123,6 @@ class Command(StrictModel):
         files = [Path(os.path.normpath(file)) for file in found]
         return list(dict.fromkeys(file for file in files if _is_code(file, self.root)))
 
-
     def leaves_model(self) -> bool:
         """Return whether the command or one of its scripts names the folder for a model."""
         return "model" in self.placeholders() or any(_MODEL_VARIABLE in file.read_bytes() for file in self.scripts())

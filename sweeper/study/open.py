@@ -173,7 +173,9 @@ def read_study(name: str, storage: str) -> StudyView:
         [{'val_accuracy': 0.625}, {'val_accuracy': 0.75}]
     """
     with open_database(storage, read_only=True) as database, storage_errors(database):
-        return find_study(name, database)
+        view = find_study(name, database)
+        view.is_running = database.is_owned(name)
+        return view
 
 
 def find_study(name: str, database: Database) -> StudyView:
@@ -203,8 +205,11 @@ def send_command(name: str, storage: str, command: Command | None, *, timeout: f
         StorageError: the database cannot be used.
     """
     with open_database(storage, must_exist=True) as database, storage_errors(database):
-        find_study(name, database)
+        view = find_study(name, database)
         if not database.is_owned(name):
+            ended = sum(row.state != "RUNNING" for row in view.rows())
+            if ended >= view.trial_limit:
+                raise InputError(f"sweep {name!r} is done: all its {ended} trials have ended")
             raise InputError(f"sweep {name!r} is not running. Resume it with: sweeper resume {name}")
         commands = database.commands(name)
         if command is None:
@@ -249,6 +254,7 @@ def _summary(study: optuna.Study, database: Database, *, is_owned: bool) -> Swee
         running=is_owned,
         paused=is_owned and database.commands(sweep.name).current() == "pause",
         is_half_deleted=DELETING in view.facts,
+        seconds=sum(row.seconds or 0.0 for row in trials),
     )
 
 

@@ -49,7 +49,10 @@ class StudyView:
     Attributes:
         sweep: the sweep file's content when an owner last opened the study.
         name: the name of the sweep and of the study.
+        is_running: whether a process ran the sweep when the study was read.
     """
+
+    is_running = False
 
     def __init__(self, sweep: Sweep, study: Study, database: Database) -> None:
         self.sweep = sweep
@@ -135,9 +138,12 @@ class StudyView:
         """Return what a person should know about the result that its numbers do not say."""
         rows, best, found = self.leaderboard(), self.best(), []
         if self._history:
-            known = f"{len(self._history)} trials of {self._facts.get(HISTORY, {}).get('sweep')}"
+            top = leaderboard(self._history, self.sweep.objective.direction)[0]
+            known = (
+                f"{len(self._history)} trials of {self._facts[HISTORY]['sweep']} (the best has {top.value or 0.0:.6g})"
+            )
             found.append(f"the sampler also knows {known}, which are not counted or shown here")
-        if described := describe_eras(self._facts.get(ERAS, ())):
+        if described := describe_eras(self._facts.get(ERAS, ()), max(self._rows, default=0)):
             found.append(described)
         if rows and rows[0].is_added:
             model = f"the best model is that of trial {best.number}" if best else "there is no model"
@@ -160,6 +166,7 @@ class SweepSummary:
         counts: number of trials by state.
         trials: number of trials that the sweep ends after.
         best: value of the best COMPLETE trial, None if there is none.
+        seconds: sum of the times of its trials that have ended.
     """
 
     name: str
@@ -172,6 +179,7 @@ class SweepSummary:
     running: bool
     paused: bool
     is_half_deleted: bool = False
+    seconds: float = 0.0
 
     @property
     def ended(self) -> int:

@@ -131,8 +131,11 @@ class CheckpointStore:
 
     def has_any(self) -> bool:
         """Return whether there is a checkpoint or a model, here or in the remote folder; it may be damaged."""
-        stores = (self, self.models)
-        return any(bool(store._local_names() or (store._remote and store._remote_names(store._remote))) for store in stores)
+        if self._local_names() or self.models._local_names():
+            return True
+        return self._remote is not None and any(
+            self._remote_names(self._remote) or self.models._remote_names(self._remote)
+        )
 
     def findings(self) -> str:
         """Return one sentence for each checkpoint that `latest` skipped; an empty text if it skipped none."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from sweeper.core.files import make_folder, open_regular, written_whole
 from sweeper.core.sweep_folder import output_name
-from sweeper.worker.supervisor import MAX_FILE_BYTES
+from sweeper.worker.command.supervisor import MAX_FILE_BYTES
 
 CHECK_INTERVAL_S = 1.0
 """Seconds between two looks at the size of the file."""

@@ -19,7 +19,7 @@ from sweeper.core.trials import Failure, FailureKind, Report
 from sweeper.core.user_code import find_trainable, is_own_code, load_trainable
 from sweeper.spec import Command
 from sweeper.worker.checkpoints import CheckpointStore
-from sweeper.worker.command import CommandError, CommandTrainable
+from sweeper.worker.command.trainable import CommandError, CommandTrainable
 from sweeper.worker.output import kept_output
 from sweeper.worker.process import has_own_threads, restored_process
 from sweeper.worker.task import Event, Task, WorkerContext, trial_seed

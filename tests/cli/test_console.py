@@ -70,7 +70,7 @@ def test_result_shows_the_outcome_and_the_next_commands(
     assert lines[2] == "trial state score epochs time height"
     assert lines[3] == "0 COMPLETE 0.9000 9 0.9"
     assert "pruning ran 54 of 216 epochs, saved 75%" in lines
-    assert "best trial 0, on the test set: test_score 0.8800, test_loss 0.0412" in lines
+    assert "best trial 0, score 0.9000; on the test set: test_score 0.8800, test_loss 0.0412" in lines
     assert "model climber version 3 is the champion (beats version 2: score 0.9 against 0.85)" in lines
     assert lines[-3:] == ["next sweeper show climbing", "sweeper best climbing", "sweeper ui climbing"]
 
@@ -103,9 +103,12 @@ def test_result_of_a_stopped_sweep_gives_the_reason(
     result = make_result(
         stopped=StopReason.INTERRUPTED, leaderboard=(), evaluation=None, champion=None, counts={"RUNNING": 2}
     )
+    result = replace(result, reports_budgeted=result.reports_run)
     console.print_result(result)
     text = capsys.readouterr().out
-    assert "climbing: 2 running; 5m12s, interrupted" in text
+    assert "climbing: 2 interrupted; 5m12s, interrupted" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[-3:] == ["next sweeper resume climbing", "sweeper show climbing", "sweeper ui climbing"]
     assert "model" not in text and "saved" not in text
 
 
@@ -176,3 +179,59 @@ def test_failed_attempts_are_shown_with_epoch_and_node(
     lost = Attempt(1, "crash", "its worker died", 4, "node-a", datetime.now(UTC))
     console.print_leaderboard(make_sweep(), rows(2), {1: [lost]}, limit=None)
     assert "retried trial 1, attempt 1: its worker died, at epoch 4 on node-a" in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_pruning_where_nothing_was_pruned(
+    make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(make_result(counts={"FAIL": 4}, reports_run=0, reports_budgeted=0))
+    assert "pruning" not in capsys.readouterr().out
+
+
+def test_stopped_sweep_shows_what_pruning_saved_so_far(
+    make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(make_result(stopped=StopReason.INTERRUPTED, counts={"RUNNING": 2, "PRUNED": 2}))
+    assert "saved 162 epochs so far" in capsys.readouterr().out
+
+
+def test_better_value_of_a_pruned_trial_is_explained_in_the_result(
+    make_result: Callable[..., SweepResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruned = TrialRecord(30, "PRUNED", {"height": 0.9}, value=0.95, step=4)
+    console.print_result(make_result(leaderboard=(*rows(3), pruned)))
+    assert "trial 30 reached 0.9500 before it was pruned; the best complete one has 0.9000" in capsys.readouterr().out
+
+
+def test_result_names_the_parameters_that_a_narrow_terminal_hides(
+    make_result: Callable[..., SweepResult],
+    make_sweep: MakeSweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(console.out, "width", 50)
+    units = {"type": "int", "low": 1, "high": 9}
+    sweep = make_sweep(storage="sqlite:///sweeper.db", space={"height": units, "second": units, "third": units})
+    console.print_result(make_result(sweep=sweep))
+    assert "too narrow for second, third: sweeper show climbing --csv" in capsys.readouterr().out
+
+
+def test_redirected_output_has_no_trailing_blanks(
+    make_result: Callable[..., SweepResult], make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.print_result(make_result())
+    console.print_leaderboard(make_sweep(), rows(3), {}, limit=None)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines and [line for line in lines if line != line.rstrip()] == []
+
+
+def test_long_reason_is_cut_in_the_table_and_whole_with_the_trial(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = TrialRecord(9, "FAIL", {"height": 0.1}, reason="ValueError: " + "x" * 300)
+    console.print_leaderboard(make_sweep(), [failed], {}, limit=None)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100 and "all about a failure: sweeper show climbing 9" in text
+    console.print_trial(make_sweep(), failed, [], [Path("trials/0009/error.txt")])
+    text = capsys.readouterr().out
+    assert text.count("x") > 300 and "trials/0009/error.txt" in text

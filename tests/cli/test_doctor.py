@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli import doctor
-from sweeper.cli.doctor import Check, cluster
+from sweeper.cli.check.doctor import Check, cluster
 from sweeper.cli.main import main
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study

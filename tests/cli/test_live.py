@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeper.cli.live import LiveProgress
+from sweeper.analysis.lines import PlainLines
+from sweeper.cli.live import LiveProgress, live_view, mlflow_line
 from sweeper.core.trials import Report, TrialRecord
 
 MakeSweep = Callable[..., Any]
@@ -62,7 +62,7 @@ def sweep(make_sweep: MakeSweep) -> Any:
 
 
 def test_display_shows_states_best_trial_and_the_trial_of_each_worker(sweep: Any) -> None:
-    progress = LiveProgress(sweep, screen(), live=True)
+    progress = LiveProgress(sweep, screen())
     play(progress)
     text = drawn(progress)
     assert "climbing" in text and "maximize score, 6 trials of 9 epochs" in text
@@ -74,13 +74,13 @@ def test_display_shows_states_best_trial_and_the_trial_of_each_worker(sweep: Any
 
 
 def test_display_leaves_out_the_node_if_there_is_only_one(sweep: Any) -> None:
-    progress = LiveProgress(sweep, screen(), live=True)
+    progress = LiveProgress(sweep, screen())
     progress.on_trial(row(0, node="laptop"), None)
     assert "laptop" not in drawn(progress)
 
 
 def test_display_shows_the_phase_until_a_trial_moves(sweep: Any) -> None:
-    progress = LiveProgress(sweep, screen(), live=True)
+    progress = LiveProgress(sweep, screen())
     progress.on_phase("starting Ray")
     assert "starting Ray" in drawn(progress)
     progress.on_trial(row(0), None)
@@ -88,7 +88,7 @@ def test_display_shows_the_phase_until_a_trial_moves(sweep: Any) -> None:
 
 
 def test_display_stays_within_a_narrow_and_low_terminal(sweep: Any) -> None:
-    progress = LiveProgress(sweep, screen(width=30, height=12), live=True)
+    progress = LiveProgress(sweep, screen(width=30, height=12))
     for number in range(12):
         progress.on_trial(row(number, params={"optimizer": "größe-層"}), None)
     lines = drawn(progress, width=30, height=12).splitlines()
@@ -99,7 +99,7 @@ def test_display_stays_within_a_narrow_and_low_terminal(sweep: Any) -> None:
 
 @pytest.mark.parametrize("width", [1, 5, 12, 20, 41, 60, 300])
 def test_display_can_be_drawn_at_any_width(sweep: Any, width: int) -> None:
-    progress = LiveProgress(sweep, screen(width=width), live=True)
+    progress = LiveProgress(sweep, screen(width=width))
     progress.on_phase("evaluating trial 7, the best, on the test set")
     play(progress)
     progress.on_phase("evaluating trial 7, the best, on the test set")
@@ -107,7 +107,7 @@ def test_display_can_be_drawn_at_any_width(sweep: Any, width: int) -> None:
 
 
 def test_markup_and_escape_sequences_in_values_are_shown_as_text(sweep: Any) -> None:
-    progress = LiveProgress(sweep, screen(), live=True)
+    progress = LiveProgress(sweep, screen())
     for number, value in enumerate(("[red]loud[/]", "\x1b]0;x\x07")):
         progress.on_trial(row(number, params={"optimizer": value}), None)
     text = drawn(progress)
@@ -117,77 +117,24 @@ def test_markup_and_escape_sequences_in_values_are_shown_as_text(sweep: Any) -> 
 
 
 def test_live_display_is_redrawn_in_place_and_its_last_frame_stays(sweep: Any) -> None:
+    assert isinstance(live_view(sweep, console=screen()), PlainLines)  # even if rich is forced to treat it as one
     console = screen()
     with LiveProgress(sweep, console) as progress:
-        play(progress)
-    assert "\x1b[" not in shown(console)  # a StringIO is no terminal, even if rich is forced to treat it as one
-    console = screen()
-    with LiveProgress(sweep, console, live=True) as progress:
         play(progress)
     assert "\x1b[?25l" in shown(console) and shown(console).rstrip("\n").endswith("\x1b[?25h")
     assert "trial 2 failed: diverged" in shown(console)
     assert "1 complete, 1 pruned, 1 failed" in shown(console)
 
 
-def test_plain_output_is_one_line_per_phase_and_per_ended_trial(sweep: Any) -> None:
-    console = screen(terminal=False)
-    with LiveProgress(sweep, console) as progress:
-        progress.on_phase("starting Ray")
-        play(progress)
-    lines = [line.partition("] ")[2] for line in shown(console).splitlines()]
-    assert lines == [
-        "starting Ray",
-        "trial 0 complete at epoch 3/9, score 0.5000; 1 of 6 ended; best 0.5000 (trial 0)",
-        "trial 1 pruned at epoch 3/9, score 0.6000; 2 of 6 ended; best 0.5000 (trial 0)",
-        "trial 2 failed: diverged",
-    ]
-
-
-def test_plain_lines_are_not_wrapped_and_cannot_control_a_terminal(sweep: Any) -> None:
-    console = screen(terminal=False, width=40)
-    with LiveProgress(sweep, console) as progress:
-        progress.on_trial(row(0), None)
-        progress.on_trial(row(0, state="FAIL", reason="[bold]bad[/]\n\x1b[2J" + "x" * 100), None)
-    assert len(shown(console).splitlines()) == 1
-    assert r"[bold]bad[/]\n\x1b[2J" in shown(console)
-
-
-def test_trials_of_an_earlier_run_are_counted_and_not_announced_again(sweep: Any) -> None:
-    console = screen(terminal=False)
-    with LiveProgress(sweep, console) as progress:
-        progress.on_trial(row(0, state="COMPLETE", step=9, value=0.9), None)
-    assert shown(console) == ""
-    assert progress.progress.counts() == {"COMPLETE": 1}
-
-
-def test_plain_output_has_a_heartbeat_while_no_trial_ends(sweep: Any) -> None:
-    console = screen(terminal=False)
-    with LiveProgress(sweep, console, heartbeat=0.05) as progress:
-        progress.on_trial(row(0), None)
-        deadline = time.monotonic() + 5
-        while "1 running" not in shown(console) and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert "1 running; 0%, 0s elapsed" in shown(console)
-
-
-def test_heartbeat_is_silent_while_other_lines_are_printed(sweep: Any) -> None:
-    console = screen(terminal=False)
-    with LiveProgress(sweep, console, heartbeat=0.3) as progress:
-        for _ in range(10):
-            progress.on_phase("busy")
-            time.sleep(0.05)
-    assert set(line.partition("] ")[2] for line in shown(console).splitlines()) == {"busy"}
-
-
 PLAY = """
 import sys, time
-from sweeper.cli.live import LiveProgress
+from sweeper.cli.live import live_view
 from sweeper.spec import Sweep
 from sweeper.core.trials import Report, TrialRecord
 sweep = Sweep.from_mapping({
     "name": "pty", "trainable": "tests.samples:climb", "objective": {"metric": "score", "direction": "maximize"},
     "budget": {"trials": 2, "epochs": 3}, "space": {"height": {"type": "float", "low": 0.0, "high": 1.0}}})
-with LiveProgress(sweep) as progress:
+with live_view(sweep) as progress:
     for number in range(2):
         params = {"height": 0.5}
         progress.on_trial(TrialRecord(number, "RUNNING", params), None)
@@ -231,3 +178,29 @@ def test_display_works_on_a_real_terminal_and_restores_the_cursor(tmp_path: Path
     assert "\x1b[?25l" in before and "chatter on stdout" in before
     assert "2 complete" in before
     assert after.strip().endswith("END")
+
+
+def test_display_names_the_columns_that_do_not_fit(sweep: Any) -> None:
+    progress = LiveProgress(sweep, screen(width=30))
+    progress.on_trial(row(0), None)
+    assert "too narrow for optimizer" in drawn(progress, width=30)
+
+
+def test_last_frame_of_a_stopped_sweep_has_no_running_trial(sweep: Any) -> None:
+    console = screen()
+    with LiveProgress(sweep, console) as progress:
+        play(progress)
+    assert "1 interrupted, 1 complete" in shown(console).rpartition("climbing")[2]
+
+
+def test_place_of_the_sweep_in_mlflow_is_shown_when_the_first_trial_starts(make_sweep: MakeSweep) -> None:
+    console = screen()
+    sweep = make_sweep(storage="sqlite:///sweeper.db", tracking={"experiment": "mine"})
+    with LiveProgress(sweep, console, link=lambda: mlflow_line(sweep, None)) as progress:
+        progress.on_phase("Starting Ray.")
+        assert "MLflow" not in shown(console)
+        for number in range(2):
+            progress.on_trial(row(number), None)
+    assert shown(console).count("MLflow: sweeper ui climbing") == 1
+    far = mlflow_line(sweep, "https://ada:secret@mlflow.example")
+    assert far == "MLflow: https://ada:***@mlflow.example, experiment mine; links to the sweep: sweeper ui climbing"

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from sweeper.cli import main as cli
 from sweeper.cli import options
 from sweeper.cli.run import exit_code
-from sweeper.core.errors import InputError, StoppedError, StopReason
+from sweeper.core.errors import InputError, StoppedError, StopReason, StorageError
 from sweeper.core.trials import Failure, Report
 from sweeper.run import SweepResult
 from sweeper.study.open import open_study
@@ -258,6 +258,7 @@ def test_status_shows_a_stopped_sweep_of_this_machine(finished: str, capsys: pyt
         "name": "climbing",
         "state": "stopped",
         "counts": {"COMPLETE": 2, "FAIL": 1},
+        "interrupted": 0,
         "trials": 6,
         "metric": "score",
         "direction": "maximize",
@@ -319,6 +320,13 @@ def test_best_of_a_sweep_without_a_complete_trial_is_an_error(
         pass
     assert cli.main(["best", "climbing"]) == 1
     assert "no trial of sweep 'climbing' has completed yet" in capsys.readouterr().err
+
+
+def test_best_of_a_sweep_that_is_over_says_so(make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_study(make_sweep(budget={"trials": 1, "epochs": 9})) as study:
+        study.fail(study.ask().number, Failure("error", "ValueError: no"))
+    assert cli.main(["best", "climbing"]) == 1
+    assert "no trial of sweep 'climbing' has completed, and all its trials have ended" in capsys.readouterr().err
 
 
 def test_storage_of_a_run_comes_from_the_environment_by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,3 +442,82 @@ def test_doctor_as_json_is_one_document_and_exits_1_on_a_fault(file: Path) -> No
     assert done.returncode == 1
     assert checks["studies"]["state"] == "fail" and checks["studies"]["advice"]
     assert {"python", "mnist", "cpus", "gpus", "memory", "mlflow"} <= set(checks)
+
+
+@pytest.mark.parametrize("target", [["climbing", "2"], ["climbing:2"]])
+def test_show_prints_all_about_one_trial(finished: str, target: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("sweeps/climbing/trials/0002")
+    folder.mkdir(parents=True)
+    (folder / "error.txt").write_text("Traceback")
+    assert cli.main(["show", *target]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "climbing, trial 2: FAIL at epoch 1/9"
+    facts = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in lines[1:]}
+    assert facts["score"] == "0.1000" and facts["cell"] == "lstm"
+    assert facts["reason"] == "diverged (loss=nan at epoch 2)"
+    assert facts["failed"] == "attempt 1: diverged (loss=nan at epoch 2), at epoch 1"
+    assert facts["files"].endswith("sweeps/climbing/trials/0002/error.txt")
+    assert cli.main(["show", *target, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["number"] == 2 and len(document["failed_attempts"]) == len(document["files"]) == 1
+
+
+def test_newest_sweep_is_taken_and_named_if_none_is_given(
+    finished: str, make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_study(make_sweep(name="later")) as study:
+        _complete(study, 0.9)
+    for verb in ("show", "best", "status"):
+        assert cli.main([verb]) == 0
+        text, notes = capsys.readouterr()
+        assert "0.9000" in text and notes == "note: later is the newest sweep, and no other was named.\n"
+
+
+def test_trial_of_a_sweep_that_no_process_runs_is_shown_as_interrupted(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_study(make_sweep()) as study:
+        study.ask()
+        assert cli.main(["show", "climbing"]) == 0
+        assert "RUNNING" in capsys.readouterr().out
+    assert cli.main(["show", "climbing"]) == 0
+    assert "INTERRUPTED" in capsys.readouterr().out
+    assert cli.main(["status", "climbing"]) == 0
+    assert capsys.readouterr().out == "climbing stopped (0 of 6 trials ended: 1 interrupted)\n"
+    for verb in ("show", "list", "status"):
+        assert cli.main([verb, *(["climbing"] * (verb != "list")), "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        inner = document["trials"][0] if verb == "show" else document[0] if verb == "list" else document
+        assert inner["interrupted"] == 1
+        assert "RUNNING" in (inner["state"] if verb == "show" else inner["counts"])
+
+
+def test_name_in_the_place_of_a_file_is_answered_with_commands(
+    finished: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "climbing"]) == 2
+    line = "error: climbing  no such file. Did you mean: sweeper run climb.yaml or: sweeper resume climbing\n"
+    assert capsys.readouterr().err == line
+
+
+def test_list_shows_failures_and_the_time_of_the_trials(
+    finished: str, make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_study(make_sweep(name="over", budget={"trials": 1, "epochs": 9})) as study:
+        _complete(study, 0.5)
+    assert cli.main(["list"]) == 0
+    head, over, climbing = capsys.readouterr().out.splitlines()
+    assert head.split() == ["sweep", "started", "trial", "time", "trials", "failed", "metric", "best"]
+    assert "done" in over.split() and "1/1" in over
+    assert climbing.split()[-5:-2] == ["1", "stopped", "score"]
+
+
+def test_error_that_ends_a_run_is_followed_by_the_command_that_resumes(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("sweeper.run.run_sweep", full)
+    assert cli.main(["run", "climb.yaml"]) == 74
+    assert capsys.readouterr().err.endswith("note: The same command resumes the sweep: sweeper run climb.yaml\n")

@@ -100,7 +100,7 @@ def test_commands_to_a_sweep_that_does_not_run_are_refused(tmp_path: Path) -> No
     assert sweeper("run", "counting.yaml").returncode == 0
     for verb in ("stop", "pause", "unpause"):
         refused = sweeper(verb, "counting")
-        assert refused.returncode == 2 and "sweep 'counting' is not running" in refused.stderr
+        assert refused.returncode == 2 and "sweep 'counting' is done: all its 2 trials have ended" in refused.stderr
     assert sweeper("resume", "countng").returncode == 2
 
 
@@ -115,7 +115,8 @@ def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path
         victim.kill()
         assert driver.wait(30) == 75
         assert driver.stderr is not None
-        assert f"Ray's process {part} died, so the sweep stops. Progress is saved;" in driver.stderr.read().decode()
+        said = driver.stderr.read().decode()
+        assert f"Ray's process {part} died, so the sweep stops. Progress is saved. Resume with: sweeper run" in said
     _, alive = psutil.wait_procs(children, 30)
     assert not alive
     again = sweeper("run", "counting.yaml", "--json")
@@ -184,8 +185,8 @@ def test_fork_goes_on_from_its_parent_and_repeats_nothing(tmp_path: Path) -> Non
     space = SPACE.replace("slow_count", "count_and_evaluate").replace("epochs: 30", "epochs: 3")
     (tmp_path / "counting.yaml").write_text(f"{space}enqueue: [{{height: 0.25}}]\n")
     assert sweeper("run", "counting.yaml").returncode == 0
-    median = ("--set", "pruner.type=median")
-    forked = sweeper("run", "counting.yaml", "--fork", "again", *median, "--trials", "+2", "--json")
+    drawn = ("--set", "sampler.type=random")
+    forked = sweeper("run", "counting.yaml", "--fork", "again", *drawn, "--trials", "+2", "--json")
     assert forked.returncode == 0, forked.stderr
     result = json.loads(forked.stdout)
     assert result["counts"] == {"COMPLETE": 2} and result["best"]["number"] >= 4
@@ -198,7 +199,7 @@ def test_fork_goes_on_from_its_parent_and_repeats_nothing(tmp_path: Path) -> Non
     assert {run.data.tags["sweeper.trial"] for run in runs_of(tmp_path, fork.facts["id"])} == {"4", "5"}
 
     shutil.rmtree(tmp_path / "sweeps/again")
-    gone = sweeper("run", "counting.yaml", "--name", "again", *median, "--set", "budget.trials=+0")
+    gone = sweeper("run", "counting.yaml", "--name", "again", *drawn, "--set", "budget.trials=+0")
     assert gone.returncode == 2 and "write +3 for three more trials" in gone.stderr
     gone = sweeper("resume", "again", "--json")
     assert gone.returncode == 0 and json.loads(gone.stdout)["test"] is None

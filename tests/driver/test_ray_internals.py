@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -181,3 +182,17 @@ def test_workers_get_the_folders_that_are_given_and_no_others() -> None:
 def test_tune_reuses_no_worker_that_it_does_not_count_as_started() -> None:
     assert {"_started_actors", "_reuse_actors"} <= names_in(TuneController._maybe_cache_trial_actor)
     assert "_maybe_cache_trial_actor" in names_in(TuneController._schedule_trial_stop)
+
+
+def test_ray_starts_its_processes_where_they_get_sessions_of_their_own() -> None:
+    assert "ConsolePopen" in names_in(services.start_ray_process)
+    assert utils.detect_fate_sharing_support()
+    before = services.ConsolePopen
+    with ray_internals.processes_in_own_sessions():
+        process = services.start_ray_process(["sleep", "60"], "sleep", fate_share=True).process
+    try:
+        assert os.getsid(process.pid) == process.pid != os.getsid(0)
+    finally:
+        process.kill()
+        process.wait()
+    assert services.ConsolePopen is before

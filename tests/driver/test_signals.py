@@ -100,7 +100,7 @@ def test_second_ctrl_c_exits_while_the_main_thread_is_blocked() -> None:
 ROOT = Path(__file__).parents[2]
 ASKING = """
 import sys
-from sweeper.cli.doctor.cluster import check_nodes
+from sweeper.cli.check.cluster import check_nodes
 import ray, sweeper.driver.node_check, sweeper.driver.cluster
 print("ready", file=sys.stderr, flush=True)
 print(list(check_nodes(sys.argv[1], None, insecure=True)))

@@ -125,12 +125,15 @@ def test_pruner_within_patient_keeps_its_marks_and_others_have_none() -> None:
 def test_eras_grow_when_the_sampler_or_pruner_changes() -> None:
     median, none = {"type": "median"}, {"type": "none"}
     eras = with_era([], 0, RANDOM, median)
-    assert describe_eras(eras) is None
+    assert describe_eras(eras, 9) is None
     eras = with_era(eras, 5, TPE, median)
     assert with_era(eras, 9, TPE, median) == eras
     assert with_era(eras, 5, RANDOM, median) == eras[:1]
     eras = with_era(eras, 9, TPE | {"n_startup_trials": 3}, none)
-    assert describe_eras(eras) == (
-        "Trials 0 to 4 with random and median, 5 to 8 with tpe (n_startup_trials 5) and median, and from 9 on with "
-        "tpe (n_startup_trials 3) and none as sampler and pruner"
+    assert describe_eras(eras, 9) == (
+        "Sampler and pruner were random and median for trials 0 to 4, tpe (n_startup_trials 5) and median for trials 5 "
+        "to 8, and tpe (n_startup_trials 3) and none from trial 9 on"
+    )
+    assert describe_eras(eras, 8) == (
+        "Sampler and pruner were random and median for trials 0 to 4, and tpe and median from trial 5 on"
     )

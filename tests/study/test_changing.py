@@ -81,8 +81,8 @@ def test_changed_sampler_and_pruner_are_on_record_by_trial(make_sweep: MakeSweep
     with open_study(make_sweep(pruner={"type": "median"})) as study:
         run_trials(study, 1)
     assert read_study("climbing", first.storage_url()).remarks() == (
-        "Trials 0 to 1 with random and none, 2 to 2 with tpe and median, and from 3 on with random and median as "
-        "sampler and pruner",
+        "Sampler and pruner were random and none for trials 0 to 1, tpe and median for trials 2 to 2, and random and "
+        "median from trial 3 on",
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.spec import Sweep
-from sweeper.worker.command_process import CommandProcess
+from sweeper.worker.command.process import CommandProcess
 from sweeper.worker.runner import TaskRunner
 from sweeper.worker.task import Event, Task, WorkerContext
 from tests.worker.processes import marked
@@ -262,7 +262,7 @@ def test_background_process_ends_with_the_command(start: Start, mark: str) -> No
 WORKER = """
 import sys, time
 from pathlib import Path
-from sweeper.worker.command_process import CommandProcess
+from sweeper.worker.command.process import CommandProcess
 words = [sys.executable, {script!r}, "0.5", "1000", ".", "lines"]
 import os
 environment = os.environ | {{"SWEEPER_TRIAL": "0", "SWEEPER_STEP": "0"}}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from sweeper.core.files import private_folder
-from sweeper.worker import supervisor
+from sweeper.worker.command import supervisor
 from sweeper.worker.output import MAX_LINE_BYTES, metrics_in
 from sweeper.worker.script import SOCKET_VARIABLE
 

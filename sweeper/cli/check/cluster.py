@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from sweeper.cli.doctor import Check
+from sweeper.cli.check.doctor import Check
 from sweeper.core.errors import SweeperError
 
 

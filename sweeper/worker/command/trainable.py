@@ -22,7 +22,7 @@ from sweeper.core.secrets import redact
 from sweeper.core.sweep_folder import output_name
 from sweeper.core.trials import FailureKind
 from sweeper.spec.trainable import Command, as_text, module_files, module_of, path_in, search_path, values_of
-from sweeper.worker.command_process import CommandProcess
+from sweeper.worker.command.process import CommandProcess
 from sweeper.worker.task import WorkerContext
 from sweeper.worker.trial import Trial
 

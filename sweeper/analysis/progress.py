@@ -1,0 +1,138 @@
+"""Progress of a running sweep from the events that its listeners get: trials, the best one, the work and time left."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sweeper.analysis.estimate import MIN_ENDED, Effort, seconds_left
+from sweeper.analysis.trials import counts_as_seen, ending
+from sweeper.core.text import duration, metric, span
+from sweeper.core.trials import best_trial
+
+if TYPE_CHECKING:
+    from sweeper.core.trials import Report, TrialRecord
+    from sweeper.spec import Sweep
+
+ESTIMATE_INTERVAL_S = 5.0
+"""Interval between two estimates of the time left; in between the last one is counted down."""
+
+
+class Progress:
+    """Trials of a running sweep: their states, the best one, the work done, and the time left."""
+
+    def __init__(self, sweep: Sweep, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.sweep = sweep
+        self.full = sweep.budget.reports
+        self.limit = sweep.trial_limit
+        self.rows: dict[int, TrialRecord] = {}
+        self.best: TrialRecord | None = None
+        self._clock = clock
+        self._began = clock()
+        self._times: dict[int, tuple[float, float]] = {}  # of each running trial: its start and its last report
+        self._reports_seen = 0
+        self._efforts: dict[int, Effort] = {}  # of each trial that has ended
+        self._workers = 0
+        self._done = 0
+        self._estimate: tuple[float, tuple[float, float] | None] | None = None
+
+    def record(self, row: TrialRecord, report: Report | None) -> str | None:
+        """Record an event of the study; return a line about the trial if it ran here and has ended now."""
+        known = self.rows.get(row.number)
+        self.rows[row.number] = row
+        now = self._clock()
+        if row.state == "RUNNING":
+            begun, last = self._times.get(row.number, (now, now))
+            if known is None or known.attempt != row.attempt:  # this attempt starts now
+                begun, last = now - row.spent, now
+            self._times[row.number] = begun, last if report is None else now
+            self._workers = max(self._workers, len(self._times))
+            self._reports_seen += report is not None
+            return None
+        times = self._times.pop(row.number, None)
+        self._efforts[row.number] = Effort(row.step, now - times[0] if times else row.seconds or 0.0)
+        if row.state == "COMPLETE":
+            self.best = best_trial([row] if self.best is None else [self.best, row], self.sweep.objective.direction)
+        if known is None or known.state == row.state:
+            return None
+        counted = "" if row.state == "FAIL" else f"; {self.ended()} of {self.trials} ended{self.best_so_far()}"
+        return f"{ending(row, self.sweep)}{counted}"
+
+    @property
+    def trials(self) -> int:
+        """Number of trials in all. An earlier run may have made more of them than the budget has now."""
+        return max(self.limit, len(self.rows))
+
+    def running(self) -> list[TrialRecord]:
+        return [row for row in self.rows.values() if row.state == "RUNNING"]
+
+    def counts(self, *, has_ended: bool = False) -> dict[str, int]:
+        """Return the number of trials in each state; once the run has ended, those it left are INTERRUPTED."""
+        return counts_as_seen(Counter(row.state for row in self.rows.values()), is_running=not has_ended)
+
+    def ended(self) -> int:
+        return len(self.rows) - len(self.running())
+
+    def elapsed(self) -> float:
+        return self._clock() - self._began
+
+    def share(self) -> float:
+        """Return the trials that have ended, and the parts of those that run, as a share of all. It never falls."""
+        return self._reports_done() / max(1, self.trials * self.full)
+
+    def done(self) -> str:
+        """Describe the share in trials: 20.4 of 24 trials. Each report changes it, up to a hundred a trial."""
+        digits = 1 if self.full <= 10 else 2
+        hundreds = self._reports_done() * 10**digits // self.full
+        has_whole = self.full == 1 or self._reports_done() == self.trials * self.full
+        count = f"{hundreds // 10**digits}" if has_whole else f"{hundreds / 10**digits:.{digits}f}"
+        return f"{count} of {self.trials} trials"
+
+    def seconds_left(self) -> tuple[float, float] | None:
+        """Estimate within which seconds from now all trials end; None before there is enough to go by.
+
+        The timeout, if there is one, ends the range.
+        """
+        now = self._clock()
+        if self._estimate is None or now - self._estimate[0] >= ESTIMATE_INTERVAL_S:
+            self._estimate = now, self._estimated()
+        made, found = self._estimate
+        if found is None:
+            return None
+        timeout = self.sweep.budget.timeout
+        most = float("inf") if timeout is None else max(0.0, timeout - self.elapsed())
+        low, high = (min(most, max(0.0, seconds - (now - made))) for seconds in found)
+        return low, high
+
+    def summary(self, *, has_ended: bool = False) -> str:
+        """Describe the work done, the time elapsed and the time left in one line."""
+        left = None if has_ended else self.seconds_left()
+        rest = f", about {span(*left)} left".replace("about less", "less") if left and left[1] > 0 else ""
+        return f"{self.done()}, {duration(int(self.elapsed()))} elapsed{rest}"
+
+    def best_so_far(self) -> str:
+        """Describe the best trial, as the end of a line; empty if there is none."""
+        return f"; best {metric(self.best.value)} (trial {self.best.number})" if self.best else ""
+
+    def _reports_done(self) -> int:
+        """Return the reports of all trials, where one that has ended counts as made in full, however early it ended."""
+        running = sum(min(row.step, self.full) for row in self.running())
+        self._done = max(self._done, self.ended() * self.full + running)
+        return self._done
+
+    def _estimated(self) -> tuple[float, float] | None:
+        """Return the estimate at this moment; None before each worker has shown its pace, or too few trials ended."""
+        to_come = max(0, self.limit - len(self.rows))
+        if self._reports_seen <= self._workers:
+            return None
+        if self.sweep.pruner.type != "none" and to_come and len(self._efforts) < MIN_ENDED:
+            return None
+        now = self._clock()
+        running = []
+        for number, (begun, last) in self._times.items():
+            running.append(Effort(self.rows[number].step, last - begun, now - last))
+        ended = list(self._efforts.values())
+        how = {"to_come": to_come, "workers": self._workers, "full": self.full}
+        return seconds_left(ended, running, **how, may_end_early=self.sweep.pruner.type != "none")

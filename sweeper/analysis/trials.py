@@ -1,0 +1,85 @@
+"""Trials in the words of their sweep: how far one came, how it ended, what varied, and what a table of states hides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sweeper.core.text import clean, metric, shorten
+from sweeper.core.trials import best_trial
+
+if TYPE_CHECKING:
+    from sweeper.core.trials import TrialRecord
+    from sweeper.search.budget import Budget
+    from sweeper.spec import Sweep
+    from sweeper.study.view import StudyView
+
+INTERRUPTED = "INTERRUPTED"
+"""The state of a trial that has not ended, and that no process runs. Optuna knows only RUNNING."""
+
+MAX_REASON_CHARS = 160
+"""Longest reason of a failure in a line about a trial; the whole reason is shown with the trial."""
+
+
+def varying(sweep: Sweep) -> list[str]:
+    """Return the parameters that a sweep searches over, in the order of its file."""
+    return [name for name, domain in sweep.space.items() if domain.count() != 1]
+
+
+def unit(budget: Budget) -> str:
+    """Return the unit in which the progress of a trial is counted."""
+    return "epochs" if budget.steps is None else "steps"
+
+
+def position(row: TrialRecord, sweep: Sweep) -> str:
+    """Describe how far a trial is: epoch 3/9."""
+    budget = sweep.budget
+    return f"{unit(budget).removesuffix('s')} {budget.epoch_of(row.step):g}/{budget.epoch_of(budget.reports):g}"
+
+
+def ending(row: TrialRecord, sweep: Sweep) -> str:
+    """Describe in one line how a trial ended."""
+    if row.state == "FAIL":
+        return f"trial {row.number} failed: {shorten(clean(row.reason or 'unknown reason'), MAX_REASON_CHARS)}"
+    word = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(row.state, row.state)
+    early = " (returned early)" if row.state == "COMPLETE" and row.step < sweep.budget.reports else ""
+    value = f"{clean(sweep.objective.metric)} {metric(row.value)}"
+    return f"trial {row.number} {word} at {position(row, sweep)}{early}, {value}"
+
+
+def as_seen(rows: Iterable[TrialRecord], *, is_running: bool) -> list[TrialRecord]:
+    """Return trials with the states that people see.
+
+    Args:
+        is_running: whether a process runs the sweep. If none does, its RUNNING trials are INTERRUPTED.
+    """
+    return [row if is_running or row.state != "RUNNING" else replace(row, state=INTERRUPTED) for row in rows]
+
+
+def counts_as_seen(counts: Mapping[str, int], *, is_running: bool) -> dict[str, int]:
+    """Return the number of trials in each state that people see; see `as_seen`."""
+    if is_running or "RUNNING" not in counts:
+        return dict(counts)
+    return {INTERRUPTED if state == "RUNNING" else state: count for state, count in counts.items()}
+
+
+def remark_on_pruned(rows: Sequence[TrialRecord], sweep: Sweep) -> str | None:
+    """Explain a best value that belongs to no COMPLETE trial, as its trial was pruned; None if there is none."""
+    direction = sweep.objective.direction
+    best = best_trial(rows, direction)
+    pruned = [replace(row, state="COMPLETE") for row in rows if row.state == "PRUNED" and row.value is not None]
+    if best is None or (top := best_trial(pruned, direction)) is None:
+        return None
+    if best_trial([best, replace(top, number=best.number + 1)], direction) is best:  # the complete one wins a tie
+        return None
+    return (
+        f"trial {top.number} reached {metric(top.value)} before it was pruned; "
+        f"the best complete one has {metric(best.value)}"
+    )
+
+
+def is_done(study: StudyView) -> bool:
+    """Return whether all trials of a sweep have ended."""
+    rows = study.rows()
+    return len(rows) >= study.sweep.trial_limit and all(row.state != "RUNNING" for row in rows)

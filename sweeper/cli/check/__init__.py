@@ -1,0 +1,1 @@
+"""Checks of sweep files, of this machine and of clusters."""
