@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["Sweep", "SweepResult", "Trial", "load_sweep", "read_study", "report", "run_sweep"]
 
 if TYPE_CHECKING:
-    from sweeper.run import SweepResult, run_sweep
+    from sweeper.analysis.result import SweepResult
+    from sweeper.run import run_sweep
     from sweeper.spec import Sweep, load_sweep
     from sweeper.study.open import read_study
     from sweeper.worker.script import report
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Sweep": "sweeper.spec",
-    "SweepResult": "sweeper.run",
+    "SweepResult": "sweeper.analysis.result",
     "Trial": "sweeper.worker.trial",
     "load_sweep": "sweeper.spec",
     "read_study": "sweeper.study.open",

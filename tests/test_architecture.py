@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "analysis": {"core", "search", "spec", "study"},
     "run": {"core", "spec", "study", "tracking", "worker", "driver", "analysis"},
     "cli": {"core", "datasets", "backends", "spec", "study", "tracking", "driver", "analysis", "run"},
-    "__init__": {"spec", "run", "study", "worker"},
+    "__init__": {"spec", "analysis", "run", "study", "worker"},
     "__main__": {"cli"},
 }
 """Each room, and the rooms that it may import, also lazily and for types only."""

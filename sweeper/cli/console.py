@@ -21,12 +21,11 @@ from sweeper.core.text import clean, duration, metric, scalar, shorten, tally
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sweeper.analysis.result import SweepResult
     from sweeper.cli.check.doctor import Check
-    from sweeper.core.trials import Attempt, TrialRecord
-    from sweeper.run import SweepResult
+    from sweeper.core.trials import Attempt, Champion, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.study.view import SweepSummary
-    from sweeper.tracking import Champion
 
 STATE_STYLES = {
     "RUNNING": "cyan",

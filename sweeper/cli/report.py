@@ -20,8 +20,8 @@ from sweeper.core.secrets import redact
 from sweeper.core.text import clean, duration, metric, scalar, to_yaml
 
 if TYPE_CHECKING:
+    from sweeper.analysis.result import SweepResult
     from sweeper.core.trials import Attempt, TrialRecord
-    from sweeper.run import SweepResult
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView, SweepSummary
 

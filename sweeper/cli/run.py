@@ -14,7 +14,7 @@ from sweeper.core.errors import InputError, TrackingError
 from sweeper.core.text import format_list, tally
 
 if TYPE_CHECKING:
-    from sweeper.run import SweepResult
+    from sweeper.analysis.result import SweepResult
     from sweeper.spec import Sweep
 
 

@@ -1,4 +1,4 @@
-"""Values that the rooms exchange: a trial's record, its reports and failures, and the order of trials."""
+"""Values that the rooms exchange: a trial's record, its reports and failures, the order of trials, the champion."""
 
 from __future__ import annotations
 
@@ -115,3 +115,21 @@ class Attempt:
     step: int
     node: str | None
     ended: datetime
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The best model of a sweep in MLflow, and whether it is the champion now.
+
+    `name` is None if the sweep has no `tracking.model`; `version` is None if the model was not registered. `previous`
+    is the version that was the champion before, or still is, if it is another one.
+    """
+
+    name: str | None
+    version: int | None
+    promoted: bool
+    previous: int | None
+    reason: str
+    uri: str
+    run_id: str
+    model_id: str

@@ -20,22 +20,12 @@ from sweeper.search.space import suggest
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
+from sweeper.study.records import ended, failed_attempt, judge, next_attempt, place, problem_of_enqueued, seconds, tell
 from sweeper.study.retry import RetryPolicy, missing_metric
 from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
 from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
 from sweeper.study.storage.tables import storable
-from sweeper.study.view import (
-    FACTS,
-    StudyView,
-    ended,
-    failed_attempt,
-    judge,
-    next_attempt,
-    place,
-    problem_of_enqueued,
-    seconds,
-    tell,
-)
+from sweeper.study.view import FACTS, StudyView
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -8,12 +8,11 @@ from sweeper.tracking.links import Link, sweep_links
 from sweeper.tracking.models.saving import save_model
 from sweeper.tracking.packaging import PACKED, read_evaluation, store_evaluation
 from sweeper.tracking.projection import Projection, sync
-from sweeper.tracking.registry import Champion, Registered, promote, register_best, register_champion
+from sweeper.tracking.registry import Registered, promote, register_best, register_champion
 from sweeper.tracking.removal import delete_runs, lost_model_notes
 from sweeper.tracking.ui import Ui, start_ui
 
 __all__ = [
-    "Champion",
     "Link",
     "PACKED",
     "Projection",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.core.trials import best_trial
+from sweeper.core.trials import Champion, best_trial
 from sweeper.tracking import content
 from sweeper.tracking.content import fit_tags
 from sweeper.tracking.models.decision import Challenger, Decision, compare
@@ -34,24 +34,6 @@ DECISION_TAG, AGAINST_TAG = "sweeper.decision", "sweeper.decision.against"
 """Tags of a logged model that did not become the champion: the reason, and the version that stayed it."""
 
 LoadData = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Champion:
-    """The best model of a sweep in MLflow, and whether it is the champion now.
-
-    `name` is None if the sweep has no `tracking.model`; `version` is None if the model was not registered. `previous`
-    is the version that was the champion before, or still is, if it is another one.
-    """
-
-    name: str | None
-    version: int | None
-    promoted: bool
-    previous: int | None
-    reason: str
-    uri: str
-    run_id: str
-    model_id: str
 
 
 @dataclass(frozen=True)

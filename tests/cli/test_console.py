@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from sweeper.analysis.result import SweepResult
 from sweeper.cli import console
 from sweeper.cli.report import Board
 from sweeper.core.errors import StopReason
-from sweeper.core.trials import Attempt, TrialRecord
-from sweeper.run import SweepResult
-from sweeper.tracking import Champion
+from sweeper.core.trials import Attempt, Champion, TrialRecord
 
 MakeSweep = Callable[..., Any]
 

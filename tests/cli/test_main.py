@@ -18,12 +18,12 @@ from urllib.request import urlopen
 import pytest
 from ruamel.yaml import YAML
 
+from sweeper.analysis.result import SweepResult
 from sweeper.cli import main as cli
 from sweeper.cli import options
 from sweeper.cli.run import exit_code
 from sweeper.core.errors import InputError, StoppedError, StopReason, StorageError
 from sweeper.core.trials import Failure, Report
-from sweeper.run import SweepResult
 from sweeper.study.open import open_study
 from sweeper.study.study import SweepStudy
 

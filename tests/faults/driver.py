@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper import run
+from sweeper.analysis.result import SweepResult
 from sweeper.cli.main import main
 from sweeper.core.trials import Report, TrialRecord
-from sweeper.run import SweepResult
 from sweeper.spec import Sweep
 from tests.faults.checker import Line, write_line
 

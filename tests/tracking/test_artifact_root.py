@@ -10,8 +10,9 @@ import pytest
 from mlflow.tracking._tracking_service import utils
 
 from sweeper.cli import doctor
+from sweeper.core.trials import Champion
 from sweeper.spec import Sweep
-from sweeper.tracking import Champion, register_champion, sync
+from sweeper.tracking import register_champion, sync
 from sweeper.tracking.artifact_root import ARTIFACTS, misplaced_roots
 from sweeper.tracking.client import connect, default_store
 from tests.tracking.tools import RecordedStudy

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from sweeper.core.errors import TrackingError
+from sweeper.core.trials import Champion
 from sweeper.spec import Sweep
-from sweeper.tracking import Champion, promote, register_champion, start_ui, sync
+from sweeper.tracking import promote, register_champion, start_ui, sync
 from sweeper.tracking.client import connect
 from sweeper.tracking.models import decision
 from tests.tracking.tools import DATASET, RecordedStudy, assert_equal, history, sweep_run, trial_runs

@@ -1,0 +1,111 @@
+"""How a trial is stored in a study, and the steps from one of its records to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import TrialState
+
+from sweeper.core.trials import Attempt, Failure, Report, TrialRecord
+from sweeper.search.budget import Budget
+from sweeper.search.optuna_internals import storage_of, trial_id
+from sweeper.search.space import check_point, suggest
+from sweeper.spec import Sweep
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
+    """Return the record of a trial that has started."""
+    try:
+        params = suggest(trial, sweep.space)
+    except ValueError:  # its driver died between two parameters; the rest is drawn when the trial is resumed
+        params = dict(trial.params)
+    step = max(trial.intermediate_values, default=0)
+    own = trial.user_attrs
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name,
+        params=params,
+        value=trial.intermediate_values.get(step) if trial.value is None else trial.value,
+        step=step,
+        attempt=own.get("attempt", 1),
+        node=own.get("node"),
+        reason=own.get("reason"),
+        started=_moment(own.get("started")) or _utc(trial.datetime_start),
+        ended=_moment(own.get("ended")) or _utc(trial.datetime_complete),
+        resumed=_moment(own.get("resumed")),
+        spent=own.get("spent", 0.0),
+        # A trial that sweeper 0.1 trained has no `started`, but the node of its first report.
+        is_added=trial.state == TrialState.COMPLETE and not {"started", "node"} & own.keys(),
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """Convert a datetime of Optuna, which has no time zone and is in the local time of the process that wrote it."""
+    return None if moment is None else moment.astimezone(UTC)
+
+
+def judge(trial: optuna.Trial, step: int, budget: Budget) -> tuple[TrialState | None, str | None]:
+    """Return the state in which this report ends the trial, None if it does not, and the reason for people."""
+    if step >= budget.reports:
+        return TrialState.COMPLETE, None
+    if trial.should_prune():
+        return TrialState.PRUNED, f"pruned after {place(step, budget)}"
+    return None, None
+
+
+def place(step: int, budget: Budget) -> str:
+    """Return a report's place in its trial, as in `epoch 3`."""
+    return f"{'epoch' if budget.steps is None else 'step'} {budget.epoch_of(step):g}"
+
+
+def problem_of_enqueued(trial: optuna.Trial, sweep: Sweep) -> str | None:
+    """Return why a trial that was enqueued in the study cannot be run; None if it can, or was not enqueued."""
+    fixed = storage_of(trial.study).get_trial(trial_id(trial)).system_attrs.get("fixed_params", {})
+    problems = [f"{'.'.join(map(str, problem.key))}: {problem.message}" for problem in check_point(fixed, sweep.space)]
+    return f"enqueued, but {'; '.join(problems)}" if problems else None
+
+
+def seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def ended(row: TrialRecord, state: TrialState, reason: str | None) -> TrialRecord:
+    return replace(row, state=state.name, reason=reason, ended=datetime.now(UTC))
+
+
+def failed_attempt(row: TrialRecord, failure: Failure) -> Attempt:
+    return Attempt(row.attempt, failure.kind, failure.reason, row.step, row.node, datetime.now(UTC))
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, row: TrialRecord) -> None:
+    """Write the end of a trial."""
+    state = TrialState[row.state]
+    if row.reason is not None:
+        trial.set_user_attr("reason", row.reason)
+    trial.set_user_attr("ended", seconds(row.ended))
+    study.tell(trial, row.value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
+
+
+def next_attempt(row: TrialRecord, failed: Sequence[Attempt], reports: Sequence[Report]) -> TrialRecord:
+    """Return the record of a trial with its next attempt, which starts now.
+
+    Args:
+        failed: its failed attempts.
+        reports: its reports; an attempt that was interrupted ran at least until the last one.
+    """
+    begun = row.resumed or row.started
+    ends = [past.ended for past in failed if past.attempt == row.attempt]
+    ends = ends or [datetime.fromtimestamp(report.time, UTC) for report in reports[-1:]]
+    ran = (ends[0] - begun).total_seconds() if begun and ends else 0.0
+    return replace(row, attempt=row.attempt + 1, spent=row.spent + max(0.0, ran), resumed=datetime.now(UTC), ended=None)
