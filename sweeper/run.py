@@ -11,12 +11,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.analysis.lines import plain_lines
 from sweeper.analysis.result import SweepResult
+from sweeper.core.code.copies import freeze_user_code
+from sweeper.core.code.functions import pickle_function
+from sweeper.core.code.user_code import has_evaluation
 from sweeper.core.errors import LeaseLostError, StopReason
 from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
 from sweeper.core.trials import Listener, TrialRecord
-from sweeper.core.user_code import freeze_user_code, has_evaluation
 from sweeper.driver.auth import check_cluster, cluster_address
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
@@ -27,7 +30,7 @@ from sweeper.worker.task import WorkerContext
 if TYPE_CHECKING:
     from sweeper.study.study import SweepStudy
     from sweeper.study.view import StudyView
-    from sweeper.tracking import Projection
+    from sweeper.tracking import Projection, Registered
 
 UNDELIVERED = "MLflow does not have everything yet; the study has. The same command delivers the rest."
 
@@ -44,6 +47,7 @@ def run_sweep(
     allow_code_change: bool = False,
     retry: Collection[int] | None = None,
     listeners: Sequence[Listener] = (),
+    progress: bool | None = None,
 ) -> SweepResult:
     """Run a sweep to its end, or resume it if it was interrupted.
 
@@ -57,6 +61,7 @@ def run_sweep(
         allow_code_change: resume even if the code of the trainable has changed since the sweep began.
         retry: the numbers of failed trials to run again with their parameters; empty: all of them.
         listeners: notified of every change while the sweep runs.
+        progress: print a line for each trial that ends; by default only in a notebook or an interactive Python.
 
     Returns:
         What the sweep came to. Values are in the objective's unit, durations in seconds, sizes in bytes.
@@ -75,7 +80,8 @@ def run_sweep(
 
     started, place = time.monotonic(), SweepFolder.of(folder, sweep.name)
     uri = tracking.tracking_uri(sweep, tracking_uri)
-    context = WorkerContext(preflight(sweep, folder=place, address=address, tracking_uri=uri), place)
+    checked = preflight(sweep, folder=place, address=address, tracking_uri=uri)
+    context = WorkerContext(checked, place, function=pickle_function(str(sweep.trainable)))
     check_cluster(address, insecure=insecure)
     tracking.check_store(uri, sweep.tracking.experiment)
     projection = tracking.Projection(sweep, uri)
@@ -83,10 +89,12 @@ def run_sweep(
     from sweeper.study.compatibility import check_environment, record_start  # not before a refusal: Optuna is slow
     from sweeper.study.open import open_study
 
-    everyone = [*listeners, projection, cleaner]
     with (
+        plain_lines(sweep, progress) as lines,
         StopSignal(sweep.budget.timeout) as stop,
-        open_study(sweep, forked=forked, listeners=everyone, stop_reason=stop.requested) as study,
+        open_study(
+            sweep, forked=forked, listeners=[*listeners, *lines, projection, cleaner], stop_reason=stop.requested
+        ) as study,
     ):
         facts = check_environment(study, allow_code_change=allow_code_change)
         with claim_folder(place, study):
@@ -94,17 +102,13 @@ def run_sweep(
             notes = record_start(study, context.sweep, place, facts, tracking_uri=uri, forked=forked, retry=retry)
             try:
                 evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
-                if evaluation is not None:
-                    study.announce("Registering the best model.")
-                outcome = tracking.register_best(study, evaluation, place.champion, projection, context.load_data)
+                outcome = _register(study, evaluation, context, projection)
             except LeaseLostError:
                 projection.stop_writing()
                 raise
             finally:
                 is_delivered = projection.close(timeout=3 if stop.reason else 30)
-        if not is_delivered:
-            outcome = replace(outcome, problems=(*outcome.problems, UNDELIVERED))
-        lost = tracking.lost_model_notes(study, evaluation, context.checkpoints, uri)
+        problems = outcome.problems if is_delivered else (*outcome.problems, UNDELIVERED)
         return SweepResult.of(
             study,
             place,
@@ -112,11 +116,24 @@ def run_sweep(
             champion=outcome.champion,
             stopped=None if study.is_done() else stop.reason,
             stop_detail=stop.detail,
-            is_delivered=not outcome.problems,
+            is_delivered=not problems,
             seconds=time.monotonic() - started,
             tracking_uri=uri,
-            notes=notes + outcome.problems + outcome.notes + lost + study.remarks(),
+            notes=notes + problems + outcome.notes + study.remarks(),
         )
+
+
+def _register(
+    study: SweepStudy, evaluation: dict[str, float] | None, context: WorkerContext, projection: Projection
+) -> Registered:
+    """Log the best model in MLflow, and register it if it becomes the champion."""
+    from sweeper.tracking import lost_model_notes, register_best
+
+    if evaluation is not None:
+        study.announce("Registering the best model.")
+    outcome = register_best(study, evaluation, context.folder.champion, projection, context.load_data)
+    lost = lost_model_notes(study, evaluation, context.checkpoints, projection.uri)
+    return replace(outcome, notes=outcome.notes + lost)
 
 
 def search_and_evaluate(

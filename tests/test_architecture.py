@@ -42,6 +42,8 @@ HEAVY = {
     "sklearn": {"datasets"},
     "kubernetes": {"backends"},
     "pyarrow": {"core"},
+    "pandas": {"study", "analysis"},
+    "cloudpickle": {"core", "tracking"},
     "fsspec": {"core"},
     "ruamel": {"spec", "core", "backends", "cli"},
     "typer": {"cli"},
@@ -50,8 +52,8 @@ HEAVY = {
 """Packages that take long to import or that one room is to know, and the rooms that may."""
 
 CORE = {
-    "environment", "errors", "files", "remote_folder", "schema", "secrets", "source_code", "sweep_folder", "text",
-    "trials", "urls", "user_code",
+    "environment", "errors", "files", "remote_folder", "schema", "secrets", "sweep_folder", "text",
+    "trials", "urls",
 }  # fmt: skip
 """What all rooms may use is kept small: a file that only one room needs belongs there."""
 

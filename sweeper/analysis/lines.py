@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self, TextIO
 
 from sweeper.analysis.progress import Progress
@@ -14,11 +14,25 @@ from sweeper.core.secrets import redact
 from sweeper.core.text import clean, duration, tally
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import Report, TrialRecord
+    from sweeper.core.trials import Listener, Report, TrialRecord
     from sweeper.spec import Sweep
 
 HEARTBEAT_S = 30.0
 """Seconds without output after which a summary is printed."""
+
+
+@contextmanager
+def plain_lines(sweep: Sweep, wanted: bool | None) -> Iterator[list[Listener]]:
+    """Yield a listener that prints lines on stdout for the block, or none.
+
+    Args:
+        wanted: whether to print; None: if Python is used interactively, as in a notebook.
+    """
+    if not (hasattr(sys, "ps1") if wanted is None else wanted):
+        yield []
+        return
+    with PlainLines(sweep, sys.stdout) as lines:
+        yield [lines]
 
 
 class PlainLines:

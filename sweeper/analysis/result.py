@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import StopReason
 from sweeper.core.sweep_folder import SweepFolder
+from sweeper.core.text import duration
 from sweeper.core.trials import Champion, TrialRecord, best_trial
 from sweeper.spec import Sweep
+from sweeper.study.frames import SHOWN_TRIALS, summary_line, trials_frame
+from sweeper.study.open import read_study
 
 if TYPE_CHECKING:
+    import pandas
+
     from sweeper.study.study import SweepStudy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """What a sweep came to. It needs no database, which may be unavailable by now.
 
@@ -79,6 +85,30 @@ class SweepResult:
     def best(self) -> TrialRecord | None:
         """Best COMPLETE trial, None if there is none."""
         return best_trial(self.leaderboard, self.sweep.objective.direction)
+
+    @property
+    def trials(self) -> pandas.DataFrame:
+        """Data frame with one row for each trial, best first; see `study.frames.trials_frame`."""
+        return trials_frame(self.sweep, self.leaderboard)
+
+    @property
+    def curves(self) -> pandas.DataFrame:
+        """Data frame with one row for each report of each trial, read from the study's database.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        return read_study(self.name, self.sweep.storage_url()).curves
+
+    def __repr__(self) -> str:
+        return f"<SweepResult {self._line()}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self._line())}</p>{self.trials.head(SHOWN_TRIALS).to_html()}"
+
+    def _line(self) -> str:
+        ended = f", {self.stop_message}" if self.stop_message else ""
+        return f"{summary_line(self.name, self.sweep, self.counts, self.best)}; {duration(self.seconds)}{ended}"
 
     @property
     def stop_message(self) -> str | None:

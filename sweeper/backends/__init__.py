@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from sweeper.core.user_code import TrainableCode
+from sweeper.core.code.user_code import TrainableCode
 
 
 @dataclass(frozen=True)

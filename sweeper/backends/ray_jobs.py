@@ -19,10 +19,10 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from sweeper.backends import JobStatus, Submission
+from sweeper.core.code.copies import copy_user_code
 from sweeper.core.errors import BackendError, InputError, OpenClusterError
 from sweeper.core.text import first_line
 from sweeper.core.urls import is_loopback
-from sweeper.core.user_code import copy_user_code
 
 REQUEST_TIMEOUT_S = 30.0
 POLL_INTERVAL_S = 1.0

@@ -237,3 +237,5 @@ def _print_trial(folder: SweepFolder, trial: int, is_running: Callable[[], bool]
     if (error := folder.trial(trial) / "error.txt").is_file():
         report.emit(f"== {error.name}")
         report.emit_file(error)
+    elif not printed:
+        raise InputError(f"there is no output of trial {trial} in {folder.path}: it has printed nothing")

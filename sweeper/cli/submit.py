@@ -210,7 +210,7 @@ def _ray_job_options(sweep: Sweep, folder: Path | str | None, tracking_uri: str 
 
 def _kuberay_options(sweep: Sweep, folder: Path | str | None, tracking_uri: str | None) -> list[str]:
     """Return the options of `sweeper run` in a RayJob, where they differ from those of its manifest."""
-    from sweeper.core.user_code import user_code_root
+    from sweeper.core.code.user_code import user_code_root
 
     if (root := user_code_root(sweep.trainable)) is not None:
         from sweeper.cli import console

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import tune
 
+from sweeper.core.code.functions import unpickle_function
 from sweeper.core.errors import InputError
 from sweeper.core.files import PRIVATE_UMASK
 from sweeper.core.secrets import has_secret, register_secret, register_url_secrets
@@ -59,6 +60,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         assert context is not None
         _drop_driver_secrets(context.sweep)
         self._context = replace(context, folder=context.folder.on_this_node())
+        if context.function is not None:
+            unpickle_function(str(context.sweep.trainable), context.function, context.code)
         self._run = TaskRunner(self._context, task_from(config), owns_process=True)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -14,11 +14,11 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from sweeper.core.code.source import code_digests
+from sweeper.core.code.user_code import HERE, user_code_root
 from sweeper.core.errors import InputError
 from sweeper.core.schema import Problem
-from sweeper.core.source_code import code_digests
 from sweeper.core.text import did_you_mean, format_value
-from sweeper.core.user_code import HERE, user_code_root
 from sweeper.spec.trainable import SHELLS, Command, names_in, search_path
 
 # What no package that sweeper needs imports.

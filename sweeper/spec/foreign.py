@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,6 +14,10 @@ from sweeper.spec.convert import KINDS, SAMPLERS, domain_of, flow, is_wandb
 
 _OWN_KINDS = ("float", "int", "categorical", "constant")
 _FOREIGN_KEYS = ("values", "min", "max", "lower", "upper", "distribution", "options", "categories", "q", "mu", "sigma")
+
+
+_CALL = re.compile(r"(?:tune\.|trial\.(?=suggest_)|hp\.)(\w+)\((.*)\)")
+"""A call of Ray Tune, Optuna or Hyperopt, which would be the constant text in a sweep file."""
 
 
 def _setting(section: str, key: str) -> Callable[[Any], str]:
@@ -115,7 +121,7 @@ def explain_foreign(problems: list[Problem], data: Mapping[str, Any], source: st
     if is_wandb(data) and explained:
         explained = [problem for problem in explained if not _is_missing(problem)]
         command = shlex.join(["sweeper", "convert", source])
-        explained.append(Problem((), f"is a sweep of W&B; `{command}` writes it as a sweep file"))
+        explained.append(Problem((), f"is a sweep of W&B; write it as a sweep file with: {command}"))
     return explained
 
 
@@ -142,6 +148,10 @@ def _explained(problem: Problem, data: Mapping[str, Any]) -> Problem:
 def _foreign_domains(space: Any) -> Iterator[tuple[str, str]]:
     """Yield the parameters that are written as in another tool, with a message."""
     for name, raw in space.items() if isinstance(space, Mapping) else ():
+        if isinstance(raw, str) and (call := _CALL.fullmatch(raw.strip())):
+            raw = _arguments(call[1], call[2])
+            if not raw:
+                yield str(name), "is a call in Python; write {type: float, low: 0, high: 1} or the like"
         if not isinstance(raw, Mapping):
             continue
         suggested = next((key for key in raw if str(key).startswith("suggest_")), None)
@@ -156,3 +166,15 @@ def _foreign_domains(space: Any) -> Iterator[tuple[str, str]]:
         except (ValueError, TypeError, OverflowError):  # the model says what is wrong
             continue
         yield str(name), f"is written as in another tool; write {flow(domain)}{comment and f' ({comment})'}"
+
+
+def _arguments(kind: str, text: str) -> dict[str, Any]:
+    """Return the arguments of a call as the keys of a parameter; {} if they are no plain values."""
+    try:
+        values = ast.literal_eval(f"[{text}]")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return {}
+    if len(values) > 1 and isinstance(values[0], str):  # the name of the parameter
+        del values[0]
+    keys = ("values",) if values and isinstance(values[0], list) else ("min", "max", "q")
+    return {"type": kind, **dict(zip(keys, values, strict=False))}

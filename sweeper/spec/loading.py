@@ -13,11 +13,11 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from sweeper.core.code.user_code import TRAINABLE_PATTERN, find_trainable
 from sweeper.core.errors import InputError, LocatedProblem, SpecError
 from sweeper.core.schema import MAX_PROBLEMS, Key, Problem, StrictModel, dotted_key
 from sweeper.core.secrets import has_secret
 from sweeper.core.text import first_line, format_value
-from sweeper.core.user_code import TRAINABLE_PATTERN, find_trainable
 from sweeper.search.pruners import Pruner
 from sweeper.search.samplers import Sampler
 from sweeper.search.space import AnyDomain, Domain, check_space

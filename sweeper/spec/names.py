@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from sweeper.core.code.user_code import TRAINABLE_PATTERN
 from sweeper.core.text import format_value
 from sweeper.core.urls import problem_of_database_url, problem_of_tracking_uri
-from sweeper.core.user_code import TRAINABLE_PATTERN
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

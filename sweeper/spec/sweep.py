@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from sweeper.core.code.user_code import leaves_model
 from sweeper.core.schema import Problem, Scalar, Seed, StrictModel, raise_problems
-from sweeper.core.source_code import leaves_model
 from sweeper.core.trials import Direction
 from sweeper.core.urls import expand
-from sweeper.core.user_code import user_code_root
 from sweeper.datasets.catalog import AnyDataset
 from sweeper.search.budget import Budget
 from sweeper.search.pruners import Hyperband, Median, NoPruner, Pruner
@@ -167,15 +166,8 @@ class Sweep(StrictModel):
         return expand(self.storage)
 
     def leaves_model(self, code: Path | None = None) -> bool:
-        """Return whether the trainable's code mentions what leaves a model to register; True if it is installed code.
-
-        Args:
-            code: the folder that it is imported from; by default where Python finds it.
-        """
-        if isinstance(self.trainable, Command):
-            return self.trainable.leaves_model()
-        root = code or user_code_root(self.trainable)
-        return root is None or leaves_model(root, self.trainable.partition(":")[0])
+        """Return whether the trainable's code mentions what leaves a model to register; see `core.code.user_code`."""
+        return leaves_model(self.trainable, code)
 
     def warnings(self) -> list[str]:
         """Return messages about settings that are allowed and still look like mistakes."""
@@ -191,10 +183,13 @@ class Sweep(StrictModel):
                 "hyperband divides the trials among brackets and needs 40 or more of them; try successive_halving"
             )
         if self.tracking.model is not None and not self.leaves_model():
-            found.append(
-                f"nothing can be registered as tracking.model {self.tracking.model!r}: {self.trainable} calls neither "
-                "trial.save_model(model) nor trial.keras(model), and has no `evaluate`; see docs/trainables.md"
+            lacks = (
+                "the command has no {model}, and no script of it names SWEEPER_MODEL; see docs/scripts.md"
+                if isinstance(self.trainable, Command)
+                else f"{self.trainable} calls neither trial.save_model(model) nor trial.keras(model), and has no "
+                "`evaluate`; see docs/trainables.md"
             )
+            found.append(f"nothing can be registered as tracking.model {self.tracking.model!r}: {lacks}")
         if len(self.enqueue) > self.budget.trials:
             found.append(f"only {self.budget.trials} of the {len(self.enqueue)} points in enqueue will be tried")
         return found

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from sweeper.core.schema import Key, Number, Problem, StrictModel, raise_problems
+from sweeper.core.code.functions import path_of
+from sweeper.core.code.user_code import is_installed
+from sweeper.core.errors import InputError
+from sweeper.core.schema import MAX_INTEGER, Key, Number, Problem, StrictModel, raise_problems
 from sweeper.core.text import format_value
-from sweeper.core.user_code import is_installed
 from sweeper.spec.names import Trainable
 
 MAX_SCRIPT_BYTES = 1 << 20
@@ -35,7 +37,7 @@ _SHELL_PLACEHOLDER = re.compile(r"\$(\{\w+\})(?!\})")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)=(\S*)\s")
 _SINGLE_QUOTED, _QUOTED = re.compile(r"'[^']*'"), re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.")
 
-Word = Annotated[str, Field(min_length=1)] | bool | int | Number
+Word = Annotated[str, Field(min_length=1)] | bool | Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | Number
 
 
 class Command(StrictModel):
@@ -228,7 +230,17 @@ def search_path() -> str:
 
 
 def _kind(declared: Any) -> str:
-    return "function" if isinstance(declared, str) else "process"
+    return "function" if isinstance(declared, str) or callable(declared) else "process"
+
+
+def _path_of(declared: Any) -> Any:
+    """Return the path of a function that was given itself, as from a notebook."""
+    if isinstance(declared, str) or not callable(declared):
+        return declared
+    try:
+        return path_of(declared)
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
 def _refuse_list(declared: Any) -> Any:
@@ -238,6 +250,7 @@ def _refuse_list(declared: Any) -> Any:
 
 
 AnyTrainable = Annotated[
-    Annotated[Trainable, Tag("function")] | Annotated[Command, BeforeValidator(_refuse_list), Tag("process")],
+    Annotated[Trainable, BeforeValidator(_path_of), Tag("function")]
+    | Annotated[Command, BeforeValidator(_refuse_list), Tag("process")],
     Discriminator(_kind),
 ]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.code.user_code import digest_user_code, find_trainable
 from sweeper.core.environment import versions
 from sweeper.core.errors import InputError
 from sweeper.core.files import write_json
@@ -13,7 +14,6 @@ from sweeper.core.secrets import has_secret, redact
 from sweeper.core.sweep_folder import DECLARED, SweepFolder
 from sweeper.core.text import format_list
 from sweeper.core.trials import leaderboard
-from sweeper.core.user_code import digest_user_code, find_trainable
 from sweeper.search.history import Era, as_history, is_history, is_tried, marks_of, point_in, with_era
 from sweeper.search.space import Point, check_point, normalized
 from sweeper.spec import Sweep

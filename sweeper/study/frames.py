@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from sweeper.core.text import metric, tally
 from sweeper.core.trials import Report, TrialRecord
 from sweeper.spec import Sweep
 
 if TYPE_CHECKING:
     import pandas
+
+
+SHOWN_TRIALS = 10
+"""Trials in the table that a notebook shows of a sweep."""
+
+
+def summary_line(name: str, sweep: Sweep, counts: Mapping[str, int], best: TrialRecord | None) -> str:
+    """Describe a sweep in one line: its trials by state, and the best."""
+    found = f"; best {sweep.objective.metric} {metric(best.value)} (trial {best.number})" if best else ""
+    return f"{name}: {tally(counts)}{found}"
 
 
 def trials_frame(sweep: Sweep, rows: Sequence[TrialRecord]) -> pandas.DataFrame:

@@ -146,14 +146,14 @@ def lock_study(name: str, storage: str) -> Iterator[StudyView]:
             yield find_study(name, database)
 
 
-def read_study(name: str, storage: str) -> StudyView:
+def read_study(name: str, storage: str = "sqlite:///sweeper.db") -> StudyView:
     """Read the study of a sweep as it is now, whether it runs or not.
 
     Nothing is written, and a running sweep does not have to wait.
 
     Args:
         name: the name of the sweep.
-        storage: the URL of the database that holds its study, such as sqlite:///sweeper.db.
+        storage: the URL of the database that holds its study.
 
     Returns:
         The study with its trials, their reports and facts about the sweep. It has no method that writes.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,13 @@ from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
+from sweeper.study.frames import SHOWN_TRIALS, curves_frame, summary_line, trials_frame
 from sweeper.study.records import record_of
 from sweeper.study.storage.outage import storage_errors
 from sweeper.study.storage.tables import Attempts, Reports
 
 if TYPE_CHECKING:
+    import pandas
     from optuna import Study
     from optuna.trial import FrozenTrial
 
@@ -122,6 +126,26 @@ class StudyView:
         """Read the failed attempts of all trials, by the number of the trial."""
         with storage_errors(self._database):
             return self._attempts.all()
+
+    @property
+    def trials(self) -> pandas.DataFrame:
+        """Data frame with one row for each trial, best first; see `frames.trials_frame`."""
+        return trials_frame(self.sweep, self.leaderboard())
+
+    @property
+    def curves(self) -> pandas.DataFrame:
+        """Data frame with one row for each report of each trial; see `frames.curves_frame`."""
+        return curves_frame(self.sweep, {number: self.reports(number) for number in self._rows})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._line()}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self._line())}</p>{self.trials.head(SHOWN_TRIALS).to_html()}"
+
+    def _line(self) -> str:
+        counts = Counter(row.state for row in self._rows.values())
+        return summary_line(self.name, self.sweep, counts, self.best())
 
     def best(self) -> TrialRecord | None:
         """Return the COMPLETE trial with the best value, None if there is none; of equals, the lowest number."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.code.user_code import has_evaluation
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.trials import best_trial
-from sweeper.core.user_code import has_evaluation
 from sweeper.tracking.client import connect, search_runs
 from sweeper.tracking.server import short_reason
 

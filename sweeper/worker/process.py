@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from sweeper.core.user_code import is_own_code
+from sweeper.core.code.user_code import is_own_code
 
 _LIMITS = (
     resource.RLIMIT_AS,

@@ -12,11 +12,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from sweeper.core.code.user_code import find_trainable, is_own_code, load_trainable
 from sweeper.core.errors import TrialDivergedError, TrialStopped
 from sweeper.core.files import make_folder, written_whole
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, FailureKind, Report
-from sweeper.core.user_code import find_trainable, is_own_code, load_trainable
 from sweeper.spec import Command
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.command.trainable import CommandError, CommandTrainable

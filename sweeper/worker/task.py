@@ -75,6 +75,8 @@ class WorkerContext:
     """The study's id; checkpoints of another study are not used."""
     code: Path | None = None
     """The copy of the user's code that workers import from; None: it is on Python's path."""
+    function: bytes | None = None
+    """The trainable by value, if it is a function that workers cannot import."""
     started_in: Path = field(default_factory=Path.cwd)
     """The folder that the sweep was started in, which may not exist on another node."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -9,16 +10,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sweeper.core import user_code
+from sweeper.core.code import user_code
+from sweeper.core.code.copies import copy_user_code, freeze_user_code
+from sweeper.core.code.user_code import digest_user_code, find_trainable, load_trainable, user_code_root
 from sweeper.core.errors import InputError
-from sweeper.core.user_code import (
-    copy_user_code,
-    digest_user_code,
-    find_trainable,
-    freeze_user_code,
-    load_trainable,
-    user_code_root,
-)
+from sweeper.spec import Command
 from sweeper.spec.code_checks import refuse_hidden_modules
 from sweeper.training.hparams import RNNParams
 
@@ -361,3 +357,48 @@ def test_hiding_file_is_refused_where_the_path_holds_the_current_folder(
     write(keras="")
     with pytest.raises(InputError, match=r"keras.py in .* hides the installed module"):
         refuse_hidden_modules("sweeper.training:train_rnn")
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Return a command whose files are in the current folder, with one of another folder and data beside them."""
+    home = tmp_path / "home"
+    (home / "src").mkdir(parents=True)
+    monkeypatch.chdir(home)
+    write(**{"src/train": "import helper\n", "src/helper": "VALUE = 1\n", "other": "pass\n"})
+    Path("run.sh").write_text("exec python $1\n")
+    Path("run.sh").chmod(0o755)
+    Path("config.yaml").write_text("a: 1\n")
+    Path("data.csv").write_text("1,2\n")
+    (tmp_path / "tool.py").write_text("pass\n")
+    return Command(command=["./run.sh", "src/train.py", "--config=config.yaml", str(tmp_path / "tool.py"), "{x}"])
+
+
+def test_code_of_a_command_is_its_scripts_and_what_they_import(scripts: Command, tmp_path: Path) -> None:
+    before = digest_user_code(scripts)
+    assert set(before) == {"run.sh", "src/train.py", "src/helper.py", "config.yaml", str(tmp_path / "tool.py")}
+    write(**{"src/helper": "VALUE = 2  # changed\n", "src/train": "import helper  # a comment\n"})
+    after = digest_user_code(scripts)
+    assert [name for name in before if before[name] != after[name]] == ["src/helper.py"]
+
+
+def test_scripts_of_a_command_are_frozen_and_data_is_linked(scripts: Command, tmp_path: Path) -> None:
+    copy = freeze_user_code(scripts, tmp_path / "code", digest_user_code(scripts))
+    assert copy == tmp_path / "code/home"
+    kept = {
+        name: (copy / name).is_symlink() for name in ("run.sh", "src/train.py", "config.yaml", "other.py", "data.csv")
+    }
+    assert kept == {"run.sh": False, "src/train.py": False, "config.yaml": False, "other.py": False, "data.csv": True}
+    assert os.access(copy / "run.sh", os.X_OK)
+
+
+def test_scripts_of_a_command_are_copied_for_an_upload(scripts: Command, tmp_path: Path) -> None:
+    copy_user_code(scripts, tmp_path / "there")
+    found = {str(path.relative_to(tmp_path / "there")) for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    assert found == {"run.sh", "src/train.py", "src/helper.py", "config.yaml", "other.py"}
+
+
+def test_command_without_scripts_has_no_code_to_copy(tmp_path: Path) -> None:
+    installed = Command(command="true {x}")
+    assert user_code_root(installed) is None and digest_user_code(installed) == {}
+    assert freeze_user_code(installed, tmp_path / "code", ()) is None

@@ -333,13 +333,13 @@ SWEEPS: dict[str, list[Case]] = {
             '"python train.py {hight}"', "2:13  trainable.command: there is no parameter 'hight' in this space. Did you"
         ),
         command(
-            '[python, train.py, "{hight}"]', "2:38  trainable.command[2]: there is no parameter 'hight' in this space."
+            '[python, train.py, "{hight}"]', "2:41  trainable.command[2]: there is no parameter 'hight' in this space."
         ),
     ],
     "a program or a script that does not exist": [
         command('"python trian.py {height}"', "2:13  trainable.command: there is no file 'trian.py' in "),
         command('"pyhton train.py {height}"', "2:13  trainable.command: there is no program 'pyhton' in PATH"),
-        command('"python train.py {height}", folder: none', "2:48  trainable.folder: there is no folder "),
+        command('"python train.py {height}", folder: none', "2:50  trainable.folder: there is no folder "),
     ],
     "a key of another tool": [
         line("n_trials: 3", "6:1  n_trials: unknown key. Write budget: {trials: 3}"),
@@ -363,7 +363,7 @@ SWEEPS: dict[str, list[Case]] = {
         ),
     ],
     "a sweep of W&B": [
-        Case("sweep.yaml  is a sweep of W&B; `sweeper convert sweep.yaml` writes it as a sweep file", WANDB),
+        Case("sweep.yaml  is a sweep of W&B; write it as a sweep file with: sweeper convert sweep.yaml", WANDB),
         Case("sweep.yaml:2:1  method: unknown key. Write sampler: {type: random}", WANDB),
     ],
     "a missing or invalid trainable": [

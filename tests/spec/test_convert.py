@@ -135,7 +135,7 @@ def test_wandb_file_that_is_run_names_the_command_and_each_counterpart(capsys: p
     convert(WANDB)
     assert main(["run", "wandb.yaml"]) == 2
     messages = capsys.readouterr().err
-    assert "wandb.yaml  is a sweep of W&B; `sweeper convert wandb.yaml` writes it as a sweep file" in messages
+    assert "wandb.yaml  is a sweep of W&B; write it as a sweep file with: sweeper convert wandb.yaml" in messages
     for line in (
         "wandb.yaml:5:1  method: unknown key. Write sampler: {type: tpe}",
         "wandb.yaml:6:1  metric: unknown key. Write objective: {metric: val/accuracy, direction: maximize}",
@@ -145,3 +145,25 @@ def test_wandb_file_that_is_run_names_the_command_and_each_counterpart(capsys: p
     ):
         assert line in messages, messages
     assert "is missing" not in messages
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ("tune.loguniform(1e-4, 1e-1)", "write {type: float, low: 0.0001, high: 0.1, log: true}"),
+        ("tune.choice([16, 32])", "write {type: categorical, choices: [16, 32]}"),
+        ("trial.suggest_int('x', 1, 8)", "write {type: int, low: 1, high: 8}"),
+        ("tune.sample_from(draw)", "is a call in Python; write {type: float"),
+        ("{suggest_float: {low: 0.1, high: 1.0, log: true}}", "write {type: float, low: 0.1, high: 1.0, log: true}"),
+        ("{distribution: log_uniform, min: 0, max: 0}", "e**0 to e**0: log_uniform has exponents as min and max"),
+        ("{type: int, min: 1, max: 3}", "write {type: int, low: 1, high: 3}"),
+        ("{type: float, low: 0, high: 1, max: 3}", "is written as in another tool"),
+        ("{distribution: gauss, min: 1, max: 3}", "space.x.type: is missing; name the kind"),
+    ],
+)
+def test_parameter_by_habit_of_another_tool_names_its_counterpart(declared: str, message: str) -> None:
+    text = f"name: x\ntrainable: tests.samples:climb\nbudget: {{trials: 2, epochs: 2}}\nspace:\n  x: {declared}\n"
+    Path("sweep.yaml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_sweep("sweep.yaml")
+    assert message in str(caught.value) and str(caught.value).startswith("sweep.yaml:5:")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,12 +15,14 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from sweeper.core.code.copies import freeze_user_code
+from sweeper.core.code.user_code import digest_user_code
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.spec import Sweep
 from sweeper.worker.command.process import CommandProcess
 from sweeper.worker.runner import TaskRunner
 from sweeper.worker.task import Event, Task, WorkerContext
-from tests.worker.processes import marked
+from tests.worker.processes import command_of, marked
 
 SCRIPTED = str(Path(__file__).with_name("scripted.py"))
 ROOT = str(Path(__file__).parents[2])
@@ -32,7 +35,7 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("COMMAND_TEST_MARK", mark)
     monkeypatch.setenv("PYTHONPATH", ROOT)
     yield mark
-    assert not [process.cmdline() for process in marked(mark)]
+    assert not [command_of(process) for process in marked(mark)]
 
 
 @pytest.fixture
@@ -257,6 +260,18 @@ def test_long_output_is_moved_aside_and_stops_nobody(start: Start, tmp_path: Pat
 def test_background_process_ends_with_the_command(start: Start, mark: str) -> None:
     events_of(start(["sh", "-c", "sleep 600 & echo score=1"]))
     assert not marked(mark)
+
+
+@pytest.mark.parametrize("words", [["python", "train.py"], ["python", "-u", "./train.py"], ["python", "-m", "train"]])
+def test_command_runs_the_code_that_the_sweep_began_with(start: Start, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "helper.py").write_text("VALUE = 1")
+    run = start(words, script="import helper\nprint(f'score={helper.VALUE}')")
+    command = run._context.sweep.trainable
+    code = freeze_user_code(command, tmp_path / "frozen/code", digest_user_code(command))
+    for name in ("train.py", "helper.py"):
+        (tmp_path / name).write_text("VALUE = 2\nprint('score=2')")
+    frozen = TaskRunner(replace(run._context, code=code), run._task)
+    assert values(events_of(frozen)) == [1.0]
 
 
 WORKER = """

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from sweeper.study.open import read_study
-from tests.worker.processes import marked
+from tests.worker.processes import command_of, marked
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = ROOT / "tests/worker/scripted.py"
@@ -79,20 +80,20 @@ class Campaign:
         return {row.number: (row.state, reports[row.number]) for row in study.rows()}
 
     def commands(self) -> list[psutil.Process]:
-        """Return the scripts that run, with their supervisors, guards and workers."""
-        found = [process for process in marked(self.mark) if "scripted.py" in " ".join(process.cmdline())]
-        return [*found, *(process.parent() for process in found)] if found else []
+        """Return the scripts that run, with their supervisors and guards."""
+        return [process for process in marked(self.mark) if "scripted.py" in command_of(process)]
 
     def wait_until_none_is_left(self, seconds: float = 60.0) -> None:
         """Wait until all processes have ended. A worker that Ray was starting takes half a minute to notice."""
         deadline = time.monotonic() + seconds
         while (left := marked(self.mark)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not left, [process.cmdline()[:4] for process in left]
+        assert not left, [command_of(process) for process in left]
 
     def clean_up(self) -> None:
         for process in marked(self.mark):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 Make = Callable[..., Campaign]
@@ -124,11 +125,10 @@ def disturb(campaign: Campaign, kinds: list[str], rng: random.Random) -> None:
             break
         candidates = campaign.commands()
         if kind == "worker":
-            candidates = [process for process in marked(campaign.mark) if "ray::" in " ".join(process.cmdline()[:1])]
+            candidates = [process for process in marked(campaign.mark) if command_of(process).startswith("ray::")]
         if candidates:
-            with_luck = rng.choice(candidates)
-            if with_luck is not None and with_luck.is_running():
-                with_luck.kill()
+            with suppress(psutil.NoSuchProcess):
+                rng.choice(candidates).kill()
     output, _ = run.communicate(timeout=PATIENCE_S)
     assert run.returncode in (0, -signal.SIGKILL, 130, 75), output
     campaign.wait_until_none_is_left()

@@ -60,7 +60,10 @@ def convert(space: options.File, output: options.Output = None) -> None:
     from sweeper.spec.yaml_file import parse_value
 
     text = convert_file(space)
-    Sweep.from_mapping(parse_value(text))  # what it refuses of the result is a mistake of the file
+    try:
+        Sweep.from_mapping(parse_value(text))
+    except SpecError as error:
+        raise SpecError(f"{space}, as a sweep file,", error.problems) from error
     if output is None:
         report.emit(text)
     elif output.exists():

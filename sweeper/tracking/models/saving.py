@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sweeper.core.code.user_code import is_own_code
 from sweeper.core.files import remove
-from sweeper.core.user_code import is_own_code
 from sweeper.tracking.client import configure_mlflow
 
 MLMODEL = "MLmodel"
@@ -199,7 +199,7 @@ def _save_files(source: Path, folder: Path) -> None:
 @contextmanager
 def _own_classes_by_value() -> Iterator[None]:
     """Let cloudpickle write the user's own classes into the model: where it is loaded, nobody has their modules."""
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     own = {}
     for name, module in list(sys.modules.items()):

@@ -2,9 +2,10 @@
 
     worker -> guard -> supervisor -> command -> ...
 
-A worker starts this file with `python -I -S`. Guard and supervisor guard each other and adopt orphans, so that no process
-of the command gets away, not even one with a session of its own. The supervisor ends the command when the worker closes
-the pipe `control`, or dies: by SIGTERM, then by SIGKILL. Ray kills the children of a worker that it ends, here the guard.
+A worker starts this file with `python -I -S`. Guard and supervisor adopt orphans: no process of the command gets
+away, not even one with a session of its own. The supervisor ends the command when the worker closes the pipe `control`,
+or dies: by SIGTERM, then by SIGKILL. Ray kills the children of a worker that it ends, here the guard; if the supervisor
+is killed, the guard ends the command.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sweeper.datasets.base import LearningTask
+from sweeper.tracking import save_model
 from sweeper.training.engine.keras_model import build_network, with_probabilities
 from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.hparams import RNNParams
@@ -20,8 +21,8 @@ def test_saved_classifier_loads_safely_and_gives_probabilities(cell: str, tensor
 
     params = RNNParams(cell=cell, units=4, bidirectional=True, layer_norm=True, dropout=0.2)
     model = build_network(params, TASK)
-    with_probabilities(model).save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    save_model(with_probabilities(model), tmp_path)
+    loaded = keras.saving.load_model(tmp_path / "data/model.keras", safe_mode=True)
     pixels = np.random.default_rng(0).uniform(0, 255, (5, 8, 8)).astype("float32")
     probabilities = loaded(pixels).numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)

@@ -74,18 +74,18 @@ def code_digests(root: Path, module: str) -> dict[str, str]:
 
     Imports inside functions count; names that are computed when the code runs are not found.
     """
-    return {file: hashlib.sha256(content).hexdigest() for file, content in _own_files(root, module)}
+    return {file: hashlib.sha256(content).hexdigest() for file, content in own_files(root, module)}
 
 
-def leaves_model(root: Path, module: str) -> bool:
-    """Return whether the code of a trainable mentions what leaves a model: `save_model`, `keras` or `evaluate`."""
-    return any(_LEAVES_MODEL.search(content) for _, content in _own_files(root, module))
+def mentions_model(code: str) -> bool:
+    """Return whether code mentions what leaves a model to register: `save_model`, `keras` or `evaluate`."""
+    return bool(_LEAVES_MODEL.search(code))
 
 
-_LEAVES_MODEL = re.compile(rb"\bsave_model\b|\.keras\(|\.evaluate = |\bdef evaluate\(|['\"]evaluate['\"]")
+_LEAVES_MODEL = re.compile(r"\bsave_model\b|\.keras\(|\.evaluate = |\bdef evaluate\(|['\"]evaluate['\"]")
 
 
-def _own_files(root: Path, module: str) -> Iterator[tuple[str, bytes]]:
+def own_files(root: Path, module: str) -> Iterator[tuple[str, bytes]]:
     """Yield each file in `root` that a module imports, with its code; without comments, if it can be parsed."""
     waiting, seen = [module], set()
     while waiting:

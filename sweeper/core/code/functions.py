@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sweeper.core.code.source import mentions_model
 from sweeper.core.errors import InputError
 from sweeper.core.text import format_value
 
@@ -100,6 +101,17 @@ def digest_function(function: Callable[..., Any]) -> str:
 
     Comments and layout do not count. Without their source, as in a shell, the compiled code stands for it.
     """
+    return hashlib.sha256(repr(sorted(_sources(function).items())).encode()).hexdigest()
+
+
+def function_leaves_model(path: str) -> bool:
+    """Return whether the code of a remembered function mentions what leaves a model, see `source_code.leaves_model`."""
+    function = _functions[path][0]
+    return hasattr(function, "evaluate") or any(map(mentions_model, _sources(function).values()))
+
+
+def _sources(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the code of a function, and of what is beside it and used by it, by the names that it uses."""
     found: dict[str, str] = {}
     waiting: list[tuple[str, Any]] = [("", function)]
     while waiting:
@@ -109,7 +121,7 @@ def digest_function(function: Callable[..., Any]) -> str:
         found[name], names = _source(thing)
         space = _namespace(thing)
         waiting += [(used, space[used]) for used in sorted(names & space.keys()) if _is_beside(space[used], thing)]
-    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+    return found
 
 
 def modules_of(function: Callable[..., Any]) -> list[str]:
