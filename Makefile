@@ -8,11 +8,14 @@ SPACE ?= search_spaces/lstm.yaml
 run: .venv/ready
 	$(BIN)/sweeper run $(SPACE)
 
+# Most tests wait for processes to start and end, so two run at a time; those of one file run in order.
+AT_A_TIME = --numprocesses 2 --dist loadfile
+
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_A_TIME)
 
 test-all: check
-	$(BIN)/python -m pytest -m "not faults"
+	$(BIN)/python -m pytest $(AT_A_TIME) -m "not faults"
 
 # Prints the table of docs/reliability.md; `make test-faults SEEDS="--seed 4"` replays one seed.
 SEEDS ?= --seed 1 --seed 2 --seed 3

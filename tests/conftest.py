@@ -21,6 +21,10 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)  # set where tests run beside each other; output would be cut at 80 columns
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults", "the fault campaign in tests/faults")
     group.addoption("--seed", type=int, action="append", help="run each fault with this seed; can be repeated")
@@ -35,6 +39,12 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the secrets of other tests, which would be masked in the output of this one."""
+    monkeypatch.setattr("sweeper.core.secrets._known", set())
 
 
 @pytest.fixture

@@ -76,5 +76,6 @@ def test_verbs_and_options_that_the_readme_names_exist() -> None:
         for verb in ("run", "submit", "logs", "show")
     ]
     known = " ".join(text.stdout for text in texts)
-    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
+    own = re.sub("command: .*", "", README)  # a script has options of its own
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", own)):
         assert flag in known, flag

@@ -99,13 +99,14 @@ def seconds_left(
     longest = [full * sorted(paces)[-1 - len(paces) // 8]] if may_end_early else []
     dice = random.Random(len(ended))
     played = min(to_come, MAX_PLAYED_TRIALS)
+    some = ended if len(ended) <= MAX_PLAYED_TRIALS else dice.sample(ended, MAX_PLAYED_TRIALS)
+    past = [trial.seconds for trial in some]
     ends = []
     for _ in range(PLAYS):
         left = [_draw(trial, survival, full, pace, dice) for trial in running]
-        lengths = [*longest, *(trial.seconds for trial in ended)]
-        lengths += [trial.seconds + rest for trial, rest in zip(running, left, strict=True)]
+        lengths = longest + past + [trial.seconds + rest for trial, rest in zip(running, left, strict=True)]
         free = [max(0.0, rest - trial.waited) for trial, rest in zip(running, left, strict=True)]
-        known = dice.choices(lengths, k=min(len(lengths), MAX_PLAYED_TRIALS))  # as uncertain as few trials make it
+        known = dice.choices(lengths, k=len(lengths))  # as uncertain as few trials make it
         ends.append(_makespan(free, dice.choices(known, k=played), workers) * max(1.0, to_come / max(1, played)))
     ends.sort()
     return ends[PLAYS // 20] * (1 - PACE_NOISE), ends[-1 - PLAYS // 20] * (1 + PACE_NOISE)

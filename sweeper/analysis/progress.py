@@ -99,7 +99,7 @@ class Progress:
         if self._estimate is None or now - self._estimate[0] >= ESTIMATE_INTERVAL_S:
             self._estimate = now, self._estimated()
         made, found = self._estimate
-        if found is None:
+        if found is None or self.ended() == self.trials:
             return None
         timeout = self.sweep.budget.timeout
         most = float("inf") if timeout is None else max(0.0, timeout - self.elapsed())

@@ -41,11 +41,18 @@ def position(row: TrialRecord, sweep: Sweep) -> str:
 def ending(row: TrialRecord, sweep: Sweep) -> str:
     """Describe in one line how a trial ended."""
     if row.state == "FAIL":
-        return f"trial {row.number} failed: {shorten(clean(row.reason or 'unknown reason'), MAX_REASON_CHARS)}"
+        return f"trial {row.number} failed: {cut_reason(row.reason or 'unknown reason')}"
     word = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(row.state, row.state)
     early = " (returned early)" if row.state == "COMPLETE" and row.step < sweep.budget.reports else ""
     value = f"{clean(sweep.objective.metric)} {metric(row.value)}"
     return f"trial {row.number} {word} at {position(row, sweep)}{early}, {value}"
+
+
+def cut_reason(reason: str, length: int = MAX_REASON_CHARS) -> str:
+    """Cut the reason of a failure to a length, but not the place in the code at its end, as in (train.py:4)."""
+    text = clean(reason)
+    place = text[text.rfind(" (") :] if text.endswith(")") and " (" in text[-60:] else ""
+    return text if len(text) <= length else shorten(text, length - len(place)) + place
 
 
 def as_seen(rows: Iterable[TrialRecord], *, is_running: bool) -> list[TrialRecord]:
@@ -82,4 +89,4 @@ def remark_on_pruned(rows: Sequence[TrialRecord], sweep: Sweep) -> str | None:
 def is_done(study: StudyView) -> bool:
     """Return whether all trials of a sweep have ended."""
     rows = study.rows()
-    return len(rows) >= study.sweep.trial_limit and all(row.state != "RUNNING" for row in rows)
+    return len(rows) >= study.trial_limit and all(row.state != "RUNNING" for row in rows)

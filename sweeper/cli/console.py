@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.analysis.trials import INTERRUPTED, as_seen, counts_as_seen, position, remark_on_pruned, unit
+from sweeper.analysis.trials import INTERRUPTED, as_seen, counts_as_seen, cut_reason, position, remark_on_pruned, unit
 from sweeper.cli.report import Board, board, saved
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean, duration, metric, scalar, shorten, tally
@@ -135,7 +135,8 @@ def print_leaderboard(
     rendered, hidden = leaderboard(board(sweep, shown), out.width)
     print_table(rendered)
     for row in [row for row in rows if row.state == "FAIL"][:5]:
-        _print_line("failed ", "red", f"trial {row.number}: {clean(row.reason or 'unknown reason')}")
+        label = f"trial {row.number}: "
+        _print_line("failed ", "red", label + cut_reason(row.reason or "unknown reason", out.width - 8 - len(label)))
     ended = {row.number: row for row in rows if row.state != "FAIL"}
     for number, attempt in [(trial, past) for trial in failed if trial in ended for past in failed[trial]][:5]:
         _print_line("retried ", "yellow", f"trial {number}, {_attempt_line(sweep, attempt)}")
@@ -185,16 +186,16 @@ def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 def print_sweeps(summaries: Sequence[SweepSummary]) -> None:
     """Print one line per sweep."""
-    rendered = table(("sweep", "started", "trial time", "trials", "failed", "", "metric", "best"))
+    rendered = table(("sweep", "started", "time", "trials", "failed", "", "metric", "best"))
     for summary in summaries:
         cells = (
             summary.name,
-            summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else "",
+            summary.created.astimezone().strftime("%y-%m-%d %H:%M") if summary.created else "",
             duration(summary.seconds) if summary.seconds else "",
             f"{summary.ended}/{summary.trials}",
             str(summary.counts.get("FAIL") or ""),
             summary.state,
-            f"{summary.metric} ({summary.direction})",
+            f"{summary.direction[:3]} {summary.metric}",
             metric(summary.best),
         )
         rendered.add_row(*(Text(clean(cell)) for cell in cells))
@@ -218,7 +219,7 @@ def print_check(check: Check) -> None:
 
 def print_result(result: SweepResult) -> None:
     """Print the result of a sweep: the ten best trials, what pruning saved, the champion, and the next commands."""
-    ended = f", {result.stop_message}" if result.stop_message else ""
+    ended = f", {cut_reason(result.stop_message)}" if result.stop_message else ""
     counts = tally(counts_as_seen(result.counts, is_running=False))
     out.print(Text(f"{result.name}: {counts}; {duration(result.seconds)}{ended}", "bold"))
     rows = as_seen(result.leaderboard[:10], is_running=False)

@@ -124,7 +124,11 @@ def _is_confirmed(study: StudyView, uri: str | None) -> bool:
     runs = f", and its runs in MLflow at {redact(uri)}" if uri else ""
     counted = f"{len(study.rows())} trials"
     console.err.print(f"Delete sweep {study.name} ({counted}) with its folder {study.folder}{runs}? [y/N] ", end="")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    try:
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    except KeyboardInterrupt:
+        console.err.print()
+        return False
 
 
 def _delete(deletion: Deletion, uri: str | None, *, json: bool) -> None:

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
 
-_Trial = Annotated[
-    int | None,
-    typer.Argument(metavar="[TRIAL]", min=0, help="The number of a trial. Default: the best one.", show_default=False),
-]
 _Model = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME", help="The registered model. Default: the sweep's tracking.model."),
@@ -30,7 +26,7 @@ _Model = Annotated[
 
 def promote(
     name: options.Name,
-    trial: _Trial = None,
+    trial: options.OneTrial = None,
     model: _Model = None,
     storage: options.Storage = options.DEFAULT_STORAGE,
     tracking_uri: options.TrackingUri = None,
@@ -38,18 +34,21 @@ def promote(
 ) -> None:
     """Make the model of a sweep's best trial, or of another one, the champion."""
     from sweeper import tracking
+    from sweeper.analysis.names import parse_target
     from sweeper.run import saved_model
     from sweeper.study.open import lock_study, read_study
 
+    name, numbers = parse_target(name, [] if trial is None else [trial])
+    number = next(iter(numbers), None)
     study = read_study(name, storage)
     chosen = _model_name(study.sweep, model)
-    _find(study, trial)
+    _find(study, number)
     uri = tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri"))
     if reason := tracking.check_store(uri, study.sweep.tracking.experiment):
         raise TrackingError(f"MLflow at {redact(uri)} does not answer: {reason}")
     try:
         with lock_study(name, storage) as study:
-            row = _find(study, trial)
+            row = _find(study, number)
             packed, metrics = saved_model(study, row)
             champion = tracking.promote(study, row, packed, uri, name=chosen, metrics=metrics)
     except SweepBusyError as error:
@@ -110,14 +109,14 @@ def _why_gone(study: StudyView, row: TrialRecord) -> str:
     best = study.best()
     if best is None or best.number == row.number:
         over = [other for other in study.rows() if other.state != "RUNNING"]
-        if len(over) < study.sweep.trial_limit:
+        if len(over) < study.trial_limit:
             return (
                 f"trial {row.number}, the best one, has left no model yet: the sweep was stopped, and some trainables "
                 f"save it at its end. Resume it: sweeper resume {study.name}"
             )
         return (
             f"trial {row.number} has left no model: its trainable called neither trial.save_model(model) nor "
-            "trial.keras(model), or the files were deleted; see docs/trainables.md"
+            "trial.keras(model), or the call failed, or the files were deleted; see docs/trainables.md"
         )
     trained = [other for other in study.leaderboard() if other.state == "COMPLETE" and not other.is_added]
     better = trained[: trained.index(row)]

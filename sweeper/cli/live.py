@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -25,6 +26,9 @@ from sweeper.core.text import clean, metric, scalar, shorten, tally
 if TYPE_CHECKING:
     from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Sweep
+
+MIN_PHASE_S = 3.0
+"""Seconds for which a phase is shown, such as that the sweep stops, although trials report meanwhile."""
 
 MAX_BAR_COLUMNS = 40
 MIN_BAR_COLUMNS = 10
@@ -69,6 +73,7 @@ class LiveProgress:
         self._console = console
         self._link = link
         self._phase = ""
+        self._phase_began = 0.0
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._spinner = Spinner("line" if console.options.ascii_only else "dots", style="cyan")
@@ -87,7 +92,8 @@ class LiveProgress:
         """Record an event of a trial, and print a line if the trial has failed."""
         with self._lock:
             line = self.progress.record(row, report)
-            self._phase = ""
+            if report is None or time.monotonic() - self._phase_began > MIN_PHASE_S:
+                self._phase = ""
         # Print without holding the lock: rich holds its own lock while it calls `__rich__`.
         if row.state == "RUNNING" and self._link is not None:
             link, self._link = self._link, None
@@ -99,6 +105,7 @@ class LiveProgress:
         """Show what the sweep does between trials."""
         with self._lock:
             self._phase = shorten(clean(message), self._console.width - 4)
+            self._phase_began = time.monotonic()
 
     def __rich__(self) -> RenderableType:
         """Draw the display; rich calls this four times a second."""

@@ -86,9 +86,6 @@ OptionalName = Annotated[
 OneTrial = Annotated[
     str | None, typer.Argument(metavar="[TRIAL]", help="The number of one of its trials.", show_default=False)
 ]
-OptionalTrial = Annotated[
-    int | None, typer.Argument(metavar="[TRIAL]", help="The number of a trial.", show_default=False)
-]
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON document on stdout.")]
 Csv = Annotated[bool, typer.Option("--csv", metavar="", help="Print all trials and parameters as CSV.")]

@@ -94,9 +94,12 @@ def retry(
     json: options.Json = False,
 ) -> int:
     """Run failed trials again, with their numbers and parameters, and resume the sweep."""
+    from sweeper.analysis.names import parse_target
+
+    name, chosen = parse_target(name, [str(number) for number in numbers or ()])
     flags = {"parallel": parallel, "timeout": timeout, "cpus": cpus, "gpus": gpus}
     where: dict[str, Any] = {"address": address, "insecure": insecure, "allow_code_change": allow_code_change}
-    where |= {"retry": tuple(numbers or ()), "must_retry": True, "tracking_uri": tracking_uri}
+    where |= {"retry": tuple(chosen), "must_retry": True, "tracking_uri": tracking_uri}
     return _resume(name, storage, AskedTrials.of(trials, settings), flags, json=json, **where)
 
 

@@ -61,7 +61,8 @@ def show(
         _show_trial(study, rows[0], attempts.get(rows[0].number, ()), json=json)
     elif json:
         document = report.study_document(study.sweep, rows, attempts)
-        report.emit(report.to_json(document | {"eras": study.facts.get("eras", [])}))
+        origin = {"history": study.facts.get("history"), "eras": study.facts.get("eras", [])}
+        report.emit(report.to_json(document | origin))
     else:
         limit = None if everything else 20
         console.print_leaderboard(study.sweep, rows, attempts, limit=limit, remarks=study.remarks())

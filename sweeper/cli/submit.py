@@ -91,8 +91,8 @@ def status(
 
 
 def logs(
-    name: options.Name,
-    trial: options.OptionalTrial = None,
+    name: options.OptionalName = None,
+    trial: options.OneTrial = None,
     follow: options.Follow = False,
     storage: options.Storage = options.DEFAULT_STORAGE,
     backend: options.BackendName = "ray",
@@ -106,11 +106,16 @@ def logs(
     With --dashboard or --backend, print the output of a submitted sweep.
     """
     if not is_submitted(backend, dashboard):
+        from sweeper.analysis.names import parse_target
+
+        chosen_name, numbers = parse_target(show.chosen_sweep(name, storage), [] if trial is None else [trial])
         try:
-            show.show_output(name, trial, storage, follow=follow)
+            show.show_output(chosen_name, next(iter(numbers), None), storage, follow=follow)
         except KeyboardInterrupt:
             return 130
         return 0
+    if name is None:
+        raise InputError("NAME: name the submitted sweep; the newest is known only of sweeps on this machine")
     if trial is not None:
         raise InputError("TRIAL: a cluster sends the output of the whole sweep only; leave it out")
     chosen = backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace)

@@ -27,9 +27,8 @@ DECLARED = "sweep.json"
 MAX_MARKER_BYTES = 10_000
 _RESULTS = ("trials", "champion")
 """Subfolders with results of a study; no other study may find them in its folder."""
-
-_TUNE = "ray"
-"""Subfolder with files of Ray Tune. No sweep is restored from them; each run begins and ends without them."""
+_TEMPORARY = ("ray", "trials/*/work-*")
+"""Subfolders that each run begins without: files of Ray Tune, and what killed workers of commands have left."""
 
 
 def is_remote(folder: str | Path) -> bool:
@@ -174,9 +173,10 @@ def claim_folder(place: SweepFolder, study: Claimant) -> Iterator[None]:
         if place.remote is not None:
             _claim_remote(place.remote, study)
         remove_unfinished(folder)
-        remove(folder / _TUNE)
+        for left in (left for pattern in _TEMPORARY for left in folder.glob(pattern)):
+            remove(left)
         yield
-        remove(folder / _TUNE)  # Ray has ended by now
+        remove(folder / "ray")  # Ray has ended by now
     except (InputError, DatasetError):
         with suppress(OSError):  # the folder is gone, or another sweep has begun beside it
             if folder in created and {path.name for path in folder.iterdir()} <= {MARKER, DECLARED}:

@@ -15,10 +15,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.core.schema import scalar_key, scalars_equal
+from sweeper.core.schema import scalars_equal
 from sweeper.search.bounded import EndedTrials
 from sweeper.search.optuna_internals import storage_of, trial_id
-from sweeper.search.space import Point, Space, grid_size, is_complete
+from sweeper.search.space import Point, Space, grid_size, is_complete, point_key
 
 _INDEX = "sweeper:grid"
 
@@ -27,15 +27,7 @@ def untried_points(space: Space, tried: Iterable[Mapping[str, Any]]) -> int:
     """Return how many points of a grid no trial has run; `tried` has the parameters of the trials."""
     size = grid_size(space)
     assert size is not None, "the sampler has refused this space"
-    return size - len({_point_key(point) for point in tried if is_complete(point, space)})
-
-
-def _point_key(point: Mapping[str, Any]) -> object:
-    """Return a key that is equal for equal points. Old studies have 0.30000000000000004 where the grid has 0.3."""
-    return frozenset(
-        (name, scalar_key(float(f"{value:.12g}") if isinstance(value, float) else value))
-        for name, value in point.items()
-    )
+    return size - len({point_key(point) for point in tried if is_complete(point, space)})
 
 
 class GridSampler(BaseSampler):
@@ -48,7 +40,7 @@ class GridSampler(BaseSampler):
     def __init__(self, points: list[Point], *, seed: int, constants: Collection[str] = ()) -> None:
         self._points = random.Random(seed).sample(points, len(points))
         searched = ({name: point[name] for name in point if name not in constants} for point in self._points)
-        self._places = {_point_key(point): place for place, point in enumerate(searched)}
+        self._places = {point_key(point): place for place, point in enumerate(searched)}
         self._ended = EndedTrials()
         self._taken: set[int] = set()
 
@@ -68,7 +60,7 @@ class GridSampler(BaseSampler):
         return self._taken | self._places_of(trial for trial in running if trial.state == TrialState.RUNNING)
 
     def _places_of(self, trials: Iterable[FrozenTrial]) -> set[int]:
-        keys = (_point_key(trial.params) for trial in trials)
+        keys = (point_key(trial.params) for trial in trials)
         return {self._places[key] for key in keys if key in self._places}
 
     def _fitting(self, fixed: Mapping[str, Any]) -> list[int]:

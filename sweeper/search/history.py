@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from optuna.trial import FixedTrial, FrozenTrial, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, Trial, create_trial
 
 from sweeper.core.schema import scalars_equal
 from sweeper.core.text import format_value
 from sweeper.search.budget import Budget
-from sweeper.search.optuna_internals import rung_marks
+from sweeper.search.optuna_internals import rung_marks, storage_of, trial_id
 from sweeper.search.pruners import Patient, Pruner, SuccessiveHalving, WrappablePruner
-from sweeper.search.space import Point, Space, check_point, is_complete, suggest
+from sweeper.search.seeding import DRAW
+from sweeper.search.space import Point, Space, check_point, draw, is_complete, normalized, point_key, suggest
 
 FORKED_FROM = "forked_from"
 """User attribute of a trial that another sweep ran: that sweep's name and the trial's number in it, `lstm:7`."""
@@ -79,6 +81,45 @@ def _is_same(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
     if other is None or one.keys() != other.keys():
         return False
     return all(scalars_equal(value, other[name]) for name, value in one.items())
+
+
+MAX_PROPOSALS, MAX_RANDOM_POINTS = 10, 1000
+"""Proposals of the sampler for one trial, and points drawn at random after these, before a point is repeated."""
+
+
+def suggest_untried(trial: Trial, space: Space, tried: Collection[object]) -> tuple[Trial, Point]:
+    """Let the sampler choose the parameters of a trial, and again while these are a point that another sweep has run.
+
+    A sampler with a model may insist on the best point of a small space; then a random point is taken.
+
+    Args:
+        tried: the points that were run, as `point_key` returns them.
+
+    Returns:
+        The trial, to be used instead of the one that was given, and its parameters.
+    """
+    storage: Any = storage_of(trial.study)
+    point = suggest(trial, space)
+    if not tried or _START_POINT in storage.get_trial(trial_id(trial)).system_attrs:
+        return trial, point
+    for count in range(1, MAX_PROPOSALS + 1):
+        if point_key(point) not in tried:
+            break
+        is_last = count == MAX_PROPOSALS
+        rejected = {_START_POINT: _random_point(trial, space, tried)} if is_last else {DRAW: count}
+        storage.forget_params(trial_id(trial))
+        for name, value in rejected.items():
+            storage.set_trial_system_attr(trial_id(trial), name, value)
+        trial = Trial(trial.study, trial_id(trial))
+        point = suggest(trial, space)
+    return trial, point
+
+
+def _random_point(trial: Trial, space: Space, tried: Collection[object]) -> Point:
+    """Return a random point that was not tried, as a start point; an empty one if none is found."""
+    rng = random.Random(f"{trial.study.study_name} {trial.number}")
+    drawn = (draw(space, rng) for _ in range(MAX_RANDOM_POINTS))
+    return normalized(next((point for point in drawn if point_key(point) not in tried), {}), space)
 
 
 def marks_of(pruner: Pruner | WrappablePruner, budget: Budget, reports: Mapping[int, float]) -> dict[str, float]:

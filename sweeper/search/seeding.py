@@ -13,6 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.optuna_internals import generators_of
 
+DRAW = "sweeper:draw"
+"""System attribute of a trial whose first proposals were rejected: how many of them."""
+
 
 class SeededByTrial(BaseSampler):
     """Sampler that reseeds another one before each trial, by the sweep's seed and the number of the trial.
@@ -29,7 +32,8 @@ class SeededByTrial(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Reseed the sampler for this trial."""
-        (seed,) = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)
+        entropy = [self._seed, trial.number, *([trial.system_attrs[DRAW]] if DRAW in trial.system_attrs else [])]
+        (seed,) = np.random.SeedSequence(entropy).generate_state(1)
         for generator in self._generators:
             generator.seed(seed)
         self.sampler.before_trial(study, trial)

@@ -10,7 +10,7 @@ from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
 
-from sweeper.core.schema import Problem, scalars_equal
+from sweeper.core.schema import Problem, scalar_key, scalars_equal
 from sweeper.core.text import did_you_mean, format_list, format_value
 from sweeper.search.domains import AnyDomain, Categorical, Constant, Domain, Float, Int, Value
 
@@ -43,6 +43,14 @@ def suggest(trial: BaseTrial, space: Space) -> Point:
         if space[name].is_active(point):
             point[name] = space[name].suggest(trial, name)
     return _in_order(point, space)
+
+
+def point_key(point: Mapping[str, Value]) -> object:
+    """Return a key that is equal for equal points. Old studies have 0.30000000000000004 where the space has 0.3."""
+    return frozenset(
+        (name, scalar_key(float(f"{value:.12g}") if isinstance(value, float) else value))
+        for name, value in point.items()
+    )
 
 
 def is_complete(point: Mapping[str, Value], space: Space) -> bool:

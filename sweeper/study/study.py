@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from sweeper.core.errors import StopReason
 from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict
+from sweeper.search.history import suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
-from sweeper.search.space import suggest
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
@@ -51,8 +51,7 @@ class SweepStudy(StudyView):
         stop_reason: Callable[[], StopReason | None] = lambda: None,
     ) -> None:
         self.require_lease = lease.require  # raises LeaseLostError if another process has become the owner
-        self.has_displaced_owner = lease.has_displaced
-        """True if the lease was taken from an owner that stopped renewing it but may still write to the folder."""
+        self.has_displaced_owner = lease.has_displaced  # the process that had it may still write to the folder
         self._transaction = partial(database.transaction, lease)
         self._listeners = tuple(listeners)
         self.outage = partial(DatabaseOutage, database, self.announce, stop_reason)
@@ -143,7 +142,8 @@ class SweepStudy(StudyView):
             over = ended(row, TrialState.FAIL, problem) if problem else None
             if over is not None:
                 tell(self._study, trial, over)
-            params = suggest(trial, self.sweep.space) if over is None else {}
+            tried = self._history_points if due is None else ()
+            trial, params = suggest_untried(trial, self.sweep.space, tried) if over is None else (trial, {})
         if lost is not None:
             self.retries.add(row.number, lost)
         if due is not None:

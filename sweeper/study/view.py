@@ -17,6 +17,7 @@ from sweeper.core.sweep_folder import is_remote
 from sweeper.core.trials import Attempt, Report, TrialRecord, best_trial, leaderboard
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
+from sweeper.search.space import point_key
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.frames import SHOWN_TRIALS, curves_frame, summary_line, trials_frame
@@ -69,6 +70,7 @@ class StudyView:
         self._facts: dict[str, Any] = self._study.user_attrs.get(FACTS, {})
         frozen = self._study.get_trials(deepcopy=False)
         self._history = [record_of(trial, self.sweep) for trial in frozen if is_history(trial)]
+        self._history_points = {point_key(row.params) for row in self._history}
         started = [trial for trial in frozen if trial.state != TrialState.WAITING and not is_history(trial)]
         self._rows = {trial.number: record_of(trial, self.sweep) for trial in started}
         return frozen
@@ -103,10 +105,7 @@ class StudyView:
         return min(self.sweep.budget.trials, len(self._rows) + untried_points(self.sweep.space, tried))
 
     def rows(self) -> list[TrialRecord]:
-        """Return all trials of the sweep that have started, in the order of their numbers.
-
-        Trials that it took over from another sweep come before them in the study, and are not among them.
-        """
+        """Return all trials that have started, in the order of their numbers; not those that a fork took over."""
         return [self._rows[number] for number in sorted(self._rows)]
 
     def row(self, number: int) -> TrialRecord:

@@ -95,7 +95,7 @@ class TaskRunner:
         except TrialStopped:
             return None
         except CommandError as error:
-            self._save_error(error.details)
+            self._save_error(error.details or error.reason)
             return Event(failure=Failure(error.kind, error.reason))
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
             if self._last_report is not None and isinstance(error, SystemExit) and not error.code:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.analysis.trials import as_seen, counts_as_seen, ending, is_done, remark_on_pruned
+from sweeper.analysis.trials import as_seen, counts_as_seen, cut_reason, ending, is_done, remark_on_pruned
 from sweeper.core.trials import Report, TrialRecord
 from sweeper.study.open import open_study, read_study
 
@@ -53,3 +53,10 @@ def test_trial_that_returned_early_is_said_to_have(make_sweep: MakeSweep) -> Non
     sweep = make_sweep()
     assert ending(row(3, "COMPLETE", 0.5, 1), sweep) == "trial 3 complete at epoch 1/9 (returned early), score 0.5000"
     assert ending(row(3, "COMPLETE", 0.5, 9), sweep) == "trial 3 complete at epoch 9/9, score 0.5000"
+
+
+def test_long_reason_keeps_the_place_in_the_code() -> None:
+    reason = f"ValueError: too high: {'x' * 300} (train.py:4)"
+    assert cut_reason(reason, 60).endswith("x… (train.py:4)") and len(cut_reason(reason, 60)) == 60
+    assert cut_reason("no (really)\n") == r"no (really)\n"
+    assert cut_reason("x" * 70, 60) == "x" * 59 + "…"

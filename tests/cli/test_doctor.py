@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import doctor
-from sweeper.cli.check.doctor import Check, cluster
+from sweeper.cli.check import cluster, doctor
+from sweeper.cli.check.doctor import Check
 from sweeper.cli.main import main
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study

@@ -204,3 +204,11 @@ def test_place_of_the_sweep_in_mlflow_is_shown_when_the_first_trial_starts(make_
     assert shown(console).count("MLflow: sweeper ui climbing") == 1
     far = mlflow_line(sweep, "https://ada:secret@mlflow.example")
     assert far == "MLflow: https://ada:***@mlflow.example, experiment mine; links to the sweep: sweeper ui climbing"
+
+
+def test_phase_stays_for_a_moment_although_trials_report(sweep: Any) -> None:
+    progress = LiveProgress(sweep, screen())
+    progress.on_trial(row(0), None)
+    progress.on_phase("Stopping. Progress is saved.")
+    progress.on_trial(row(0, step=1, value=0.5), Report(1, 0.0, {"score": 0.5}))
+    assert "Stopping. Progress is saved." in drawn(progress)

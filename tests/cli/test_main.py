@@ -507,9 +507,9 @@ def test_list_shows_failures_and_the_time_of_the_trials(
         _complete(study, 0.5)
     assert cli.main(["list"]) == 0
     head, over, climbing = capsys.readouterr().out.splitlines()
-    assert head.split() == ["sweep", "started", "trial", "time", "trials", "failed", "metric", "best"]
+    assert head.split() == ["sweep", "started", "time", "trials", "failed", "metric", "best"]
     assert "done" in over.split() and "1/1" in over
-    assert climbing.split()[-5:-2] == ["1", "stopped", "score"]
+    assert climbing.split()[-5:-1] == ["1", "stopped", "max", "score"]
 
 
 def test_error_that_ends_a_run_is_followed_by_the_command_that_resumes(

@@ -33,7 +33,7 @@ space: {height: {type: float, low: 0.0, high: 1.0}}
 """
 COMMAND = [sys.executable, "-m", "sweeper", "run", "counting.yaml"]
 STOP_S = 5.0
-"""Longest time from the end of the terminal to that of the sweep, on a machine with a core for each process that runs."""
+"""Longest time from the end of the terminal to that of the sweep, on a machine that is not busy."""
 
 
 @pytest.fixture(autouse=True)

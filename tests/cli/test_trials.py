@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sweeper.cli.main import main
+from sweeper.cli.run import _failures
 from sweeper.cli.trials import AskedTrials, started_trials
 from sweeper.core.errors import InputError, SpecError
-from sweeper.core.trials import Failure, Report
+from sweeper.core.trials import Failure, Report, TrialRecord
+from sweeper.run import SweepResult
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
 
@@ -99,3 +102,38 @@ def test_retry_is_refused_before_anything_starts(
 def test_submit_takes_totals_only(make_sweep: MakeSweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", written(make_sweep(), tmp_path), "--trials", "+3", "--dry-run"]) == 2
     assert "--trials +3: give a total here" in capsys.readouterr().err
+
+
+def test_reasons_of_failures_are_printed_in_groups_with_the_command(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    reasons = [None, "ValueError: 1 is high (a.py:9)", "ValueError: 2 is high (a.py:9)", *("ABCDE")]
+    rows = [TrialRecord(number, "FAIL", {}, reason=reason) for number, reason in enumerate(reasons)]
+    traceback = tmp_path / "trials" / "0001" / "error.txt"
+    traceback.parent.mkdir(parents=True)
+    traceback.touch()
+    result = SweepResult(
+        name="climbing",
+        folder=tmp_path,
+        sweep=make_sweep(storage="sqlite:///my studies.db"),
+        counts={"FAIL": len(rows)},
+        leaderboard=tuple(rows),
+        reports_run=0,
+        reports_budgeted=0,
+        evaluation=None,
+        champion=None,
+        stopped=None,
+        seconds=1.0,
+        resumed=0,
+        ended_now=0,
+        tracking_uri="sqlite:///mlflow.db",
+    )
+    assert _failures(result) == [
+        f"2 trials failed (1, 2): ValueError: 1 is high (a.py:9). Traceback: {traceback}",
+        "1 trial failed (0): unknown reason",
+        "1 trial failed (3): A",
+        "1 trial failed (4): B",
+        "1 trial failed (5): C",
+        "2 more trials failed for 2 other reasons",
+        "Once the cause is corrected, run the failed trials again with: "
+        "sweeper retry climbing --storage 'sqlite:///my studies.db'",
+    ]
+    assert _failures(replace(result, leaderboard=())) == []

@@ -17,7 +17,6 @@ from sweeper.core.sweep_folder import MARKER, SweepFolder, check_folder, claim_f
 from sweeper.spec import Sweep
 from sweeper.study.compatibility import record_start
 from sweeper.study.open import open_study
-from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
 
@@ -264,7 +263,7 @@ def test_lock_of_an_owner_without_a_lease_does_not_count(
     begin(make_sweep(), tmp_path / "own")
     with (tmp_path / "own" / MARKER).open() as suspended, open_study(make_sweep()) as study:
         fcntl.flock(suspended, fcntl.LOCK_EX)
-        monkeypatch.setattr(SweepStudy, "has_displaced_owner", True)
+        monkeypatch.setattr(study, "has_displaced_owner", True)
         with claim_folder(SweepFolder(tmp_path / "own"), study):
             pass
 
@@ -292,3 +291,12 @@ def test_run_refuses_the_folder_of_another_sweep(
     )
     assert main(["run", "s.yaml", "--dir", "own"]) == 2
     assert "cannot use" in capsys.readouterr().err
+
+
+def test_folders_that_killed_workers_left_are_removed_at_the_next_start(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    place = SweepFolder(tmp_path / "own")
+    begin(make_sweep(), place.path)
+    for name in ("work-001/checkpoint", "attempt-001-step-00000001"):
+        (place.trial(3) / name).mkdir(parents=True)
+    begin(make_sweep(), place.path)
+    assert [path.name for path in place.trial(3).iterdir()] == ["attempt-001-step-00000001"]

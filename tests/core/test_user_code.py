@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sweeper.core.code import user_code
+from sweeper.core.code import copies
 from sweeper.core.code.copies import copy_user_code, freeze_user_code
 from sweeper.core.code.user_code import digest_user_code, find_trainable, load_trainable, user_code_root
 from sweeper.core.errors import InputError
@@ -215,7 +215,7 @@ def test_sweeper_itself_is_not_copied(tmp_path: Path) -> None:
 
 
 def test_folder_with_too_many_files_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_code, "MAX_FILES", 3)
+    monkeypatch.setattr(copies, "MAX_FILES", 3)
     with pytest.raises(InputError, match="holds more than 3 Python files .* only the code of mine:train"):
         copy_user_code("mine:train", tmp_path / "there")
 
@@ -262,7 +262,7 @@ def test_code_that_looks_above_itself_finds_its_files(home: Path, tmp_path: Path
 
 
 def test_huge_folder_beside_the_code_is_linked(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_code, "MAX_ENTRIES", 30)
+    monkeypatch.setattr(copies, "MAX_ENTRIES", 30)
     for number in range(40):
         (home / "data" / f"{number:02d}").mkdir(parents=True)
         (home / "data" / f"{number:02d}" / "label.py").write_text("")

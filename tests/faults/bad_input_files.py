@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from tests.faults.bad_input import BASE, Case, budget, file, height, line, path, space
@@ -24,6 +25,7 @@ FILES: dict[str, list[Case]] = {
     "a missing file": [
         path("swep.yaml", "swep.yaml  no such file; the folder holds sweep.yaml"),
         path("no/x.yaml", "no/x.yaml  no such file"),
+        replace(path("sweep", "sweep  no such file. Did you mean: sweeper run sweep.yaml"), verbs=("run",)),
     ],
     "a folder": [path(".", ".  is a folder, not a file; it holds sweep.yaml"), path("/", "/  is a folder")],
     "a file that cannot be read": [

@@ -258,6 +258,7 @@ def test_no_bomb_in_a_sweep_folder_is_unpickled(ran: Ran, tmp_path: Path) -> Non
     folder = ran.folder / "sweeps" / "hostile"
     for path in files_of(folder):
         path.write_bytes(hidden if path.name.startswith("experiment_state") else bomb)
+    (folder / "ray").mkdir(exist_ok=True)
     for name in ("tuner.pkl", "trainable.pkl", "searcher-state-1.pkl", "search_gen_state-2.json", "params.pkl"):
         (folder / "ray" / name).write_bytes(bomb)
     (folder / "champion").mkdir(exist_ok=True)

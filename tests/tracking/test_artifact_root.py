@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow.tracking._tracking_service import utils
 
-from sweeper.cli import doctor
+from sweeper.cli.check import doctor
 from sweeper.core.trials import Champion
 from sweeper.spec import Sweep
 from sweeper.tracking import register_champion, sync

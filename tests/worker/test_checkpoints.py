@@ -213,6 +213,17 @@ def test_foreign_checkpoints_in_a_remote_folder_are_ignored(tmp_path: Path) -> N
     assert latest is not None and latest.step == 1
 
 
+def test_store_knows_whether_there_is_a_checkpoint_here_or_far(tmp_path: Path) -> None:
+    remote = RemoteFolder(f"file://{tmp_path / 'remote'}")
+    (tmp_path / "a").mkdir()
+    store, elsewhere = (CheckpointStore(tmp_path / name / "trial", remote) for name in ("a", "b"))
+    assert not store.has_any() and not elsewhere.has_any()
+    store.save(1, {}, lambda folder: None)
+    assert store.has_any() and elsewhere.has_any()
+    store.clear()
+    assert not store.has_any() and not elsewhere.has_any()
+
+
 def test_checkpoint_is_a_tree_with_any_names(store: CheckpointStore) -> None:
     names = ["manifest.json", "manifest", "files", "variables/manifest.json", "a/b/größe 学", ".hidden"]
 

@@ -83,12 +83,18 @@ class Campaign:
         """Return the scripts that run, with their supervisors and guards."""
         return [process for process in marked(self.mark) if "scripted.py" in command_of(process)]
 
-    def wait_until_none_is_left(self, seconds: float = 60.0) -> None:
-        """Wait until all processes have ended. A worker that Ray was starting takes half a minute to notice."""
+    def wait_until_none_is_left(self, seconds: float = 30.0) -> None:
+        """Wait until all processes but Ray's own have ended: those take long to notice that their driver was killed."""
         deadline = time.monotonic() + seconds
-        while (left := marked(self.mark)) and time.monotonic() < deadline:
+        while (left := self._processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not left, [command_of(process) for process in left]
+        assert not left, left
+
+    def _processes(self) -> list[str]:
+        commands = [command_of(process) for process in marked(self.mark)]
+        return [
+            command for command in commands if command and not command.startswith("ray::") and "/ray/" not in command
+        ]
 
     def clean_up(self) -> None:
         for process in marked(self.mark):
@@ -123,11 +129,12 @@ def disturb(campaign: Campaign, kinds: list[str], rng: random.Random) -> None:
         if kind in ("driver", "interrupt"):
             run.send_signal(signal.SIGKILL if kind == "driver" else signal.SIGINT)
             break
-        candidates = campaign.commands()
-        if kind == "worker":
-            candidates = [process for process in marked(campaign.mark) if command_of(process).startswith("ray::")]
-        if candidates:
-            with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):
+            candidates = campaign.commands()
+            if kind == "worker":
+                parents = [process.parent() for process in candidates]
+                candidates = [parent for parent in parents if parent and command_of(parent).startswith("ray::")]
+            if candidates:
                 rng.choice(candidates).kill()
     output, _ = run.communicate(timeout=PATIENCE_S)
     assert run.returncode in (0, -signal.SIGKILL, 130, 75), output

@@ -195,6 +195,17 @@ class OwnerCachedStorage(_CachedStorage):
             trial.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in END_ATTRIBUTES}
         self.set_trial_user_attr(trial_id, UNCOUNTED, uncounted)
 
+    def forget_params(self, trial_id: int) -> None:
+        """Delete the parameters of a running trial, so that the sampler chooses them again.
+
+        Optuna 5.0. Its public methods only add parameters.
+        """
+        params = models.TrialParamModel.__table__
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            session.connection().execute(params.delete().where(params.c.trial_id == trial_id))
+        trial = self._replace(trial_id)
+        trial.params, trial.distributions = {}, {}
+
     def replace_marks(self, marks_of: Callable[[FrozenTrial], Mapping[str, float]]) -> None:
         """Replace the marks by which a pruner compares trials, also those of trials that have ended.
 

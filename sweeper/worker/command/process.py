@@ -28,8 +28,21 @@ CALL_TIMEOUT_S = 10.0
 
 MAX_CALL_BYTES = 1 << 20
 
+MIN_SOCKET_AGE_S = 60.0
+"""A younger socket may be one that its worker does not listen to yet."""
+
 END_LIMIT_S = supervisor.TERM_GRACE_S + supervisor.KILL_LIMIT_S + 5.0
 """Longest time to wait for the end of all processes of a command."""
+
+_RAY_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_CLIENT_MODE", "RAY_JOB_ID", "RAY_RAYLET_PID", "SPT_NOENV")
+"""Variables that Ray and sweeper set for workers. A script that uses a Ray of its own must not have them."""
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return the environment of this process without what is meant for Ray's workers."""
+    breakpoint_hook = os.environ.get("PYTHONBREAKPOINT", "")
+    hidden = {*_RAY_VARIABLES, *(["PYTHONBREAKPOINT"] if breakpoint_hook.startswith("ray.") else [])}
+    return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 class Report(Protocol):
@@ -58,6 +71,7 @@ class CommandProcess:
         self._partial = b""
         self._has_lines = True
         self._near_miss = ""
+        _remove_dead_sockets(private_folder())
         self._socket = str(private_folder() / f"{os.getpid()}-{uuid4().hex[:8]}.sock")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self._socket)
@@ -200,3 +214,16 @@ class CommandProcess:
             (_, metrics), self._held = self._held, None
             self._line_reports += 1
             report(metrics, is_waiting=False)
+
+
+def _remove_dead_sockets(folder: Path) -> None:
+    """Remove the sockets of workers that were killed together with their guards and supervisors."""
+    for path in folder.glob("*.sock"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            if time.time() - path.lstat().st_mtime < MIN_SOCKET_AGE_S:
+                continue
+            client.setblocking(False)
+            try:
+                client.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()

@@ -22,7 +22,7 @@ from sweeper.core.secrets import redact
 from sweeper.core.sweep_folder import output_name
 from sweeper.core.trials import FailureKind
 from sweeper.spec.trainable import Command, as_text, module_files, module_of, path_in, search_path, values_of
-from sweeper.worker.command.process import CommandProcess
+from sweeper.worker.command.process import CommandProcess, inherited_environment
 from sweeper.worker.task import WorkerContext
 from sweeper.worker.trial import Trial
 
@@ -108,7 +108,7 @@ class CommandTrainable:
 
     def _environment(self, params: Mapping[str, Any], trial: Trial, built_in: dict[str, str]) -> dict[str, str]:
         own = {"params": json.dumps(dict(params)), "attempt": str(trial.attempt), "step": str(trial.step), **built_in}
-        found = {**os.environ, "PATH": search_path(), "PYTHONUNBUFFERED": "1"}
+        found = {**inherited_environment(), "PATH": search_path(), "PYTHONUNBUFFERED": "1"}
         module, code = module_of(self._command.words), self._context.code
         if module is not None and code is not None and module_files(code, module):
             # Otherwise Python would look into the working folder first, where the files may have changed.
@@ -170,7 +170,8 @@ class Checkpoint:
         before, has_changed = self._trial.step, self._stage() if is_waiting else self._warn()
         try:
             self._trial.report(metrics, checkpoint=self._write if has_changed else None)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
+            self._saved = {}
             if self._trial.step == before:  # the report was refused, and the script may correct it
                 raise
             raise CommandError("error", f"its checkpoint cannot be saved: {error}") from error
