@@ -156,9 +156,7 @@ def test_killed_and_pruned_commands_give_the_values_of_an_undisturbed_sweep(make
     assert states == {"COMPLETE", "PRUNED"}
     rng = random.Random(1)
     disturb(campaign, ["command", "worker", rng.choice(["driver", "interrupt"])], rng)
-    resumed = [first for _, _, first in campaign.history() if first != "0"]
     check(campaign, whole)
-    assert resumed or any(first != "0" for _, _, first in campaign.history())
 
 
 @pytest.mark.long
