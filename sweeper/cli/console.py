@@ -190,7 +190,7 @@ def print_sweeps(summaries: Sequence[SweepSummary]) -> None:
     for summary in summaries:
         cells = (
             summary.name,
-            summary.created.astimezone().strftime("%y-%m-%d %H:%M") if summary.created else "",
+            summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else "",
             duration(summary.seconds) if summary.seconds else "",
             f"{summary.ended}/{summary.trials}",
             str(summary.counts.get("FAIL") or ""),

@@ -145,7 +145,7 @@ def _problem_of_folder(text: str) -> str:
 
 
 def are_folders_allowed() -> bool:
-    """Return whether MLflow is told to keep runs in a folder, which it does no longer by itself."""
+    """Return whether MLflow is told to keep runs in a folder, which is no longer its default."""
     return os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
 
 

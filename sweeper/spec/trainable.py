@@ -73,7 +73,7 @@ class Command(StrictModel):
 
     @property
     def words(self) -> list[str]:
-        """The program and its arguments, with their placeholders."""
+        """Program and arguments, with their placeholders."""
         return shlex.split(self.command) if isinstance(self.command, str) else [as_text(word) for word in self.command]
 
     def texts(self) -> list[tuple[Key, str]]:
@@ -114,7 +114,7 @@ class Command(StrictModel):
 
     @property
     def root(self) -> Path:
-        """The working folder."""
+        """Working folder of the command."""
         return Path(self.folder or ".").resolve()
 
     def scripts(self) -> list[Path]:

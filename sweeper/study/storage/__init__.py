@@ -1,1 +1,1 @@
-"""How a study is kept: Optuna's tables with a cache, the tables beside them, and waiting while the database is away."""
+"""Storage of a study: Optuna's tables with a cache, sweeper's tables, and the wait for a database that is down."""

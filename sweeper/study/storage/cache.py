@@ -33,8 +33,6 @@ UNCOUNTED = "uncounted"
 """User attribute of a trial that `sweeper retry` put back: the number of its last attempt before that."""
 
 _Intermediate = models.TrialIntermediateValueModel
-
-
 _Value = models.TrialValueModel
 
 
