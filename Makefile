@@ -8,8 +8,8 @@ SPACE ?= search_spaces/lstm.yaml
 run: .venv/ready
 	$(BIN)/sweeper run $(SPACE)
 
-# Most tests wait for processes to start and end, so two run at a time; those of one file run in order.
-AT_A_TIME = --numprocesses 2 --dist loadfile
+# Most tests wait for processes to start and end, so three run at a time; those of one file run in order.
+AT_A_TIME = --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: check
 	$(BIN)/python -m pytest $(AT_A_TIME)

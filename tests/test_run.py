@@ -187,6 +187,7 @@ def test_same_command_on_a_finished_sweep_changes_nothing(finished: Finished) ->
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.long  # the campaign in tests/faults kills drivers too, at any moment
 def test_sweep_whose_driver_was_killed_ends_as_an_undisturbed_one(finished: Finished, tmp_path: Path) -> None:
     """Compare the metrics, bit for bit, of trials that both sweeps ran with the same parameters."""
     (tmp_path / "small.yaml").write_text(SPACE)

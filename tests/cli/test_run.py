@@ -105,7 +105,8 @@ def test_commands_to_a_sweep_that_does_not_run_are_refused(tmp_path: Path) -> No
     assert sweeper("resume", "countng").returncode == 2
 
 
-@pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.long)])
+@pytest.mark.long  # the campaign in tests/faults kills both too
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
 def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path, part: str) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     (tmp_path / "counting.yaml").write_text(SPACE.replace("trials: 4", "trials: 2"))
@@ -181,6 +182,7 @@ def runs_of(folder: Path, sweep_id: str) -> list[Any]:
     return [run for run in runs if "sweeper.trial" in run.data.tags]
 
 
+@pytest.mark.long  # tests/study/test_forking.py has what a fork takes over, without Ray
 def test_fork_goes_on_from_its_parent_and_repeats_nothing(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     space = SPACE.replace("slow_count", "count_and_evaluate").replace("epochs: 30", "epochs: 3")

@@ -115,6 +115,7 @@ def test_sweep_stops_in_order_when_its_terminal_closes() -> None:
     assert_orderly_stop(process, relatives)
 
 
+@pytest.mark.long  # as a terminal that closes, which the test above does
 def test_hangup_of_the_whole_group_stops_a_sweep_that_writes_into_a_file() -> None:
     with open("output", "w") as output:
         process = subprocess.Popen(
