@@ -12,7 +12,8 @@ from tests.faults.harness import Campaign
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames:
+    has_its_own = any("seed" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "seed" in metafunc.fixturenames and not has_its_own:
         metafunc.parametrize("seed", metafunc.config.getoption("--seed") or [1])
 
 
