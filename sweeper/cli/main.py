@@ -16,8 +16,9 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli import control, decide, options, run, show, submit
+from sweeper.cli import control, decide, options, run, submit
 from sweeper.cli.check import verbs
+from sweeper.cli.look import show, ui
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
 from sweeper.core.files import private_files
@@ -39,8 +40,8 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "list": show.list_sweeps,
     "show": show.show,
     "best": show.best,
-    "ui": show.ui,
-    "sync": show.sync,
+    "ui": ui.ui,
+    "sync": ui.sync,
     "promote": decide.promote,
     "doctor": verbs.doctor,
 }

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import options, report, show
+from sweeper.cli import options, report
+from sweeper.cli.look.show import chosen_sweep
 from sweeper.cli.trials import AskedTrials, started_trials
 from sweeper.core.errors import InputError, TrackingError
 from sweeper.core.text import format_list, tally
@@ -128,7 +129,7 @@ def _resume(
     url = options.sweep_storage(storage) or options.DEFAULT_STORAGE
     if problem := problem_of_database_url(url):
         raise InputError(f"--storage: {problem}")
-    study = read_study(show.chosen_sweep(name, expand(url)), expand(url))
+    study = read_study(chosen_sweep(name, expand(url)), expand(url))
     name = study.name
     if must_retry and not failed_trials(name, study.rows(), where["retry"]):
         states = [row.state for row in study.rows()]

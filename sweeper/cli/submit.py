@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli import options, report, show
+from sweeper.cli import options, report
+from sweeper.cli.look.output import show_output
+from sweeper.cli.look.show import chosen_sweep
 from sweeper.cli.trials import refuse_added
 from sweeper.core.errors import InputError
 from sweeper.core.text import clean, metric, tally
@@ -82,8 +84,6 @@ def status(
         job = backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace).status(name)
         document, line = job.__dict__, _job_line(job)
     else:
-        from sweeper.cli.show import chosen_sweep
-
         document = _local_status(chosen_sweep(name, storage), storage)
         line = _local_line(document)
     report.emit(report.to_json(document) if json else line)
@@ -108,9 +108,9 @@ def logs(
     if not is_submitted(backend, dashboard):
         from sweeper.analysis.names import parse_target
 
-        chosen_name, numbers = parse_target(show.chosen_sweep(name, storage), [] if trial is None else [trial])
+        chosen_name, numbers = parse_target(chosen_sweep(name, storage), [] if trial is None else [trial])
         try:
-            show.show_output(chosen_name, next(iter(numbers), None), storage, follow=follow)
+            show_output(chosen_name, next(iter(numbers), None), storage, follow=follow)
         except KeyboardInterrupt:
             return 130
         return 0

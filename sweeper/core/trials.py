@@ -118,6 +118,36 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What a pruner saw when it judged a report.
+
+    Attributes:
+        step: the number of the report.
+        pruner: type of the pruner, as in the sweep file.
+        is_pruned: its verdict.
+        value: the value that it compared, which may be an earlier one of the trial; None if it was not a number.
+        cutoff: the value that the trial had to reach; None if there was none, as at the first trial of a rung.
+        rung: number of the rung, from 1; None for a pruner without rungs.
+        bracket: number of Hyperband's bracket, from 1.
+        rank, peers: place of the trial, from 1, among so many compared trials, itself included.
+        kept: how many of these the pruner lets continue.
+        patience: reports without improvement that `patient` waited for.
+    """
+
+    step: int
+    pruner: str
+    is_pruned: bool
+    value: float | None = None
+    cutoff: float | None = None
+    rung: int | None = None
+    bracket: int | None = None
+    rank: int | None = None
+    peers: int | None = None
+    kept: int | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
 class Champion:
     """The best model of a sweep in MLflow, and whether it is the champion now.
 

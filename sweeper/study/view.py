@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from sweeper.core.sweep_folder import is_remote
-from sweeper.core.trials import Attempt, Report, TrialRecord, best_trial, leaderboard
+from sweeper.core.trials import Attempt, Decision, Report, TrialRecord, best_trial, leaderboard
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
 from sweeper.search.space import point_key
@@ -121,6 +121,19 @@ class StudyView:
         with storage_errors(self._database):
             return self._reports.of(number)
 
+    def all_reports(self) -> Mapping[int, list[Report]]:
+        """Read the reports of all trials with one query, by the number of the trial."""
+        with storage_errors(self._database):
+            found = self._reports.all()
+        return {number: reports for number, reports in found.items() if number in self._rows}
+
+    def decisions(self) -> Mapping[int, list[Decision]]:
+        """Read what the pruner decided, by the number of the trial and in the order of the reports.
+
+        Trials of a sweep that an older sweeper ran have none.
+        """
+        return {}
+
     def attempts(self) -> Mapping[int, list[Attempt]]:
         """Read the failed attempts of all trials, by the number of the trial."""
         with storage_errors(self._database):
@@ -134,7 +147,7 @@ class StudyView:
     @property
     def curves(self) -> pandas.DataFrame:
         """Data frame with one row for each report of each trial; see `frames.curves_frame`."""
-        return curves_frame(self.sweep, {number: self.reports(number) for number in self._rows})
+        return curves_frame(self.sweep, self.all_reports())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._line()}>"

@@ -198,6 +198,19 @@ class Reports:
         with self._engine.connect() as connection:
             return [Report(step, when, json.loads(metrics)) for step, when, metrics in connection.execute(query)]
 
+    def all(self) -> dict[int, list[Report]]:
+        """Read the reports of all trials, by the number of the trial and in the order of their steps."""
+        query = (
+            sa.select(_reports.c.number, _reports.c.step, _reports.c.time, _reports.c.metrics)
+            .where(_reports.c.sweep == self._sweep)
+            .order_by(_reports.c.number, _reports.c.step)
+        )
+        found: dict[int, list[Report]] = {}
+        with self._engine.connect() as connection:
+            for number, step, when, metrics in connection.execute(query):
+                found.setdefault(number, []).append(Report(step, when, json.loads(metrics)))
+        return found
+
 
 MAX_REASON_CHARS = 1000
 """Longest reason that is stored, in characters; the rest is cut."""
