@@ -20,10 +20,11 @@ from sweeper.core.trials import Failure, FailureKind, Report
 from sweeper.spec import Command
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.command.trainable import CommandError, CommandTrainable
+from sweeper.worker.metrics import check_metric_names
 from sweeper.worker.output import kept_output
 from sweeper.worker.process import has_own_threads, restored_process
 from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
-from sweeper.worker.trial import Trial, check_metric_names
+from sweeper.worker.trial import Trial
 
 MAX_TRACEBACK_CHARS = 50_000
 """Number of characters that are kept of a long traceback: so many of its beginning, and as many of its end."""

@@ -6,16 +6,16 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import InputError, TrialDivergedError, TrialStopped
 from sweeper.core.files import disk_full_message, is_disk_full, make_folder
-from sweeper.core.secrets import has_secret, redact
 from sweeper.core.trials import Report
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.manifest import FILES
+from sweeper.worker.metrics import check_metric_names, numbers_of
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays
@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 _DISK_POLL_INTERVAL_S = 1.0
 """Seconds from one attempt to save a checkpoint on a full disk to the next."""
-
-MAX_METRICS, MAX_METRIC_NAME_CHARS = 1000, 250
-"""Metrics of one report, and characters of a name: the most that MLflow accepts in one call."""
 
 
 class Trial:
@@ -134,7 +131,13 @@ class Trial:
             self.checkpoint, self.step = latest.path, latest.step
             self._send(Report(latest.step, time.time(), latest.metrics))
 
-    def report(self, metrics: Mapping[str, float], *, checkpoint: Callable[[Path], None] | None = None) -> None:
+    def report(
+        self,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        checkpoint: Callable[[Path], None] | None = None,
+        **named: float,
+    ) -> None:
         """Send one report, and wait until the study has recorded and judged it.
 
         Args:
@@ -142,6 +145,7 @@ class Trial:
                 is left out, with a note.
             checkpoint: writes into the folder it gets every file that is needed to resume from here, bit for bit. It
                 may use any names and subfolders, but no links. Without it, the trial resumes from an earlier report.
+            named: metrics too: `report(score=0.5)` is `report({"score": 0.5})`.
 
         Raises:
             TrialStopped: the trial ends here, because it was pruned or the sweep stops. Do not catch it.
@@ -149,8 +153,7 @@ class Trial:
             TypeError: `metrics` is no mapping, or a metric is not a number.
             ValueError: there are more than 1,000 metrics, or a name has more than 250 characters or holds a secret.
         """
-        _check_metrics(metrics)
-        numbers = {name: _as_number(name, value) for name, value in metrics.items()}
+        numbers = numbers_of(metrics, named)
         bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
         if self.objective in bad:
             raise self.diverged(bad)
@@ -246,34 +249,3 @@ class Trial:
 @functools.lru_cache(maxsize=2)
 def _load(dataset: AnyDataset) -> Arrays:
     return dataset.load()
-
-
-def _check_metrics(metrics: Mapping[str, float]) -> None:
-    if not isinstance(metrics, Mapping):
-        shown = redact(metrics)[:60]
-        raise TypeError(f"report takes a dict of numbers by name, not {type(metrics).__name__}: {shown}")
-    if len(metrics) > MAX_METRICS:
-        raise ValueError(f"a report has {len(metrics)} metrics; {MAX_METRICS} at most")
-    longest = max(map(str, metrics), key=len, default="")
-    if len(longest) > MAX_METRIC_NAME_CHARS:
-        start = redact(longest)[:20]
-        raise ValueError(
-            f"a metric's name has {len(longest)} characters ({start!r}...); {MAX_METRIC_NAME_CHARS} at most"
-        )
-
-
-def check_metric_names(names: Iterable[str]) -> None:
-    """Raise ValueError if the name of a metric holds a secret: names are stored, and shown by every tool."""
-    for name in names:
-        if has_secret(str(name)):
-            raise ValueError(f"the name of a metric holds a secret: {redact(name)[:60]!r}; use another name")
-
-
-def _as_number(name: str, value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except OverflowError as error:
-        raise OverflowError(f"metric {name!r} is too large for a floating-point number") from error
-    except (TypeError, ValueError) as error:
-        shown = redact(repr(value))[:60]
-        raise TypeError(f"metric {name!r} is not a number: {shown} ({type(value).__name__})") from error

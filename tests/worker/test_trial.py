@@ -70,6 +70,15 @@ def test_resumed_trial_starts_at_its_checkpoint(driver: Driver) -> None:
     assert driver.notices == []
 
 
+def test_metrics_are_given_as_a_dict_as_keywords_or_both(driver: Driver) -> None:
+    trial = driver.trial()
+    trial.report({"loss": 1.0})
+    trial.report(loss=0.5)
+    trial.report({"val/loss": 2}, loss=0.25)
+    found = [{"loss": 1.0}, {"loss": 0.5}, {"val/loss": 2.0, "loss": 0.25}]
+    assert [report.metrics for report in driver.reports] == found
+
+
 def test_nan_raises_with_its_epoch(driver: Driver) -> None:
     trial = driver.trial()
     trial.report({"loss": 1.0})
@@ -88,6 +97,7 @@ def test_other_metric_that_is_not_finite_is_left_out_with_one_note(driver: Drive
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
+        (None, "report takes a dict of numbers by name, not NoneType"),
         (0.5, "report takes a dict of numbers by name, not float: 0.5"),
         ([("loss", 1.0)], "report takes a dict of numbers by name, not list"),
         ({"loss": 1.0, "extra": None}, "metric 'extra' is not a number: None"),
