@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _FREE_SECTIONS = ("budget", "resources", "sampler", "pruner", "tracking", "storage", "description")
-
-
 _FIXED_KEYS = ("budget.epochs", "budget.steps", "budget.reports_per_epoch", "budget.report_every")
-
 
 MAX_LISTED_CHANGES = 20
 """Number of changes that a message lists."""
@@ -171,7 +168,8 @@ _PACKAGES = ("sweeper", "keras", "tensorflow", "numpy", "optuna", "ray")
 def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str, Any]:
     """Compare the trainable's code and the package versions with those that the trials ran with.
 
-    Other versions are announced. Before a trial has ended well, its own or one that it took over, all may change.
+    What differs is announced. The code may change as long as no result would mix with others: before a trial has ended
+    well, has reported and is to go on, or was taken over from another sweep. Failed trials do not count.
 
     Returns:
         The facts "code" (the digest of the trainable's module), "files" (the digests of all files of the user that it
@@ -182,14 +180,16 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
     """
     code, now = _code_digest(study.sweep), versions(_PACKAGES)
     files = digest_user_code(study.sweep.trainable)
-    has_ended_well = any(row.state in ("COMPLETE", "PRUNED") and not row.is_added for row in study.rows())
-    if has_ended_well or study.facts.get(HISTORY, {}).get("trials"):
+    changed = _changed_code(study.facts, code, files)
+    rows = [row for row in study.rows() if not row.is_added]
+    has_results = any(row.state in ("COMPLETE", "PRUNED") or (row.state == "RUNNING" and row.step) for row in rows)
+    has_history = bool(study.facts.get(HISTORY, {}).get("trials"))
+    if changed and (has_results or has_history) and not allow_code_change:
+        raise InputError(_code_change_message(study.sweep, changed))
+    if rows or has_history:
         before = {**now, **study.facts.get("versions", {})}
         changes = [f"{name} {number} (was {before[name]})" for name, number in now.items() if number != before[name]]
-        if changed := _changed_code(study.facts, code, files):
-            if not allow_code_change:
-                raise InputError(_code_change_message(study.sweep, changed))
-            changes.append(f"changed code of {study.sweep.trainable} ({changed})")
+        changes += [f"changed code of {study.sweep.trainable} ({changed})"] if changed else []
         if changes:
             study.announce(f"Resuming with {', '.join(changes)}.")
     return {"code": code, "files": files, "versions": now}

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from sweeper.cli.main import main
 from sweeper.core.errors import InputError, StorageError
-from sweeper.core.trials import Report, TrialRecord
+from sweeper.core.trials import Failure, Report, TrialRecord
 from sweeper.spec import Sweep
 from sweeper.study.compatibility import check_environment
 from sweeper.study.database import open_database
@@ -93,10 +93,22 @@ def test_old_study_that_recorded_one_module_resumes(own: Sweep, tmp_path: Path) 
             check_environment(study, allow_code_change=False)
 
 
-def test_code_may_change_before_a_trial_has_ended_well(own: Sweep, tmp_path: Path) -> None:
+def test_code_may_change_before_a_trial_has_reported(own: Sweep, tmp_path: Path) -> None:
+    begin(own, reports=0)
+    (tmp_path / "own.py").write_text(TRAINABLE.replace("0.5", "0.6"))
+    phases = Phases()
+    with open_study(own, listeners=[phases]) as study:
+        check_environment(study, allow_code_change=False)
+    assert phases.messages == ["Resuming with changed code of own:train (own.py)."]
+
+
+def test_interrupted_trial_is_not_continued_with_changed_code(own: Sweep, tmp_path: Path) -> None:
     begin(own, reports=1)
     (tmp_path / "own.py").write_text(TRAINABLE.replace("0.5", "0.6"))
     with open_study(own) as study:
+        with pytest.raises(InputError, match=r"since sweep 'climbing' began \(own.py\)"):
+            check_environment(study, allow_code_change=False)
+        study.fail(study.ask().number, Failure("error", "a bug that is corrected now"))
         check_environment(study, allow_code_change=False)
 
 
