@@ -27,6 +27,8 @@ class TrialRecord:
         resumed: when its current attempt started, if that is not the first.
         spent: seconds that the attempts before the current one ran.
         is_added: whether somebody added the trial to the study with its value; sweeper has no checkpoint of it.
+        origin: where its parameters came from: the type of the sampler, "random start-up" before that has a model,
+            "start point", "fork", or another phrase for people; None if an older sweeper did not record it.
     """
 
     number: int
@@ -42,6 +44,7 @@ class TrialRecord:
     resumed: datetime | None = None
     spent: float = 0.0
     is_added: bool = False
+    origin: str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -123,14 +126,14 @@ class Decision:
 
     Attributes:
         step: the number of the report.
-        pruner: type of the pruner, as in the sweep file.
+        pruner: type of the pruner that compared, as in the sweep file; of the wrapped one, if `patient` wraps one.
         is_pruned: its verdict.
         value: the value that it compared, which may be an earlier one of the trial; None if it was not a number.
         cutoff: the value that the trial had to reach; None if there was none, as at the first trial of a rung.
         rung: number of the rung, from 1; None for a pruner without rungs.
         bracket: number of Hyperband's bracket, from 1.
-        rank, peers: place of the trial, from 1, among so many compared trials, itself included.
-        kept: how many of these the pruner lets continue.
+        rank, peers: place of the trial, from 1, among so many compared trials, itself included. Equal ones share it.
+        kept: how many of these the pruner lets continue; None for a percentile, which has its cut-off instead.
         patience: reports without improvement that `patient` waited for.
     """
 

@@ -6,6 +6,7 @@ import math
 from array import array
 from bisect import insort
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,8 @@ from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.search.optuna_internals import all_trials, best_value, is_first_of_interval, partial_study
+from sweeper.search.observed import CountedRandomSampler
+from sweeper.search.optuna_internals import all_trials, best_value, is_first_of_interval, partial_study, start_with
 
 MAX_MODELLED_TRIALS = 500
 """Number of trials that are modelled in addition to the best ones."""
@@ -37,6 +39,7 @@ class BoundedTPESampler(TPESampler):
 
     def __init__(self, *, n_startup_trials: int, modelled: int = MAX_MODELLED_TRIALS, **options: Any) -> None:
         super().__init__(n_startup_trials=n_startup_trials, **options)
+        start_with(self, CountedRandomSampler(options.get("seed")))
         self._trials = _ModelledTrials(max(modelled, n_startup_trials))
 
     def sample_relative(
@@ -90,10 +93,20 @@ def _rank(trial: FrozenTrial, direction: StudyDirection) -> _Rank:
     return 1, -step, math.inf if math.isnan(value) else value, trial.number
 
 
+@dataclass(frozen=True)
+class PercentileSeen:
+    """The best value of a trial, the bar that it had to reach, and its rank among so many values that are not NaN."""
+
+    value: float
+    bar: float | None = None
+    rank: int | None = None
+    peers: int | None = None
+
+
 class IncrementalPercentilePruner(BasePruner):
     """Decides as Optuna's PercentilePruner, with the same options, but keeps the values of complete trials by step.
 
-    Optuna collects them from all trials for each verdict.
+    Optuna collects them from all trials for each verdict. `seen` is what the last verdict compared; None for nothing.
     """
 
     def __init__(
@@ -111,10 +124,12 @@ class IncrementalPercentilePruner(BasePruner):
         self._min_trials = n_min_trials
         self._ended = EndedTrials()
         self._complete = 0
+        self.seen: PercentileSeen | None = None
         self._values: dict[int, array[float]] = defaultdict(lambda: array("d"))
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         self._update(study)
+        self.seen = None
         step = trial.last_step
         if self._complete < self._startup_trials or step is None or step < self._warmup:
             return False
@@ -122,13 +137,19 @@ class IncrementalPercentilePruner(BasePruner):
             return False
         best = best_value(trial, study.direction)
         if math.isnan(best):
+            self.seen = PercentileSeen(best)
             return True
         if len(self._values[step]) < self._min_trials:
             return False
         is_maximized = study.direction == StudyDirection.MAXIMIZE
         percentile = 100 - self._percentile if is_maximized else self._percentile
-        bar = np.nanpercentile(np.array(self._values[step]), percentile)
-        return bool(best < bar if is_maximized else best > bar)  # False where the bar is NaN, as in Optuna
+        values = np.array(self._values[step])
+        bar = float(np.nanpercentile(values, percentile))
+        if not math.isnan(bar):
+            better = np.count_nonzero(values > best if is_maximized else values < best)
+            known = len(values) - int(np.count_nonzero(np.isnan(values)))
+            self.seen = PercentileSeen(best, bar, int(better) + 1, known + 1)
+        return best < bar if is_maximized else best > bar  # False where the bar is NaN, as in Optuna
 
     def _update(self, study: Study) -> None:
         for trial in self._ended.update(study)[0]:

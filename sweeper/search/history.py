@@ -14,11 +14,15 @@ from sweeper.core.text import format_value
 from sweeper.search.budget import Budget
 from sweeper.search.optuna_internals import rung_marks, storage_of, trial_id
 from sweeper.search.pruners import Patient, Pruner, SuccessiveHalving, WrappablePruner
-from sweeper.search.seeding import DRAW
+from sweeper.search.samplers import Sampler
+from sweeper.search.seeding import DRAW, SeededByTrial
 from sweeper.search.space import Point, Space, check_point, draw, is_complete, normalized, point_key, suggest
 
 FORKED_FROM = "forked_from"
 """User attribute of a trial that another sweep ran: that sweep's name and the trial's number in it, `lstm:7`."""
+
+ORIGIN = "origin"
+"""User attribute of a trial that says where its parameters came from; see `origin_of`."""
 
 _START_POINT = "fixed_params"
 """System attribute of a trial that was enqueued, with its start point, as Optuna writes it."""
@@ -113,6 +117,30 @@ def suggest_untried(trial: Trial, space: Space, tried: Collection[object]) -> tu
         trial = Trial(trial.study, trial_id(trial))
         point = suggest(trial, space)
     return trial, point
+
+
+def origin_of(trial: Trial, sampler: Sampler) -> str:
+    """Return where the parameters of a trial came from, for people; `suggest_untried` must have chosen them.
+
+    It is the type of the sampler, "random start-up" where that had no model yet, "start point", "fork" for a start
+    point that a fork took over, or REPEATED.
+
+    Args:
+        sampler: the sampler of the sweep, from which the study's was built.
+    """
+    stored = storage_of(trial.study).get_trial(trial_id(trial))
+    if ORIGIN in stored.user_attrs:
+        return str(stored.user_attrs[ORIGIN])
+    if stored.system_attrs.get(_START_POINT):
+        return REPEATED if DRAW in stored.system_attrs else "start point"
+    used = trial.study.sampler
+    if isinstance(used, SeededByTrial) and used.has_no_model:
+        return "random start-up" if hasattr(sampler, "n_startup_trials") else "random"
+    return sampler.type
+
+
+REPEATED = "random, as the sampler repeated itself"
+"""Origin of a trial whose sampler had proposed only points that were tried before; see `suggest_untried`."""
 
 
 def _random_point(trial: Trial, space: Space, tried: Collection[object]) -> Point:

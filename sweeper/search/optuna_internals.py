@@ -6,11 +6,11 @@ storage, keeps the names of the storage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from optuna.pruners import _percentile, _successive_halving
-from optuna.samplers import BaseSampler
+from optuna.pruners import BasePruner, HyperbandPruner, _percentile, _successive_halving
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -121,3 +121,37 @@ def rung_marks(reports: Mapping[int, float], *, first: int, factor: int) -> dict
 def is_rung_mark(attribute: str) -> bool:
     """Return whether a system attribute of a trial is a mark that SuccessiveHalvingPruner or HyperbandPruner left."""
     return attribute.startswith(_successive_halving._completed_rung_key(0).removesuffix("0"))
+
+
+def rungs_passed(trial: FrozenTrial) -> int:
+    """Return at how many rungs SuccessiveHalvingPruner or HyperbandPruner has compared a trial.
+
+    Optuna 5.0. The pruners return a verdict only, and one report may reach several rungs. There is no public way.
+    """
+    return _successive_halving._get_current_rung(trial)
+
+
+def values_at_rung(trials: Iterable[FrozenTrial], rung: int) -> list[tuple[FrozenTrial, float]]:
+    """Return the trials that were compared at a rung, which is counted from 0, with their values there.
+
+    Optuna 5.0. See `rungs_passed`.
+    """
+    key = _successive_halving._completed_rung_key(rung)
+    return [(trial, trial.system_attrs[key]) for trial in trials if key in trial.system_attrs]
+
+
+def bracket_of(pruner: BasePruner, study: Study, trial: FrozenTrial) -> int:
+    """Return the bracket, counted from 0, in which HyperbandPruner compares a trial; it must have judged a report.
+
+    Optuna 5.0. The pruner hands its samplers the study of a bracket and does not say which one. There is no public way.
+    """
+    return cast(HyperbandPruner, pruner)._get_bracket_id(study, trial)
+
+
+def start_with(sampler: TPESampler, random: RandomSampler) -> None:
+    """Let a TPE sampler draw from this random sampler until it has a model.
+
+    Optuna 5.0. The sampler makes one of its own and has no option for another, as the samplers for CMA-ES and Gaussian
+    processes have. A trial's record says whether it was used.
+    """
+    sampler._random_sampler = random

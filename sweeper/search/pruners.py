@@ -83,9 +83,13 @@ class _AtIntervals(_WithWarmup):
     interval_epochs: Epochs | None = Field(None, description="Epochs between two checks.")
     interval_reports: Reports | None = Field(None, description="Reports between two checks; by default 1.")
 
+    def interval(self, budget: Budget) -> int:
+        """Return the number of reports between two checks."""
+        return self._reports("interval", budget, otherwise=1)
+
     def _pace(self, budget: Budget) -> dict[str, int]:
         # With 0 warm-up steps, Optuna's first interval is one step short; first() is at least 1.
-        return {"n_warmup_steps": self.first(budget), "interval_steps": self._reports("interval", budget, otherwise=1)}
+        return {"n_warmup_steps": self.first(budget), "interval_steps": self.interval(budget)}
 
 
 class _ComparedWithComplete(_AtIntervals):
@@ -244,11 +248,12 @@ class Patient(_Pruner):
     )
     min_delta: Annotated[Number, Field(ge=0)] = Field(0.0, description="Smallest difference that counts as worse.")
 
-    def _patience(self, budget: Budget) -> int:
+    def patience(self, budget: Budget) -> int:
+        """Return the number of reports without improvement that it waits for."""
         return self._reports("patience", budget, otherwise=budget.reports // 4)
 
     def first(self, budget: Budget) -> int:
-        return max(self._patience(budget) + 1, self.wrapped.first(budget) if self.wrapped else 1)
+        return max(self.patience(budget) + 1, self.wrapped.first(budget) if self.wrapped else 1)
 
     def problems(self, budget: Budget) -> list[Problem]:
         inner = self.wrapped.problems(budget) if self.wrapped else []
@@ -256,13 +261,14 @@ class Patient(_Pruner):
 
     def build(self, budget: Budget) -> BasePruner:
         from optuna.exceptions import ExperimentalWarning
-        from optuna.pruners import PatientPruner
+
+        from sweeper.search.observed import ObservedPatientPruner
 
         wrapped = self.wrapped.build(budget) if self.wrapped else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             # Optuna compares the last patience + 1 reports with those before them.
-            return PatientPruner(wrapped, self._patience(budget) - 1, self.min_delta)
+            return ObservedPatientPruner(wrapped, self.patience(budget) - 1, self.min_delta)
 
 
 Pruner = Annotated[

@@ -118,7 +118,9 @@ class Qmc(_Sampler):
     )
 
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
-        from optuna.samplers import QMCSampler, RandomSampler
+        from optuna.samplers import QMCSampler
+
+        from sweeper.search.observed import CountedRandomSampler
 
         # The study records the place in the sequence under the seed.
         with _experimental():
@@ -126,7 +128,7 @@ class Qmc(_Sampler):
                 qmc_type=self.qmc_type,
                 scramble=self.scramble,
                 seed=seed,
-                independent_sampler=RandomSampler(seed=seed),
+                independent_sampler=CountedRandomSampler(seed=seed),
                 warn_independent_sampling=False,
             )
 
@@ -148,7 +150,9 @@ class CmaEs(_Sampler):
     )
 
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
-        from optuna.samplers import CmaEsSampler, RandomSampler
+        from optuna.samplers import CmaEsSampler
+
+        from sweeper.search.observed import CountedRandomSampler
 
         with _experimental():
             return CmaEsSampler(
@@ -156,7 +160,7 @@ class CmaEs(_Sampler):
                 popsize=self.popsize,
                 with_margin=self.with_margin,
                 consider_pruned_trials=self.consider_pruned_trials,
-                independent_sampler=RandomSampler(seed=seed),
+                independent_sampler=CountedRandomSampler(seed=seed),
                 warn_independent_sampling=False,
                 seed=seed,
             )
@@ -179,13 +183,15 @@ class Gp(_Sampler):
     deterministic_objective: bool = Field(False, description="Assume that the same point always gives the same value.")
 
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
-        from optuna.samplers import GPSampler, RandomSampler
+        from optuna.samplers import GPSampler
+
+        from sweeper.search.observed import CountedRandomSampler
 
         with _experimental():
             return GPSampler(
                 n_startup_trials=_startup(self.n_startup_trials, trials),
                 deterministic_objective=self.deterministic_objective,
-                independent_sampler=RandomSampler(seed=seed),
+                independent_sampler=CountedRandomSampler(seed=seed),
                 warn_independent_sampling=False,
                 seed=seed,
             )

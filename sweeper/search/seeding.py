@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import generators_of
 
 DRAW = "sweeper:draw"
@@ -29,6 +31,15 @@ class SeededByTrial(BaseSampler):
         self.sampler = sampler
         self._seed = seed
         self._generators = list(generators_of(sampler))
+        self._draws, self._has_proposed = 0, False
+
+    @property
+    def has_no_model(self) -> bool:
+        """Return whether the sampler drew every parameter of the last trial at random, for want of a model."""
+        return any(random.draws == self._draws > 0 for random in self._counted()) and not self._has_proposed
+
+    def _counted(self) -> Iterator[CountedRandomSampler]:
+        yield from (part for part in vars(self.sampler).values() if isinstance(part, CountedRandomSampler))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Reseed the sampler for this trial."""
@@ -36,6 +47,9 @@ class SeededByTrial(BaseSampler):
         (seed,) = np.random.SeedSequence(entropy).generate_state(1)
         for generator in self._generators:
             generator.seed(seed)
+        self._draws, self._has_proposed = 0, False
+        for random in self._counted():
+            random.draws = 0
         self.sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -46,12 +60,15 @@ class SeededByTrial(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the proposal for these parameters."""
-        return self.sampler.sample_relative(study, trial, search_space)
+        proposal = self.sampler.sample_relative(study, trial, search_space)
+        self._has_proposed = self._has_proposed or bool(proposal)
+        return proposal
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return the proposal for one parameter."""
+        self._draws += 1
         return self.sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:

@@ -45,6 +45,25 @@ def suggest(trial: BaseTrial, space: Space) -> Point:
     return _in_order(point, space)
 
 
+def recorded(params: Mapping[str, Value], space: Space) -> Point | None:
+    """Return what `suggest` returns for a trial that has these parameters; None if one of them is missing.
+
+    `suggest` compares each distribution with the recorded one, and a study has many trials.
+    """
+    point: Point = {}
+    for name in _parents_first(space):
+        domain = space[name]
+        if not domain.is_active(point):
+            continue
+        if isinstance(domain, Constant):
+            point[name] = domain.value
+        elif name in params:
+            point[name] = domain.normal(params[name]) if isinstance(domain, Float) else params[name]
+        else:
+            return None
+    return _in_order(point, space)
+
+
 def point_key(point: Mapping[str, Value]) -> object:
     """Return a key that is equal for equal points. Old studies have 0.30000000000000004 where the space has 0.3."""
     return frozenset(

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.core.errors import InputError, StopReason, StorageError, SweeperError
 from sweeper.core.trials import Listener
-from sweeper.search.history import is_history, marks_of
+from sweeper.search.history import ORIGIN, is_history, marks_of
 from sweeper.search.seeding import fork_seed
 from sweeper.spec import Sweep
 from sweeper.study.commands import Command
@@ -83,7 +83,8 @@ def _create(sweep: Sweep, database: Database, lease: Lease, forked: str | None) 
         study = optuna.create_study(study_name=sweep.name, storage=database.optuna, direction=sweep.objective.direction)
         add_ended_trials(study, origin.trials, connection)
         for point in origin.points:
-            study.enqueue_trial(dict(point), skip_if_exists=True)
+            attributes = None if point in sweep.enqueue else {ORIGIN: "fork"}
+            study.enqueue_trial(dict(point), user_attrs=attributes, skip_if_exists=True)
         study.set_user_attr(SWEEP, sweep.model_dump(mode="json"))
         study.set_user_attr(FACTS, {"id": uuid4().hex, **origin.facts})
     return [origin.note] if origin.note else []

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
 
-from sweeper.core.trials import Attempt, Failure, Report, TrialRecord
+from sweeper.core.trials import Attempt, Decision, Failure, Report, TrialRecord
 from sweeper.search.budget import Budget
+from sweeper.search.decisions import judge_report
+from sweeper.search.history import ORIGIN
 from sweeper.search.optuna_internals import storage_of, trial_id
-from sweeper.search.space import check_point, suggest
+from sweeper.search.space import check_point, recorded
 from sweeper.spec import Sweep
+from sweeper.study.storage.cache import OwnerCachedStorage
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -22,9 +25,8 @@ if TYPE_CHECKING:
 
 def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
     """Return the record of a trial that has started."""
-    try:
-        params = suggest(trial, sweep.space)
-    except ValueError:  # its driver died between two parameters; the rest is drawn when the trial is resumed
+    params = recorded(trial.params, sweep.space)
+    if params is None:  # its driver died between two parameters; the rest is drawn when the trial is resumed
         params = dict(trial.params)
     step = max(trial.intermediate_values, default=0)
     own = trial.user_attrs
@@ -43,6 +45,7 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
         spent=own.get("spent", 0.0),
         # A trial that sweeper 0.1 trained has no `started`, but the node of its first report.
         is_added=trial.state == TrialState.COMPLETE and not {"started", "node"} & own.keys(),
+        origin=own.get(ORIGIN),
     )
 
 
@@ -55,13 +58,17 @@ def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)
 
 
-def judge(trial: optuna.Trial, step: int, budget: Budget) -> tuple[TrialState | None, str | None]:
-    """Return the state in which this report ends the trial, None if it does not, and the reason for people."""
-    if step >= budget.reports:
-        return TrialState.COMPLETE, None
-    if trial.should_prune():
-        return TrialState.PRUNED, f"pruned after {place(step, budget)}"
-    return None, None
+def judge(trial: optuna.Trial, step: int, sweep: Sweep) -> tuple[TrialState | None, str | None, Decision | None]:
+    """Return the state in which this report ends the trial, None if it does not, and the reason for people.
+
+    With it comes what the pruner compared, None if it compared nothing.
+    """
+    if step >= sweep.budget.reports:
+        return TrialState.COMPLETE, None, None
+    is_pruned, decision = judge_report(trial, step, sweep.pruner, sweep.budget)
+    if is_pruned:
+        return TrialState.PRUNED, f"pruned after {place(step, sweep.budget)}", decision
+    return None, None, decision
 
 
 def place(step: int, budget: Budget) -> str:
@@ -86,6 +93,16 @@ def ended(row: TrialRecord, state: TrialState, reason: str | None) -> TrialRecor
 
 def failed_attempt(row: TrialRecord, failure: Failure) -> Attempt:
     return Attempt(row.attempt, failure.kind, failure.reason, row.step, row.node, datetime.now(UTC))
+
+
+def begin(trial: optuna.Trial, row: TrialRecord) -> None:
+    """Write the start of an attempt."""
+    facts: dict[str, Any] = {"attempt": row.attempt, "spent": row.spent, "resumed": seconds(row.resumed)}
+    if row.attempt == 1:
+        facts = {"started": seconds(row.started), ORIGIN: row.origin}
+    storage = storage_of(trial.study)
+    assert isinstance(storage, OwnerCachedStorage)
+    storage.set_trial_user_attrs(trial_id(trial), facts)
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, row: TrialRecord) -> None:

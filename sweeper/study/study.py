@@ -15,12 +15,12 @@ from optuna.trial import TrialState
 
 from sweeper.core.errors import StopReason
 from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict
-from sweeper.search.history import suggest_untried
+from sweeper.search.history import origin_of, suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
-from sweeper.study.records import ended, failed_attempt, judge, next_attempt, place, problem_of_enqueued, seconds, tell
+from sweeper.study.records import begin, ended, failed_attempt, judge, next_attempt, place, problem_of_enqueued, tell
 from sweeper.study.retry import RetryPolicy, missing_metric
 from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
 from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
@@ -128,7 +128,6 @@ class SweepStudy(StudyView):
             if due is None:
                 trial = self._study.ask()
                 row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
-                trial.set_user_attr("started", seconds(row.started))
             else:
                 trial = optuna.Trial(self._study, due[1])
                 row = self._rows.get(trial.number) or TrialRecord(trial.number, "RUNNING", {})
@@ -136,21 +135,22 @@ class SweepStudy(StudyView):
                     lost = failed_attempt(row, Failure("driver", "the sweep was interrupted"))
                     self._attempts.add(row.number, lost, connection)
                 row = next_attempt(row, self.retries.of(row.number), self._reports.of(row.number))
-                for name, value in (("attempt", row.attempt), ("spent", row.spent), ("resumed", seconds(row.resumed))):
-                    trial.set_user_attr(name, value)
             problem = problem_of_enqueued(trial, self.sweep)
+            tried = self._history_points if due is None else ()
+            trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
+            origin = origin_of(trial, self.sweep.sampler) if due is None else row.origin
+            row = replace(row, params=params, origin=origin)
+            begin(trial, row)
             over = ended(row, TrialState.FAIL, problem) if problem else None
             if over is not None:
                 tell(self._study, trial, over)
-            tried = self._history_points if due is None else ()
-            trial, params = suggest_untried(trial, self.sweep.space, tried) if over is None else (trial, {})
         if lost is not None:
             self.retries.add(row.number, lost)
         if due is not None:
             self._interrupted.remove(due)
         if over is None:
             self._trials[row.number] = trial
-        row = self._update(replace(row, params=params))
+        row = self._update(row)
         return row if over is None else self._update(over)
 
     @retry_while_unavailable
@@ -175,7 +175,9 @@ class SweepStudy(StudyView):
             self._reports.add(number, report, connection)
             trial.report(value, report.step)
             row = replace(row, value=value, step=report.step, node=node or row.node)
-            state, reason = judge(trial, report.step, self.sweep.budget)
+            state, reason, decision = judge(trial, report.step, self.sweep)
+            if decision is not None:
+                self._decisions.add(number, decision, connection)
             over = None if state is None else ended(row, state, reason)
             if over is not None:
                 tell(self._study, trial, over)

@@ -17,12 +17,16 @@ from sweeper.core.sweep_folder import is_remote
 from sweeper.core.trials import Attempt, Decision, Report, TrialRecord, best_trial, leaderboard
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
+from sweeper.search.optuna_internals import storage_of
 from sweeper.search.space import point_key
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.frames import SHOWN_TRIALS, curves_frame, summary_line, trials_frame
 from sweeper.study.records import record_of
+from sweeper.study.storage.cache import OwnerCachedStorage
+from sweeper.study.storage.decisions import Decisions
 from sweeper.study.storage.outage import storage_errors
+from sweeper.study.storage.reading import read_trials
 from sweeper.study.storage.tables import Attempts, Reports
 
 if TYPE_CHECKING:
@@ -63,12 +67,15 @@ class StudyView:
         self._database = database
         self._reports = Reports(database.engine, sweep.name)
         self._attempts = Attempts(database.engine, sweep.name)
+        self._decisions = Decisions(database.engine, sweep.name)
         self._read()
 
     def _read(self) -> list[FrozenTrial]:
         """Read the facts and all trials, and return the trials as Optuna stores them."""
         self._facts: dict[str, Any] = self._study.user_attrs.get(FACTS, {})
-        frozen = self._study.get_trials(deepcopy=False)
+        is_owner = isinstance(storage_of(self._study), OwnerCachedStorage)  # which has all in memory
+        engine, name = self._database.engine, self._study.study_name
+        frozen = self._study.get_trials(deepcopy=False) if is_owner else read_trials(name, engine)
         self._history = [record_of(trial, self.sweep) for trial in frozen if is_history(trial)]
         self._history_points = {point_key(row.params) for row in self._history}
         started = [trial for trial in frozen if trial.state != TrialState.WAITING and not is_history(trial)]
@@ -130,9 +137,11 @@ class StudyView:
     def decisions(self) -> Mapping[int, list[Decision]]:
         """Read what the pruner decided, by the number of the trial and in the order of the reports.
 
-        Trials of a sweep that an older sweeper ran have none.
+        A report has none if the pruner compared nothing, or if an older sweeper recorded it.
         """
-        return {}
+        with storage_errors(self._database):
+            found = self._decisions.all()
+        return {number: decisions for number, decisions in found.items() if number in self._rows}
 
     def attempts(self) -> Mapping[int, list[Attempt]]:
         """Read the failed attempts of all trials, by the number of the trial."""
@@ -150,14 +159,10 @@ class StudyView:
         return curves_frame(self.sweep, self.all_reports())
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._line()}>"
+        return f"<{type(self).__name__} {_line(self)}>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self._line())}</p>{self.trials.head(SHOWN_TRIALS).to_html()}"
-
-    def _line(self) -> str:
-        counts = Counter(row.state for row in self._rows.values())
-        return summary_line(self.name, self.sweep, counts, self.best())
+        return f"<p>{escape(_line(self))}</p>{self.trials.head(SHOWN_TRIALS).to_html()}"
 
     def best(self) -> TrialRecord | None:
         """Return the COMPLETE trial with the best value, None if there is none; of equals, the lowest number."""
@@ -188,6 +193,10 @@ class StudyView:
                 f"trial {early[0].number} {early[0].reason}"
             )
         return tuple(found)
+
+
+def _line(view: StudyView) -> str:
+    return summary_line(view.name, view.sweep, Counter(row.state for row in view.rows()), view.best())
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,21 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
+from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import (
     all_trials,
     best_value,
+    bracket_of,
     generators_of,
     is_first_of_interval,
     is_rung_mark,
     partial_study,
     rung_marks,
+    rungs_passed,
+    start_with,
     storage_of,
     trial_id,
+    values_at_rung,
 )
 from sweeper.search.samplers import Sampler
 from sweeper.search.space import Domain
@@ -163,3 +168,29 @@ def test_halving_pruners_of_optuna_still_leave_these_marks() -> None:
     assert rung_marks(study.trials[0].intermediate_values, first=2, factor=2) == marks
     assert marks == {"completed_rung_0": 0.2, "completed_rung_1": 0.4, "completed_rung_2": 0.8}
     assert all(map(is_rung_mark, marks)) and not is_rung_mark("fixed_params")
+    assert rungs_passed(study.trials[0]) == 3
+    assert [(trial.number, value) for trial, value in values_at_rung(study.trials, 1)] == [(0, 0.4)]
+
+
+def test_bracket_is_the_one_in_which_hyperband_compares() -> None:
+    study = optuna.create_study(pruner=HyperbandPruner(min_resource=1, max_resource=9), study_name="brackets")
+    for _ in range(20):
+        trial = study.ask()
+        trial.report(0.5, 1)
+        trial.should_prune()
+    pruner: Any = study.pruner
+    for trial in study.trials:
+        mates = pruner._create_bracket_study(study, bracket_of(pruner, study, trial)).get_trials(deepcopy=False)
+        assert trial.number in [mate.number for mate in mates]
+        assert rungs_passed(trial) == (bracket_of(pruner, study, trial) == 0)
+
+
+def test_tpe_draws_its_first_points_from_the_given_sampler() -> None:
+    sampler, counted = TPESampler(seed=0, n_startup_trials=2), CountedRandomSampler(seed=0)
+    start_with(sampler, counted)
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(4):
+        trial = study.ask()
+        study.tell(trial, trial.suggest_float("x", 0, 1))
+
+    assert counted.draws == 2

@@ -74,6 +74,18 @@ def test_deletion_leaves_no_row_on_postgresql(make_sweep: MakeSweep, postgres: s
     check_deletion(make_sweep(storage=postgres))
 
 
+def test_sweep_of_an_older_database_is_deleted(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep()
+    begin(sweep)
+    engine = sa.create_engine(sweep.storage_url())
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE sweeper_decisions"))
+    engine.dispose()
+    assert read_study("climbing", sweep.storage_url()).decisions() == {}
+    delete(sweep)
+    assert list_sweeps(sweep.storage_url()) == []
+
+
 def test_running_sweep_is_not_deleted(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep()), pytest.raises(SweepBusyError, match="is running"):
         delete(make_sweep())

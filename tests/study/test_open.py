@@ -59,6 +59,8 @@ def test_study_view_has_no_method_that_writes() -> None:
         "rows",
         "row",
         "reports",
+        "all_reports",
+        "decisions",
         "attempts",
         "best",
         "leaderboard",

@@ -110,9 +110,10 @@ def test_database_that_fails_repeatedly_ends_with_the_same_study(
             assert {row.number: row.state for row in study.rows()} == {n: r.state for n, r in watcher.rows.items()}
             assert [len(study.reports(row.number)) for row in study.rows()] == [row.step for row in study.rows()]
             assert study.facts["told"] == "all"
-        studies[name] = told(optuna.load_study(study_name=name, storage=study.sweep.storage_url()))
+        trials = told(optuna.load_study(study_name=name, storage=study.sweep.storage_url()))
+        studies[name] = (trials, study.decisions(), [row.origin for row in study.rows()])
     assert studies["troubled"] == studies["calm"]
-    assert {trial[1] for trial in studies["calm"]} == {"COMPLETE", "FAIL", "PRUNED"}
+    assert {trial[1] for trial in trials} == {"COMPLETE", "FAIL", "PRUNED"} and study.decisions()
 
 
 def test_trial_whose_first_answer_was_lost_is_asked_again(make_sweep: MakeSweep) -> None:

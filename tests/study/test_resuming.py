@@ -140,11 +140,15 @@ def test_study_of_the_first_schema_is_read_and_resumed(tmp_path: Path) -> None:
     assert [row.state for row in read.rows()] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
     assert [attempt.reason for attempt in read.attempts().get(2, [])] == ["its worker died"] * 2
     assert [report.metrics["loss"] for report in read.reports(0)] == [1.0, 1.0, 1.0]
+    assert read.decisions() == {} and {row.origin for row in read.rows()} == {None}
     with open_study(read.sweep.changed({"budget.trials": 7})) as study:
         row = study.ask()
         assert (row.number, row.attempt, row.step) == (3, 2, 1)
         study.report(3, Report(2, 1.0, {"score": 0.5}))
         assert study.ask().number == 4
+        assert [row.origin for row in study.rows()[3:]] == [None, "random"]
+        (decision,) = study.decisions()[3]
+        assert (decision.pruner, decision.step, decision.is_pruned, decision.peers) == ("median", 2, True, 2)
 
 
 def test_database_of_a_newer_sweeper_is_refused_and_unchanged(make_sweep: MakeSweep, tmp_path: Path) -> None:

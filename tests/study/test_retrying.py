@@ -86,7 +86,7 @@ def test_trial_that_was_put_back_is_to_optuna_as_one_that_never_ended(make_sweep
         study.put_back([0])
     trial = optuna.load_study(study_name=sweep.name, storage=sweep.storage_url()).trials[0]
     assert (trial.state.name, trial.datetime_complete, trial.values) == ("RUNNING", None, None)
-    assert trial.intermediate_values == {1: 0.5} and trial.user_attrs.keys() == {"started", "uncounted"}
+    assert trial.intermediate_values == {1: 0.5} and trial.user_attrs.keys() == {"started", "origin", "uncounted"}
     study = optuna.load_study(study_name=sweep.name, storage=sweep.storage_url())
     study.tell(0, 0.7)
     assert study.trials[0].value == 0.7

@@ -152,14 +152,19 @@ class OwnerCachedStorage(_CachedStorage):
         trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if key in self._trials[self._number(trial_id)].user_attrs:
-            super().set_trial_user_attr(trial_id, key, value)
-        else:
+        self.set_trial_user_attrs(trial_id, {key: value})
+
+    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Write user attributes of a trial, all new ones with one INSERT."""
+        known = self._trials[self._number(trial_id)].user_attrs
+        for key in attributes.keys() & known.keys():
+            super().set_trial_user_attr(trial_id, key, attributes[key])
+        if new := {key: value for key, value in attributes.items() if key not in known}:
             self._require_unfinished(trial_id)
-            row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-            self._insert(models.TrialUserAttributeModel, row)
+            rows = ({"trial_id": trial_id, "key": key, "value_json": json.dumps(new[key])} for key in new)
+            self._insert(models.TrialUserAttributeModel, *rows)
         trial = self._replace(trial_id)
-        trial.user_attrs = {**trial.user_attrs, key: value}
+        trial.user_attrs = {**trial.user_attrs, **attributes}
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         if key in self._trials[self._number(trial_id)].system_attrs:
@@ -238,11 +243,11 @@ class OwnerCachedStorage(_CachedStorage):
     def _require_unfinished(self, trial_id: int) -> None:
         self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
 
-    def _insert(self, model: Any, row: dict[str, Any]) -> Any:
-        """Write a new row and return its primary key."""
+    def _insert(self, model: Any, *rows: dict[str, Any]) -> Any:
+        """Write new rows; return the primary key of a single one."""
         with _create_scoped_session(self._backend.scoped_session) as session:
-            key = session.connection().execute(model.__table__.insert(), row).inserted_primary_key
-        return key and key[0]
+            result = session.connection().execute(model.__table__.insert(), list(rows))
+        return (result.inserted_primary_key or [None])[0] if len(rows) == 1 else None
 
     def _end(self, trial_id: int, state: TrialState, values: Sequence[float], now: datetime) -> None:
         for objective, value in enumerate(values):
