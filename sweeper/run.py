@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.lines import plain_lines
-from sweeper.analysis.result import SweepResult
+from sweeper.analysis.result import SweepResult, record_outcome
 from sweeper.core.code.copies import freeze_user_code
 from sweeper.core.code.functions import pickle_function
 from sweeper.core.code.user_code import has_evaluation
@@ -126,12 +126,13 @@ def run_sweep(
 def _register(
     study: SweepStudy, evaluation: dict[str, float] | None, context: WorkerContext, projection: Projection
 ) -> Registered:
-    """Log the best model in MLflow, and register it if it becomes the champion."""
+    """Log the best model in MLflow, register it if it becomes the champion, and record both in the study."""
     from sweeper.tracking import lost_model_notes, register_best
 
     if evaluation is not None:
         study.announce("Registering the best model.")
     outcome = register_best(study, evaluation, context.folder.champion, projection, context.load_data)
+    record_outcome(study, evaluation, outcome.champion)
     lost = lost_model_notes(study, evaluation, context.checkpoints, projection.uri)
     return replace(outcome, notes=outcome.notes + lost)
 

@@ -48,6 +48,7 @@ HEAVY = {
     "ruamel": {"spec", "core", "backends", "cli"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "plotext": {"cli"},
 }
 """Packages that take long to import or that one room is to know, and the rooms that may."""
 

@@ -43,9 +43,19 @@ def trial_named(study: StudyView, number: int) -> TrialRecord:
     try:
         return study.row(number)
     except KeyError:
-        numbers = [str(row.number) for row in study.rows()]
-        known = f"its trials are {format_list(numbers)}" if numbers else "none of its trials has started"
-        raise InputError(f"sweep {study.name!r} has no trial {number}; {known}") from None
+        raise InputError(_unknown_trial(study, number)) from None
+
+
+def _unknown_trial(study: StudyView, number: int) -> str:
+    """Say that a sweep has no such trial, which ones it has, and which of them is the nearest."""
+    numbers, unknown = [row.number for row in study.rows()], f"sweep {study.name!r} has no trial {number}"
+    if not numbers:
+        return f"{unknown}; none of its trials has started"
+    has_gaps = numbers != list(range(len(numbers)))
+    known = format_list([str(one) for one in numbers]) if has_gaps or len(numbers) == 1 else f"0 to {numbers[-1]}"
+    if numbers[-1] < number < study.trial_limit:
+        return f"trial {number} of sweep {study.name!r} has not started yet; those that have are {known}"
+    return f"{unknown}; its trials are {known}; the nearest is {min(numbers, key=lambda one: abs(one - number))}"
 
 
 def newest_sweep(storage: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.analysis.costs import costs_of
 from sweeper.core.errors import StopReason
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import duration
@@ -20,6 +22,28 @@ if TYPE_CHECKING:
     import pandas
 
     from sweeper.study.study import SweepStudy
+    from sweeper.study.view import StudyView
+
+
+OUTCOME = "outcome"
+"""Fact of a study: what its last run came to, for those who have only the study: `trial`, `test` and `model`."""
+
+
+def record_outcome(study: SweepStudy, evaluation: Mapping[str, float] | None, champion: Champion | None) -> None:
+    """Record the test metrics and the model of the best trial in the study; nothing if it was not evaluated."""
+    best, before = study.best(), study.facts.get(OUTCOME, {})
+    if best is None or evaluation is None:
+        return
+    model = asdict(champion) if champion else before.get("model") if before.get("trial") == best.number else None
+    found = {"trial": best.number, "test": dict(evaluation), "model": model}
+    if found != before:
+        study.record_facts({OUTCOME: found})
+
+
+def _champion(model: Mapping[str, Any] | None) -> Champion | None:
+    """Return the model that a study has on record; None if there is none, or a newer sweeper recorded more of it."""
+    is_known = model is not None and model.keys() == {field.name for field in fields(Champion)}
+    return Champion(**model) if model is not None and is_known else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,6 +103,39 @@ class SweepResult:
             seconds=seconds,
             checkpoint_bytes=place.checkpoint_bytes(),
             **others,
+        )
+
+    @classmethod
+    def recorded(cls, study: StudyView, place: SweepFolder) -> SweepResult:
+        """Collect what is known of a sweep that this process has not run; its notes say what is not known here.
+
+        The test metrics and the model are those that its last run recorded of the trial that is the best now. `seconds`
+        are from the start of its first trial to the end of its last one.
+        """
+        rows, best, outcome = study.rows(), study.best(), study.facts.get(OUTCOME, {})
+        if best is None or outcome.get("trial") != best.number:
+            outcome = {}
+        states, costs = [row.state for row in rows], costs_of(study)
+        begun = min((row.started for row in rows if row.started), default=None)
+        ended = max((row.ended for row in rows if row.ended), default=begun)
+        is_here = place.path.is_dir()
+        return cls(
+            name=study.name,
+            folder=place.location,
+            sweep=study.sweep,
+            counts={state: states.count(state) for state in sorted(set(states))},
+            leaderboard=tuple(study.leaderboard()),
+            reports_run=costs.reports_run,
+            reports_budgeted=costs.reports_budgeted,
+            evaluation=outcome.get("test"),
+            champion=_champion(outcome.get("model")),
+            stopped=None,
+            seconds=(ended - begun).total_seconds() if begun and ended else 0.0,
+            resumed=0,
+            ended_now=0,
+            tracking_uri=str(study.facts.get("tracking_uri", "")),
+            notes=study.remarks() + (() if is_here else (f"its folder is not on this machine: {place.location}",)),
+            checkpoint_bytes=place.checkpoint_bytes() if is_here else 0,
         )
 
     @property

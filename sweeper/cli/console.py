@@ -13,14 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.analysis.trials import INTERRUPTED, as_seen, counts_as_seen, cut_reason, position, remark_on_pruned, unit
+from sweeper.analysis.trials import INTERRUPTED, as_seen, counts_as_seen, cut_reason, remark_on_pruned, unit
 from sweeper.cli.report import Board, board, saved
 from sweeper.core.secrets import redact
-from sweeper.core.text import clean, duration, metric, scalar, shorten, tally
+from sweeper.core.text import clean, duration, metric, shorten, tally
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sweeper.analysis.result import SweepResult
     from sweeper.cli.check.doctor import Check
     from sweeper.core.trials import Attempt, Champion, TrialRecord
@@ -140,7 +138,7 @@ def print_leaderboard(
     ended = {row.number: row for row in rows if row.state != "FAIL"}
     for number, attempt in [(trial, past) for trial in failed if trial in ended for past in failed[trial]][:5]:
         _print_line("retried ", "yellow", f"trial {number}, {_attempt_line(sweep, attempt)}")
-    rest = [remark for remark in (*remarks, remark_on_pruned(rows, sweep)) if remark]
+    rest = list(remarks)
     if failures := [row.number for row in rows if row.state == "FAIL"]:
         rest.append(f"all about a failure: sweeper show {sweep.name} {failures[0]}")
     if len(rows) > len(shown):
@@ -149,20 +147,6 @@ def print_leaderboard(
         rest.append(f"too narrow for {', '.join(hidden)}: --csv or --json")
     for line in rest:
         out.print(Text(clean(line), "dim"), soft_wrap=True)
-
-
-def print_trial(sweep: Sweep, row: TrialRecord, failed: Sequence[Attempt], files: Sequence[Path]) -> None:
-    """Print all about one trial: its state, value and parameters, its failed attempts, and the files for people."""
-    out.print(Text(clean(f"{sweep.name}, trial {row.number}: {row.state} at {position(row, sweep)}"), "bold"))
-    facts = [(clean(sweep.objective.metric), metric(row.value))] if row.value is not None else []
-    facts += [(clean(name), scalar(value)) for name, value in row.params.items()]
-    if row.started is not None:
-        facts.append(("started", row.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")))
-    facts += [("time", duration(row.seconds))] * (row.seconds is not None) + [("node", clean(row.node or ""))]
-    facts += [("reason", clean(row.reason or ""))]
-    facts += [("" if index else "failed", clean(_attempt_line(sweep, past))) for index, past in enumerate(failed)]
-    facts += [("" if index else "files", clean(file)) for index, file in enumerate(files)]
-    _print_facts([fact for fact in facts if fact[1]])
 
 
 def _attempt_line(sweep: Sweep, attempt: Attempt) -> str:
@@ -176,7 +160,7 @@ def _print_line(label: str, style: str, text: str) -> None:
     out.print(Text.assemble((label, style), shorten(clean(text), out.width - len(label))), soft_wrap=True)
 
 
-def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Print a label and a text per line."""
     rendered = Table(box=None, show_header=False, padding=(0, _GAP, 0, 0), pad_edge=False)
     for name, text in facts:
@@ -230,11 +214,18 @@ def print_result(result: SweepResult) -> None:
         command = _command("show", result)
         out.print(Text(clean(f"too narrow for {', '.join(hidden)}: {command} --csv"), "dim"), soft_wrap=True)
     out.print()
-    _print_facts([(name, clean(text)) for name, text in _facts(result)])
+    print_facts([(name, clean(text)) for name, text in _facts(result)])
 
 
 def _facts(result: SweepResult) -> list[tuple[str, str]]:
     """Return the facts below the leaderboard, each with its label."""
+    facts = [*outcome_facts(result), ("folder", folder_line(result))]
+    verbs = ["resume"] * (result.stopped is not None) + ["show"] + ["best"] * (result.best is not None) + ["ui"]
+    return facts + [("next" if index == 0 else "", _command(verb, result)) for index, verb in enumerate(verbs)]
+
+
+def outcome_facts(result: SweepResult) -> list[tuple[str, str]]:
+    """Return what pruning saved, the best trial, and its model, each with its label."""
     facts = [("pruning", line)] if (line := _pruning_line(result)) else []
     if result.best is not None:
         metrics = ", ".join(f"{name} {metric(value)}" for name, value in (result.evaluation or {}).items())
@@ -245,9 +236,12 @@ def _facts(result: SweepResult) -> list[tuple[str, str]]:
     champion = result.champion
     if champion is not None:
         facts += [("model", _champion_line(champion)), ("", champion.uri)]
-    facts.append(("folder", f"{result.folder} ({result.checkpoint_bytes / 1e6:.1f} MB of checkpoints)"))
-    verbs = ["resume"] * (result.stopped is not None) + ["show"] + ["best"] * (result.best is not None) + ["ui"]
-    return facts + [("next" if index == 0 else "", _command(verb, result)) for index, verb in enumerate(verbs)]
+    return facts
+
+
+def folder_line(result: SweepResult) -> str:
+    """Say where the folder of a sweep is, and how large the checkpoints in it are."""
+    return f"{result.folder} ({result.checkpoint_bytes / 1e6:.1f} MB of checkpoints)"
 
 
 def _champion_line(champion: Champion) -> str:

@@ -46,6 +46,15 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "doctor": verbs.doctor,
 }
 
+PANELS: dict[str, tuple[str, ...]] = {
+    "Run": ("run", "resume", "retry", "stop", "pause", "unpause", "delete"),
+    "Look": ("list", "show", "watch", "compare", "report", "logs", "ui", "sync"),
+    "Decide": ("best", "promote"),
+    "Cluster": ("submit", "status"),
+    "Check": ("validate", "doctor", "convert", "schema"),
+}
+"""Groups of verbs in `sweeper --help`, in the order in which a person needs them."""
+
 EXIT_CODES = {
     0: "done, or stopped by `sweeper stop` or its timeout",
     1: "an error, or no trial completed; a check of `doctor` failed",
@@ -102,8 +111,10 @@ def _with_debug(verb: Callable[..., int | None]) -> Callable[..., int | None]:
     return run_verb
 
 
-for _verb, _function in VERBS.items():
-    app.command(_verb)(_with_debug(_function))
+for _panel, _verbs in PANELS.items():
+    for _verb in _verbs:
+        if _verb in VERBS:
+            app.command(_verb, rich_help_panel=_panel)(_with_debug(VERBS[_verb]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

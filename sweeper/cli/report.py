@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from sweeper.core.text import clean, duration, metric, scalar, to_yaml
 
 if TYPE_CHECKING:
     from sweeper.analysis.result import SweepResult
-    from sweeper.core.trials import Attempt, TrialRecord
+    from sweeper.core.trials import Attempt, Report, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView, SweepSummary
 
@@ -180,6 +180,36 @@ def to_csv(sweep: Sweep, rows: Sequence[TrialRecord]) -> str:
         document = trial_document(sweep, row)
         cells = [document[fact] for fact in facts] + [row.params.get(name, "") for name in names]
         writer.writerow([_csv_cell(cell) for cell in cells])
+    return buffer.getvalue()
+
+
+def report_documents(sweep: Sweep, reports: Sequence[Report]) -> list[dict[str, Any]]:
+    """Build the documents of the reports of a trial: number, place in epochs or steps, time (UTC), all metrics."""
+    place = unit(sweep.budget).removesuffix("s")
+    return [
+        {
+            "report": one.step,
+            place: sweep.budget.epoch_of(one.step),
+            "time": datetime.fromtimestamp(one.time, UTC),
+            "metrics": dict(one.metrics),
+        }
+        for one in reports
+    ]
+
+
+def reports_csv(sweep: Sweep, rows: Sequence[TrialRecord], reports: Mapping[int, Sequence[Report]]) -> str:
+    """Write every report of these trials as CSV: a row for each, a column for every metric, the objective's first."""
+    place, objective = unit(sweep.budget).removesuffix("s"), sweep.objective.metric
+    made = [(row, one) for row in rows for one in report_documents(sweep, reports.get(row.number, ()))]
+    names = dict.fromkeys([objective, *(name for _, one in made for name in one["metrics"])])
+    facts = ("trial", "state", "report", place, "time")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    heads = [f"metrics.{name}" if name in facts else name for name in names]
+    writer.writerow([_csv_cell(head) for head in (*facts, *heads)])
+    for row, one in made:
+        cells = [row.number, row.state, one["report"], one[place], one["time"]]
+        writer.writerow([_csv_cell(cell) for cell in (*cells, *(one["metrics"].get(name, "") for name in names))])
     return buffer.getvalue()
 
 

@@ -19,6 +19,7 @@ _OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
     ast.USub: operator.neg,
+    ast.Not: operator.not_,
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -30,8 +31,22 @@ _OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "ceil": math.ceil}
 
+_PARTS = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
+"""Nodes that belong to another node, which decides whether they are allowed."""
 
-_RULE = "expressions may use numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
+
+_RULE = (
+    "expressions may use numbers, parameters, + - * / // %, comparisons, and, or, not, `A if B else C`, min, max and "
+    "ceil"
+)
+
+
+class ExpressionError(ValueError):
+    """A text is not an expression. `column` is the place of the fault in it, from 1."""
+
+    def __init__(self, message: str, column: int) -> None:
+        super().__init__(message)
+        self.column = column
 
 
 @functools.cache
@@ -39,31 +54,43 @@ def parsed(text: str) -> ast.expr:
     """Parse an expression.
 
     Raises:
-        ValueError: the text is not an expression, or has more in it than an expression may have.
+        ExpressionError: the text is not an expression, or has more in it than an expression may have.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError(f"{format_value(text)} is neither a number nor an expression; {_RULE}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        end = len(text.strip()) + 1  # where something is missing at the end, the offset is 0
+        column = _indent(text) + ((error.offset or end) if isinstance(error, SyntaxError) else 1)
+        raise ExpressionError(f"{format_value(text)} is neither a number nor an expression; {_RULE}", column) from None
     if (forbidden := next(filter(_is_forbidden, ast.walk(tree)), None)) is not None:
-        raise ValueError(f"{format_value(ast.unparse(forbidden))} is not allowed in an expression; {_RULE}")
+        message = f"{format_value(ast.unparse(forbidden))} is not allowed in an expression; {_RULE}"
+        raise ExpressionError(message, column_of(forbidden, text))
     if not names_in(tree):
-        raise ValueError(
-            f"{format_value(text)} must be a number, or an expression of parameters; write a number without quotes"
-        )
+        message = "must be a number, or an expression of parameters; write a number without quotes"
+        raise ExpressionError(f"{format_value(text)} {message}", 1)
     return tree
+
+
+def column_of(node: ast.AST, text: str) -> int:
+    """Return the column at which a node of an expression begins in its text, from 1."""
+    before = text.strip().encode()[: getattr(node, "col_offset", 0)]
+    return _indent(text) + len(before.decode(errors="replace")) + 1
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
 
 
 def _is_forbidden(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
-        return type(node.value) not in (int, float, str)
+        return type(node.value) not in (int, float, str, bool)
     if isinstance(node, ast.Call):
         return not (isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS) or bool(node.keywords)
     if isinstance(node, ast.Compare):
         return len(node.ops) > 1 or type(node.ops[0]) not in _OPERATIONS
     if isinstance(node, ast.BinOp | ast.UnaryOp):
         return type(node.op) not in _OPERATIONS
-    return not isinstance(node, ast.Name | ast.IfExp | ast.expr_context | ast.operator | ast.unaryop | ast.cmpop)
+    return not isinstance(node, (ast.Name, ast.IfExp, ast.BoolOp, *_PARTS))
 
 
 def names_in(tree: ast.expr) -> list[str]:
@@ -86,8 +113,14 @@ def value_of(node: ast.expr, point: Mapping[str, Any]) -> Any:
             return point[name]
         case ast.IfExp(test, body, orelse):
             return value_of(body if value_of(test, point) else orelse, point)
+        case ast.BoolOp(ast.And(), values):
+            return all(value_of(value, point) for value in values)
+        case ast.BoolOp(ast.Or(), values):
+            return any(value_of(value, point) for value in values)
         case ast.Compare(left, [operation], [right]):
             return _OPERATIONS[type(operation)](value_of(left, point), value_of(right, point))
+        case ast.UnaryOp(ast.Not(), operand):
+            return not value_of(operand, point)
         case ast.UnaryOp(operation, operand):
             return _OPERATIONS[type(operation)](_number(operand, point))
         case ast.BinOp(left, operation, right):

@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticUndefined
 
 from sweeper.core.schema import MAX_PROBLEMS, Problem, integral
 from sweeper.core.text import did_you_mean, format_list, format_value
@@ -90,6 +90,14 @@ def _declared(model: type[Any]) -> dict[str, bool]:
         for field in fields(model)
         if field.init
     }
+
+
+def default_values(model: type[Any]) -> dict[str, Any]:
+    """Return the hyperparameters that a space may leave out, with the values that they then have."""
+    if issubclass(model, BaseModel):
+        declared = {field.alias or name: field for name, field in model.model_fields.items()}
+        return {name: field.get_default() for name, field in declared.items() if field.default is not PydanticUndefined}
+    return {field.name: field.default for field in fields(model) if field.init and field.default is not MISSING}
 
 
 def _constants(model: type[Any]) -> set[str]:

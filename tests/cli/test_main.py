@@ -287,9 +287,11 @@ def test_status_of_an_unknown_sweep_names_the_known_ones(finished: str, capsys: 
 def test_show_ranks_the_trials_and_explains_the_failed_one(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["show", finished]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["trial", "state", "score", "epochs", "time", "height"]
-    assert [line.split()[:2] for line in lines[1:4]] == [["1", "COMPLETE"], ["0", "COMPLETE"], ["2", "FAIL"]]
-    assert lines[4] == "failed trial 2: diverged (loss=nan at epoch 2)"
+    assert lines[0].startswith("climbing: 2 complete, 1 failed; stopped after 3 of 6 trials")
+    table = lines[[line.startswith("trial ") for line in lines].index(True) :]
+    assert table[0].split() == ["trial", "state", "score", "epochs", "time", "height"]
+    assert [line.split()[:2] for line in table[1:4]] == [["1", "COMPLETE"], ["0", "COMPLETE"], ["2", "FAIL"]]
+    assert table[4] == "failed trial 2: diverged (loss=nan at epoch 2)"
 
 
 def test_show_as_csv_and_as_json_hold_all_parameters(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -451,12 +453,11 @@ def test_show_prints_all_about_one_trial(finished: str, target: list[str], capsy
     (folder / "error.txt").write_text("Traceback")
     assert cli.main(["show", *target]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "climbing, trial 2: FAIL at epoch 1/9"
-    facts = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in lines[1:]}
-    assert facts["score"] == "0.1000" and facts["cell"] == "lstm"
-    assert facts["reason"] == "diverged (loss=nan at epoch 2)"
-    assert facts["failed"] == "attempt 1: diverged (loss=nan at epoch 2), at epoch 1"
-    assert facts["files"].endswith("sweeps/climbing/trials/0002/error.txt")
+    assert lines[:2] == ["climbing, trial 2", "Trial 2 failed after epoch 1: diverged (loss=nan at epoch 2)."]
+    facts = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[-1].strip() for line in lines[2:] if line.strip()}
+    assert facts["score"] == "0.1000" and facts["cell"].split() == ["lstm", "lstm", "fixed"]
+    assert facts["failure"] == "it diverged" and facts["error"] == "diverged (loss=nan at epoch 2)"
+    assert facts["traceback"].endswith("sweeps/climbing/trials/0002/error.txt")
     assert cli.main(["show", *target, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["number"] == 2 and len(document["failed_attempts"]) == len(document["files"]) == 1

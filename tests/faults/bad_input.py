@@ -101,3 +101,8 @@ def finished(**changes: object) -> Callable[[Path], None]:
             pass
 
     return prepare
+
+
+def looking(message: str, *arguments: str, name: str = "x") -> Case:
+    """Return a case of `sweeper show`, beside a study called x that has no trial yet."""
+    return Case(message, options=arguments, path=name, prepare=finished(), verbs=("show",))

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from tests.faults.bad_input import GRID, RNN, Case, budget, finished, height, line, option, source, space
+from tests.faults.bad_input import GRID, RNN, Case, budget, finished, height, line, looking, option, source, space
 
 LONG = "p" * 65
 TOO_LONG = f"/tmp/{'x' * 95}"
@@ -435,5 +435,21 @@ SWEEPS: dict[str, list[Case]] = {
             verbs=("run",),
             environment={"DATABASE": "postgresql://u:p#hunter2@h/d"},
         ),
+    ],
+    "a sweep or a trial that does not exist": [
+        looking("no sweep 'y' in sqlite:///sweeper.db", name="y"),
+        looking("sweep 'x' has no trial 7; none of its trials has started", "7"),
+        looking("'last' is not the number of a trial. Name the first trial of sweep 'x' as `x 0` or as `x:0`", "last"),
+    ],
+    "a question about trials that cannot be answered": [
+        looking("--where 'hight > 1', column 1: there is no parameter or column 'hight'", "--where", "hight > 1"),
+        looking(
+            "--where \"height > 'a'\", column 1: height (a number) and 'a' (text) cannot be compared",
+            "--where",
+            "height > 'a'",
+        ),
+        looking("--where 'height ** 2', column 1: 'height ** 2' is not allowed", "--where", "height ** 2"),
+        looking("--sort 'hight': there is no such column. Did you mean 'height'?", "--sort", "hight"),
+        looking("--state 'failed': there is no such state. Did you mean 'FAIL'?", "--state", "failed"),
     ],
 }

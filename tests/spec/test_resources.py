@@ -52,7 +52,10 @@ def test_every_number_can_be_an_expression(asking: Callable[..., Sweep]) -> None
     assert Sweep.from_mapping(sweep.model_dump(mode="json")) == sweep
 
 
-RULE = "; expressions may use numbers, parameters, + - * / // %, comparisons, `A if B else C`, min, max and ceil"
+RULE = (
+    "; expressions may use numbers, parameters, + - * / // %, comparisons, and, or, not, `A if B else C`, min, max and "
+    "ceil"
+)
 REFUSED = {
     "unitz / 2": "there is no parameter 'unitz' in the space. Did you mean 'units'?",
     "momentum + 1": "momentum is not used in some trials; use parameters that every trial has",

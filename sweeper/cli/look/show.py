@@ -6,14 +6,19 @@ Heavy imports, rich included, are inside the verbs, so that `sweeper --help` ans
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from sweeper.cli import options, report
-from sweeper.core.errors import SweeperError
+from sweeper.core.errors import InputError, SweeperError
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import Attempt, TrialRecord
+    from sweeper.core.trials import TrialRecord
     from sweeper.study.view import StudyView
+
+SHOWN_TRIALS, HIGHLIGHTED = 20, 5
+"""Trials in a leaderboard without --all, and how many of their curves stand out."""
 
 
 def list_sweeps(storage: options.Storage = options.DEFAULT_STORAGE, json: options.Json = False) -> None:
@@ -28,50 +33,103 @@ def list_sweeps(storage: options.Storage = options.DEFAULT_STORAGE, json: option
         console.print_sweeps(summaries)
 
 
+_Sort = Annotated[
+    str | None,
+    typer.Option(
+        "--sort", metavar="KEY", help="Sort by a parameter, value, time or number; -KEY: the other way round."
+    ),
+]
+_State = Annotated[
+    list[str] | None, typer.Option("--state", metavar="STATE", help="Only trials in this state. Repeatable.")
+]
+_Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="EXPR", help='Only trials of which this is true: "units > 64". Repeatable.'),
+]
+_Curves = Annotated[
+    bool, typer.Option("--curves", metavar="", help="Draw the learning curves; with --csv or --json, every report.")
+]
+
+
 def show(
     name: options.OptionalName = None,
     trial: options.OneTrial = None,
     everything: options.All = False,
+    sort: _Sort = None,
+    state: _State = None,
+    where: _Where = None,
+    curves: _Curves = False,
     csv: options.Csv = False,
     storage: options.Storage = options.DEFAULT_STORAGE,
     json: options.Json = False,
 ) -> None:
-    """Print the leaderboard of a sweep, running or not; with a trial, all about that one."""
+    """Print what a sweep has come to and its leaderboard; with a trial, why it ended as it did, and all about it."""
+    from sweeper.analysis.filters import select
     from sweeper.analysis.names import parse_target, trial_named
     from sweeper.analysis.trials import as_seen
-    from sweeper.cli import console
     from sweeper.study.open import read_study
 
     chosen, numbers = parse_target(name or chosen_sweep(None, storage), [] if trial is None else [trial])
+    if numbers and (sort or state or where or everything):
+        raise InputError(
+            "--sort, --state, --where and --all are for the leaderboard, and a trial is named too; leave one out"
+        )
     study = read_study(chosen, storage)
-    rows = [trial_named(study, number) for number in numbers] or study.leaderboard()
-    rows = as_seen(rows, is_running=study.is_running)
-    attempts = study.attempts()
+    rows = as_seen([trial_named(study, number) for number in numbers], is_running=study.is_running)
+    if numbers and not csv:
+        _show_trial(study, rows[0], json=json)
+        return
+    if not numbers:
+        known = as_seen(study.leaderboard(), is_running=study.is_running)
+        rows = select(study.sweep, known, states=state or (), where=where or (), sort=sort)
     if csv:
-        report.emit(report.to_csv(study.sweep, rows))
-    elif numbers:
-        _show_trial(study, rows[0], attempts.get(rows[0].number, ()), json=json)
+        text = (
+            report.reports_csv(study.sweep, rows, study.all_reports()) if curves else report.to_csv(study.sweep, rows)
+        )
+        report.emit(text)
     elif json:
-        document = report.study_document(study.sweep, rows, attempts)
-        origin = {"history": study.facts.get("history"), "eras": study.facts.get("eras", [])}
-        report.emit(report.to_json(document | origin))
+        report.emit(report.to_json(_document(study, rows, curves=curves)))
     else:
-        limit = None if everything else 20
-        console.print_leaderboard(study.sweep, rows, attempts, limit=limit, remarks=study.remarks())
+        _show_leaderboard(study, rows, limit=None if everything else SHOWN_TRIALS, curves=curves)
 
 
-def _show_trial(study: StudyView, row: TrialRecord, failed: Sequence[Attempt], *, json: bool) -> None:
-    """Print one trial: state, value, parameters, failed attempts, and the files that it wrote for people."""
-    from sweeper.cli import console
-    from sweeper.core.sweep_folder import SweepFolder
+def _show_trial(study: StudyView, row: TrialRecord, *, json: bool) -> None:
+    from sweeper.cli.look import trial
 
-    folder = SweepFolder.of(study.folder, study.name).trial(row.number)
-    files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if json:
-        document = report.attempts_document(study.sweep, row, failed) | {"files": [str(file) for file in files]}
-        report.emit(report.to_json(document))
+        report.emit(report.to_json(trial.trial_document(study, row)))
     else:
-        console.print_trial(study.sweep, row, failed, files)
+        trial.print_trial(study, row)
+
+
+def _show_leaderboard(study: StudyView, rows: Sequence[TrialRecord], *, limit: int | None, curves: bool) -> None:
+    from sweeper.analysis.curves import curves_of
+    from sweeper.cli import console
+    from sweeper.cli.look import trial
+    from sweeper.cli.look.summary import print_summary
+
+    print_summary(study)
+    if not rows and study.rows():
+        report.emit(f"None of the {len(study.rows())} trials is as asked for.")
+        return
+    if curves:
+        shown = rows[:limit]
+        trial.print_curves(study, curves_of(study, shown), {row.number for row in shown[:HIGHLIGHTED]})
+    console.print_leaderboard(study.sweep, rows, study.attempts(), limit=limit, remarks=study.remarks())
+
+
+def _document(study: StudyView, rows: Sequence[TrialRecord], *, curves: bool) -> dict[str, Any]:
+    """Build the document of `show --json`; with `curves`, each trial has its reports."""
+    from sweeper.cli.look.summary import summary_document
+
+    document = report.study_document(study.sweep, rows, study.attempts())
+    if curves:
+        reports = study.all_reports()
+        for found in document["trials"]:
+            found["reports"] = report.report_documents(study.sweep, reports.get(found["number"], ()))
+    facts = study.facts
+    summary = {"history": facts.get("history"), "eras": facts.get("eras", []), "summary": summary_document(study)}
+    return document | summary
 
 
 def best(
