@@ -107,7 +107,7 @@ def test_study_and_mlflow_agree_trial_by_trial(finished: Finished) -> None:
     client, children, _ = mlflow_runs(folder)
     rows = study.rows()
     assert sorted(children) == [row.number for row in rows]
-    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    status = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
     for row in rows:
         run = children[row.number]
         assert run.info.status == status[row.state]

@@ -34,6 +34,34 @@ def parse_target(name: str, trials: Sequence[str] = ()) -> tuple[str, list[int]]
     return sweep, [int(text) for text in numbers]
 
 
+def parse_targets(texts: Sequence[str], limit: int) -> list[tuple[str, int | None]]:
+    """Return what is to be compared: the name of a sweep each, with the number of a trial, or None for the whole sweep.
+
+    `NAME TRIAL TRIAL` means these trials of one sweep.
+
+    Raises:
+        InputError: these are fewer than two, more than `limit`, or trials and whole sweeps together.
+    """
+    first, others = texts[0], texts[1:]
+    if ":" not in first and others and all(text.isdecimal() for text in others) and not first.isdecimal():
+        texts = [f"{first}:{number}" for number in others]
+    if len(texts) < 2:
+        raise InputError("name at least two trials, as in `sweeper compare lstm:3 lstm:7`, or two sweeps")
+    if len(texts) > limit:
+        raise InputError(f"{len(texts)} are too many to compare in one table; name at most {limit}")
+    if repeated := [text for index, text in enumerate(texts) if text in texts[:index]]:
+        raise InputError(f"{repeated[0]} is named twice; name different trials or sweeps")
+    found = [parse_target(text) for text in texts]
+    trial = next((text for text, (_, numbers) in zip(texts, found, strict=True) if numbers), None)
+    whole = next((name for name, numbers in found if not numbers), None)
+    if trial is not None and whole is not None:
+        raise InputError(
+            f"{trial} is a trial and {whole} a whole sweep. Name trials only, as in {trial} {whole}:NUMBER, or sweeps "
+            "only"
+        )
+    return [(name, numbers[0] if numbers else None) for name, numbers in found]
+
+
 def trial_named(study: StudyView, number: int) -> TrialRecord:
     """Return a trial by its number.
 

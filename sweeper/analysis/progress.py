@@ -1,10 +1,11 @@
-"""Progress of a running sweep from the events that its listeners get: trials, the best one, the work and time left."""
+"""Progress of a running sweep from the events that its listeners get, and for how long trials have run."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.estimate import MIN_ENDED, Effort, seconds_left
@@ -15,6 +16,7 @@ from sweeper.core.trials import best_trial
 if TYPE_CHECKING:
     from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Sweep
+    from sweeper.study.view import StudyView
 
 ESTIMATE_INTERVAL_S = 5.0
 """Interval between two estimates of the time left; in between the last one is counted down."""
@@ -59,6 +61,17 @@ class Progress:
             return None
         counted = "" if row.state == "FAIL" else f"; {self.ended()} of {self.trials} ended{self.best_so_far()}"
         return f"{ending(row, self.sweep)}{counted}"
+
+    def attach(self, rows: Iterable[TrialRecord], seconds: float) -> None:
+        """Begin with the trials of a run that another process began so many seconds ago."""
+        now, moment = self._clock(), datetime.now(UTC)
+        self._began = now - seconds
+        for row in rows:
+            self.record(row, None)
+            if row.state == "RUNNING" and (begun := row.resumed or row.started):
+                ran = row.spent + max(0.0, (moment - begun).total_seconds())
+                self._times[row.number] = now - ran, now
+                self._reports_seen += row.step
 
     @property
     def trials(self) -> int:
@@ -136,3 +149,49 @@ class Progress:
         ended = list(self._efforts.values())
         how = {"to_come": to_come, "workers": self._workers, "full": self.full}
         return seconds_left(ended, running, **how, may_end_early=self.sweep.pruner.type != "none")
+
+
+def active_seconds(study: StudyView, moments: Iterable[float] = ()) -> list[float]:
+    """Return for how many seconds at least one trial of a sweep ran until each moment, and in all as the last number.
+
+    Args:
+        moments: Unix times.
+    """
+    merged: list[tuple[float, float]] = []
+    for begun, end in sorted(_spans(study)):
+        if merged and begun <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
+        else:
+            merged.append((begun, end))
+
+    def until(moment: float) -> float:
+        return sum(max(0.0, min(end, moment) - begun) for begun, end in merged)
+
+    return [until(moment) for moment in (*moments, float("inf"))]
+
+
+def _spans(study: StudyView) -> Iterator[tuple[float, float]]:
+    """Yield when attempts of trials began and ended."""
+    for row in study.rows():
+        if row.started is None or row.is_added:
+            continue
+        begun = (row.resumed or row.started).timestamp()
+        if row.resumed:  # of the attempts before, only the sum of their times is known
+            yield row.started.timestamp(), row.started.timestamp() + row.spent
+        if row.ended is not None:
+            end = row.ended.timestamp()
+        elif study.is_running:
+            end = time.time()
+        else:
+            end = max((report.time for report in study.reports(row.number)), default=begun)
+        yield begun, max(begun, end)
+
+
+def trial_seconds(row: TrialRecord, moment: float) -> float:
+    """Return for how long a trial had run at a moment, without the time between its attempts."""
+    begun = row.resumed or row.started
+    if begun is None:
+        return 0.0
+    if row.resumed is not None and moment < row.resumed.timestamp() and row.started is not None:
+        return min(row.spent, max(0.0, moment - row.started.timestamp()))
+    return row.spent + max(0.0, moment - begun.timestamp())

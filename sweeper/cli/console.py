@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -91,7 +91,7 @@ def columns_that_fit(columns: Sequence[str], rows: Sequence[Sequence[str]], widt
     return len(columns)
 
 
-def print_table(rendered: Table) -> None:
+def print_table(rendered: RenderableType) -> None:
     """Print a table on stdout; in a file or a pipe without the blanks with which rich fills the last column."""
     if out.is_terminal:
         out.print(rendered)

@@ -36,6 +36,9 @@ MAX_WORKERS = 16
 LINES_BESIDE_WORKERS = 9
 """Lines of the display other than those of the workers, and a few to spare."""
 
+MIN_PLOT_LINES, MAX_PLOT_LINES = 10, 20
+"""Height of what is drawn below the workers. It is left out where there is less room."""
+
 
 def live_view(sweep: Sweep, tracking_uri: str | None = None, console: Console = err) -> LiveProgress | PlainLines:
     """Return what shows a sweep while it runs: a display on a terminal that can redraw it, otherwise plain lines.
@@ -65,13 +68,30 @@ class LiveProgress:
 
     Args:
         link: returns a line about where to see more; printed when the first trial starts.
+        plot: draws something of a width and a height below the workers; None: nothing to draw.
+        hint: a last line, for as long as the display is redrawn.
+
+    Attributes:
+        runs_on: whether the sweep continues without this display: none of its trials is interrupted then.
     """
 
-    def __init__(self, sweep: Sweep, console: Console = err, *, link: Callable[[], str] | None = None) -> None:
+    runs_on = False
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        console: Console = err,
+        *,
+        link: Callable[[], str] | None = None,
+        plot: Callable[[int, int], str | None] | None = None,
+        hint: str = "",
+    ) -> None:
         self.progress = Progress(sweep)
         self._params = varying(sweep)
         self._console = console
         self._link = link
+        self._plot = plot
+        self._hint = hint
         self._phase = ""
         self._phase_began = 0.0
         self._lock = threading.Lock()
@@ -84,9 +104,13 @@ class LiveProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        self._ended.set()
+        self.end()
         self._live.stop()  # the last frame stays on the screen, without workers
         self._console.print()
+
+    def end(self) -> None:
+        """Show the sweep as one that has ended: without workers."""
+        self._ended.set()
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         """Record an event of a trial, and print a line if the trial has failed."""
@@ -111,7 +135,8 @@ class LiveProgress:
         """Draw the display; rich calls this four times a second."""
         with self._lock:
             has_ended = self._ended.is_set()
-            lines: list[RenderableType] = [_title(self.progress), self._bar(), _counts(self.progress, has_ended)]
+            counts = _counts(self.progress, has_ended and not self.runs_on)
+            lines: list[RenderableType] = [_title(self.progress), self._bar(), counts]
             if self.progress.best is not None:
                 lines.append(_best(self.progress.best, self._params))
             if not has_ended:
@@ -121,6 +146,7 @@ class LiveProgress:
                 if self._phase:
                     self._spinner.update(text=_line((self._phase, "cyan")))
                     lines.append(self._spinner)
+            lines += self._drawing(lines, has_ended)
             return Group(*lines)
 
     def _bar(self) -> RenderableType:
@@ -133,10 +159,23 @@ class LiveProgress:
         grid.add_row(bar, text)
         return grid
 
+    def _drawing(self, lines: list[RenderableType], has_ended: bool) -> list[RenderableType]:
+        """Draw the plot into the lines that are left of the terminal, and the hint below it."""
+        hint: list[RenderableType] = [_line((self._hint, "dim"))] if self._hint and not has_ended else []
+        if self._plot is None:
+            return hint
+        room = MAX_PLOT_LINES
+        if self._console.is_terminal:
+            used = len(self._console.render_lines(Group(*lines), pad=False))
+            room = min(room, self._console.height - used - len(hint) - 2)
+        drawn = self._plot(self._console.width, room) if room >= MIN_PLOT_LINES else None
+        return [Text(), Text.from_ansi(drawn, no_wrap=True), *hint] if drawn else hint
+
     def _workers(self, running: list[TrialRecord]) -> list[RenderableType]:
         """Draw a table of the running trials that fits into the terminal, and name what did not fit."""
         sweep = self.progress.sweep
-        limit = max(1, min(MAX_WORKERS, self._console.height - LINES_BESIDE_WORKERS))
+        others = LINES_BESIDE_WORKERS + (MIN_PLOT_LINES if self._plot else 0)
+        limit = max(1, min(MAX_WORKERS, self._console.height - others)) if self._console.is_terminal else MAX_WORKERS
         has_nodes = len({row.node for row in self.progress.rows.values() if row.node}) > 1
         columns = ["trial", unit(sweep.budget).removesuffix("s"), clean(sweep.objective.metric)]
         columns += ["node"] * has_nodes + [clean(name) for name in self._params]

@@ -18,7 +18,7 @@ import typer
 
 from sweeper.cli import control, decide, options, run, submit
 from sweeper.cli.check import verbs
-from sweeper.cli.look import show, ui
+from sweeper.cli.look import compare, show, ui, watch
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
 from sweeper.core.files import private_files
@@ -39,6 +39,8 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "convert": verbs.convert,
     "list": show.list_sweeps,
     "show": show.show,
+    "watch": watch.watch,
+    "compare": compare.compare,
     "best": show.best,
     "ui": ui.ui,
     "sync": ui.sync,

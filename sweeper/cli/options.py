@@ -87,6 +87,16 @@ OneTrial = Annotated[
     str | None, typer.Argument(metavar="[TRIAL]", help="The number of one of its trials.", show_default=False)
 ]
 
+Targets = Annotated[
+    list[str],
+    typer.Argument(metavar="A B...", help="Trials, as in lstm:3, or sweeps, at least two.", show_default=False),
+]
+Reach = Annotated[
+    list[float] | None,
+    typer.Option("--reach", metavar="VALUE", help="Show how soon each reached this value. Repeatable."),
+]
+Once = Annotated[bool, typer.Option("--once", metavar="", help="Print the state once, and end.")]
+
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON document on stdout.")]
 Csv = Annotated[bool, typer.Option("--csv", metavar="", help="Print all trials and parameters as CSV.")]
 All = Annotated[bool, typer.Option("--all", metavar="", help="Print all trials, instead of the first 20.")]
@@ -107,6 +117,9 @@ TrackingUri = Annotated[
 ]
 _Port = typer.Option("--port", min=1, max=65535, metavar="N", help="Port of the UI. Default: any free one.")
 Port = Annotated[int | None, _Port]
+OptunaDashboard = Annotated[
+    bool, typer.Option("--optuna", metavar="", help="Start optuna-dashboard on the database of studies instead.")
+]
 _Output = typer.Option("--output", "-o", metavar="FILE", help="Write to this file.", show_default=False)
 Output = Annotated[Path | None, _Output]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from sweeper.tracking.check import check_store
 from sweeper.tracking.client import store_uri, tracking_uri
-from sweeper.tracking.links import Link, sweep_links
 from sweeper.tracking.models.saving import save_model
 from sweeper.tracking.packaging import PACKED, read_evaluation, store_evaluation
-from sweeper.tracking.projection import Projection, sync
+from sweeper.tracking.pages.links import Link, comparison_link, sweep_links
+from sweeper.tracking.pages.ui import Ui, start_server, start_ui
+from sweeper.tracking.projection import Projection, log_report, sync
 from sweeper.tracking.registry import Registered, promote, register_best, register_champion
 from sweeper.tracking.removal import delete_runs, lost_model_notes
-from sweeper.tracking.ui import Ui, start_ui
 
 __all__ = [
     "Link",
@@ -19,13 +19,16 @@ __all__ = [
     "Registered",
     "Ui",
     "check_store",
+    "comparison_link",
     "delete_runs",
+    "log_report",
     "lost_model_notes",
     "promote",
     "read_evaluation",
     "register_best",
     "register_champion",
     "save_model",
+    "start_server",
     "start_ui",
     "store_evaluation",
     "store_uri",

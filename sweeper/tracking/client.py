@@ -204,6 +204,14 @@ def log_text_best_effort(client: MlflowClient, run_id: str, text: str, name: str
         logger.warning("MLflow did not store %s (%s).", name, short_reason(error))
 
 
+def has_file(client: MlflowClient, run_id: str, name: str) -> bool:
+    """Return whether a run has a file of this name; False too if the store cannot tell."""
+    try:
+        return any(file.path == name for file in client.list_artifacts(run_id))
+    except Exception:  # it is only about a link to the file
+        return False
+
+
 def known_run(run: MlflowRun) -> KnownRun:
     """Return the contents of a run that was just read; its history is read later, when it is needed."""
     return KnownRun(

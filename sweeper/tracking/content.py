@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from posixpath import normpath
@@ -18,15 +19,19 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
     from sweeper.core.trials import Report, TrialRecord
-    from sweeper.spec import Sweep
+    from sweeper.spec import Budget, Sweep
 
 MAX_KEY_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_BATCH_METRICS = 250, 6000, 8000, 1000
 """MLflow's limits: of a name, of the value of a parameter and of a tag, and of the metrics in one request."""
 
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 
-STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-"""MLflow's status for each state of Optuna, as in MLflow's own Optuna storage."""
+STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
+"""MLflow's status for each state of Optuna. KILLED would show a pruned trial with the red cross of a failure; the tag
+`sweeper.state` tells it from a complete one."""
+
+EPOCH = "epoch"
+"""Metric with the epoch of a report, for charts by it; a trainable may report one of its own."""
 
 
 class Study(Protocol):
@@ -85,7 +90,6 @@ def sweep_tags(study: Study, rows: Sequence[TrialRecord], *, is_live: bool) -> d
         tags |= {"sweeper.best_trial": str(leader.number), "sweeper.best_value": repr(leader.value)}
     for name, value in dataset_facts(facts).items():
         tags[f"sweeper.dataset.{name}"] = str(value)
-    tags["mlflow.note.content"] = _note(sweep, leader)
     return tags
 
 
@@ -145,6 +149,13 @@ def milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1000)
 
 
+def with_epoch(report: Report, budget: Budget) -> Report:
+    """Return a report with its epoch as a metric, if the budget is in epochs and the trainable does not report it."""
+    if budget.steps is not None or EPOCH in report.metrics:
+        return report
+    return replace(report, metrics={**report.metrics, EPOCH: budget.epoch_of(report.step)})
+
+
 def fit_key(key: str) -> str:
     """Return a name that MLflow accepts for a parameter or a metric; a changed one ends in a checksum, to be unique."""
     clean = normpath(_FORBIDDEN.sub("_", key)) if key else "_"
@@ -201,9 +212,3 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for key, inner in value.items():
         yield from _flat(name if key == "type" else f"{name}.{key}", inner)
-
-
-def _note(sweep: Sweep, leader: TrialRecord | None) -> str:
-    metric = sweep.objective.metric
-    best = f"Best {metric}: {leader.value:g} (trial {leader.number})." if leader and leader.value is not None else ""
-    return "\n\n".join(part for part in (sweep.description, best) if part)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sweeper.core.errors import StorageError, TrackingError
 from sweeper.core.secrets import redact
-from sweeper.tracking.client import configure_mlflow
+from sweeper.tracking.client import configure_mlflow, connect, has_file, open_experiment, search_runs
+from sweeper.tracking.pages.links import REPORT
+from sweeper.tracking.pages.note import with_report
 from sweeper.tracking.server import short_reason
 from sweeper.tracking.sync import StudySync
 
@@ -36,6 +39,9 @@ class Projection:
     It remembers only which trials changed, and reads their reports from the study when it delivers them. So an outage
     of MLflow costs no memory, delays no trial and loses no data. The next `start` or `sync` delivers what is missing
     when the process ends.
+
+    Attributes:
+        outcome: further tags of the sweep's run, delivered at the latest when it is closed.
     """
 
     FIRST_REPORT_WAIT_S = 20.0
@@ -44,6 +50,7 @@ class Projection:
     def __init__(self, sweep: Sweep, uri: str) -> None:
         self.name = sweep.name
         self.uri = uri
+        self.outcome: dict[str, str] = {}
         self._sync: StudySync | None = None
         self._changed: dict[int, TrialRecord] = {}
         self._state = threading.Condition()
@@ -66,7 +73,7 @@ class Projection:
         """
         configure_mlflow()
         self._first_report_wait_s = first_report_wait_s
-        self._sync = StudySync(study, self.uri)
+        self._sync = StudySync(study, self.uri, self.outcome)
         with self._state:
             self._changed = {**{row.number: row for row in study.rows()}, **self._changed}
         self._thread.start()
@@ -149,14 +156,17 @@ class Projection:
         return self._is_idle
 
 
-def sync(study: Study, uri: str) -> int:
+def sync(study: Study, uri: str, outcome: Mapping[str, str] | None = None) -> int:
     """Write into MLflow what it lacks of a study; return the number of records written.
+
+    Args:
+        outcome: further tags of the sweep's run.
 
     Raises:
         TrackingError: MLflow cannot be reached, or refuses.
     """
     configure_mlflow()
-    study_sync = StudySync(study, uri)
+    study_sync = StudySync(study, uri, outcome or {})
     for attempt in range(3):
         try:
             study_sync.write(study.rows(), is_live=False)
@@ -166,3 +176,28 @@ def sync(study: Study, uri: str) -> int:
                 raise TrackingError(f"MLflow at {redact(uri)}: {short_reason(error)}") from error
             time.sleep(POLL_INTERVAL_S)
     raise AssertionError("the loop returns or raises")
+
+
+def log_report(study: Study, uri: str, make: Callable[[], str], *, replace: bool) -> bool:
+    """Log the report on a sweep with the sweep's run, and link it in its description; return whether it was logged.
+
+    Args:
+        make: makes the page.
+        replace: whether to replace one that the run has; otherwise nothing is made then.
+
+    Raises:
+        TrackingError: MLflow does not have the sweep.
+        Exception: it cannot be reached, or refuses.
+    """
+    client = connect(uri)
+    experiment = open_experiment(client, uri, study.sweep.tracking.experiment)
+    # Only the sweep's own run has this tag.
+    found = search_runs(client, experiment, f"tags.`sweeper.id` = '{study.id}' and tags.`sweeper.trials` != ''")
+    if (run := next(found, None)) is None:
+        raise TrackingError(f"MLflow at {redact(uri)} does not have sweep {study.name!r}")
+    if not replace and has_file(client, run.info.run_id, REPORT):
+        return False
+    client.log_text(run.info.run_id, make(), REPORT)
+    note = with_report(run.data.tags.get("mlflow.note.content", ""), experiment, run.info.run_id)
+    client.set_tag(run.info.run_id, "mlflow.note.content", note)
+    return True

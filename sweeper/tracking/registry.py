@@ -20,6 +20,7 @@ from sweeper.tracking.models.decision import Challenger, Decision, compare
 from sweeper.tracking.models.logged import ModelLog
 from sweeper.tracking.models.versions import CHAMPION_ALIAS, REASON_TAG, Versions
 from sweeper.tracking.packaging import PACKED
+from sweeper.tracking.pages.note import outcome_tags
 from sweeper.tracking.projection import Projection, sync
 from sweeper.tracking.server import short_reason
 
@@ -70,7 +71,9 @@ def register_best(
         what = f"the best model is in {folder}" if has_model else f"the test metrics are in {folder}"
         return Registered(None, notes, (f"{what}; the same command registers it when MLflow keeps up",))
     try:
-        return Registered(register_champion(study, best, evaluation, folder, projection.uri, load=load), notes)
+        champion = register_champion(study, best, evaluation, folder, projection.uri, load=load)
+        projection.outcome |= outcome_tags(champion, best, evaluation)
+        return Registered(champion, notes)
     except TrackingError as error:
         return Registered(None, notes, (str(error),))
 
@@ -117,7 +120,10 @@ def promote(
     """
     sync(study, uri)  # the run of the trial may be missing
     try:
-        return _Registration(study, trial, uri).promote(metrics, packed, name)
+        champion = _Registration(study, trial, uri).promote(metrics, packed, name)
+        if champion is not None:
+            sync(study, uri, outcome_tags(champion, trial, {}))
+        return champion
     except Exception as error:
         raise TrackingError(f"MLflow at {redact(uri)} did not promote the model ({short_reason(error)})") from error
 

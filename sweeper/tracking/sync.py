@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import StorageError, TrackingError
@@ -14,6 +15,7 @@ from sweeper.tracking import content
 from sweeper.tracking.client import (
     KnownRun,
     connect,
+    has_file,
     known_run,
     log_dataset,
     log_text_best_effort,
@@ -21,6 +23,9 @@ from sweeper.tracking.client import (
     search_runs,
 )
 from sweeper.tracking.content import altered_names, batches, fit_key, fit_params, fit_tags
+from sweeper.tracking.pages.links import REPORT
+from sweeper.tracking.pages.note import Places, sweep_note
+from sweeper.tracking.pages.view import has_view, save_view
 from sweeper.tracking.server import short_reason
 
 if TYPE_CHECKING:
@@ -43,10 +48,14 @@ class StudySync:
 
     It caches what MLflow holds, and writes the difference. After any error it drops the cache and reads again: a
     request whose answer was lost may have been carried out.
+
+    Args:
+        outcome: further tags of the sweep's run, read at each write: what became of the best model.
     """
 
-    def __init__(self, study: content.Study, uri: str) -> None:
+    def __init__(self, study: content.Study, uri: str, outcome: Mapping[str, str] = MappingProxyType({})) -> None:
         self.written = 0
+        self._outcome = outcome
         self._study = study
         self._sweep = study.sweep
         assert study.id is not None, "a study has an id since open_study, and only an opened study is written"
@@ -58,6 +67,7 @@ class StudySync:
         self._runs: dict[int, KnownRun] | None = None
         self._experiment = ""
         self._must_reload = False
+        self._has_view: bool | None = None
         self._refused: dict[int, int] = {}
         self._curve: dict[int, float] = {}
 
@@ -167,7 +177,8 @@ class StudySync:
         if run.steps is None:
             run.steps = {point.step for point in client.get_metric_history(run.id, metric)}
         lacking = set(range(1, row.step + 1)) - run.steps
-        return [report for report in self._study.reports(row.number) if report.step in lacking] if lacking else []
+        reports = self._study.reports(row.number) if lacking else []
+        return [content.with_epoch(report, self._sweep.budget) for report in reports if report.step in lacking]
 
     def _log(self, client: MlflowClient, run: KnownRun, params: Mapping[str, Any], reports: list[Report]) -> None:
         from mlflow.entities import Param
@@ -202,7 +213,7 @@ class StudySync:
 
     def _write_sweep(self, client: MlflowClient, run: KnownRun, *, is_live: bool) -> None:
         rows, facts = list(self._rows.values()), self._study.facts
-        tags = self._sweep_tags(rows, is_live=is_live)
+        tags = self._sweep_tags(client, run, rows, is_live=is_live)
         if run.steps is None or not run.params:
             log_text_best_effort(client, run.id, content.sweep_yaml(self._sweep), "sweep.yaml")
         if run.tags.get("sweeper.dataset.digest") != tags.get("sweeper.dataset.digest"):
@@ -212,11 +223,29 @@ class StudySync:
         ended = max((row.ended for row in rows if row.ended), default=None)
         self._set_status(client, run, content.STATUS.get(tags["sweeper.state"], "KILLED"), ended)
 
-    def _sweep_tags(self, rows: list[TrialRecord], *, is_live: bool) -> dict[str, str]:
-        tags = content.sweep_tags(self._study, rows, is_live=is_live)
+    def _sweep_tags(
+        self, client: MlflowClient, run: KnownRun, rows: list[TrialRecord], *, is_live: bool
+    ) -> dict[str, str]:
+        tags = {**content.sweep_tags(self._study, rows, is_live=is_live), **self._outcome}
         if self._runs is not None and (best := self._runs.get(int(tags.get("sweeper.best_trial", PARENT)))):
             tags["sweeper.best_run"] = best.id
+        if self._has_view is None:  # once: this user may not be allowed to save one
+            self._has_view = self._save_view(client, run)
+        places = Places(
+            self._experiment,
+            run.id,
+            best=tags.get("sweeper.best_run"),
+            has_view=self._has_view,
+            has_report=not is_live and has_file(client, run.id, REPORT),
+        )
+        tags["mlflow.note.content"] = sweep_note(self._study, rows, places, {**run.tags, **tags})
         return tags
+
+    def _save_view(self, client: MlflowClient, run: KnownRun) -> bool:
+        """Save the view that the description links to, unless there is one; `sweeper ui` may have saved a better."""
+        if has_view(client.get_experiment(self._experiment).tags, self._id):
+            return True
+        return save_view(client, self._experiment, self._id, self._sweep, run.id)
 
     def _sweep_curve(self, client: MlflowClient, run: KnownRun, rows: list[TrialRecord]) -> list[Report]:
         """Return the points of `best_METRIC`, with a trial's number as the step, that the sweep's run lacks.

@@ -75,6 +75,11 @@ def linked(name: str) -> Callable[[Path], None]:
     return prepare
 
 
+def compared(first: str, *others: str, message: str) -> Case:
+    """Return a case of `sweeper compare` beside a sweep called x without trials."""
+    return Case(message, path=first, options=others, prepare=finished(), verbs=("compare",))
+
+
 SWEEPS: dict[str, list[Case]] = {
     "an empty name": [
         line('name: ""', "1:1  name: is empty; give it a name"),
@@ -414,6 +419,17 @@ SWEEPS: dict[str, list[Case]] = {
             "--storage", "sqlite:///.", "cannot write to . (it is a folder); choose another database with --storage"
         ),
         option("--tracking-uri", "sqlite:////proc/x/m.db", "cannot write to /proc/x "),
+    ],
+    "what cannot be compared": [
+        compared(
+            "x:0",
+            "x",
+            message="x:0 is a trial and x a whole sweep. Name trials only, as in x:0 x:NUMBER, or sweeps only",
+        ),
+        compared("x:0", "x:0", message="x:0 is named twice"),
+        compared("x:0", "x:1", message="sweep 'x' has no trial 0; none of its trials has started"),
+        compared("x", "y", message="no sweep 'y' in sqlite:///sweeper.db; there are: x"),
+        compared("x", message="name at least two trials, as in `sweeper compare lstm:3 lstm:7`, or two sweeps"),
     ],
     "a secret in plain text": [
         line(

@@ -42,7 +42,7 @@ def test_values_beyond_the_limits_are_cut_and_marked(uri: str, study: RecordedSt
     run = trial_runs(uri, study)[0]
     assert run.data.params["fine"] == "1"
     assert len(run.data.params["long"]) == 6000
-    assert len(run.data.params) == 4 and len(run.data.metrics) == 3
+    assert len(run.data.params) == 4 and len(run.data.metrics) == 4  # the epoch is added
     assert len(run.data.tags["sweeper.reason"]) == 8000
     assert run.data.tags["sweeper.truncated"].startswith("long, bad?key, kkk")
     assert "loss@val, ../up" in run.data.tags["sweeper.truncated"]

@@ -100,7 +100,7 @@ def test_sync_writes_only_what_is_missing_of_a_trial(uri: str, study: RecordedSt
     sync(study, uri)
     study.report(0, 0.3)
     study.end(0)
-    assert sync(study, uri) == 1 + 1 + 1, "one point, one state, one point of the sweep's own curve"
+    assert sync(study, uri) == 2 + 1 + 1, "one point with its epoch, one state, one point of the sweep's own curve"
     assert_equal(uri, study)
 
 

@@ -79,21 +79,17 @@ def _answer(url: str, body: dict[str, str] | dict[str, object] | None = None, **
         return error.code
 
 
-def test_links_show_sorted_trials_their_curves_and_the_best_compared(shown: RecordedStudy, uri: str) -> None:
+def test_links_show_the_trials_in_charts_and_sorted(shown: RecordedStudy, uri: str) -> None:
     runs, parent = trial_runs(uri, shown), sweep_run(uri, shown)
     links = sweep_links(shown, uri, "http://127.0.0.1:5000/")
-    curves = _url(links, "their curves")
-    assert curves.startswith("http://127.0.0.1:5000/#/experiments/")
-    assert f"%27{parent.info.run_id}%27&orderByKey=metrics.%60score%60&orderByAsc=false&" in curves
-    assert "&compareRunsMode=CHART&" in curves
-    compared = _url(links, "the best 3 compared")
-    assert "/#/compare-runs?runs=" in compared
-    places = [compared.index(runs[number].info.run_id) for number in (2, 0, 1)]
-    assert places == sorted(places)
+    charts = _url(links, "the trials in charts")
+    assert charts.startswith("http://127.0.0.1:5000/#/experiments/")
+    assert f"?viewStateShareKey=sweeper-{shown.id}&compareRunsMode=CHART&" in charts
     assert parent.info.run_id in _url(links, "the sweep")
     assert runs[2].info.run_id in _url(links, "the best trial")
     assert "/#/models/rnn?" in _url(links, "the model and its champion")
     assert all(link.url.endswith("workflowType=machine_learning") for link in links)
+    assert not any("compare" in link.url for link in links if link.title != "the trials in charts")
 
 
 def test_table_of_trials_shows_metric_parameters_and_state(shown: RecordedStudy, uri: str) -> None:
@@ -103,7 +99,7 @@ def test_table_of_trials_shows_metric_parameters_and_state(shown: RecordedStudy,
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
     assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{sweep_run(uri, shown).info.run_id}'"
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`score`", False)
-    assert view["selectedColumns"][:3] == ["metrics.`score`", "params.`height`", "tags.`sweeper.state`"]
+    assert view["selectedColumns"][:3] == ["metrics.`score`", "tags.`sweeper.state`", "params.`height`"]
 
 
 def test_links_to_missing_models_and_trials_are_left_out(make_sweep: Callable[..., Sweep], uri: str) -> None:
@@ -111,8 +107,8 @@ def test_links_to_missing_models_and_trials_are_left_out(make_sweep: Callable[..
     study.trial(0, 0.5, state="FAIL")
     sync(study, uri)
     assert [link.title for link in sweep_links(study, uri, "http://h")] == [
+        "the trials in charts",
         "all trials, best first",
-        "their curves",
         "the sweep",
     ]
 

@@ -88,7 +88,7 @@ def four_trials(study: RecordedStudy) -> None:
     study.trial(3, 0.1, state="FAIL", reason="ValueError: too high (samples.py:27)")
 
 
-STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 
 
 def runs_of(uri: str, study: RecordedStudy) -> list[Any]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from tempfile import TemporaryFile
@@ -50,28 +51,10 @@ def start_ui(uri: str, port: int | None = None, *, start_timeout_s: float = 90.0
     """
     if is_http(uri):
         return Ui(uri.rstrip("/"), None)
-    port = _free_port(port)
-    url = f"http://127.0.0.1:{port}"
-    # A file, not a pipe: nothing reads it once the server runs, and a full pipe would block the server.
-    with TemporaryFile() as output:
-        ui = Ui(url, _serve(uri, port, output))
-        deadline = time.monotonic() + start_timeout_s
-        while not _is_healthy(url):
-            if not ui.is_running() or time.monotonic() > deadline:
-                ui.stop()
-                output.seek(0)
-                printed = redact(output.read().decode(errors="replace").strip())[-500:]
-                raise TrackingError(f"the MLflow UI did not start at {url}: {printed or 'no answer'}")
-            time.sleep(0.2)
-    return ui
-
-
-def _serve(uri: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
     path = sqlite_path(uri)
     settings = {
         "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where every user could read its password
         "MLFLOW_HOST": "127.0.0.1",
-        "MLFLOW_PORT": str(port),
         "MLFLOW_WORKERS": "1",
         "MLFLOW_UVICORN_OPTS": "--log-level error --no-access-log",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine more processes, of no use for sweeps
@@ -84,8 +67,55 @@ def _serve(uri: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
     }
     if path is not None:
         settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(path.parent / ARTIFACTS)
+    command = [sys.executable, "-m", "mlflow", "server"]
+    return start_server(
+        "the MLflow UI",
+        lambda chosen: (command, settings | {"MLFLOW_PORT": str(chosen)}),
+        port,
+        health="health",
+        start_timeout_s=start_timeout_s,
+    )
+
+
+def start_server(
+    name: str,
+    command: Callable[[int], tuple[list[str], dict[str, str]]],
+    port: int | None,
+    *,
+    health: str,
+    start_timeout_s: float = 90.0,
+) -> Ui:
+    """Start a server for this machine only, and return it when it answers.
+
+    Args:
+        name: what is started, for messages.
+        command: returns a command for a port, and the environment variables that it needs beside those of this process.
+        port: the port to serve at; None: any free one.
+        health: path of a page that a server answers that has started.
+
+    Raises:
+        TrackingError: it does not start, or the port is not free.
+    """
+    port = _free_port(port)
+    url = f"http://127.0.0.1:{port}"
+    words, settings = command(port)
+    # A file, not a pipe: nothing reads it once the server runs, and a full pipe would block the server.
+    with TemporaryFile() as output:
+        ui = Ui(url, _spawn(words, settings, output))
+        deadline = time.monotonic() + start_timeout_s
+        while not _is_healthy(f"{url}/{health}"):
+            if not ui.is_running() or time.monotonic() > deadline:
+                ui.stop()
+                output.seek(0)
+                printed = redact(output.read().decode(errors="replace").strip())[-500:]
+                raise TrackingError(f"{name} did not start at {url}: {printed or 'no answer'}")
+            time.sleep(0.2)
+    return ui
+
+
+def _spawn(command: list[str], settings: dict[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server"],
+        command,
         env={**os.environ, **settings},
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -96,7 +126,7 @@ def _serve(uri: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
 
 def _is_healthy(url: str) -> bool:
     try:
-        with urlopen(f"{url}/health", timeout=2) as answer:
+        with urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
