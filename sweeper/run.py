@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.lines import plain_lines
+from sweeper.analysis.report import import_in_background
 from sweeper.analysis.result import SweepResult, record_outcome
 from sweeper.core.code.copies import freeze_user_code
 from sweeper.core.code.functions import pickle_function
 from sweeper.core.code.user_code import has_evaluation
 from sweeper.core.errors import LeaseLostError, StopReason
-from sweeper.core.files import PinnedPath, private_files
-from sweeper.core.sweep_folder import SweepFolder, claim_folder
-from sweeper.core.trials import Listener, TrialRecord
+from sweeper.core.files import PinnedPath, private_files, read_small
+from sweeper.core.sweep_folder import MARKER, MAX_MARKER_BYTES, SweepFolder, claim_folder
+from sweeper.core.text import first_line
+from sweeper.core.trials import Champion, Listener, TrialRecord
 from sweeper.driver.auth import check_cluster, cluster_address
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from sweeper.study.study import SweepStudy
     from sweeper.study.view import StudyView
     from sweeper.tracking import Projection, Registered
+
+logger = logging.getLogger(__name__)
 
 UNDELIVERED = "MLflow does not have everything yet; the study has. The same command delivers the rest."
 
@@ -117,9 +124,9 @@ def run_sweep(
             stopped=None if study.is_done() else stop.reason,
             stop_detail=stop.detail,
             is_delivered=not problems,
+            notes=notes + (problems or _report(study, outcome, uri, stop, started)) + outcome.notes + study.remarks(),
             seconds=time.monotonic() - started,
             tracking_uri=uri,
-            notes=notes + problems + outcome.notes + study.remarks(),
         )
 
 
@@ -182,13 +189,18 @@ def _train(
         code = freeze_user_code(context.sweep.trainable, context.folder.code, study.facts["files"])
         context = replace(context, code=code)
     study.announce("Starting Ray.")
+
+    def must_evaluate(best: TrialRecord) -> bool:
+        import_in_background()  # the search is over, and this process is idle while a worker tests the best model
+        return bool(wanted(best))
+
     with _ray_with_data(study, context, address=address, stop=stop) as context:
         from sweeper.driver.stop import RunControl
         from sweeper.driver.tune import tune_trials
 
         projection.start(study, first_report_wait_s=projection.FIRST_REPORT_WAIT_S)
         control = RunControl(study, stop, PinnedPath(context.folder.path, "the folder of the sweep"))
-        found = tune_trials(study, context, control=control, must_evaluate=wanted)
+        found = tune_trials(study, context, control=control, must_evaluate=must_evaluate)
         if stop.reason is StopReason.TIMEOUT:
             # The timeout limits the search only; evaluating the best trial takes seconds.
             found = tune_trials(study, context, control=control.past_timeout(), must_evaluate=wanted, search=False)
@@ -220,6 +232,45 @@ def _ray_with_data(
             record_dataset(study, data.facts() if data else None)
             importing.result()
         yield replace(context, data=data)
+
+
+def _report(study: SweepStudy, outcome: Registered, uri: str, stop: StopSignal, started: float) -> tuple[str, ...]:
+    """Log the report with the run of a sweep that has ended; return a note if that fails: nothing else changes then."""
+    from sweeper.tracking import log_report
+
+    if not study.rows() or not (study.is_done() or stop.reason is StopReason.TIMEOUT):
+        return ()
+    began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started)
+    has_news = any(row.ended is not None and row.ended >= began for row in study.rows())
+    try:
+        log_report(study, uri, lambda: report_page(study, champion=outcome.champion), replace=has_news)
+    except Exception as error:
+        logger.debug("the report could not be logged", exc_info=True)
+        return (f"MLflow has no report ({first_line(error)}); `sweeper report {study.name}` makes one as a file",)
+    return ()
+
+
+def report_page(study: StudyView, *, is_running: bool = False, champion: Champion | None = None) -> str:
+    """Return the report on a sweep as an HTML page, with what its folder has of the best model's test."""
+    from sweeper.analysis.report.material import Evaluated
+    from sweeper.analysis.report.page import make_page
+    from sweeper.worker.champion import known_test
+
+    place, best = folder_at_hand(study), study.best()
+    metrics, predictions = known_test(place, best, study.facts) if place and best else (None, None)
+    return make_page(study, Evaluated(metrics, predictions, champion, place is not None), is_running=is_running)
+
+
+def folder_at_hand(study: StudyView) -> SweepFolder | None:
+    """Return the folder of a study; None if it is not here, or another study's. An old one does not say whose it is."""
+    place = SweepFolder.of(study.folder, study.name)
+    try:
+        owner = json.loads(read_small(place.path / MARKER, MAX_MARKER_BYTES))
+    except FileNotFoundError:
+        return place if place.path.is_dir() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return place if isinstance(owner, dict) and owner.get("study") == study.id else None
 
 
 def saved_model(study: StudyView, trial: TrialRecord) -> tuple[Path | None, dict[str, float]]:

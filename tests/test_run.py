@@ -122,6 +122,15 @@ def test_study_and_mlflow_agree_trial_by_trial(finished: Finished) -> None:
         assert run.data.metrics["val_accuracy"] == row.value
 
 
+def test_report_with_the_confusion_matrix_is_logged_with_the_sweep(finished: Finished) -> None:
+    folder, done = finished
+    client, _, parent = mlflow_runs(folder)
+    page = Path(client.download_artifacts(parent.info.run_id, "report.html")).read_text()
+    assert page.startswith("<!doctype html>") and "could not be made" not in page
+    assert 'id="figure-confusion"' in page and "small version 1 is the champion" in page
+    assert f"test_accuracy {json.loads(done.stdout)['test']['test_accuracy']:.4g}" in page
+
+
 def test_some_trials_are_pruned_and_the_savings_counted(finished: Finished) -> None:
     folder, done = finished
     rows = study_in(folder).rows()

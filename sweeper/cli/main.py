@@ -18,7 +18,7 @@ import typer
 
 from sweeper.cli import control, decide, options, run, submit
 from sweeper.cli.check import verbs
-from sweeper.cli.look import compare, show, ui, watch
+from sweeper.cli.look import compare, html, show, ui, watch
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
 from sweeper.core.files import private_files
@@ -42,6 +42,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "watch": watch.watch,
     "compare": compare.compare,
     "best": show.best,
+    "report": html.report,
     "ui": ui.ui,
     "sync": ui.sync,
     "promote": decide.promote,

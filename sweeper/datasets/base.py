@@ -97,6 +97,10 @@ class Dataset(StrictModel, ABC):
             DatasetError: It is missing, damaged, or differs from what was published.
         """
 
+    def images(self, x: Array) -> Array | None:
+        """Return inputs as images `[n, height, width]` of uint8; None if they are no images."""
+        return None
+
     def _split(self, source: str, *, train: Pair, validation: Pair, test: Pair) -> Arrays:
         """Return the first samples of each part, as many as the sweep declares."""
         parts: list[Array] = []

@@ -38,10 +38,22 @@ class _SquareImages(Dataset):
         if self.layout == "rows":
             return x
         pixels = x.reshape(len(x), -1, 1)
-        if self.layout == "pixels":
-            return pixels
+        return pixels if self.layout == "pixels" else np.ascontiguousarray(pixels[:, self._order()])
+
+    def images(self, x: Array) -> Array:
+        import numpy as np
+
+        if self.layout in ("rows", "columns"):
+            return x if self.layout == "rows" else x.transpose(0, 2, 1)
+        pixels = x if self.layout == "pixels" else x[:, np.argsort(self._order())]
+        return pixels.reshape(-1, self.side, self.side)
+
+    def _order(self) -> Array:
+        """Return the order of the pixels in the layout `permuted`."""
+        import numpy as np
+
         # RandomState's stream is frozen for good, unlike default_rng's.
-        return np.ascontiguousarray(pixels[:, np.random.RandomState(0).permutation(pixels.shape[1])])
+        return np.random.RandomState(0).permutation(self.side**2)
 
 
 class _ArchivedImages(_SquareImages):

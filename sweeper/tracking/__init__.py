@@ -5,7 +5,7 @@ from __future__ import annotations
 from sweeper.tracking.check import check_store
 from sweeper.tracking.client import store_uri, tracking_uri
 from sweeper.tracking.models.saving import save_model
-from sweeper.tracking.packaging import PACKED, read_evaluation, store_evaluation
+from sweeper.tracking.packaging import PACKED, read_evaluation, read_test, store_evaluation
 from sweeper.tracking.pages.links import Link, comparison_link, sweep_links
 from sweeper.tracking.pages.ui import Ui, start_server, start_ui
 from sweeper.tracking.projection import Projection, log_report, sync
@@ -25,6 +25,7 @@ __all__ = [
     "lost_model_notes",
     "promote",
     "read_evaluation",
+    "read_test",
     "register_best",
     "register_champion",
     "save_model",

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sweeper.core.files import files_below, open_regular, read_small, write_json
 
@@ -40,9 +41,16 @@ def digest(folder: Path) -> str | None:
     return found.hexdigest()
 
 
-def store_evaluation(folder: Path, trial: int, metrics: Mapping[str, float]) -> str:
-    """Write the test metrics of a trial beside its model, if it has one; return the digest of both, for the study."""
-    write_json(folder / _EVALUATION, {"trial": trial, "metrics": dict(metrics)})
+def store_evaluation(
+    folder: Path, trial: int, metrics: Mapping[str, float], predictions: Mapping[str, Any] | None = None
+) -> str:
+    """Write the test metrics of a trial beside its model, if it has one; return the digest of both, for the study.
+
+    Args:
+        predictions: what it predicted for the test set, for the report on the sweep.
+    """
+    known = {} if predictions is None else {"predictions": dict(predictions)}
+    write_json(folder / _EVALUATION, {"trial": trial, "metrics": dict(metrics), **known})
     content = read_small(folder / _EVALUATION, MAX_EVALUATION_BYTES)
     return f"{_state(folder) or ''} {hashlib.sha256(content).hexdigest()}"
 
@@ -53,6 +61,12 @@ def read_evaluation(folder: Path, expected: str | None) -> tuple[int, dict[str, 
     Args:
         expected: what `store_evaluation` returned; sweeper 0.2 returned only the digest of the packed model.
     """
+    found = read_test(folder, expected)
+    return None if found is None else found[:2]
+
+
+def read_test(folder: Path, expected: str | None) -> tuple[int, dict[str, float], Any] | None:
+    """Return what `read_evaluation` does, and what `store_evaluation` got as predictions; None if it got none."""
     packed, _, evaluation = (expected or "").partition(" ")
     try:
         content = read_small(folder / _EVALUATION, MAX_EVALUATION_BYTES)
@@ -63,7 +77,7 @@ def read_evaluation(folder: Path, expected: str | None) -> tuple[int, dict[str, 
         evaluated = int(found["trial"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    return (evaluated, metrics) if packed and packed == _state(folder) else None
+    return (evaluated, metrics, found.get("predictions")) if packed and packed == _state(folder) else None
 
 
 def _state(folder: Path) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.errors import InputError
 from sweeper.training.hparams import RNNParams
+from sweeper.training.predictions import summarise
 
 if TYPE_CHECKING:
     from sweeper.datasets.catalog import AnyDataset
@@ -43,7 +44,13 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
         raise ValueError(f"trial {trial.number} has no checkpoint to evaluate")
     loop = _start(params, trial)
     metrics = loop.test()
-    task = _dataset_of(trial).task
+    dataset = _dataset_of(trial)
+    task = dataset.task
+    if not task.forecasts:
+        outputs, test = loop.test_outputs(), trial.data
+        trial.save_predictions(
+            summarise(outputs, test.y_test, dataset.labels, lambda n: dataset.images(test.x_test[n]))
+        )
     model = build_network(params, task)
     for variable, value in zip(model.trainable_variables, loop.weights(), strict=True):
         variable.assign(value)

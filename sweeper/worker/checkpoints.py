@@ -48,6 +48,9 @@ class CheckpointStore:
     MODEL = "model"
     """Subfolder of a trial's folder with the model that the trial has saved, as a checkpoint of its own."""
 
+    PREDICTIONS = "predictions"
+    """Subfolder with what that model predicted for the test set, as a checkpoint too."""
+
     def __init__(
         self, folder: Path, remote: RemoteFolder | None = None, *, origin: Mapping[str, str] | None = None
     ) -> None:
@@ -64,8 +67,17 @@ class CheckpointStore:
     @property
     def models(self) -> CheckpointStore:
         """Store of the model that the trial has saved: verified, copied and deleted as its checkpoints are."""
-        store = CheckpointStore(self.folder / self.MODEL, self._remote, origin=self._origin)
-        store._remote_path = f"{self._remote_path}/{self.MODEL}"
+        return self._single(self.MODEL)
+
+    @property
+    def predictions(self) -> CheckpointStore:
+        """Store of what the trial's model predicted for the test set."""
+        return self._single(self.PREDICTIONS)
+
+    def _single(self, name: str) -> CheckpointStore:
+        """Return the store of one thing in a subfolder, of which only the newest is kept."""
+        store = CheckpointStore(self.folder / name, self._remote, origin=self._origin)
+        store._remote_path = f"{self._remote_path}/{name}"
         store._keep = 1
         return store
 
@@ -147,7 +159,7 @@ class CheckpointStore:
             self._remote.remove(self._remote_path)
         if self.folder.is_symlink():
             return
-        for name in (*self._local_names(), self.MODEL):
+        for name in (*self._local_names(), self.MODEL, self.PREDICTIONS):
             remove(self.folder / name)
         remove_unfinished(self.folder)
         with suppress(OSError):  # the folder does not exist or is not empty

@@ -7,12 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import InputError, TrialDivergedError, TrialStopped
-from sweeper.core.files import disk_full_message, is_disk_full, make_folder
-from sweeper.core.trials import Report
+from sweeper.core.files import disk_full_message, is_disk_full, make_folder, write_json
+from sweeper.core.trials import Predictions, Report
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.manifest import FILES
 from sweeper.worker.metrics import check_metric_names, numbers_of
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from sweeper.spec import Budget, TrialResources
 
 logger = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "predictions.json"
 
 _DISK_POLL_INTERVAL_S = 1.0
 """Seconds from one attempt to save a checkpoint on a full disk to the next."""
@@ -191,6 +194,12 @@ class Trial:
         self._unsaved = None
         make_folder(self._checkpoints.folder)
         self.model = self._save(self._checkpoints.models, {}, lambda folder: save_model(model, folder, example)) / FILES
+
+    def save_predictions(self, predictions: Predictions) -> None:
+        """Save what the model predicted for the test set. The report on the sweep shows those of the best trial."""
+        make_folder(self._checkpoints.folder)
+        store = self._checkpoints.predictions
+        self._save(store, {}, lambda folder: write_json(folder / PREDICTIONS_FILE, asdict(predictions)))
 
     def keras(self, model: Any, *, save_model: bool = True) -> Any:
         """Return a callback for Keras's `fit` that reports each epoch, saves checkpoints and resumes from one.

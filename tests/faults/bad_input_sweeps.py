@@ -80,6 +80,11 @@ def compared(first: str, *others: str, message: str) -> Case:
     return Case(message, path=first, options=others, prepare=finished(), verbs=("compare",))
 
 
+def report(file: str, message: str) -> Case:
+    """Return a case of a file that `sweeper report` is to write."""
+    return Case(message, path="x", options=("-o", file), verbs=("report",))
+
+
 SWEEPS: dict[str, list[Case]] = {
     "an empty name": [
         line('name: ""', "1:1  name: is empty; give it a name"),
@@ -467,5 +472,12 @@ SWEEPS: dict[str, list[Case]] = {
         looking("--where 'height ** 2', column 1: 'height ** 2' is not allowed", "--where", "height ** 2"),
         looking("--sort 'hight': there is no such column. Did you mean 'height'?", "--sort", "hight"),
         looking("--state 'failed': there is no such state. Did you mean 'FAIL'?", "--state", "failed"),
+    ],
+    "a report that cannot be written": [
+        report(
+            "sweep.yaml", "sweep.yaml exists, and is no report of sweeper. Remove it, or choose another file with -o"
+        ),
+        report("none/r.html", "cannot write to none/r.html (there is no folder none)"),
+        report(".", "cannot write to . (it is a folder); choose another file with -o"),
     ],
 }

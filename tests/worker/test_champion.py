@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from sweeper.core.files import write_json
 from sweeper.core.sweep_folder import SweepFolder
-from sweeper.core.trials import TrialRecord
+from sweeper.core.trials import Mistake, Predictions, TrialRecord
 from sweeper.spec import Sweep
 from sweeper.tracking import read_evaluation
-from sweeper.worker.champion import find_model, known_model, take_champion
+from sweeper.worker.champion import find_model, known_model, known_test, take_champion
 from sweeper.worker.task import WorkerContext
 
 BEST = TrialRecord(7, "COMPLETE", {"height": 0.9}, value=0.9, step=3)
@@ -85,3 +87,44 @@ def test_model_travels_through_a_remote_folder(make_sweep: Callable[..., Sweep],
         assert read_evaluation(tmp_path / place / "champion", digest) == (7, {"test_accuracy": 0.8})
     driver.checkpoints(7).clear()
     assert not (tmp_path / "remote/trials/0007").exists() and not (tmp_path / "driver/trials/0007/model").exists()
+
+
+PREDICTIONS = Predictions(("a", "b"), ((3, 1), (0, 4)), (Mistake(0, 1, 0.9, "iVBORw0KGgo="),))
+
+
+def save_predictions(context: WorkerContext, document: object) -> None:
+    store = context.checkpoints(BEST.number, BEST.params).predictions
+    store.save(BEST.step, {}, lambda folder: write_json(folder / "predictions.json", document))
+
+
+def test_predictions_of_the_best_trial_are_kept_with_its_metrics(context: WorkerContext) -> None:
+    save_model(context)
+    save_predictions(context, asdict(PREDICTIONS))
+    digest = take_champion(context, BEST, {"test_accuracy": 0.8})
+    facts = {"champion": digest}
+    assert known_test(context.folder, BEST, facts) == ({"test_accuracy": 0.8}, PREDICTIONS)
+    assert read_evaluation(context.folder.champion, digest) == (7, {"test_accuracy": 0.8})
+    assert known_test(context.folder, replace(BEST, number=8), facts) == (None, None)
+    assert known_test(context.folder, BEST, {}) == (None, None)
+    evaluation = context.folder.champion / "evaluation.json"
+    evaluation.write_text(evaluation.read_text().replace("0.9", "0.8"))
+    assert known_test(context.folder, BEST, facts) == (None, None)
+    context.checkpoints(BEST.number).clear()
+    assert not context.folder.trial(BEST.number).exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"matrix": [[1, 2]]},
+        {"matrix": [[1, -1], [0, 1]]},
+        {"classes": []},
+        {"mistakes": [{"label": 2, "predicted": 0, "probability": 1.0, "picture": ""}]},
+        {"mistakes": [{"label": 0, "predicted": 1, "probability": 1.0, "picture": "PHN2Zz4="}]},
+        {"mistakes": 5},
+    ],
+)
+def test_predictions_that_do_not_fit_together_are_left_out(context: WorkerContext, changes: dict[str, object]) -> None:
+    save_predictions(context, asdict(PREDICTIONS) | changes)
+    digest = take_champion(context, BEST, {"test_accuracy": 0.8})
+    assert known_test(context.folder, BEST, {"champion": digest}) == ({"test_accuracy": 0.8}, None)

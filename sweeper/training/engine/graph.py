@@ -76,6 +76,7 @@ class CompiledTraining:
             self._steps, (x, y, given, vector, state, number, count, indices, vector, numbers)
         )
         self.evaluate_batch = runtime.compile_function(self._evaluate_batch, (x, y, given, vector))
+        self.outputs_of_batch = runtime.compile_function(self._outputs_of_batch, (x, given, vector))
 
     def gradient(
         self, weights: Tensors, seeds: Tensors, x: Tensor, y: Tensor, rates: Mapping[str, Tensor]
@@ -123,10 +124,12 @@ class CompiledTraining:
         return unpack(weights, self.shapes or shapes)
 
     def _evaluate_batch(self, x: Tensor, y: Tensor, shapes: Tensors, weights: Tensor) -> tuple[Tensor, Tensor]:
-        seeds = (ops.zeros((2,), "int32"),) * self.network.generators
-        outputs, _, _ = self.network.outputs(self.unpack(weights, shapes), seeds, ops.cast(x, "float32"), None)
-        losses, hits, _ = self._compare(outputs, y)
+        losses, hits, _ = self._compare(self._outputs_of_batch(x, shapes, weights), y)
         return ops.sum(losses), hits
+
+    def _outputs_of_batch(self, x: Tensor, shapes: Tensors, weights: Tensor) -> Tensor:
+        seeds = (ops.zeros((2,), "int32"),) * self.network.generators
+        return self.network.outputs(self.unpack(weights, shapes), seeds, ops.cast(x, "float32"), None)[0]
 
     def _steps(
         self,

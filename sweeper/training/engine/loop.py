@@ -153,6 +153,10 @@ class Loop:
             metrics[f"test_accuracy_{FIRST_TEST_IMAGES}"] = self._program.evaluate(weights, self._data.first_of_test)[1]
         return metrics
 
+    def test_outputs(self) -> Array:
+        """Return the network's outputs for the test set; see `Program.outputs`."""
+        return self._program.outputs(self.state.weights, self._data.test)
+
     def _named(self, prefix: str, loss: float, accuracy: float) -> dict[str, float]:
         """Name the metrics; forecasts have no accuracy."""
         metrics = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}

@@ -109,6 +109,10 @@ class Program:
         count = sum(len(y) for _, y in batches)
         return sum(float(loss) for loss, _ in results) / count, sum(int(hits) for _, hits in results) / count
 
+    def outputs(self, weights: Tensor, batches: Sequence[tuple[Tensor, Tensor]]) -> Array:
+        """Return the network's outputs for all samples: `[n, classes]` logits, or `[n, steps, 1]` forecasts."""
+        return np.concatenate([np.asarray(self.compiled.outputs_of_batch(x, self._given, weights)) for x, _ in batches])
+
     def unpack(self, weights: Tensor) -> tuple[Tensor, ...]:
         """Cut the flat vector into the network's weights, in the order of the Keras model."""
         return unpack(weights, self._shapes)

@@ -1,0 +1,139 @@
+"""Everything that the sections of a report draw from, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from sweeper.analysis.report.optuna_study import drawable, importance_of, label, rebuild
+from sweeper.analysis.report.values import Importance, thinned
+from sweeper.analysis.trials import as_seen, unit
+from sweeper.core.secrets import redact
+from sweeper.core.text import clean, metric
+
+if TYPE_CHECKING:
+    import optuna
+
+    from sweeper.core.trials import Attempt, Champion, Decision, Predictions, Report, TrialRecord
+    from sweeper.spec import Sweep
+    from sweeper.study.view import StudyView
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is known of the best trial beside the study's database.
+
+    Attributes:
+        metrics: those on the test set; None if they are not known.
+        predictions: what it predicted for the test set; None if that was not recorded.
+        champion: its model in MLflow; None if nothing is known of it.
+        has_folder: whether the folder of the sweep could be read.
+    """
+
+    metrics: Mapping[str, float] | None = None
+    predictions: Predictions | None = None
+    champion: Champion | None = None
+    has_folder: bool = False
+
+
+@dataclass(frozen=True)
+class Material:
+    """A study, read once, and what its figures share.
+
+    Attributes:
+        rows: all trials, by number, with the states that people see.
+        moment: when the study was read, in UTC.
+    """
+
+    study: StudyView
+    rows: Sequence[TrialRecord]
+    reports: Mapping[int, Sequence[Report]]
+    attempts: Mapping[int, Sequence[Attempt]]
+    decisions: Mapping[int, Sequence[Decision]]
+    tested: Evaluated
+    is_running: bool
+    moment: datetime
+
+    @classmethod
+    def of(cls, study: StudyView, tested: Evaluated, *, is_running: bool, moment: datetime) -> Material:
+        """Read a study."""
+        rows = as_seen(study.rows(), is_running=is_running)
+        read = study.all_reports(), study.attempts(), study.decisions()
+        return cls(study, rows, *read, tested, is_running, moment)
+
+    @property
+    def sweep(self) -> Sweep:
+        return self.study.sweep
+
+    @property
+    def objective(self) -> str:
+        """The objective's metric, for texts."""
+        return plain(self.sweep.objective.metric)
+
+    @property
+    def drawn_objective(self) -> str:
+        """The objective's metric, for figures."""
+        return label(self.sweep.objective.metric)
+
+    @property
+    def unit(self) -> str:
+        return unit(self.sweep.budget)
+
+    @cached_property
+    def best(self) -> TrialRecord | None:
+        return self.study.best()
+
+    @cached_property
+    def results(self) -> list[TrialRecord]:
+        """The trials that figures of results against parameters show."""
+        return drawable(self.sweep, self.study.rows())
+
+    @cached_property
+    def optuna_study(self) -> optuna.Study:
+        """All of `results` as a study of Optuna."""
+        return rebuild(self.sweep, self.results)
+
+    def thinned_study(self, most: int) -> optuna.Study:
+        """Return at most so many of `results` as a study of Optuna."""
+        if len(self.results) <= most:
+            return self.optuna_study
+        return rebuild(self.sweep, thinned(self.results, most, self.sweep.objective.direction))
+
+    @cached_property
+    def importance(self) -> Importance:
+        return importance_of(self.optuna_study)
+
+    @property
+    def best_sentence(self) -> str:
+        """Name the best trial, for people who do not see the figures."""
+        best = self.best
+        return f"The best is trial {best.number} with {metric(best.value)}." if best else "There is no best trial."
+
+    def missing_results(self, needed: int = 1) -> str:
+        """Return why figures of results cannot be drawn; "" if at least so many trials are there."""
+        if not self.rows:
+            return "No trial has started yet."
+        if len(self.results) >= needed:
+            return ""
+        complete = sum(row.state == "COMPLETE" for row in self.rows)
+        if complete > len(self.results):
+            return f"{complete - len(self.results)} COMPLETE trials have parameters that are not in the space."
+        if complete:
+            return f"This needs {needed} COMPLETE trials, and there {_counted(complete)}."
+        return "No trial has completed" + (", and all of them failed." if self.has_only_failures else " yet.")
+
+    @property
+    def has_only_failures(self) -> bool:
+        return all(row.state == "FAIL" for row in self.rows)
+
+
+def _counted(count: int) -> str:
+    return f"is {count}" if count == 1 else f"are {count}"
+
+
+def plain(text: object) -> str:
+    """Return a text of the user's for the page, which escapes its markup: no secrets, no control characters."""
+    return clean(redact(text))
