@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.lines import plain_lines
 from sweeper.analysis.report import import_in_background
-from sweeper.analysis.result import SweepResult, record_outcome
+from sweeper.analysis.result import SweepResult, folder_at_hand, record_outcome
 from sweeper.core.code.copies import freeze_user_code
 from sweeper.core.code.functions import pickle_function
 from sweeper.core.code.user_code import has_evaluation
 from sweeper.core.errors import LeaseLostError, StopReason
-from sweeper.core.files import PinnedPath, private_files, read_small
-from sweeper.core.sweep_folder import MARKER, MAX_MARKER_BYTES, SweepFolder, claim_folder
+from sweeper.core.files import PinnedPath, private_files
+from sweeper.core.sweep_folder import SweepFolder, claim_folder
 from sweeper.core.text import first_line
 from sweeper.core.trials import Champion, Listener, TrialRecord
 from sweeper.driver.auth import check_cluster, cluster_address
@@ -259,18 +258,6 @@ def report_page(study: StudyView, *, is_running: bool = False, champion: Champio
     place, best = folder_at_hand(study), study.best()
     metrics, predictions = known_test(place, best, study.facts) if place and best else (None, None)
     return make_page(study, Evaluated(metrics, predictions, champion, place is not None), is_running=is_running)
-
-
-def folder_at_hand(study: StudyView) -> SweepFolder | None:
-    """Return the folder of a study; None if it is not here, or another study's. An old one does not say whose it is."""
-    place = SweepFolder.of(study.folder, study.name)
-    try:
-        owner = json.loads(read_small(place.path / MARKER, MAX_MARKER_BYTES))
-    except FileNotFoundError:
-        return place if place.path.is_dir() else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return place if isinstance(owner, dict) and owner.get("study") == study.id else None
 
 
 def saved_model(study: StudyView, trial: TrialRecord) -> tuple[Path | None, dict[str, float]]:

@@ -10,14 +10,20 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sweeper.study.open import read_study
+from sweeper.core.trials import Report
+from sweeper.driver.stop import StopSignal
+from sweeper.run import _report
+from sweeper.spec import Sweep
+from sweeper.study.open import open_study, read_study
 from sweeper.study.view import StudyView
+from sweeper.tracking import Registered
 from tests.tracking.tools import Server
 
 SPACE = """
@@ -131,6 +137,17 @@ def test_report_with_the_confusion_matrix_is_logged_with_the_sweep(finished: Fin
     assert f"test_accuracy {json.loads(done.stdout)['test']['test_accuracy']:.4g}" in page
 
 
+def test_report_that_cannot_be_logged_is_only_a_note(make_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+    began, uri = time.monotonic(), f"sqlite:///{tmp_path}/mlflow.db"
+    with StopSignal(None) as stop, open_study(make_sweep(budget={"trials": 2, "epochs": 1})) as study:
+        study.report(study.ask().number, Report(1, 1.0, {"score": 0.5}))
+        assert _report(study, Registered(), uri, stop, began) == ()  # the sweep has not ended
+        study.report(study.ask().number, Report(1, 2.0, {"score": 0.6}))
+        (note,) = _report(study, Registered(), uri, stop, began)
+    why = f"MLflow at {uri} does not have sweep 'climbing'"
+    assert note == f"MLflow has no report ({why}); `sweeper report climbing` makes one as a file"
+
+
 def test_some_trials_are_pruned_and_the_savings_counted(finished: Finished) -> None:
     folder, done = finished
     rows = study_in(folder).rows()
@@ -158,6 +175,8 @@ print("accuracy", float((np.asarray(scores).argmax(axis=1) == arrays.y_test).mea
     evaluation = json.loads((folder / "sweeps/small/champion/evaluation.json").read_text())
     assert accuracy == pytest.approx(evaluation["metrics"]["test_accuracy"], abs=1e-6)
     assert accuracy > 0.3
+    outcome = study_in(folder).facts["outcome"]  # for `show`, where only the database is at hand
+    assert outcome["test"] == evaluation["metrics"] and outcome["model"]["uri"] == "models:/small@champion"
 
 
 def test_copied_project_has_a_champion_of_its_own_that_loads(finished: Finished, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def why(study: StudyView, row: TrialRecord, decisions: Sequence[Decision] | None
 
 
 def _origin(row: TrialRecord) -> str:
-    origin = getattr(row, "origin", None)
+    origin = row.origin
     if origin is None:
         return "Where its parameters came from was not recorded."
     if origin.startswith("random,"):

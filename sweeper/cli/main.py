@@ -116,8 +116,7 @@ def _with_debug(verb: Callable[..., int | None]) -> Callable[..., int | None]:
 
 for _panel, _verbs in PANELS.items():
     for _verb in _verbs:
-        if _verb in VERBS:
-            app.command(_verb, rich_help_panel=_panel)(_with_debug(VERBS[_verb]))
+        app.command(_verb, rich_help_panel=_panel)(_with_debug(VERBS[_verb]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -87,7 +87,8 @@ def board(sweep: Sweep, rows: Sequence[TrialRecord]) -> Board:
 def trial_document(sweep: Sweep, row: TrialRecord) -> dict[str, Any]:
     """Build the document of one trial, for JSON and CSV. Its state is Optuna's, which knows no INTERRUPTED."""
     reached = {unit(sweep.budget): sweep.budget.epoch_of(row.step)}
-    facts = {key: value for key, value in asdict(row).items() if key not in ("params", "resumed", "spent")}
+    # Not `asdict`, which copies every value: with 10,000 trials that takes a second.
+    facts = {key: value for key, value in vars(row).items() if key not in ("params", "resumed", "spent")}
     is_interrupted = row.state == INTERRUPTED
     state = {"state": "RUNNING" if is_interrupted else row.state, "interrupted": is_interrupted}
     return facts | state | reached | {"seconds": row.seconds, "params": dict(row.params)}

@@ -144,12 +144,13 @@ class IncrementalPercentilePruner(BasePruner):
         is_maximized = study.direction == StudyDirection.MAXIMIZE
         percentile = 100 - self._percentile if is_maximized else self._percentile
         values = np.array(self._values[step])
-        bar = float(np.nanpercentile(values, percentile))
-        if not math.isnan(bar):
-            better = np.count_nonzero(values > best if is_maximized else values < best)
-            known = len(values) - int(np.count_nonzero(np.isnan(values)))
-            self.seen = PercentileSeen(best, bar, int(better) + 1, known + 1)
-        return best < bar if is_maximized else best > bar  # False where the bar is NaN, as in Optuna
+        values = values[~np.isnan(values)]
+        if not len(values):  # Optuna's bar is NaN then
+            return False
+        bar = float(np.percentile(values, percentile))
+        better = np.count_nonzero(values > best if is_maximized else values < best)
+        self.seen = PercentileSeen(best, bar, int(better) + 1, len(values) + 1)
+        return best < bar if is_maximized else best > bar
 
     def _update(self, study: Study) -> None:
         for trial in self._ended.update(study)[0]:

@@ -271,4 +271,9 @@ def _connect(
 
 
 def _shorten_lock_timeout(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {OWNER_LOCK_TIMEOUT_S * 1000}")
+    if _IS_SHORT not in connection.info:  # which lasts as long as the connection of the driver, and so does the pragma
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {OWNER_LOCK_TIMEOUT_S * 1000}")
+        connection.info[_IS_SHORT] = True
+
+
+_IS_SHORT = "sweeper has shortened the lock timeout"

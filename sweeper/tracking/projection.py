@@ -29,9 +29,6 @@ POLL_INTERVAL_S = 1.0
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds to wait after the first, second, ... consecutive failure."""
 
-REPORT = "report.html"
-"""Artifact of the sweep's run with the report on the sweep."""
-
 _UNAVAILABLE = "MLflow at %s does not answer (%s). The sweep continues; `sweeper sync %s` delivers what is missing."
 _AVAILABLE_AGAIN = "MLflow at %s answers again: %d records delivered."
 

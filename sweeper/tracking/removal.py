@@ -10,6 +10,7 @@ from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.trials import best_trial
 from sweeper.tracking.client import connect, search_runs
+from sweeper.tracking.pages.view import delete_view
 from sweeper.tracking.server import short_reason
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def delete_runs(study: Study, uri: str) -> tuple[int, list[str]]:
         versions = _versions_of(study, client, {run.info.run_id for run in runs})
         for run in sorted(runs, key=lambda run: "sweeper.trial" not in run.data.tags):  # that of the sweep last
             client.delete_run(run.info.run_id)
+        for experiment in {run.info.experiment_id for run in runs}:
+            delete_view(client, experiment, str(study.id))
     except Exception as error:
         raise TrackingError(
             f"MLflow at {redact(uri)} did not delete the runs of {study.name!r} ({short_reason(error)})"

@@ -104,7 +104,7 @@ def test_what_cannot_be_compared_is_refused_with_a_proposal(make_sweep: MakeSwee
             "lstm:0",
             "other",
         ): "lstm:0 is a trial and other a whole sweep. Name trials only, as in lstm:0 other:NUMBER",
-        ("lstm:0", "lstm:7"): "sweep 'lstm' has no trial 7; its trials are 0, 1",
+        ("lstm:0", "lstm:7"): "sweep 'lstm' has no trial 7; its trials are 0 to 1; the nearest is 1",
         ("lstm:0", "lstm:x"): "'x' is not the number of a trial",
         ("lstm", "lstn"): "no sweep 'lstn'",
         ("lstm", "loss"): "lstm has to maximize score, and loss has to minimize loss: their values do not compare",

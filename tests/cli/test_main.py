@@ -108,6 +108,15 @@ def test_help_documents_every_verb_and_every_exit_code() -> None:
         assert f"{code}  {meaning}" in text
 
 
+def test_help_shows_every_verb_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    grouped = [verb for verbs in cli.PANELS.values() for verb in verbs if verb in cli.VERBS]
+    assert sorted(grouped) == sorted(cli.VERBS)
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    places = [text.index(f" {panel} ") for panel in cli.PANELS]
+    assert places == sorted(places)
+
+
 def test_help_is_shown_without_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     assert "Usage: sweeper" in capsys.readouterr().out

@@ -98,6 +98,24 @@ def test_recorded_decisions_are_those_of_optuna_on_a_copy(kind: str, make_sweep:
         assert last.is_pruned and last.step == view.row(number).step and is_explained(last, direction)
 
 
+@pytest.mark.parametrize("kind", ["median", "halving"])
+def test_trials_that_a_fork_took_over_are_peers(kind: str, make_sweep: MakeSweep) -> None:
+    changes = {"budget": {"trials": 8, "epochs": EPOCHS}, "pruner": PRUNERS[kind]}
+    run_trials(make_sweep(**changes), 8, random.Random(0))
+    parents = read_study("climbing", make_sweep().storage_url())
+    fork = make_sweep(name="fork", **changes)
+    with open_study(fork, forked="climbing") as study:
+        number = study.ask().number
+        study.report(number, Report(1, 1.0, {"score": -1.0}))
+    (decision,) = read_study("fork", fork.storage_url()).decisions()[number]
+    step = {number: reports[0].metrics["score"] for number, reports in parents.all_reports().items()}
+    complete = [row.number for row in parents.rows() if row.state == "COMPLETE"]
+    peers = [step[number] for number in (complete if kind == "median" else step)]
+    assert decision.is_pruned and decision.value == -1.0
+    assert (decision.rank, decision.peers) == (len(peers) + 1, len(peers) + 1)
+    assert decision.cutoff == (np.median(peers) if kind == "median" else sorted(peers)[-max(1, len(peers) // 4)])
+
+
 def is_explained(decision: Decision, direction: str) -> bool:
     """Return whether the numbers of a decision say why the trial was stopped."""
     if decision.kept is not None and decision.rank is not None:

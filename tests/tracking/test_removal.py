@@ -9,6 +9,7 @@ from sweeper.core.errors import TrackingError
 from sweeper.spec import Sweep
 from sweeper.tracking import delete_runs, lost_model_notes, sync
 from sweeper.tracking.client import connect
+from sweeper.tracking.pages.view import has_view
 from tests.tracking.tools import RecordedStudy, assert_equal, four_trials, history, runs_of, sweep_run, trial_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
@@ -74,6 +75,8 @@ def test_runs_of_one_sweep_are_deleted_and_its_versions_stay(uri: str, make_swee
     version = register(uri, study, 2)
     assert delete_runs(study, uri) == (5, [version])
     assert runs_of(uri, study) == [] and len(runs_of(uri, other)) == 5
+    tags = connect(uri).get_experiment_by_name(other.sweep.tracking.experiment).tags
+    assert has_view(tags, other.id) and not has_view(tags, study.id)
     assert connect(uri).get_model_version("digits", "1").version
     assert delete_runs(study, uri) == (0, [])
 

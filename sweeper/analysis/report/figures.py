@@ -54,17 +54,21 @@ def parallel(study: optuna.Study, metric: str) -> go.Figure:
     is_minimized = study.direction.name == "MINIMIZE"
     lines = [trace for trace in figure.data if len(trace.x) == axes and trace.mode == "lines"]
     others = [trace for trace in figure.data if not any(trace is line for line in lines)]
+    opacity = 0.7 if len(lines) <= 50 else 0.4
     ratios = {id(line): 1 - line.y[0] if is_minimized else line.y[0] for line in lines}
     for line in lines:
         colour = sample_colorscale([list(stop) for stop in SCALE], [min(1.0, max(0.0, ratios[id(line)]))])[0]
         line.update(
-            y=_rotated(line.y), customdata=_rotated(line.customdata), line={"color": colour, "width": 1.5}, opacity=0.7
+            y=_rotated(line.y),
+            customdata=_rotated(line.customdata),
+            line={"color": colour, "width": 1.5},
+            opacity=opacity,
         )
     figure.data = sorted(lines, key=lambda line: ratios[id(line)]) + others
     figure.layout.xaxis.ticktext = _rotated(figure.layout.xaxis.ticktext)
     # The texts at the ticks are left of their axis, those of the first one outside of the plot.
     longest = max((len(unescape(mark.text)) for mark in figure.layout.annotations if mark.x == 1), default=0)
-    figure.update_layout(margin={"l": 24 + 6 * longest}, meta={"least": 90 * axes + 160})
+    figure.update_layout(margin={"l": 24 + 6 * longest}, meta={"least": 55 * axes + 160})
     for annotation in figure.layout.annotations:
         if annotation.xref in (None, "x"):
             annotation.update(x=(annotation.x - 1) % axes, font={"color": None})

@@ -22,6 +22,7 @@ from sweeper.search.space import Categorical, suggest
 if TYPE_CHECKING:
     from sweeper.core.trials import TrialRecord
     from sweeper.spec import Sweep
+    from sweeper.study.view import StudyView
 
 MAX_LABEL_CHARS = 40
 
@@ -29,9 +30,9 @@ _MARKUP = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 """Characters that plotly reads as markup, and how it is to show them as they are."""
 
 
-def label(value: object) -> str:
+def label(value: object, length: int = MAX_LABEL_CHARS) -> str:
     """Return a text of the user's for a figure: without secrets, control characters and markup, and not too long."""
-    return shorten(clean(redact(value)), MAX_LABEL_CHARS).translate(_MARKUP)
+    return shorten(clean(redact(value)), length).translate(_MARKUP)
 
 
 def rebuild(sweep: Sweep, rows: Sequence[TrialRecord], *, has_params: bool = True) -> optuna.Study:
@@ -120,6 +121,13 @@ def importance_of(study: optuna.Study) -> Importance:
         found = optuna.importance.get_param_importances(study, params=names)
     ranked = sorted(found.items(), key=lambda share: -share[1])
     return Importance(tuple((name, float(share)) for name, share in ranked), len(trials))
+
+
+def most_important(study: StudyView) -> list[str]:
+    """Return the parameters that vary, the most important first; those that no trial tells of, in the file's order."""
+    rows = drawable(study.sweep, study.rows())
+    ranked = [name for name, _ in importance_of(rebuild(study.sweep, rows)).shares]
+    return ranked + [name for name in varying(study.sweep) if name not in ranked]
 
 
 def distinct_params(study: optuna.Study) -> list[str]:

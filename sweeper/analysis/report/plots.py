@@ -32,6 +32,9 @@ IDLE, HATCH = "rgba(136, 148, 166, 0.25)", "rgba(136, 148, 166, 0.9)"
 MATRIX_SCALE = ((0.0, "#eef3f8"), (1.0, "#1c5fa8"))
 """Colours of the confusion matrix; the numbers in it are black or white, whichever can be read."""
 
+MAX_NODE_CHARS = 100
+"""Characters of a node and its place: a host's name is long, and its end tells it from others."""
+
 MAX_NUMBERED_CLASSES = 20
 """Classes up to which the cells of a confusion matrix show their numbers."""
 
@@ -106,6 +109,7 @@ def timeline(shown: Timeline, lanes: Sequence[Lane], names: Sequence[str]) -> go
     import plotly.graph_objects as go
 
     figure = go.Figure(layout={"barmode": "overlay", "bargap": 0.25, "xaxis": {"type": "date", "title": "UTC"}})
+    names = [label(name, MAX_NODE_CHARS) for name in names]
     named = list(zip(names, lanes, strict=True))
     idle = [(name, *gap) for name, lane in named for gap in lane.gaps]
     if idle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sweeper.cli import console
@@ -34,14 +34,16 @@ def draw_curves(
     height: int,
     title: str,
     unit: str,
+    names: Mapping[int, str] | None = None,
     is_plain: bool | None = None,
 ) -> str:
     """Draw learning curves over each other, and name those that stand out below.
 
     Args:
         highlight: numbers of the trials whose curves stand out; the others are dim.
-        width, height: of the drawing in characters; the line of names comes below.
+        width, height: of the drawing in characters; names come below, mostly in one line.
         unit: of the x axis: epochs or steps.
+        names: what the curves that stand out are called, by their numbers; by default trials.
         is_plain: whether to use no colours and no Braille; by default if stdout is no terminal or NO_COLOR is set.
 
     Returns:
@@ -59,14 +61,15 @@ def draw_curves(
     layers = [(curve, _OTHERS, _OTHERS_COLOR) for curve in back]
     layers += [(curve, *look) for curve, look in zip(front, looks, strict=True)][::-1]  # the first on top
     text = _figure(layers, width=width, height=height, title=clean(title), unit=unit, is_plain=is_plain)
-    legend = "  ".join(_legend(front, looks, len(back), is_plain=is_plain))
+    called = [clean((names or {}).get(curve.number, f"trial {curve.number} ({curve.state})")) for curve in front]
+    legend = _legend(list(zip(called, looks, strict=True)), len(back), width=width, is_plain=is_plain)
     return f"{text}\n{legend}".translate(_FRAME if is_ascii else {})
 
 
 def _figure(
     layers: Sequence[tuple[Curve, str, str]], *, width: int, height: int, title: str, unit: str, is_plain: bool
 ) -> str:
-    import plotext  # type: ignore[import-untyped]  # its figure is a global one
+    import plotext  # its figure is a global one
 
     plotext.clear_figure()
     plotext.limit_size(False, False)
@@ -93,16 +96,20 @@ def _ticks(last: float) -> list[float]:
     return [index * step for index in range(int(last / step + 1e-9) + 1)]
 
 
-def _legend(front: Sequence[Curve], looks: Sequence[tuple[str, str]], others: int, *, is_plain: bool) -> Iterator[str]:
-    """Yield the names of the curves that stand out, and how many others there are."""
+def _legend(front: Sequence[tuple[str, tuple[str, str]]], others: int, *, width: int, is_plain: bool) -> str:
+    """Name the curves that stand out, and count the others, in as many lines as the width needs."""
     import plotext
 
-    for curve, (character, color) in zip(front, looks, strict=True):
-        sample = character if is_plain else plotext.colorize("━━", color)
-        yield f"{sample} trial {curve.number} ({curve.state})"
+    named = [(name, *look) for name, look in front]
     if others:
-        sample = _OTHERS if is_plain else plotext.colorize("━━", _OTHERS_COLOR)
-        yield f"{sample} {others} other{'s' if others > 1 else ''}"
+        named.append((f"{others} other{'s' if others > 1 else ''}", _OTHERS, _OTHERS_COLOR))
+    text, used = "", 0
+    for name, character, color in named:
+        length = len(name) + (2 if is_plain else 3)
+        gap = "" if not used else "  " if used + 2 + length <= width else "\n"
+        used = length + (used + 2 if gap == "  " else 0)
+        text += f"{gap}{character if is_plain else plotext.colorize('━━', color)} {name}"
+    return text
 
 
 def _can_encode(encoding: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from sweeper.analysis.costs import costs_of
+from sweeper.analysis.filters import STATES
 from sweeper.analysis.result import SweepResult
 from sweeper.analysis.trials import counts_as_seen, is_done
 from sweeper.cli import console, report
@@ -68,7 +69,8 @@ def _state(study: StudyView) -> str:
     if is_done(study):
         return "done"
     ended = sum(row.state != "RUNNING" for row in study.rows())
-    return f"stopped after {ended} of {study.trial_limit} trials. To continue: sweeper resume {study.name}"
+    command = f"sweeper resume {study.name}{console.storage_option(study.sweep)}"
+    return f"stopped after {ended} of {study.trial_limit} trials. To continue: {command}"
 
 
 def _time_line(result: SweepResult, costs: Costs) -> str:
@@ -83,7 +85,7 @@ def _time_line(result: SweepResult, costs: Costs) -> str:
 
 
 def _in_words(by_state: Mapping[str, float]) -> list[tuple[str, float]]:
-    return [(tally({state: 1}).removeprefix("1 "), seconds) for state, seconds in by_state.items()]
+    return [(tally({state: 1}).removeprefix("1 "), by_state[state]) for state in STATES if state in by_state]
 
 
 def _moment(moment: datetime) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from sweeper.core.secrets import redact
 from sweeper.core.text import clean, duration, metric, scalar
 
 if TYPE_CHECKING:
+    from sweeper.analysis.curves import Curve
     from sweeper.core.trials import TrialRecord
     from sweeper.study.view import StudyView
 
@@ -32,19 +33,24 @@ def print_trial(study: StudyView, row: TrialRecord) -> None:
         console.out.print(Text(sentence), soft_wrap=True)
     console.out.print()
     if details.curve.values:
-        print_curves(study, [details.curve, *details.peers], {row.number, details.best})
+        best = [] if details.best is None else [details.best]
+        print_curves(study, [details.curve, *details.peers], [row.number, *best])
     _print_parameters(details)
     _print_attempts(study, details)
     console.print_facts([(label, clean(text)) for label, text in _facts(study, details) if text])
 
 
-def print_curves(study: StudyView, curves: Sequence[Any], highlight: set[int | None]) -> None:
+def print_curves(study: StudyView, curves: Sequence[Curve], highlight: Collection[int]) -> None:
     """Draw curves of the objective as wide as the terminal allows."""
-    title = f"{study.sweep.objective.metric} ({study.sweep.objective.direction})"
-    shown = {number for number in highlight if number is not None}
-    width = min(console.out.width, PLOT_WIDTH)
-    unit_ = unit(study.sweep.budget)
-    drawing = draw_curves(curves, highlight=shown, width=width, height=PLOT_HEIGHT, title=title, unit=unit_)
+    sweep, width = study.sweep, min(console.out.width, PLOT_WIDTH)
+    drawing = draw_curves(
+        curves,
+        highlight=highlight,
+        width=width,
+        height=PLOT_HEIGHT,
+        title=f"{sweep.objective.metric} ({sweep.objective.direction})",
+        unit=unit(sweep.budget),
+    )
     console.out.print(Text.from_ansi(drawing), soft_wrap=True)
     console.out.print()
 
@@ -115,7 +121,8 @@ def _tracking_line(study: StudyView) -> str:
     """Say where MLflow has the sweep, as far as that is known without asking it."""
     uri = study.facts.get("tracking_uri") or study.sweep.tracking.uri
     where = f" at {redact(str(uri))}" if uri else ""
-    return f"experiment {study.sweep.tracking.experiment}{where}; to open it: sweeper ui {study.name}"
+    command = f"sweeper ui {study.name}{console.storage_option(study.sweep)}"
+    return f"experiment {study.sweep.tracking.experiment}{where}; to open it: {command}"
 
 
 def trial_document(study: StudyView, row: TrialRecord) -> dict[str, Any]:

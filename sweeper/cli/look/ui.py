@@ -67,7 +67,7 @@ def ui(
 ) -> None:
     """Start the MLflow UI and print links to a sweep; with --optuna, the dashboard of Optuna."""
     from sweeper import tracking
-    from sweeper.analysis.trials import varying
+    from sweeper.analysis.report.optuna_study import most_important
     from sweeper.cli import console
     from sweeper.study.open import read_study
 
@@ -84,8 +84,9 @@ def ui(
     console.print_note("Starting the MLflow UI.")
 
     def links_in(server: Ui) -> list[Link]:
-        important = varying(study.sweep)[:2] if study else []
-        return tracking.sweep_links(study, uri, server.url, important=important) if study else []
+        if study is None:
+            return []
+        return tracking.sweep_links(study, uri, server.url, important=most_important(study)[:2])
 
     _serve("the MLflow UI", lambda: tracking.start_ui(uri, port), links_in, json=json)
 

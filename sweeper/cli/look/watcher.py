@@ -65,6 +65,7 @@ class Watcher:
         self._owner = study.holder.owner if study.holder else None
         self._drawn: dict[int, tuple[TrialRecord, Curve]] = {}
         self._phase = ""
+        self._is_away = False
         view.progress.attach(study.rows(), _seconds_of_run(study))
         self._read_curves()
 
@@ -76,11 +77,14 @@ class Watcher:
             InputError: the sweep was deleted.
         """
         self.study.refresh()
+        if self._is_away:
+            self._view.on_phase("The study's database can be read again.")
+            self._is_away = False
         rows, metric = self.study.rows(), self.study.sweep.objective.metric
         for row, report in changes(self._known, rows, metric):
+            self._view.on_trial(row, report)
             if report is None and row.state == "RUNNING" and row.attempt > 1:
                 self._view.on_phase(f"trial {row.number}: attempt {row.attempt} begins")
-            self._view.on_trial(row, report)
         self._known = {row.number: row for row in rows}
         self._read_curves()
         self.announce()
@@ -89,6 +93,7 @@ class Watcher:
 
     def announce_outage(self, reason: str, seconds: float) -> None:
         """Notify the view that the database cannot be read."""
+        self._is_away = True
         since = f"; {duration(SILENCE_S * round(seconds // SILENCE_S))} so far" if seconds >= SILENCE_S else ""
         self._say(f"{reason} Trying again{since}.")
 

@@ -20,6 +20,8 @@ _decisions = sa.Table(
 )
 
 
+_INSERT = _decisions.insert()
+
 _NAMES = {field.name for field in fields(Decision)} - {"step"}
 
 
@@ -34,7 +36,7 @@ class Decisions:
         """Write a decision as part of the connection's transaction."""
         seen = {name: value for name, value in vars(decision).items() if name in _NAMES and value is not None}
         row = {"sweep": self._sweep, "number": number, "step": decision.step, "decision": json.dumps(seen)}
-        connection.execute(_decisions.insert(), row)
+        connection.execute(_INSERT, row)
 
     def all(self) -> dict[int, list[Decision]]:
         """Read the decisions about all trials, by the number of the trial and in the order of their steps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -30,7 +30,7 @@ def read_trials(study: str, engine: sa.Engine) -> list[FrozenTrial]:
     params, user_attrs = defaultdict[int, dict[str, Any]](dict), defaultdict[int, dict[str, Any]](dict)
     with engine.connect() as connection:
         rows = _Rows(connection, study)
-        trials = rows.trials()
+        trials = list(rows.trials())
         for trial, name, value, document in rows.of(
             models.TrialParamModel, "param_name", "param_value", "distribution_json"
         ):
@@ -72,19 +72,19 @@ class _Rows:
         query = sa.select(studies.c.study_id).where(studies.c.study_name == study)
         self._is_own = _Trial.__table__.c.study_id == connection.execute(query).scalar_one()
 
-    def trials(self) -> Sequence[Any]:
+    def trials(self) -> Iterable[Any]:
         """Return id, number, state, and the times of start and end in UTC."""
         own = _Trial.__table__.c
         query = sa.select(own.trial_id, own.number, own.state, own.datetime_start, own.datetime_complete)
-        return self._connection.execute(query.where(self._is_own).order_by(own.number)).all()
+        return self._connection.execute(query.where(self._is_own).order_by(own.number))
 
-    def of(self, model: Any, *names: str) -> Sequence[Any]:
+    def of(self, model: Any, *names: str) -> Iterable[Any]:
         """Return the id of the trial, and these columns, of the rows of another table."""
         table = model.__table__
         query = sa.select(table.c.trial_id, *(table.c[name] for name in names))
-        return self._connection.execute(query.select_from(table.join(_Trial.__table__)).where(self._is_own)).all()
+        return self._connection.execute(query.select_from(table.join(_Trial.__table__)).where(self._is_own))
 
-    def last_reports(self) -> Sequence[Any]:
+    def last_reports(self) -> Iterable[Any]:
         """Return the id of the trial, the step, the value and the kind of value of the last report of each trial."""
         reports: Any = _Intermediate.__table__
         steps = sa.select(reports.c.trial_id, sa.func.max(reports.c.step).label("step"))
@@ -98,7 +98,7 @@ class _Rows:
             reports.c.trial_id, reports.c.step, reports.c.intermediate_value, reports.c.intermediate_value_type
         )
         is_last = sa.and_(reports.c.trial_id == last.c.trial_id, reports.c.step == last.c.step)
-        return self._connection.execute(query.join(last, is_last)).all()
+        return self._connection.execute(query.join(last, is_last))
 
 
 def _local(moment: datetime | None) -> datetime | None:

@@ -32,6 +32,9 @@ _reports = sa.Table(
 )
 
 
+_INSERT_REPORT = _reports.insert()
+
+
 _attempts = sa.Table(
     "sweeper_attempts",
     tables,
@@ -187,7 +190,7 @@ class Reports:
     def add(self, number: int, report: Report, connection: sa.Connection) -> None:
         """Write a report as part of the connection's transaction."""
         row = {"sweep": self._sweep, "number": number, "step": report.step, "time": report.time}
-        connection.execute(_reports.insert(), {**row, "metrics": json.dumps(report.metrics)})
+        connection.execute(_INSERT_REPORT, {**row, "metrics": json.dumps(report.metrics)})
 
     def of(self, number: int) -> list[Report]:
         """Read the reports of one trial, in the order of their steps."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sweeper.tracking.content import EPOCH, fit_key
@@ -79,6 +80,12 @@ def save_view(
         except Exception:  # a user who may only read gets the table with MLflow's default columns
             continue
     return False
+
+
+def delete_view(client: MlflowClient, experiment: str, study_id: str) -> None:
+    """Delete the view of a sweep whose runs are deleted; a user who may not write keeps it."""
+    with suppress(Exception):
+        client.delete_experiment_tag(experiment, f"{_TAG}{view_key(study_id)}")
 
 
 def has_view(tags: Mapping[str, str], study_id: str) -> bool:

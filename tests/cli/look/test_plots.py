@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
@@ -25,6 +26,15 @@ def test_drawing_without_colours_tells_curves_apart_by_their_characters() -> Non
     assert lines[-1] == f"{MARKERS[0]} trial 7 (PRUNED)  {MARKERS[1]} trial 3 (COMPLETE)  . 1 other"
     assert all(any(marker in line for line in lines[:-2]) for marker in (*MARKERS[:2], "."))
     assert "score" in lines[0] and "epochs" in lines[-2]
+
+
+def test_names_are_broken_into_lines_that_fit() -> None:
+    many = [Curve(number, "COMPLETE", (1.0, 2.0), (0.1, number / 10)) for number in range(9)]
+    for is_plain in (True, False):
+        lines = draw_curves(many, highlight=range(9), is_plain=is_plain, **SIZE).splitlines()
+        names = [re.sub("\x1b[^m]*m", "", line) for line in lines[12:]]
+        assert len(names) >= 3 and max(map(len, names)) <= 60
+        assert sum(line.count("trial ") for line in names) == 9
 
 
 def test_drawing_in_colour_uses_braille_and_escapes() -> None:

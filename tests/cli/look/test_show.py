@@ -138,7 +138,9 @@ def test_trial_is_shown_with_the_reason_first(finished: Path, capsys: pytest.Cap
     assert f"traceback {finished}/trials/0002/error.txt" in words
     assert f"checkpoint {finished}/trials/0002/attempt-002-step-00000002 (epoch 2, 0.0 MB)" in words
     assert f"files {finished}/trials/0002/notes.txt" in words
-    assert "MLflow experiment sweeper at sqlite:///mlflow.db; to open it: sweeper ui climbing" in words
+    assert "MLflow experiment sweeper at sqlite:///mlflow.db; to open it: sweeper ui climbing --storage" in "\n".join(
+        words
+    )
 
 
 def test_trial_as_json_has_all_of_it(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,6 +206,7 @@ def test_watch_in_a_pipe_prints_lines_and_waits_for_its_database(make_sweep: Mak
         for number in range(6):
             study.ask()
             study.report(number, Report(9, time.time(), {"score": number / 10}))
+        assert "can be read again" in process.stdout.readline()
         sweeping.close()
         text = process.stdout.read()
         assert process.wait(WAIT_S) == 0
