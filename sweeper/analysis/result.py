@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.costs import costs_of
 from sweeper.core.errors import StopReason
-from sweeper.core.files import read_small
-from sweeper.core.sweep_folder import MARKER, MAX_MARKER_BYTES, SweepFolder
+from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import duration
 from sweeper.core.trials import Champion, TrialRecord, best_trial
 from sweeper.spec import Sweep
@@ -173,15 +171,3 @@ class SweepResult:
     def stop_message(self) -> str | None:
         """Reason why the sweep ended before its trials did, in words; None if it is done."""
         return None if self.stopped is None else self.stop_detail or self.stopped.value
-
-
-def folder_at_hand(study: StudyView) -> SweepFolder | None:
-    """Return the folder of a study; None if it is not here, or another study's. An old one does not say whose it is."""
-    place = SweepFolder.of(study.folder, study.name)
-    try:
-        owner = json.loads(read_small(place.path / MARKER, MAX_MARKER_BYTES))
-    except FileNotFoundError:
-        return place if place.path.is_dir() else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return place if isinstance(owner, dict) and owner.get("study") == study.id else None

@@ -1,7 +1,7 @@
 """Every private name of Optuna's studies and samplers that sweeper uses, as of Optuna 5.0: one function each.
 
-`tests/search/test_optuna_internals.py` fails when a name moves. `study/storage/cache.py`, which extends Optuna's
-storage, keeps the names of the storage.
+`tests/search/test_optuna_internals.py` fails when a name moves. `study/storage/`, which extends Optuna's storage and
+reads its tables, keeps the names of the storage.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,11 +13,12 @@ from sweeper.analysis.report.values import Importance, thinned
 from sweeper.analysis.trials import as_seen, unit
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean, metric
+from sweeper.core.trials import Champion
 
 if TYPE_CHECKING:
     import optuna
 
-    from sweeper.core.trials import Attempt, Champion, Decision, Predictions, Report, TrialRecord
+    from sweeper.core.trials import Attempt, Decision, Predictions, Report, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
 
@@ -37,6 +38,17 @@ class Evaluated:
     predictions: Predictions | None = None
     champion: Champion | None = None
     has_folder: bool = False
+
+    def with_recorded(self, study: StudyView) -> Evaluated:
+        """Return this with the metrics and the model that the run of the sweep has recorded in the study."""
+        best, found = study.best(), study.facts.get("outcome")
+        if best is None or not isinstance(found, Mapping) or found.get("trial") != best.number:
+            return self
+        metrics, model, champion = found.get("test"), found.get("model"), self.champion
+        if champion is None and isinstance(model, Mapping) and model.keys() == {each.name for each in fields(Champion)}:
+            champion = Champion(**model)
+        known = dict(metrics) if isinstance(metrics, Mapping) else None
+        return replace(self, metrics=self.metrics or known, champion=champion)
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class Material:
         """Read a study."""
         rows = as_seen(study.rows(), is_running=is_running)
         read = study.all_reports(), study.attempts(), study.decisions()
-        return cls(study, rows, *read, tested, is_running, moment)
+        return cls(study, rows, *read, tested.with_recorded(study), is_running, moment)
 
     @property
     def sweep(self) -> Sweep:

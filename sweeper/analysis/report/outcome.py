@@ -30,8 +30,8 @@ def answer(material: Material) -> Section:
     notes = [*material.study.remarks(), *filter(None, [remark_on_pruned(material.study.rows(), material.sweep)])]
     if not tested.has_folder:
         notes.append(
-            f"this report was made without the folder of the sweep, {plain(material.study.folder)}: what is only there "
-            "(test metrics, confusion matrix) is missing"
+            f"the folder of the sweep, {plain(material.study.folder)}, was not at hand: what only it has, such as the "
+            "confusion matrix, is missing"
         )
     table = None
     if best is not None:

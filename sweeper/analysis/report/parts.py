@@ -41,7 +41,7 @@ class Figure:
     @classmethod
     def of(cls, name: str, figure: Any, alt: str, *, height: int = 420, is_narrow: bool = False) -> Figure:
         """Make a part of the page from a `plotly.graph_objects.Figure`; the page has its own title and colours."""
-        figure.update_layout(title=None, template={}, height=height, width=None)
+        figure.update_layout(title=None, template="none", height=height, width=None)
         return cls(name, figure.to_json().replace("<", "\\u003c"), alt, height, is_narrow)
 
 

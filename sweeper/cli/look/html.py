@@ -51,7 +51,7 @@ def report(
 
 def _default_place(study: StudyView) -> Path:
     """Return `report.html` in the folder of the sweep, or `NAME.html` here if that folder is not at hand."""
-    from sweeper.analysis.result import folder_at_hand
+    from sweeper.analysis.report import folder_at_hand
 
     place = folder_at_hand(study)
     if place is None or place.url is not None or not os.access(place.path, os.W_OK):
@@ -62,11 +62,11 @@ def _default_place(study: StudyView) -> Path:
 
 def _missing(study: StudyView) -> list[str]:
     """Return what the report lacks because only the database of the sweep is at hand."""
-    from sweeper.analysis.result import folder_at_hand
+    from sweeper.analysis.report import folder_at_hand
 
     if folder_at_hand(study) is not None:
         return []
-    return [f"The folder of the sweep, {study.folder}, is not here, so the report lacks the test of the best model."]
+    return [f"The folder of the sweep, {study.folder}, is not here, so the report lacks what the best model predicted."]
 
 
 def _check(file: Path) -> None:

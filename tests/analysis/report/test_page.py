@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,16 @@ def test_running_sweep_and_one_of_another_machine_say_so(make_sweep: MakeSweep, 
     assert '<span class="badge">running</span>' in running and "The sweep is running" in running
     assert "not yet: the best trial is tested when the sweep ends" in running
     assert "not known here: the folder of the sweep is not at hand" in make_page(study, Evaluated())
+
+
+def test_outcome_on_record_in_the_study_is_shown_without_the_folder(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(**DECLARED)
+    best = make_study(sweep, 12).best()
+    assert best is not None
+    champion = Champion("mnist-rnn", 3, True, 2, "beat version 2", "models:/mnist-rnn@champion", "r", "m")
+    with open_study(sweep) as study:
+        study.record_facts(
+            {"outcome": {"trial": best.number, "test": {"test_accuracy": 0.97}, "model": asdict(champion)}}
+        )
+    answer = Page(make_page(read_study(sweep.name, sweep.storage_url()), Evaluated())).sections["answer"]
+    assert "test_accuracy 0.97" in answer and "mnist-rnn version 3 is the champion" in answer

@@ -46,7 +46,8 @@ def test_report_from_the_database_alone_says_what_is_missing(
     document = json.loads(printed.out)
     assert document["file"] == "lstm.html" and (tmp_path / "lstm.html").stat().st_size == document["bytes"]
     assert (
-        len(document["missing"]) == 1 and "is not here, so the report lacks the test of the best model" in printed.err
+        len(document["missing"]) == 1
+        and "is not here, so the report lacks what the best model predicted" in printed.err
     )
     assert [path.name for path in (tmp_path / "sweeps/lstm").iterdir()] == [MARKER]
 
