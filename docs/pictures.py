@@ -1,0 +1,81 @@
+"""Draws the pictures of README.md and docs/ from a sweep that has ended.
+
+Usage, in the folder where the sweep ran: `python DOCS/pictures.py NAME TRIAL`. It needs Chromium, and a sweep with a
+trial that was pruned. The pictures in the repository are of search_spaces/cells.yaml on MNIST.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+DOCS = Path(__file__).parent
+COLUMNS = 110
+SWEEPER = [sys.executable, "-m", "sweeper"]
+
+
+def draw_terminal(arguments: list[str], file: Path) -> None:
+    """Write what a command prints on a terminal as SVG."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(COLUMNS), "LINES": "60", "TERM": "xterm-256color"}
+    process = subprocess.Popen([*SWEEPER, *arguments], stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
+    os.close(theirs)
+    printed = b""
+    try:
+        while piece := os.read(ours, 1 << 16):
+            printed += piece
+    except OSError:  # the other end of a terminal is closed
+        pass
+    if process.wait() != 0:
+        raise SystemExit(f"sweeper {' '.join(arguments)} ended with {process.returncode}")
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    text = printed.decode().replace("\r", "").replace(str(Path.cwd()), "/home/ada")
+    console.print(Text.from_ansi(text))
+    console.save_svg(str(file), title=f"sweeper {' '.join(arguments)}")
+
+
+def draw_page(url: str, file: Path, size: str, wait_ms: int) -> None:
+    """Write a picture of a page."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+    with tempfile.TemporaryDirectory() as profile:
+        where = [f"--user-data-dir={profile}", f"--window-size={size}", f"--virtual-time-budget={wait_ms}"]
+        subprocess.run([chromium, *quiet, *where, f"--screenshot={file}", url], check=True, stderr=subprocess.DEVNULL)
+
+
+def draw_mlflow(name: str, file: Path) -> None:
+    """Write a picture of the sweep's charts in the MLflow UI."""
+    server = subprocess.Popen([*SWEEPER, "ui", name, "--json"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        text = ""
+        while not text.endswith("\n}\n"):
+            text += server.stdout.readline()
+        charts = next(link["url"] for link in json.loads(text)["links"] if "chart" in link["title"])
+        draw_page(charts, file, "1500,1100", 40_000)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main(name: str, trial: str) -> None:
+    draw_terminal(["show", name, trial], DOCS / "show.svg")
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        subprocess.run([*SWEEPER, "report", name, "-o", str(page)], check=True)
+        draw_page(page.as_uri(), DOCS / "report.png", "1100,1850", 15_000)
+    draw_mlflow(name, DOCS / "mlflow.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
