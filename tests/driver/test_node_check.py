@@ -81,7 +81,11 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_ray: None) -> Itera
 
 def sweeper(verb: str, address: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sweeper", verb, *arguments, "--address", address, "--dir", str(folder), "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    source = folder.parent / "source"  # a copy: the tree may have the sweeper.egg-info of an editable install
+    for name in ("sweeper", "tests"):  # nodes import them from here, and find their version there first
+        if not (source / name).exists():
+            shutil.copytree(Path(__file__).parents[2] / name, source / name)
+    environment = {**os.environ, "PYTHONPATH": str(source)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
