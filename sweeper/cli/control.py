@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.cli import options, report, submit
+from sweeper.cli import options, report
+from sweeper.cli.cluster import submit
 from sweeper.core.errors import InputError, SweepBusyError, SweeperError, TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean

@@ -16,8 +16,9 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli import control, decide, options, run, submit
+from sweeper.cli import control, decide, options, run
 from sweeper.cli.check import verbs
+from sweeper.cli.cluster import submit
 from sweeper.cli.look import compare, html, show, ui, watch
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
