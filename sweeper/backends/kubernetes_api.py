@@ -116,7 +116,7 @@ class KubernetesApi:
         # It logs every retry; the last error is in our message.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         settings = self._client.Configuration()
-        settings.retries = self._read_retries() if self._retry_reads else None
+        settings.retries = self._read_retries() if self._retry_reads else False
         file = os.environ.get("KUBECONFIG")  # the package reads the variable only once, when it is imported
         try:
             return config.new_client_from_config(file, self._context, client_configuration=settings)

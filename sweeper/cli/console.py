@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.trials import INTERRUPTED, as_seen, counts_as_seen, cut_reason, remark_on_pruned, unit
+from sweeper.cli.cluster import reach
 from sweeper.cli.report import Board, board, saved
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean, duration, metric, shorten, tally
@@ -269,5 +270,7 @@ def _command(verb: str, result: SweepResult) -> str:
 
 def storage_option(sweep: Sweep) -> str:
     """Return the option that names the database, if it is not the one that the verbs open by default."""
+    if (cluster := reach.storage_option()) is not None:
+        return cluster
     storage = sweep.storage
     return "" if storage in ("sqlite:///sweeper.db", "${env:SWEEPER_STORAGE}") else f" --storage {shlex.quote(storage)}"

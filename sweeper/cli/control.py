@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.cli import options, report
-from sweeper.cli.cluster import submit
+from sweeper.cli.cluster import reach, submit
 from sweeper.core.errors import InputError, SweepBusyError, SweeperError, TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean
@@ -39,7 +39,8 @@ def stop(
         chosen.stop(name)
         console.print_note(f"{name} has stopped. Submit it again to resume it.")
     else:
-        _send(name, storage, "stop", f"{name} has stopped. Resume with: {_command('resume', name)}")
+        again = "Submit it again to resume it." if reach.asked() else f"Resume with: {_command('resume', name)}"
+        _send(name, storage, "stop", f"{name} has stopped. {again}")
 
 
 def pause(name: options.Name, storage: options.Storage = options.DEFAULT_STORAGE) -> None:
@@ -105,8 +106,9 @@ def _store_of(study: StudyView, tracking_uri: str | None) -> str:
         TrackingError: it does not answer.
     """
     from sweeper import tracking
+    from sweeper.cli.look.ui import store_of
 
-    uri = tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri"))
+    uri = store_of(study, tracking_uri)
     if reason := tracking.check_store(uri, must_exist=True):
         raise TrackingError(f"MLflow at {redact(uri)} does not answer ({reason}). Nothing was deleted")
     return uri
@@ -145,7 +147,9 @@ def _delete(deletion: Deletion, uri: str | None, *, json: bool) -> None:
     deletion.finish()
     if link and folder is not None:
         console.print_note(f"{folder} was a link, and only the link was deleted. Its files are still in {link}.")
-    if folder is None:
+    if folder is None and (cluster := reach.asked()) is not None:
+        console.print_note(f"{study.folder} was not deleted: it is in the cluster, and {cluster} leads to databases.")
+    elif folder is None:
         console.print_note(f"{study.folder} was not deleted: it does not exist, or does not belong to this sweep.")
     if versions:
         console.print_note(f"These versions of the model stay in MLflow: {', '.join(versions)}.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper.cli import options, report
+from sweeper.cli.cluster import reach
 from sweeper.core.errors import InputError, SweepBusyError, TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean, format_list
@@ -35,6 +36,7 @@ def promote(
     """Make the model of a sweep's best trial, or of another one, the champion."""
     from sweeper import tracking
     from sweeper.analysis.names import parse_target
+    from sweeper.cli.look.ui import store_of
     from sweeper.run import saved_model
     from sweeper.study.open import lock_study, read_study
 
@@ -43,7 +45,7 @@ def promote(
     study = read_study(name, storage)
     chosen = _model_name(study.sweep, model)
     _find(study, number)
-    uri = tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri"))
+    uri = store_of(study, tracking_uri)
     if reason := tracking.check_store(uri, study.sweep.tracking.experiment):
         raise TrackingError(f"MLflow at {redact(uri)} does not answer: {reason}")
     try:
@@ -106,6 +108,11 @@ def _find(study: StudyView, number: int | None) -> TrialRecord:
 
 def _why_gone(study: StudyView, row: TrialRecord) -> str:
     """Return why a trial has no model, and what to do."""
+    if (cluster := reach.asked()) is not None:
+        return (
+            f"MLflow has no model of trial {row.number}, and the folder of the sweep, {study.folder}, cannot be read "
+            f"through {cluster}. Promote it in a pod of the cluster, where that folder is"
+        )
     best = study.best()
     if best is None or best.number == row.number:
         over = [other for other in study.rows() if other.state != "RUNNING"]

@@ -18,7 +18,7 @@ import typer
 
 from sweeper.cli import control, decide, options, run
 from sweeper.cli.check import verbs
-from sweeper.cli.cluster import submit
+from sweeper.cli.cluster import fetch, reach, submit
 from sweeper.cli.look import compare, html, show, ui, watch
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
@@ -35,6 +35,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "submit": submit.submit,
     "status": submit.status,
     "logs": submit.logs,
+    "fetch": fetch.fetch,
     "validate": verbs.validate,
     "schema": verbs.schema,
     "convert": verbs.convert,
@@ -54,7 +55,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Run": ("run", "resume", "retry", "stop", "pause", "unpause", "delete"),
     "Look": ("list", "show", "watch", "compare", "report", "logs", "ui", "sync"),
     "Decide": ("best", "promote"),
-    "Cluster": ("submit", "status"),
+    "Cluster": ("submit", "status", "fetch"),
     "Check": ("validate", "doctor", "convert", "schema"),
 }
 """Groups of verbs in `sweeper --help`, in the order in which a person needs them."""
@@ -117,7 +118,7 @@ def _with_debug(verb: Callable[..., int | None]) -> Callable[..., int | None]:
 
 for _panel, _verbs in PANELS.items():
     for _verb in _verbs:
-        app.command(_verb, rich_help_panel=_panel)(_with_debug(VERBS[_verb]))
+        app.command(_verb, rich_help_panel=_panel)(_with_debug(reach.reaching(VERBS[_verb])))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,7 +105,10 @@ Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Print the trac
 Storage = Annotated[
     str,
     typer.Option(
-        envvar="SWEEPER_STORAGE", metavar="URL", callback=_url(problem_of_database_url), help="The database of studies."
+        envvar="SWEEPER_STORAGE",
+        metavar="URL",
+        callback=_url(partial(problem_of_database_url, may_look=True)),
+        help="The database of studies; k8s://NAMESPACE: that of a cluster.",
     ),
 ]
 TrackingUri = Annotated[

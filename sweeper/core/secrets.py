@@ -18,8 +18,8 @@ _KEY = (
 """Names of keys in a URL's query, or in a connection string, whose values are secret."""
 
 
-# A port is no password: http://host:5000/a@b has none.
-_USERINFO = re.compile(r"(https?)?://([^\s/:\[]*)(:(?!\d+(?:[/?#]|$))[^\s'\"]+)?@")
+# A port is no password: http://host:5000/a@b has none. Nor has k8s://CONTEXT@NAMESPACE, with a context of any form.
+_USERINFO = re.compile(r"(https?|k8s)?://([^\s/:\[]*)(:(?!\d+(?:[/?#]|$))[^\s'\"]+)?@")
 
 
 _PAIR = re.compile(
@@ -102,7 +102,8 @@ def _mask_patterns(text: str) -> str:
 
 def _mask_userinfo(match: re.Match[str]) -> str:
     scheme, user, password = match[1] or "", match[2], match[3]
-    if password is None and not scheme:  # the user of a database is no secret; a lone user of a web server is a token
+    # The user of a database is no secret; a lone user of a web server is a token.
+    if scheme == "k8s" or (password is None and not scheme):
         return match[0]
     return f"{scheme}://{_MASK if password is None else f'{user}:{_MASK}'}@"
 
@@ -127,7 +128,7 @@ def _secrets_of_environment(variables: Iterable[tuple[str, str]]) -> set[str]:
 def _secrets_within(text: str) -> Iterator[str]:
     """Yield the secrets in a URL or a connection string."""
     yield from (match[2].strip("'\"") for match in _PAIR.finditer(text))
-    if "://" not in text:
+    if "://" not in text or text.startswith("k8s://"):
         return
     yield from _PASSWORD.findall(text)
     try:

@@ -16,14 +16,12 @@ from sweeper.core.secrets import has_secret_part, is_secret_key, register_url_se
 from sweeper.core.text import did_you_mean, format_value
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 """A scheme; of two letters at least, because a single one is a drive of Windows."""
 
 _HOST_AND_PORT = re.compile(r"(//)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}(/|$)|localhost(/|$)|\d+(\.\d+){3}(/|$)")
 
-SQLITE = "sqlite:///"
+SQLITE, CLUSTER = "sqlite:///", "k8s://"
 
 MAX_NAME_BYTES = 255
 """Longest name of a file, in bytes, on the usual file systems."""
@@ -81,8 +79,11 @@ def _has_secret(text: str) -> bool:
     return is_secret or has_secret_part(plain)
 
 
-def problem_of_database_url(text: str, *, secrets: bool = False) -> str | None:
-    """Return the problem of the URL of a study's database; None if there is none."""
+def problem_of_database_url(text: str, *, secrets: bool = False, may_look: bool = False) -> str | None:
+    """Return the problem of the URL of a study's database; None if there is none, or for a look at a cluster's."""
+    if text.startswith(CLUSTER):
+        command = "sweeper submit FILE --backend kuberay, without --storage"
+        return None if may_look else f"names a cluster to look at; to run a sweep there: {command}"
     is_text = text.strip() and text.isprintable() and "${" not in text
     if is_text and "://" not in text and not text.startswith("sqlite:"):
         return "is no URL of a database; try sqlite:///sweeper.db or postgresql+psycopg://host/name"

@@ -143,7 +143,8 @@ def open_database(url: str, *, must_exist: bool = False, read_only: bool = False
         StorageError: the database cannot be reached, read or written.
     """
     address = parse_database_url(url)
-    display_url = address.render_as_string(hide_password=True)
+    way = ("hostaddr", "port") if "hostaddr" in address.query else ()  # that of a tunnel: no part of the name
+    display_url = address.difference_update_query(way).render_as_string(hide_password=True)
     file = Path(str(address.database)).absolute() if is_sqlite_file(address) else None
     if file and not (must_exist or read_only):
         refuse_network_file_system(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sweeper.tracking.check import check_store
 from sweeper.tracking.client import store_uri, tracking_uri
+from sweeper.tracking.models.fetching import KeptModel, download_model, find_kept_model
 from sweeper.tracking.models.saving import save_model
 from sweeper.tracking.packaging import PACKED, read_evaluation, read_test, store_evaluation
 from sweeper.tracking.pages.links import Link, comparison_link, sweep_links
@@ -13,6 +14,7 @@ from sweeper.tracking.registry import Registered, promote, register_best, regist
 from sweeper.tracking.removal import delete_runs, lost_model_notes
 
 __all__ = [
+    "KeptModel",
     "Link",
     "PACKED",
     "Projection",
@@ -21,6 +23,8 @@ __all__ = [
     "check_store",
     "comparison_link",
     "delete_runs",
+    "download_model",
+    "find_kept_model",
     "log_report",
     "lost_model_notes",
     "promote",

@@ -134,6 +134,7 @@ def _columns_of(found: Comparison, reached: Reached) -> tuple[str, str]:
 def _link(found: Comparison, studies: Sequence[StudyView], tracking_uri: str | None) -> tuple[str | None, str | None]:
     """Return the address of the same comparison in MLflow, and what to do so that it can be opened; or why not."""
     from sweeper import tracking
+    from sweeper.cli.cluster import reach
     from sweeper.cli.look.ui import LOCAL_PORT, store_of
     from sweeper.core.errors import SweeperError
     from sweeper.core.secrets import redact
@@ -144,7 +145,8 @@ def _link(found: Comparison, studies: Sequence[StudyView], tracking_uri: str | N
         places = ", ".join(sorted(map(redact, stores)))
         return None, f"MLflow has no page for this: the sweeps are in different stores ({places})"
     (uri,) = stores
-    base = uri if is_http(uri) else f"http://127.0.0.1:{LOCAL_PORT}"
+    is_lasting = is_http(uri) and not reach.is_forwarded(uri)
+    base = uri if is_lasting else f"http://127.0.0.1:{LOCAL_PORT}"
     try:
         if reason := tracking.check_store(uri, must_exist=True):
             return None, f"MLflow at {redact(uri)} does not answer: {reason}"
@@ -152,6 +154,5 @@ def _link(found: Comparison, studies: Sequence[StudyView], tracking_uri: str | N
         link = tracking.comparison_link(runs, uri, base)
     except SweeperError as error:
         return None, str(error)
-    return link, None if is_http(
-        uri
-    ) else f"The link works while the UI runs: sweeper ui {studies[0].name} --port {LOCAL_PORT}"
+    command = f"sweeper ui {studies[0].name} --port {LOCAL_PORT}{reach.storage_option() or ''}"
+    return link, None if is_lasting else f"The link works while the UI runs: {command}"

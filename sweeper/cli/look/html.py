@@ -25,7 +25,6 @@ def report(
 ) -> None:
     """Write a report on a sweep, running or not, as one HTML file that needs nothing else."""
     from sweeper.cli import console
-    from sweeper.core.files import written_whole
     from sweeper.study.open import read_study
 
     if output is not None:
@@ -33,20 +32,31 @@ def report(
     study = read_study(chosen_sweep(name, storage), storage)
     if output is None:
         _check(output := _default_place(study))
+    size, missing = write_report(study, output), missing_parts(study)
+    for note in missing:
+        console.print_note(note)
+    if json:
+        emit(to_json({"name": study.name, "file": str(output), "bytes": size, "missing": missing}))
+    else:
+        emit(f"The report on {study.name} is in {output} ({size / 1e6:.1f} MB); open it in a browser.")
+
+
+def write_report(study: StudyView, output: Path) -> int:
+    """Write the report on a sweep to a file, whole or not at all; return its size in bytes.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    from sweeper.core.files import written_whole
     from sweeper.run import report_page
 
-    page, missing = report_page(study, is_running=study.is_running), _missing(study)
+    page = report_page(study, is_running=study.is_running)
     try:
         with written_whole(output.resolve()) as beside:
             beside.write_text(page, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"the report cannot be written to {output} ({error.strerror}); {_OTHER}") from error
-    for note in missing:
-        console.print_note(note)
-    if json:
-        emit(to_json({"name": study.name, "file": str(output), "bytes": len(page.encode()), "missing": missing}))
-    else:
-        emit(f"The report on {study.name} is in {output} ({len(page.encode()) / 1e6:.1f} MB); open it in a browser.")
+    return len(page.encode())
 
 
 def _default_place(study: StudyView) -> Path:
@@ -60,7 +70,7 @@ def _default_place(study: StudyView) -> Path:
     return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
-def _missing(study: StudyView) -> list[str]:
+def missing_parts(study: StudyView) -> list[str]:
     """Return what the report lacks because only the database of the sweep is at hand."""
     from sweeper.analysis.report import folder_at_hand
 

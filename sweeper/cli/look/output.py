@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sweeper.cli import report
+from sweeper.cli.cluster import reach
 from sweeper.core.errors import InputError
 from sweeper.core.text import clean
 
@@ -26,6 +27,12 @@ def show_output(name: str, trial: int | None, storage: str, *, follow: bool) -> 
     study = read_study(name, storage)
     if isinstance(study.folder, str):
         raise InputError(f"what the trials of {name!r} print stays on their nodes: its folder is {study.folder}")
+    if reach.asked() is not None:
+        place = reach.namespace_options()
+        raise InputError(
+            f"what the trials of {name!r} print is in {study.folder} in the cluster, and cannot be read through its "
+            f"database. What the sweep itself prints: sweeper logs {name} --backend kuberay{place}"
+        )
     folder, rows = SweepFolder.of(study.folder, name), {row.number: row for row in study.rows()}
     if trial in rows:
         _print_trial(folder, trial, (lambda: _is_running(name, trial, storage)) if follow else lambda: False)

@@ -14,6 +14,7 @@ from sweeper.analysis.filters import STATES
 from sweeper.analysis.result import SweepResult
 from sweeper.analysis.trials import counts_as_seen, is_done
 from sweeper.cli import console, report
+from sweeper.cli.cluster import reach
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import clean, duration, tally
 
@@ -70,6 +71,7 @@ def _state(study: StudyView) -> str:
         return "done"
     ended = sum(row.state != "RUNNING" for row in study.rows())
     command = f"sweeper resume {study.name}{console.storage_option(study.sweep)}"
+    command = "submit it again" if reach.asked() else command
     return f"stopped after {ended} of {study.trial_limit} trials. To continue: {command}"
 
 

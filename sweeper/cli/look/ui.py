@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_format
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sweeper.cli import options, report
+from sweeper.cli.cluster import reach
 from sweeper.cli.look.show import chosen_sweep
 from sweeper.core.errors import InputError, SweepBusyError, TrackingError
 from sweeper.core.secrets import redact
@@ -52,9 +54,9 @@ def sync(
             f"{error}. A running sweep writes to MLflow by itself; run `sweeper sync {name}` when it has ended"
         ) from error
     if json:
-        report.emit(report.to_json({"name": name, "tracking_uri": redact(uri), "written": written}))
+        report.emit(report.to_json({"name": name, "tracking_uri": reach.shown(redact(uri)), "written": written}))
     else:
-        report.emit(f"{written} records of {name} written to {redact(uri)}")
+        report.emit(f"{written} records of {name} written to {reach.shown(redact(uri))}")
 
 
 def ui(
@@ -78,7 +80,7 @@ def ui(
         with suppress(InputError):  # there is no sweep yet: the UI has more to show than sweeps
             name = chosen_sweep(None, storage)
     study = read_study(name, storage) if name else None
-    uri = store_of(study, tracking_uri) if study else tracking.store_uri(tracking_uri)
+    uri = store_of(study, tracking_uri, port) if study else reach.local(tracking.store_uri(tracking_uri), port)
     if reason := tracking.check_store(uri, study.sweep.tracking.experiment if study else None, must_exist=True):
         raise TrackingError(f"MLflow at {redact(uri)} does not answer: {reason}")
     console.print_note("Starting the MLflow UI.")
@@ -143,12 +145,19 @@ def _serve(title: str, start: Callable[[], Ui], links_in: Callable[[Ui], list[Li
         if server.process is not None:
             console.print_note("Press Ctrl-C to end it.")
             server.process.wait()
+        elif reach.is_forwarded(server.url):
+            console.print_note(f"It is forwarded from {reach.asked()} until you press Ctrl-C.")
+            threading.Event().wait()
     finally:
         server.stop()
 
 
-def store_of(study: StudyView, tracking_uri: str | None) -> str:
-    """Return the MLflow store that the options name, otherwise the one that the sweep ran with."""
+def store_of(study: StudyView, tracking_uri: str | None, port: int | None = None) -> str:
+    """Return the MLflow store that the options name, otherwise the one that the sweep ran with.
+
+    Args:
+        port: the port to forward to a store in a cluster; None: any free one.
+    """
     from sweeper import tracking
 
-    return tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri"))
+    return reach.local(tracking.tracking_uri(study.sweep, tracking_uri or study.facts.get("tracking_uri")), port)

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import options, report
+from sweeper.cli.cluster import reach
 from sweeper.cli.look.show import chosen_sweep
 from sweeper.cli.look.terminal import keys, orderly_end, reader
 from sweeper.core.errors import InputError, StorageError
@@ -187,6 +188,7 @@ def _print_end(study: FollowedStudy, progress: Progress, storage: str) -> None:
 
     counts = progress.counts(has_ended=True)
     verbs = ["resume"] * (state_of(study) == "stopped") + ["retry"] * bool(counts.get("FAIL"))
+    verbs = [] if reach.asked() else verbs  # there a sweep is submitted again
     verbs += ["show"] + ["best", "ui"] * (progress.best is not None)
     report.emit(headline(study, progress))
     commands = [_command(verb, study, storage) for verb in verbs]
@@ -221,6 +223,8 @@ def _command(verb: str, study: FollowedStudy, storage: str) -> str:
     """Return a command for a sweep; the URL of its database as it was given, without a password."""
     from sweeper.cli.console import storage_option
 
+    if (cluster := reach.storage_option()) is not None:
+        return f"sweeper {verb} {shlex.quote(study.name)}{cluster}"
     is_default = storage in (options.DEFAULT_STORAGE, os.environ.get("SWEEPER_STORAGE"))
     option = "" if is_default else f" --storage {shlex.quote(redact(storage))}"
     with suppress(InputError):  # the sweep may refer to a variable that is not set here
