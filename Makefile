@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 SPACE ?= search_spaces/lstm.yaml
 
-.PHONY: run test test-all test-faults check audit clean
+.PHONY: run test test-all test-faults test-k8s check audit clean
 
 run: .venv/ready
 	$(BIN)/sweeper run $(SPACE)
@@ -15,13 +15,17 @@ test: check
 	$(BIN)/python -m pytest $(AT_A_TIME)
 
 test-all: check
-	$(BIN)/python -m pytest $(AT_A_TIME) -m "not faults"
+	$(BIN)/python -m pytest $(AT_A_TIME) -m "not faults and not k8s"
 
 # Prints the table of docs/reliability.md; `make test-faults SEEDS="--seed 4"` replays one seed.
 SEEDS ?= --seed 1 --seed 2 --seed 3
 test-faults: .venv/ready
 	$(BIN)/python -m pytest tests/faults -m faults $(SEEDS) --junitxml=faults.xml
 	$(BIN)/python -m tests.faults.table faults.xml
+
+# On the cluster of KUBECONFIG, with the image SWEEPER_K8S_IMAGE; tests/k8s/live/conftest.py describes the other variables.
+test-k8s: .venv/ready
+	$(BIN)/python -m pytest tests/k8s/live -m k8s --capture=no
 
 check: .venv/ready
 	$(BIN)/ruff check .

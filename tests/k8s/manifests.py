@@ -18,7 +18,7 @@ from tests.k8s.conftest import ROOT
 Object = dict[str, Any]
 
 K8S = ROOT / "k8s"
-OVERLAYS = ("cpu", "gpu", "spot")
+OVERLAYS = ("cpu", "gpu", "small", "spot")
 
 
 def built(folder: Path) -> list[Object]:

@@ -24,13 +24,12 @@ from sweeper.backends import Submission
 from sweeper.backends.rayjob import entrypoint
 from sweeper.study.open import read_study
 from tests.k8s.conftest import ROOT
-from tests.k8s.manifests import K8S, Object, environment
+from tests.k8s.manifests import K8S, Object, environment, one
 
 JOB = yaml.safe_load((K8S / "base" / "rayjob.yaml").read_text())
 HEAD = JOB["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-MLFLOW = next(yaml.safe_load_all((K8S / "base" / "mlflow.yaml").read_text()))["spec"]["template"]["spec"]["containers"][
-    0
-]
+SERVER = one(list(yaml.safe_load_all((K8S / "base" / "mlflow.yaml").read_text())), "Deployment")
+MLFLOW = SERVER["spec"]["template"]["spec"]["containers"][0]
 
 SWEEP = """
 name: quick
