@@ -77,7 +77,7 @@ class PortForward:
 
 @contextmanager
 def closed_at_end(stream: Any) -> Iterator[Any]:
-    """Close a stream when the block ends, and its socket: the client leaves that open if the other side closed first."""
+    """Close a stream when the block ends, and its socket, which the client leaves open if the other side closed it."""
     try:
         yield stream
     finally:
@@ -98,34 +98,45 @@ def relay(local: socket.socket, web: Any) -> str:
     Raises:
         WebSocketException, OSError: the API server or the pod is lost.
     """
+    from websocket import WebSocketException
+
+    failure = bytearray()
+    try:
+        _copy(local, web, failure)
+    except (WebSocketException, OSError):
+        if not failure:  # otherwise the other side was too quick: it is gone before it got an answer to its end
+            raise
+    return failure.decode(errors="replace").strip()
+
+
+def _copy(local: socket.socket, web: Any, failure: bytearray) -> None:
+    """Copy bytes both ways until either side closes, and the text of an error to `failure`."""
     from websocket import ABNF
 
     _detect_loss(web.sock)
-    failure, begun = b"", set()
+    begun: set[int] = set()
     with selectors.DefaultSelector() as selector:
         for side in (local, web.sock):
             selector.register(side, selectors.EVENT_READ)
         while True:
             has_more = bool(getattr(web.sock, "pending", int)())  # TLS has read more than it was asked for
             ready = [key.fileobj for key, _ in selector.select(0 if has_more else None)]
+            if has_more or web.sock in ready:  # before anything is sent, which fails if the other side has closed
+                kind, frame = web.recv_data(control_frame=True)
+                if kind == ABNF.OPCODE_CLOSE:
+                    return
+                if kind == ABNF.OPCODE_BINARY and frame:
+                    channel, received = frame[0], frame[1:]
+                    if channel not in begun:
+                        begun.add(channel)
+                    elif channel == _DATA:
+                        local.sendall(received)
+                    else:
+                        failure += received
             if local in ready:
                 if not (sent := local.recv(_CHUNK_BYTES)):
-                    return ""
+                    return
                 web.send_binary(bytes([_DATA]) + sent)
-            if not has_more and web.sock not in ready:
-                continue
-            kind, frame = web.recv_data(control_frame=True)
-            if kind == ABNF.OPCODE_CLOSE:
-                return failure.decode(errors="replace").strip()
-            if kind != ABNF.OPCODE_BINARY or not frame:
-                continue
-            channel, received = frame[0], frame[1:]
-            if channel not in begun:
-                begun.add(channel)
-            elif channel == _DATA:
-                local.sendall(received)
-            else:
-                failure += received
 
 
 def _detect_loss(connection: socket.socket) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from sweeper.backends.port_forward import PortForward
 from sweeper.backends.tunnel import Place, Tunnel
 from sweeper.core.errors import BackendError, InputError
 from sweeper.core.secrets import redact
+from tests.backends.node import Node
 
-HOUR = timedelta(hours=1)
 ARN = "arn:aws:eks:eu-west-1:123456789012:cluster/lab"
 
 
@@ -69,97 +67,9 @@ def test_server_outside_the_cluster_is_reached_directly() -> None:
     assert Tunnel(Place("sweeper")).reach(url) == url
 
 
-class Node:
-    """Forwards ports as a kubelet does, over a real web socket with TLS: channel 0 has data, channel 1 an error.
-
-    Attributes:
-        serve: what the pod does with a connection.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.serve: Callable[[socket.socket], Any] = lambda connection: None
-        self.error = b""
-        self._folder = folder
-        self._loop = asyncio.new_event_loop()
-        self._port: int | None = None
-        threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), daemon=True).start()
-        while self._port is None:
-            time.sleep(0.01)
-
-    def open_stream(self) -> Any:
-        """Return what `kubernetes.stream.stream` returns for a forwarded port."""
-        from kubernetes.client import Configuration
-        from kubernetes.stream.ws_client import WSClient
-
-        settings = Configuration(host=f"https://127.0.0.1:{self._port}")
-        settings.verify_ssl = False
-        return WSClient(settings, f"wss://127.0.0.1:{self._port}/", {}, False, binary=True)
-
-    async def _run(self) -> None:
-        import ssl
-
-        from aiohttp import web
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._folder / "cert.pem", self._folder / "key.pem")
-        application = web.Application()
-        application.router.add_get("/", self._forward)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        listener = socket.create_server(("127.0.0.1", 0))
-        await web.SockSite(runner, listener, ssl_context=context).start()
-        self._port = listener.getsockname()[1]
-        await asyncio.Event().wait()
-
-    async def _forward(self, request: Any) -> Any:
-        from aiohttp import web
-
-        answer = web.WebSocketResponse(protocols=["v4.channel.k8s.io"])
-        await answer.prepare(request)
-        for channel in (b"\0", b"\1"):
-            await answer.send_bytes(channel + (5432).to_bytes(2, "little"))
-        ours, pods = socket.socketpair()
-        threading.Thread(target=self._serve, args=(pods,), daemon=True).start()
-        reader, writer = await asyncio.open_connection(sock=ours)
-
-        async def send() -> None:
-            while data := await reader.read(16_384):
-                await answer.send_bytes(b"\0" + data)
-            if self.error:
-                await answer.send_bytes(b"\1" + self.error)
-            await answer.close()
-
-        sending = asyncio.ensure_future(send())
-        async for message in answer:
-            writer.write(message.data[1:])
-            await writer.drain()
-        writer.close()
-        await sending
-        return answer
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            self.serve(connection)
-
-
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    make_certificate(tmp_path)
     return Node(tmp_path)
-
-
-def make_certificate(folder: Path) -> None:
-    """Write a key and its certificate, signed by itself."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=node")
-    now = datetime.now(UTC)
-    unsigned = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + HOUR)
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(key.private_bytes(*form))
-    (folder / "cert.pem").write_bytes(unsigned.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
 @pytest.fixture
