@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.lines import plain_lines
-from sweeper.analysis.report import folder_at_hand, import_in_background
+from sweeper.analysis.report import import_in_background
 from sweeper.analysis.result import SweepResult, record_outcome
+from sweeper.analysis.trials import folder_at_hand
 from sweeper.core.code.copies import freeze_user_code
 from sweeper.core.code.functions import pickle_function
 from sweeper.core.code.user_code import has_evaluation

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sweeper.analysis.curves import Curve, curves_of
-from sweeper.analysis.trials import as_seen
+from sweeper.analysis.trials import as_seen, folder_at_hand
 from sweeper.core.code.user_code import digest_user_code, find_trainable
 from sweeper.core.errors import InputError
 from sweeper.core.files import bytes_below
 from sweeper.core.schema import scalar_key
-from sweeper.core.sweep_folder import SweepFolder, output_name
+from sweeper.core.sweep_folder import output_name
 from sweeper.search.domains import Float, Int
 from sweeper.spec.hyperparameters import default_values
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sweeper.core.sweep_folder import SweepFolder
     from sweeper.core.trials import Attempt, Report, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
@@ -121,16 +122,17 @@ class Details:
 def details_of(study: StudyView, row: TrialRecord) -> Details:
     """Collect all about one trial from the study, and from the sweep's folder where that is on this machine."""
     (row,) = as_seen([row], is_running=study.is_running)
-    folder, best = SweepFolder.of(study.folder, study.name), study.best()
+    folder, best = folder_at_hand(study), study.best()
     failed = study.attempts().get(row.number, ())
     defaults, unknown = defaults_of(study)
     missing = [unknown] * bool(unknown)
-    if not folder.path.is_dir():
-        missing.append(f"The folder of the sweep is not on this machine: {folder.location}")
+    if folder is None:
+        missing.append(f"The folder of the sweep is not on this machine: {study.folder}")
     peers = [other for other in study.leaderboard() if other.step and other.number != row.number][:MAX_PEERS]
     curve, *others = curves_of(study, [row, *peers])
-    checkpoints = _checkpoints(study.sweep, folder.trial(row.number))
-    files = sorted(path for path in folder.trial(row.number).glob("*") if path.is_file() and path.name[0] != ".")
+    place = folder.trial(row.number) if folder else None
+    checkpoints = _checkpoints(study.sweep, place) if place else []
+    files = sorted(path for path in place.glob("*") if path.is_file() and path.name[0] != ".") if place else []
     return Details(
         row=row,
         best=best.number if best else None,
@@ -138,7 +140,7 @@ def details_of(study: StudyView, row: TrialRecord) -> Details:
         peers=tuple(others),
         parameters=parameters_of(study.sweep, row, best, defaults),
         attempts=tuple(_attempts(study, row, failed, folder)),
-        failure=_failure(row, failed, folder),
+        failure=_failure(row, failed, place),
         checkpoints=tuple(checkpoints),
         files=tuple(files),
         missing=tuple(missing),
@@ -151,13 +153,9 @@ def defaults_of(study: StudyView) -> tuple[dict[str, Any], str]:
     if not isinstance(trainable, str):
         return {}, ""  # a command declares nothing
     try:
-        if study.facts.get("files") != digest_user_code(
-            trainable
-        ):  # its module is imported, so it must be no other one
-            return (
-                {},
-                f"Defaults are not shown, as the code of {trainable} here may not be the one that the trials ran.",
-            )
+        if study.facts.get("files") != digest_user_code(trainable):  # it is imported, so it must be no other one
+            unlike = f"Defaults are not shown, as the code of {trainable} here may not be the one that the trials ran."
+            return {}, unlike
         model = find_trainable(trainable).params_model
     except InputError as error:
         return {}, f"The defaults of {trainable} are not known here: {error}"
@@ -208,12 +206,13 @@ def _distance(sweep: Sweep, name: str, params: Mapping[str, Any], others: Mappin
 
 
 def _attempts(
-    study: StudyView, row: TrialRecord, failed: Sequence[Attempt], folder: SweepFolder
+    study: StudyView, row: TrialRecord, failed: Sequence[Attempt], folder: SweepFolder | None
 ) -> list[AttemptDetail]:
     """Return the attempts of a trial in their order."""
     if row.is_added:
         return []
-    epoch_of, files = study.sweep.budget.epoch_of, {path.name: path for path in folder.outputs(row.number)}
+    epoch_of, outputs = study.sweep.budget.epoch_of, folder.outputs(row.number) if folder else []
+    files = {path.name: path for path in outputs}
     seconds = _seconds_of_attempts(row, failed, study.reports(row.number) if failed else [])
     found = [
         AttemptDetail(
@@ -258,15 +257,15 @@ def _seconds_of_attempts(row: TrialRecord, failed: Sequence[Attempt], reports: S
 _REASON = re.compile(r"(?:(?P<error>[A-Za-z_][\w.]*): )?(?P<message>.*?)(?: \((?P<place>[^()]+:\d+)\))?", re.DOTALL)
 
 
-def _failure(row: TrialRecord, failed: Sequence[Attempt], folder: SweepFolder) -> FailureDetail | None:
+def _failure(row: TrialRecord, failed: Sequence[Attempt], place: Path | None) -> FailureDetail | None:
     """Return the last failure of a trial; None if no attempt has failed."""
     if row.state != "FAIL" and not failed:
         return None
     reason = failed[-1].reason if failed else row.reason or "unknown reason"
     parts = _REASON.fullmatch(reason)
     assert parts is not None
-    file = folder.trial(row.number) / "error.txt"
-    kind, traceback = failed[-1].kind if failed else None, file if file.is_file() else None
+    file = place / "error.txt" if place else None
+    kind, traceback = failed[-1].kind if failed else None, file if file and file.is_file() else None
     return FailureDetail(kind, parts["error"], parts["message"], parts["place"], traceback)
 
 

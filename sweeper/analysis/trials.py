@@ -1,11 +1,14 @@
-"""Trials in the words of their sweep: how far one came, how it ended, what varied, and what a table of states hides."""
+"""Trials in the words of their sweep: how far one came, how it ended, what varied; and the folder that they left."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sweeper.core.files import read_small
+from sweeper.core.sweep_folder import MARKER, MAX_MARKER_BYTES, SweepFolder
 from sweeper.core.text import clean, metric, shorten
 from sweeper.core.trials import best_trial
 
@@ -90,3 +93,15 @@ def is_done(study: StudyView) -> bool:
     """Return whether all trials of a sweep have ended."""
     rows = study.rows()
     return len(rows) >= study.trial_limit and all(row.state != "RUNNING" for row in rows)
+
+
+def folder_at_hand(study: StudyView) -> SweepFolder | None:
+    """Return the folder of a study; None if it is not here, or another study's. An old one does not say whose it is."""
+    place = SweepFolder.of(study.folder, study.name)
+    try:
+        owner = json.loads(read_small(place.path / MARKER, MAX_MARKER_BYTES))
+    except FileNotFoundError:
+        return place if place.path.is_dir() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return place if isinstance(owner, dict) and owner.get("study") == study.id else None

@@ -173,7 +173,7 @@ def to_csv(sweep: Sweep, rows: Sequence[TrialRecord]) -> str:
     """Write all trials as CSV, one column per parameter; text that a spreadsheet would run as a formula is quoted."""
     names = list(sweep.space) or sorted({name for row in rows for name in row.params})
     measures = ("number", "state", "value", unit(sweep.budget), "seconds", "attempt", "node", "reason", "started")
-    facts = (*measures, "ended", "interrupted")
+    facts = (*measures, "ended", "interrupted", "origin")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_csv_cell(name) for name in (*facts, *names)])

@@ -27,8 +27,9 @@ def trials_frame(sweep: Sweep, rows: Sequence[TrialRecord]) -> pandas.DataFrame:
     """Return one row for each trial, in the order given, indexed by the number of the trial.
 
     The columns are `state`, the objective's metric by its name (the last value), `epochs` or `steps`, `seconds`,
-    `attempt`, `node`, `reason`, `started` and `ended` (UTC), then the parameters. A parameter that a trial does not
-    have is missing. A parameter with the name of another column gets the prefix `params.`.
+    `attempt`, `node`, `reason`, `started` and `ended` (UTC), `origin` (where the parameters came from), then the
+    parameters. A parameter that a trial does not have is missing. A parameter with the name of another column gets the
+    prefix `params.`.
     """
     import pandas
 
@@ -44,10 +45,22 @@ def trials_frame(sweep: Sweep, rows: Sequence[TrialRecord]) -> pandas.DataFrame:
             "reason": row.reason,
             "started": row.started,
             "ended": row.ended,
+            "origin": row.origin,
         }
         for row in rows
     ]
-    known = {"state", sweep.objective.metric, unit, "seconds", "attempt", "node", "reason", "started", "ended"}
+    known = {
+        "state",
+        sweep.objective.metric,
+        unit,
+        "seconds",
+        "attempt",
+        "node",
+        "reason",
+        "started",
+        "ended",
+        "origin",
+    }
     names = {name: f"params.{name}" if name in known else name for name in sweep.space}
     params = [{label: row.params.get(name) for name, label in names.items()} for row in rows]
     columns = [*(facts[0] if facts else sorted(known)), *names.values()]

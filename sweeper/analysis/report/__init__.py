@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-from sweeper.core.files import read_small
-from sweeper.core.sweep_folder import MARKER, MAX_MARKER_BYTES, SweepFolder
-
-if TYPE_CHECKING:
-    from sweeper.study.view import StudyView
 
 _HEAVY = ("plotly.graph_objects", "optuna.visualization", "optuna.importance", "sweeper.analysis.report.page")
 
@@ -29,15 +21,3 @@ def _import() -> None:
             import_module(module)
         except Exception:  # whoever makes the report meets the same error, and reports it
             return
-
-
-def folder_at_hand(study: StudyView) -> SweepFolder | None:
-    """Return the folder of a study; None if it is not here, or another study's. An old one does not say whose it is."""
-    place = SweepFolder.of(study.folder, study.name)
-    try:
-        owner = json.loads(read_small(place.path / MARKER, MAX_MARKER_BYTES))
-    except FileNotFoundError:
-        return place if place.path.is_dir() else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return place if isinstance(owner, dict) and owner.get("study") == study.id else None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from sweeper.analysis.curves import curves_of
 from sweeper.analysis.report import figures, plots
-from sweeper.analysis.report.material import Material, plain
-from sweeper.analysis.report.optuna_study import rebuild
+from sweeper.analysis.report.material import Material, origin, plain
+from sweeper.analysis.report.optuna_study import label, rebuild
 from sweeper.analysis.report.parts import Figure, Section, Table
-from sweeper.analysis.report.timeline import timeline_of
+from sweeper.analysis.report.timeline import Lane, sample_lanes, timeline_of
 from sweeper.analysis.report.values import MEANINGS, improvements, survival, thinned
 from sweeper.analysis.report.values import failures as failures_of
 from sweeper.core.text import duration, format_list, metric
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 MAX_CURVES = 200
 """Trials in the learning curves. More of them cannot be told apart, and take seconds to draw."""
 
-MAX_PRUNED = 1000
-"""Pruned trials in the history."""
+MAX_RESULTS, MAX_PRUNED = 1000, 1000
+"""COMPLETE and pruned trials in the history."""
 
-MAX_LANES = 64
-"""Rows of the timeline."""
+MAX_LANES, MAX_BARS = 64, 400
+"""Rows of the timeline, and the part of its length below which attempts share a bar."""
 
 
 def history(material: Material) -> Section:
@@ -36,23 +36,26 @@ def history(material: Material) -> Section:
     if missing := material.missing_results():
         return Section(name, title, missing=missing)
     last = [(row.number, row.value) for row in _thinned_pruned(material) if row.value is not None]
+    results = _thinned_results(material)
+    shown, note = material.range_of([*(row.value or 0.0 for row in results), *(value for _, value in last)])
     found = improvements(material.study.rows(), material.sweep.objective.direction)
     text = f"The {len(material.results):,} COMPLETE trials of {len(material.rows):,}, and the best value so far."
     if last:
         text += " A pruned trial is a ring at its last value, which does not count."
+    if len(results) < len(material.results):
+        text += f" {len(results):,} of them are drawn: the best, and others at even distances."
     return Section(
         name,
         title,
-        (text,),
+        (text + note,),
         (
             Figure.of(
                 name,
-                figures.history(
-                    rebuild(material.sweep, material.results, has_params=False), last, material.drawn_objective
-                ),
+                figures.history(rebuild(material.sweep, results, has_params=False), last, material.drawn_objective),
                 f"{material.objective} of each COMPLETE trial by its number, and the best value so far. "
                 f"{material.best_sentence}",
                 height=380,
+                shown=shown,
             ),
         ),
         table=Table.of(
@@ -60,6 +63,14 @@ def history(material: Material) -> Section:
         ),
         table_title="Trials that were better than all before them",
     )
+
+
+def _thinned_results(material: Material) -> list[TrialRecord]:
+    """Return the COMPLETE trials that the history shows: each new best one is among them."""
+    direction = material.sweep.objective.direction
+    kept = {row.number for row in thinned(material.results, MAX_RESULTS, direction)}
+    kept |= {each.number for each in improvements(material.study.rows(), direction)}
+    return [row for row in material.results if row.number in kept]
 
 
 def _thinned_pruned(material: Material) -> list[TrialRecord]:
@@ -78,6 +89,7 @@ def learning_curves(material: Material) -> Section:
     best = material.best
     shown = thinned(reported, MAX_CURVES, material.sweep.objective.direction)
     curves = curves_of(material.study, shown)
+    axis, note = material.range_of([curve.values[-1] for curve in curves if curve.values])
     texts = ["Each line is a trial, in the colour of its state." + (" The best one is on top." if best else "")]
     if len(shown) < len(reported):
         texts.append(
@@ -89,19 +101,31 @@ def learning_curves(material: Material) -> Section:
     return Section(
         name,
         title,
-        (" ".join(texts),),
+        (" ".join(texts) + note,),
         (
             Figure.of(
                 name,
                 plots.learning_curves(
-                    curves, best.number if best else None, unit=material.unit, metric=material.drawn_objective
+                    curves,
+                    best.number if best else None,
+                    unit=material.unit,
+                    metric=material.drawn_objective,
+                    origins={row.number: label(origin(row)) for row in shown},
                 ),
                 f"{material.objective} of {len(shown)} trials by {material.unit}. {material.best_sentence}",
                 height=460,
+                shown=axis,
             ),
         ),
         table=Table.of(
-            ("trial", "state", f"first {material.objective}", f"last {material.objective}", material.unit),
+            (
+                "trial",
+                "state",
+                f"first {material.objective}",
+                f"last {material.objective}",
+                material.unit,
+                "proposed by",
+            ),
             ranked,
             f"`sweeper show {material.study.name} --curves` has every report.",
             make=partial(_curve_row, material),
@@ -117,6 +141,7 @@ def _curve_row(material: Material, row: TrialRecord) -> tuple[str, ...]:
         metric(first),
         metric(row.value),
         f"{material.sweep.budget.epoch_of(row.step):g}",
+        origin(row),
     )
 
 
@@ -173,31 +198,38 @@ def workers(material: Material) -> Section:
     if found.start is None or found.end is None:
         none = "No trial has started yet." if not material.rows else "When the trials ran is not recorded."
         return Section(name, title, missing=none)
-    lanes = found.lanes[:MAX_LANES]
-    names = [f"{plain(lane.node)} · {place + 1}" for place, lane in enumerate(lanes)]
+    lanes = sample_lanes(found.lanes, MAX_LANES)
     busy, idle = sum(lane.busy for lane in found.lanes), sum(lane.idle for lane in found.lanes)
     share = f"{busy / (busy + idle):.0%}" if busy + idle else "none"
     texts = [
-        f"Each row is a place for one trial at a time; {len(found.lanes)} ran beside each other at most. Which process "
-        f"ran a trial is not recorded, only its node. Trials ran for {duration(busy)} in all; between them, workers "
-        f"were idle for {duration(idle)} ({share} busy)."
+        f"Each row is a worker slot of a node, which runs one trial at a time; {_counted(len(found.lanes), 'slot')} of "
+        f"{_counted(len({lane.node for lane in found.lanes}), 'node')} ran trials. Trials ran for {duration(busy)} in "
+        f"all; between them, workers were idle for {duration(idle)} ({share} busy). Which process ran a trial is not "
+        "recorded, only its node."
     ]
     if found.pauses:
         paused = sum((end - start).total_seconds() for start, end in found.pauses)
         texts.append(f"For {duration(paused)}, no trial ran at all: the sweep was stopped or paused.")
     if len(lanes) < len(found.lanes):
-        texts.append(f"The first {MAX_LANES} of {len(found.lanes)} rows are drawn.")
-    figure = plots.timeline(found, lanes, names)
+        nodes = {lane.node for lane in lanes}
+        texts.append(
+            f"{MAX_LANES} of {len(found.lanes):,} rows are drawn: the first slots of {_counted(len(nodes), 'node')}."
+        )
+    figure = plots.timeline(found, lanes, [_slot(lane) for lane in lanes], (found.end - found.start) / MAX_BARS)
     alt = f"Bars of {sum(len(lane.spans) for lane in lanes)} attempts in {len(lanes)} rows; {duration(idle)} idle."
     rows = [
-        (place, str(len(lane.spans)), duration(lane.busy), duration(lane.idle), str(len(lane.gaps)))
-        for place, lane in zip(names, lanes, strict=True)
+        (_slot(lane), str(len(lane.spans)), duration(lane.busy), duration(lane.idle), str(len(lane.gaps)))
+        for lane in found.lanes
     ]
-    head = ("node and place", "attempts", "busy", "idle", "idle times")
+    head = ("node and slot", "attempts", "busy", "idle", "idle times")
     height = 130 + 26 * len(lanes)
     return Section(
         name, title, (" ".join(texts),), (Figure.of(name, figure, alt, height=height),), table=Table.of(head, rows)
     )
+
+
+def _slot(lane: Lane) -> str:
+    return f"{plain(lane.node)} · {lane.slot}"
 
 
 def _counted(count: int, word: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.report.optuna_study import drawable, importance_of, label, rebuild
-from sweeper.analysis.report.values import Importance, thinned
+from sweeper.analysis.report.values import Importance, decisive_range, thinned
 from sweeper.analysis.trials import as_seen, unit
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean, metric
@@ -137,6 +138,15 @@ class Material:
             return f"This needs {needed} COMPLETE trials, and there {_counted(complete)}."
         return "No trial has completed" + (", and all of them failed." if self.has_only_failures else " yet.")
 
+    def range_of(self, values: Iterable[float]) -> tuple[tuple[float, float] | None, str]:
+        """Return the range of an axis for these values of the objective, None for all, and a sentence about it."""
+        found = [value for value in values if math.isfinite(value)]
+        shown = decisive_range(found, self.sweep.objective.direction)
+        if shown is None:
+            return None, ""
+        hidden = sum(not shown[0] <= value <= shown[1] for value in found)
+        return shown, f" The axis leaves out {hidden:,} worse values; a double click on the figure shows all."
+
     @property
     def has_only_failures(self) -> bool:
         return all(row.state == "FAIL" for row in self.rows)
@@ -144,6 +154,11 @@ class Material:
 
 def _counted(count: int) -> str:
     return f"is {count}" if count == 1 else f"are {count}"
+
+
+def origin(row: TrialRecord) -> str:
+    """Return where the parameters of a trial came from."""
+    return "not recorded" if row.origin is None else plain(row.origin)
 
 
 def plain(text: object) -> str:

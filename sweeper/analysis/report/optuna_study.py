@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,21 +41,32 @@ def rebuild(sweep: Sweep, rows: Sequence[TrialRecord], *, has_params: bool = Tru
     A trial keeps its number, because the study has a waiting trial, which no figure shows, for each number between.
 
     Args:
-        has_params: False for a figure that needs none: Optuna copies every trial with its parameters again and again.
+        has_params: False for a figure that needs none.
     """
     searched = varying(sweep) if has_params else []
     labelled = {
         name: _labels(domain.choices) for name, domain in sweep.space.items() if isinstance(domain, Categorical)
     }
-    with quiet():
-        study = optuna.create_study(direction=sweep.objective.direction)
-    waiting = create_trial(state=TrialState.WAITING)
     trials: list[FrozenTrial] = []
     for row in sorted(rows, key=lambda row: row.number):
-        trials += [waiting] * (row.number - len(trials))
+        trials += [create_trial(state=TrialState.WAITING) for _ in range(row.number - len(trials))]
         trials.append(_as_optuna_trial(sweep, row, searched, labelled))
-    study.add_trials(trials)
-    return study
+    for number, trial in enumerate(trials):
+        trial.number = number
+    return _RebuiltStudy(trials, sweep.objective.direction)
+
+
+class _RebuiltStudy(optuna.Study):
+    """A study for Optuna's figures with these trials. Optuna's own copies each of them again and again."""
+
+    def __init__(self, trials: list[FrozenTrial], direction: str) -> None:
+        storage = optuna.storages.InMemoryStorage()
+        storage.create_new_study([optuna.study.StudyDirection[direction.upper()]], "report")
+        super().__init__("report", storage)
+        self._rebuilt = trials
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return [trial for trial in self._rebuilt if states is None or trial.state in states]
 
 
 def drawable(sweep: Sweep, rows: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.report import figures
-from sweeper.analysis.report.material import Material, plain
+from sweeper.analysis.report.material import Material, origin, plain
 from sweeper.analysis.report.optuna_study import distinct_params
 from sweeper.analysis.report.parts import Figure, Section, Table
 from sweeper.analysis.report.values import MIN_TRIALS_OF_IMPORTANCE
@@ -64,9 +64,9 @@ def _trials_table(material: Material) -> Table:
     more = f"`sweeper show {material.study.name} --csv` has all trials."
 
     def cells(row: TrialRecord) -> tuple[str, ...]:
-        return (str(row.number), metric(row.value), *(_value(row, name) for name in names))
+        return (str(row.number), metric(row.value), *(_value(row, name) for name in names), origin(row))
 
-    return Table.of(("trial", material.objective, *map(plain, names)), ranked, more, make=cells)
+    return Table.of(("trial", material.objective, *map(plain, names), "proposed by"), ranked, more, make=cells)
 
 
 def _value(row: TrialRecord, name: str) -> str:
@@ -128,10 +128,13 @@ def slices(material: Material) -> Section:
     if len(params) > MAX_SLICES:
         text += f" The {MAX_SLICES} most important of {len(params)} parameters are drawn."
     shown = params[:MAX_SLICES]
+    axis, note = material.range_of(
+        [trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None]
+    )
     return Section(
         name,
         title,
-        (text + _thinned_note(material, MAX_POINTS),),
+        (text + _thinned_note(material, MAX_POINTS) + note.replace("the figure", "a figure"),),
         tuple(
             Figure.of(
                 f"slice-{place}",
@@ -139,6 +142,7 @@ def slices(material: Material) -> Section:
                 f"{material.objective} of COMPLETE trials against {param}.",
                 height=300,
                 is_narrow=True,
+                shown=axis,
             )
             for place, param in enumerate(shown)
         ),

@@ -39,8 +39,23 @@ class Figure:
     is_narrow: bool = False
 
     @classmethod
-    def of(cls, name: str, figure: Any, alt: str, *, height: int = 420, is_narrow: bool = False) -> Figure:
-        """Make a part of the page from a `plotly.graph_objects.Figure`; the page has its own title and colours."""
+    def of(
+        cls,
+        name: str,
+        figure: Any,
+        alt: str,
+        *,
+        height: int = 420,
+        is_narrow: bool = False,
+        shown: tuple[float, float] | None = None,
+    ) -> Figure:
+        """Make a part of the page from a `plotly.graph_objects.Figure`; the page has its own title and colours.
+
+        Args:
+            shown: the range of the values' axis at first; by default all values.
+        """
+        if shown is not None:
+            figure.update_yaxes(range=shown)
         figure.update_layout(title=None, template="none", height=height, width=None)
         return cls(name, figure.to_json().replace("<", "\\u003c"), alt, height, is_narrow)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.report.figures import ACCENT, BLUE
 from sweeper.analysis.report.optuna_study import label
+from sweeper.analysis.report.timeline import bars_of
 from sweeper.core.text import duration
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from sweeper.analysis.curves import Curve
-    from sweeper.analysis.report.timeline import Lane, Timeline
+    from sweeper.analysis.report.timeline import Bar, Lane, Timeline
     from sweeper.analysis.report.values import FailureClass, Rung
     from sweeper.core.trials import Predictions
 
@@ -39,8 +41,14 @@ MAX_NUMBERED_CLASSES = 20
 """Classes up to which the cells of a confusion matrix show their numbers."""
 
 
-def learning_curves(curves: Sequence[Curve], best: int | None, *, unit: str, metric: str) -> go.Figure:
-    """Draw the curves of trials in the colours of their states, and that of the best one over them."""
+def learning_curves(
+    curves: Sequence[Curve], best: int | None, *, unit: str, metric: str, origins: Mapping[int, str]
+) -> go.Figure:
+    """Draw the curves of trials in the colours of their states, and that of the best one over them.
+
+    Args:
+        origins: where the parameters of each trial came from.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure(layout={"xaxis": {"title": unit}, "yaxis": {"title": metric}, "hovermode": "closest"})
@@ -49,7 +57,7 @@ def learning_curves(curves: Sequence[Curve], best: int | None, *, unit: str, met
         if chosen:
             is_single = all(len(curve.epochs) == 1 for curve in chosen)
             figure.add_trace(
-                _curves(chosen, unit).update(
+                _curves(chosen, unit, origins).update(
                     name=f"{state.lower()} ({len(chosen)})",
                     line={"color": colour, "width": 1.2},
                     marker={"color": colour, "size": 4},
@@ -61,24 +69,26 @@ def learning_curves(curves: Sequence[Curve], best: int | None, *, unit: str, met
         if curve.number == best and curve.epochs:
             line = {"color": ACCENT, "width": 3}
             figure.add_trace(
-                _curves([curve], unit).update(name=f"trial {best}, the best", line=line, marker={"color": ACCENT})
+                _curves([curve], unit, origins).update(
+                    name=f"trial {best}, the best", line=line, marker={"color": ACCENT}
+                )
             )
     return figure
 
 
-def _curves(curves: Sequence[Curve], unit: str) -> go.Scatter:
+def _curves(curves: Sequence[Curve], unit: str, origins: Mapping[int, str]) -> go.Scatter:
     """Return curves as one line with gaps, which draws much faster than one line each."""
     import plotly.graph_objects as go
 
     x: list[float | None] = []
     y: list[float | None] = []
-    numbers: list[int] = []
+    names: list[str] = []
     for curve in curves:
         x += [*curve.epochs, None]
         y += [*curve.values, None]
-        numbers += [curve.number] * (len(curve.epochs) + 1)
+        names += [f"{curve.number} ({origins[curve.number]})"] * (len(curve.epochs) + 1)
     hover = f"trial %{{customdata}}<br>{unit.removesuffix('s')} %{{x}}: %{{y:.5g}}<extra></extra>"
-    return go.Scatter(x=x, y=y, customdata=numbers, mode="lines+markers", hovertemplate=hover)
+    return go.Scatter(x=x, y=y, customdata=names, mode="lines+markers", hovertemplate=hover)
 
 
 def survival(rungs: Sequence[Rung], *, unit: str) -> go.Figure:
@@ -104,8 +114,8 @@ def survival(rungs: Sequence[Rung], *, unit: str) -> go.Figure:
     return figure
 
 
-def timeline(shown: Timeline, lanes: Sequence[Lane], names: Sequence[str]) -> go.Figure:
-    """Draw what each lane ran, and when it was idle."""
+def timeline(shown: Timeline, lanes: Sequence[Lane], names: Sequence[str], shortest: timedelta) -> go.Figure:
+    """Draw what each lane ran, and when it was idle; attempts that are shorter together share a bar."""
     import plotly.graph_objects as go
 
     figure = go.Figure(layout={"barmode": "overlay", "bargap": 0.25, "xaxis": {"type": "date", "title": "UTC"}})
@@ -117,17 +127,24 @@ def timeline(shown: Timeline, lanes: Sequence[Lane], names: Sequence[str]) -> go
         hatch = {"shape": "/", "size": 6, "solidity": 0.25, "fgcolor": HATCH}
         pattern = {"color": IDLE, "pattern": hatch, "line": {"width": 0}}
         figure.add_trace(_bars(idle, "idle", pattern, texts, "idle for %{customdata}"))
+    bars = [(name, bar) for name, lane in named for bar in bars_of(lane, shortest)]
     for state, colour in COLOURS.items():
-        spans = [(name, span) for name, lane in named for span in lane.spans if span.state == state]
-        if spans:
-            texts = [f"trial {span.number}, attempt {span.attempt}: {duration(span.seconds)}" for _, span in spans]
-            places = [(name, span.start, span.end) for name, span in spans]
+        if own := [(name, bar) for name, bar in bars if bar.state == state]:
+            texts = [_attempts(bar) for _, bar in own]
+            places = [(name, bar.start, bar.end) for name, bar in own]
             style = {"color": colour, "line": {"width": 0.5, "color": "rgba(255, 255, 255, 0.6)"}}
             figure.add_trace(_bars(places, state.lower(), style, texts, "%{customdata}"))
     for start, end in shown.pauses:
         figure.add_vrect(x0=start, x1=end, fillcolor=IDLE, line_width=0, layer="below", annotation_text="no trial ran")
     figure.update_yaxes(type="category", autorange="reversed", categoryorder="array", categoryarray=list(names))
     return figure
+
+
+def _attempts(bar: Bar) -> str:
+    span, *others = bar.spans
+    if others:
+        return f"{len(bar.spans)} attempts, trials {span.number} to {others[-1].number}"
+    return f"trial {span.number}, attempt {span.attempt}: {duration(span.seconds)}"
 
 
 def _bars(places: Sequence[tuple[str, Any, Any]], name: str, marker: Any, texts: list[str], hover: str) -> go.Bar:

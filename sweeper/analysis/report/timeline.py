@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,9 +36,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Lane:
-    """A place for one trial at a time on a node, which a worker fills, or several one after the other."""
+    """A worker slot of a node: a place for one trial at a time. Slots of a node are numbered from 1."""
 
     node: str
+    slot: int
     spans: tuple[Span, ...]
     gaps: tuple[tuple[datetime, datetime], ...]
 
@@ -50,6 +52,50 @@ class Lane:
     def idle(self) -> float:
         """Seconds in which it ran none, between the first trial of the sweep and the last."""
         return sum((end - start).total_seconds() for start, end in self.gaps)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Attempts that ran one after the other in a lane, each too short to be seen alone; mostly a single one.
+
+    Attributes:
+        state: that of the longest time.
+    """
+
+    state: str
+    spans: tuple[Span, ...]
+
+    @property
+    def start(self) -> datetime:
+        return self.spans[0].start
+
+    @property
+    def end(self) -> datetime:
+        return self.spans[-1].end
+
+    @classmethod
+    def of(cls, spans: Sequence[Span]) -> Bar:
+        seconds: defaultdict[str, float] = defaultdict(float)
+        for span in spans:
+            seconds[span.state] += span.seconds
+        return cls(max(seconds, key=lambda state: seconds[state]), tuple(spans))
+
+
+def bars_of(lane: Lane, shortest: timedelta) -> list[Bar]:
+    """Return the bars of a lane; attempts that are shorter than `shortest` together are one."""
+    groups: list[list[Span]] = []
+    for span in lane.spans:
+        if groups and span.end - groups[-1][0].start < shortest:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    return [Bar.of(group) for group in groups]
+
+
+def sample_lanes(lanes: Sequence[Lane], most: int) -> list[Lane]:
+    """Return at most so many lanes in their order, from as many nodes as possible."""
+    first = sorted(range(len(lanes)), key=lambda place: (lanes[place].slot, place))[:most]
+    return [lanes[place] for place in sorted(first)]
 
 
 @dataclass(frozen=True)
@@ -98,11 +144,17 @@ def timeline_of(
         else:
             lanes[node].append([span])
     found = []
-    for node in sorted(lanes):
-        for lane in lanes[node]:
+    for node in sorted(lanes, key=_natural):
+        for slot, lane in enumerate(lanes[node], 1):
             gaps = [gap for free in _free_times(lane, start, end, shortest) for gap in _without(free, pauses)]
-            found.append(Lane(node, tuple(lane), tuple(gap for gap in gaps if gap[1] - gap[0] > shortest)))
+            found.append(Lane(node, slot, tuple(lane), tuple(gap for gap in gaps if gap[1] - gap[0] > shortest)))
     return Timeline(tuple(found), start, end, tuple(pauses))
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Return a key that sorts node-2 before node-10."""
+    parts = re.split(r"(\d{1,18})", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _spans(

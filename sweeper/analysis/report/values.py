@@ -36,6 +36,30 @@ def improvements(rows: Iterable[TrialRecord], direction: Direction) -> tuple[Imp
     return tuple(Improvement(row.number, row.value) for row in found if row.value is not None)
 
 
+MIN_RANGED_VALUES, MAX_DECISIVE_SHARE = 8, 0.6
+"""Values from which on an axis may leave some out, and the share of all that the rest must be below."""
+
+
+def decisive_range(values: Iterable[float], direction: Direction) -> tuple[float, float] | None:
+    """Return the range of an axis in which good trials can be told apart: from the worse quartile to the best value.
+
+    Returns:
+        None if an axis for all values shows that as well.
+    """
+    found = sorted(value for value in values if math.isfinite(value))
+    if len(found) < MIN_RANGED_VALUES:
+        return None
+    low, high = found[0], found[-1]
+    if direction == "maximize":
+        low = found[len(found) // 4]
+    else:
+        high = found[-1 - len(found) // 4]
+    if not 0 < high - low < MAX_DECISIVE_SHARE * (found[-1] - found[0]):
+        return None
+    margin = (high - low) / 20
+    return low - margin, high + margin
+
+
 @dataclass(frozen=True)
 class Importance:
     """How much of the objective's variation each parameter explains.

@@ -61,7 +61,7 @@ def write_report(study: StudyView, output: Path) -> int:
 
 def _default_place(study: StudyView) -> Path:
     """Return `report.html` in the folder of the sweep, or `NAME.html` here if that folder is not at hand."""
-    from sweeper.analysis.report import folder_at_hand
+    from sweeper.analysis.trials import folder_at_hand
 
     place = folder_at_hand(study)
     if place is None or place.url is not None or not os.access(place.path, os.W_OK):
@@ -72,7 +72,7 @@ def _default_place(study: StudyView) -> Path:
 
 def missing_parts(study: StudyView) -> list[str]:
     """Return what the report lacks because only the database of the sweep is at hand."""
-    from sweeper.analysis.report import folder_at_hand
+    from sweeper.analysis.trials import folder_at_hand
 
     if folder_at_hand(study) is not None:
         return []

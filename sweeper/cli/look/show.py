@@ -6,6 +6,7 @@ Heavy imports, rich included, are inside the verbs, so that `sweeper --help` ans
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -119,13 +120,14 @@ def _show_leaderboard(study: StudyView, rows: Sequence[TrialRecord], *, limit: i
 
 
 def _document(study: StudyView, rows: Sequence[TrialRecord], *, curves: bool) -> dict[str, Any]:
-    """Build the document of `show --json`; with `curves`, each trial has its reports."""
+    """Build the document of `show --json`; with `curves`, each trial has its reports and decisions."""
     from sweeper.cli.look.summary import summary_document
 
     document = report.study_document(study.sweep, rows, study.attempts())
     if curves:
-        reports = study.all_reports()
+        reports, decisions = study.all_reports(), study.decisions()
         for found in document["trials"]:
+            found["decisions"] = [asdict(decision) for decision in decisions.get(found["number"], ())]
             found["reports"] = report.report_documents(study.sweep, reports.get(found["number"], ()))
     facts = study.facts
     summary = {"history": facts.get("history"), "eras": facts.get("eras", []), "summary": summary_document(study)}

@@ -12,7 +12,7 @@ from rich.text import Text
 from sweeper.analysis.costs import costs_of
 from sweeper.analysis.filters import STATES
 from sweeper.analysis.result import SweepResult
-from sweeper.analysis.trials import counts_as_seen, is_done
+from sweeper.analysis.trials import counts_as_seen, folder_at_hand, is_done
 from sweeper.cli import console, report
 from sweeper.cli.cluster import reach
 from sweeper.core.sweep_folder import SweepFolder
@@ -30,7 +30,7 @@ def summarise(study: StudyView) -> tuple[SweepResult, Costs]:
     if result.evaluation is None and result.best is not None and "champion" in study.facts:
         from sweeper.tracking import read_evaluation  # an older sweeper wrote the test metrics into the folder only
 
-        known = read_evaluation(place.champion, study.facts["champion"])
+        known = read_evaluation(place.champion, study.facts["champion"]) if folder_at_hand(study) else None
         if known is not None and known[0] == result.best.number:
             result = replace(result, evaluation=known[1])
     return result, costs_of(study)
@@ -49,7 +49,7 @@ def print_summary(study: StudyView) -> None:
         facts.append(("", "no metrics of it on the test set are on record"))
     if costs.seconds:
         facts.append(("time", _time_line(result, costs)))
-    is_here = SweepFolder.of(result.folder, study.name).path.is_dir()
+    is_here = folder_at_hand(study) is not None
     facts.append(("folder", console.folder_line(result) if is_here else f"{result.folder}, not on this machine"))
     console.print_facts([(label, clean(text)) for label, text in facts])
     console.out.print()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,7 +22,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM HERE: the report was not opened in a browser")
 
 LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"
+ALL = "--window-size=1200,12000"
+"""A window in which all of a page is seen; a figure is drawn when it is nearly seen."""
+
 FIGURES = 15
+MAX_MAKING_S, MAX_OPENING_S, MAX_BYTES = 20, 5, 10e6
 
 
 def opened(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -67,7 +70,7 @@ def sweep_in(folder: Path, **changes: Any) -> Sweep:
 
 
 def test_every_figure_is_drawn_without_an_error_or_a_request(written: Path) -> None:
-    done = opened(written, "--dump-dom")
+    done = opened(written, "--dump-dom", ALL)
     assert console(done) == [] and requests(written) == []
     assert f'data-drawn="{FIGURES}"' in done.stdout
     parts = re.split(r'(?=<div class="figure )', done.stdout)[1:]
@@ -84,7 +87,9 @@ def test_a_request_and_an_error_would_have_been_seen(tmp_path: Path) -> None:
 
 def test_figures_take_the_colours_of_the_theme(written: Path) -> None:
     def colours(theme: str) -> set[str]:
-        return set(re.findall(r"fill: (rgb\([\d, ]+\)); fill-opacity: 1", opened(written, "--dump-dom", theme).stdout))
+        return set(
+            re.findall(r"fill: (rgb\([\d, ]+\)); fill-opacity: 1", opened(written, "--dump-dom", theme, ALL).stdout)
+        )
 
     light, dark = colours(LIGHT), colours(DARK)
     assert "rgb(28, 39, 51)" in light - dark and "rgb(227, 233, 239)" in dark - light
@@ -97,14 +102,23 @@ def test_page_is_printed_and_fits_a_phone(written: Path) -> None:
     assert pdf.stat().st_size > 50_000 and picture.stat().st_size > 50_000
 
 
+def test_figures_below_the_window_are_drawn_when_they_are_printed(written: Path) -> None:
+    def drawn(*options: str) -> int:
+        return int((re.findall(r'data-drawn="(\d+)"', opened(written, "--dump-dom", *options).stdout) or ["0"])[0])
+
+    assert 0 < drawn("--window-size=800,600") < FIGURES == drawn(ALL)
+    page = written.parent / "printing.html"
+    page.write_text(written.read_text() + '<script>dispatchEvent(new Event("beforeprint"))</script>')
+    assert f'data-drawn="{FIGURES}"' in opened(page, "--dump-dom", "--window-size=800,600").stdout
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)  # most of it to make the study
 def test_two_thousand_trials_make_a_page_that_opens_fast(tmp_path: Path) -> None:
     study = make_study(sweep_in(tmp_path, budget={**DECLARED["budget"], "trials": 2000}))
     started = time.monotonic()
     text = make_page(study, Evaluated({"test_accuracy": 0.99}, PREDICTIONS, None, True))
-    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others may use the processors too
-    assert time.monotonic() - started < 20 * crowd and len(text.encode()) < 10e6
+    assert time.monotonic() - started < MAX_MAKING_S and len(text.encode()) < MAX_BYTES
     (page := tmp_path / "report.html").write_text(text)
     (empty := tmp_path / "empty.html").write_text("<p>nothing")
     seconds = {}
@@ -112,5 +126,6 @@ def test_two_thousand_trials_make_a_page_that_opens_fast(tmp_path: Path) -> None
         started = time.monotonic()
         done = opened(file, "--dump-dom")
         seconds[file] = time.monotonic() - started
+    assert "data-drawn" in done.stdout and seconds[page] - seconds[empty] < MAX_OPENING_S
+    done = opened(page, "--dump-dom", ALL)
     assert f'data-drawn="{FIGURES}"' in done.stdout and console(done) == []
-    assert seconds[page] - seconds[empty] < 5 * crowd

@@ -97,6 +97,31 @@ def page_of_many(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_page(make_study(sweep), tested)
 
 
+def test_origin_of_parameters_is_in_tables_and_curves(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 3, "epochs": 1}, sampler={"type": "random"}, enqueue=[{"height": 0.5}])
+    with open_study(sweep) as study:
+        for number in range(3):
+            study.report(study.ask().number, Report(1, 1.0 + number, {"score": 0.1 * number}))
+    page = Page(make_page(read_study(sweep.name, sweep.storage_url()), Evaluated()))
+    for section in ("curves", "parallel"):
+        assert "proposed by" in page.sections[section] and "start point" in page.sections[section]
+    assert any("0 (start point)" in trace["customdata"] for trace in page.figures["curves"]["data"])
+
+
+def test_axes_of_results_leave_out_what_squeezes_the_good_ones(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 12, "epochs": 1})
+    with open_study(sweep) as study:
+        for number in range(12):
+            score = 0.1 * number if number < 2 else 0.95 + 0.004 * number
+            study.report(study.ask().number, Report(1, 1.0 + number, {"score": score}))
+    page = Page(make_page(read_study(sweep.name, sweep.storage_url()), Evaluated()))
+    for name in ("history", "curves", "slice-0"):
+        low, high = page.figures[name]["layout"]["yaxis"]["range"]
+        assert 0.9 < low < high < 1.05
+    for section in ("history", "curves", "slices"):
+        assert "The axis leaves out 3 worse values; a double click on" in page.sections[section]
+
+
 def test_sections_and_figures_are_all_there_in_their_order(page_of_many: str) -> None:
     page = Page(page_of_many)
     assert list(page.sections) == ORDER

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from sweeper.analysis.report.timeline import timeline_of
-from sweeper.analysis.report.values import Importance, Improvement, failures, improvements, survival, thinned
+from sweeper.analysis.report.timeline import bars_of, sample_lanes, timeline_of
+from sweeper.analysis.report.values import (
+    Importance,
+    Improvement,
+    decisive_range,
+    failures,
+    improvements,
+    survival,
+    thinned,
+)
 from sweeper.core.trials import Attempt, Decision, Report, TrialRecord
 from sweeper.search.budget import Budget
 
@@ -74,6 +82,46 @@ def test_thinned_trials_hold_the_best_and_keep_their_order() -> None:
     assert len(kept) == 40 and [each.number for each in kept] == sorted(each.number for each in kept)
     assert {each.number for each in rows if each.value == 96 / 97} <= {each.number for each in kept}
     assert thinned(rows[:40], 40, "maximize") == rows[:40]
+
+
+def test_axis_begins_at_the_worse_quartile_where_bad_trials_squeeze_the_good_ones() -> None:
+    values = [0.1, 0.2, 0.5, 0.97, 0.975, 0.98, 0.985, 0.99]
+    low, high = decisive_range(values, "maximize") or (0, 0)
+    assert 0.5 < 0.49 + low and low < 0.5 and 0.99 < high < 1.02
+    low, high = decisive_range([1 - value for value in values], "minimize") or (0, 0)
+    assert -0.02 < low < 0.01 and 0.5 < high < 0.53
+
+
+def test_axis_shows_all_values_where_they_are_few_equal_or_evenly_spread() -> None:
+    even = [step / 100 for step in range(100)]
+    assert decisive_range(even, "maximize") is None and decisive_range(even, "minimize") is None
+    assert decisive_range([0.1, 0.98, 0.99], "maximize") is None
+    assert decisive_range([0.5] * 20, "maximize") is None
+    assert decisive_range([0.1, 0.2, *[0.5] * 20], "maximize") is None
+
+
+def test_a_thousand_workers_are_sampled_from_all_nodes_in_natural_order() -> None:
+    rows = [row(number, node=f"node-{number // 20}", started=at(0), ended=at(90)) for number in range(1000)]
+    lanes = timeline_of(rows, {}, {}).lanes
+    assert len(lanes) == 1000 and [lane.node for lane in lanes[::20]] == [f"node-{place}" for place in range(50)]
+    assert [lane.slot for lane in lanes[:20]] == list(range(1, 21))
+    few = sample_lanes(lanes, 64)
+    assert len(few) == 64 and len({lane.node for lane in few}) == 50 and few == sorted(few, key=lanes.index)
+
+
+def test_attempts_too_short_to_be_seen_share_a_bar() -> None:
+    times = [(0, 1, "COMPLETE"), (1, 4, "PRUNED"), (4, 5, "COMPLETE"), (5, 60, "COMPLETE"), (60, 100, "FAIL")]
+    rows = [
+        row(number, state, node="a", started=at(start), ended=at(end))
+        for number, (start, end, state) in enumerate(times)
+    ]
+    (lane,) = timeline_of(rows, {}, {}).lanes
+    bars = bars_of(lane, timedelta(seconds=10))
+    assert [(bar.state, len(bar.spans), bar.start, bar.end) for bar in bars] == [
+        ("PRUNED", 3, at(0), at(5)),
+        ("COMPLETE", 1, at(5), at(60)),
+        ("FAIL", 1, at(60), at(100)),
+    ]
 
 
 def test_gaps_between_trials_are_idle_times_of_a_place_on_a_node() -> None:

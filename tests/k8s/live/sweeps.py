@@ -196,11 +196,11 @@ class LiveSweep:
         return [pod for pod in found if not is_going(pod)]
 
     def pod(self, node_type: str) -> Object:
-        """Return the running head or worker."""
+        """Return the running head or worker; the newest one, while an older one ends."""
 
         def running() -> Object | None:
             found = [pod for pod in self.pods(node_type) if pod["status"].get("phase") == "Running"]
-            return found[0] if found else None
+            return max(found, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
 
         return self.cluster.wait_for(f"the {node_type} of {self.name}", running)
 

@@ -59,7 +59,7 @@ def test_worker_is_killed(sweep: LiveSweep, record: Record) -> None:
 
 def test_process_of_a_trial_is_killed(sweep: LiveSweep, record: Record) -> None:
     pod, before, moment = sweep.pod("worker")["metadata"]["name"], sweep.wait_for_trial(), time.time()
-    kill(sweep, pod, "ray-worker", "-f", "^ray::[^I]")  # those that wait for work are called ray::IDLE
+    kill(sweep, pod, "ray-worker", "-f", "^ray::_Inner")  # Ray calls the process of a Tune trial so
     resumed = sweep.wait_for_resumed(moment)
     sweep.check_ended(before)
     assert sweep.pod("worker")["metadata"]["name"] == pod
