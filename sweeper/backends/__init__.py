@@ -34,6 +34,8 @@ class JobStatus:
     message: str
     attempt: int = 1
     details: dict[str, str] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    """Why a sweep that waits does not run yet, as far as the cluster says so."""
 
     @property
     def is_over(self) -> bool:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from sweeper.backends import JobStatus, Submission
 from sweeper.backends.kubernetes_api import REQUEST_OPTIONS, KubernetesApi, reason_of
-from sweeper.backends.rayjob import SWEEP_ANNOTATION, Object, Template, job_name
+from sweeper.backends.rayjob import QUEUE_LABEL, Object, Template, job_name
+from sweeper.backends.rayjob_status import CONTENT_ANNOTATION, STOP_ANNOTATION, is_same, status_of
+from sweeper.backends.submit_checks import RAYJOBS, check_submission
+from sweeper.backends.waiting import WORKLOADS, find_workload, why_waiting
 from sweeper.core.errors import InputError
 
-_RAYJOBS = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
 _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
-
-_STATES: dict[str, Any] = {
-    "Running": "running",
-    "Suspending": "running",
-    "Suspended": "stopped",
-    "Complete": "succeeded",
-    "Failed": "failed",
-    "ValidationFailed": "failed",
-}
-"""States of a RayJob, as the operator names them, and ours; a sweep in any other state is waiting."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +34,8 @@ class KubeRay:
     poll_interval_s: float = 1.0
     retry_reads: bool = False
     """Retry reads while the API server is unavailable, as `logs` does."""
+    on_delay: Callable[[str], None] = lambda what: None
+    """Gets a sentence when a submission takes long."""
 
     @cached_property
     def _api(self) -> KubernetesApi:
@@ -53,19 +49,25 @@ class KubeRay:
     def submit(self, submission: Submission) -> str:
         """Create the RayJob of a sweep. If it has ended, create it anew: the sweep resumes.
 
+        One that does not run yet is created anew if anything in it has changed.
+
         Raises:
-            InputError: the cluster rejects the objects as invalid.
-            BackendError: the cluster cannot be reached, or refuses.
+            InputError: the cluster rejects the objects as invalid, or has no such namespace.
+            BackendError: the cluster cannot be reached, or refuses, or has no KubeRay that fits.
         """
         config, job = self.render(submission)
+        content = hashlib.sha256(json.dumps([config, job], sort_keys=True).encode()).hexdigest()[:16]
+        job["metadata"]["annotations"] = {**job["metadata"]["annotations"], CONTENT_ANNOTATION: content}
         name = job["metadata"]["name"]
         place = f"RayJob {name} in namespace {self.template.namespace}"
         with self._api.translated_errors():
+            check_submission(self._api, self.template.namespace, job, is_own=self.template.manifest is not None)
             before = self._find(name)
             if before is not None:
-                if not _status(before).is_over and not before["metadata"].get("deletionTimestamp"):
+                if is_same(before, content) and not before["metadata"].get("deletionTimestamp"):
                     self._set_config_owner(before)  # the submission that created it may have been cut off before this
                     return f"{submission.name} is running already: {place}"
+                self.on_delay(f"The pods of the last attempt at {submission.name} are being deleted.")
                 self._remove(name)
             self._apply(config)
             try:
@@ -73,7 +75,10 @@ class KubeRay:
             except self._api.errors.ConflictException:
                 return f"{submission.name} is running already: {place}"
             self._set_config_owner(made)
-        return f"{submission.name} {'resumes' if before else 'is submitted'}: {place}"
+        if before is None:
+            return f"{submission.name} is submitted: {place}"
+        had_begun = status_of(before).state != "waiting"
+        return f"{submission.name} {'resumes' if had_begun else 'is submitted anew'}: {place}"
 
     def status(self, name: str) -> JobStatus:
         """Return the state of a sweep.
@@ -82,7 +87,16 @@ class KubeRay:
             InputError: it was never submitted, or its RayJob was deleted.
         """
         with self._api.translated_errors():
-            return _status(self._job(name))
+            job = self._job(name)
+            status = status_of(job)
+            return replace(status, reasons=why_waiting(self._api, job)) if status.state == "waiting" else status
+
+    def states(self, name: str) -> Iterator[JobStatus]:
+        """Yield the state of a sweep, poll by poll; wait while the API server is unavailable, as `logs` does."""
+        patient = replace(self, retry_reads=True)
+        while True:
+            yield patient.status(name)
+            time.sleep(self.poll_interval_s)
 
     def logs(self, name: str, *, follow: bool) -> Iterator[str]:
         """Yield the output of a sweep line by line, from its beginning: the logs of the pods that submitted it."""
@@ -94,7 +108,7 @@ class KubeRay:
         while True:
             with self._api.translated_errors():
                 # The state is read before the logs: then they hold everything that was written until the end.
-                is_over = _status(self._job(name)).is_over
+                is_over = status_of(self._job(name)).is_over
                 pods = self._submitters(name)
             for pod, has_finished in pods:
                 if pod not in finished:
@@ -115,12 +129,23 @@ class KubeRay:
             BackendError: it has not stopped after `timeout_s`.
         """
         with self._api.translated_errors():
-            if (status := _status(self._job(name))).is_over:
+            if (status := status_of(self._job(name))).is_over:
                 raise InputError(f"sweep {name!r} is not running: it has {status.state}")
-            request = {**self._request, "name": job_name(name)}
-            patch = {"spec": {"suspend": True}}
-            self._api.jobs.patch_namespaced_custom_object(**request, body=patch, _content_type=_MERGE)
-            self._api.wait(lambda: _status(self._job(name)).is_over, f"sweep {name!r} is still stopping")
+            self._suspend(self._job(name))
+            self._api.wait(lambda: status_of(self._job(name)).is_over, f"sweep {name!r} is still stopping")
+
+    def _suspend(self, job: Object) -> None:
+        """Suspend a RayJob; one in a queue by deactivating its Workload, because Kueue would resume it."""
+        request = {**self._request, "name": job["metadata"]["name"]}
+        patch: Object = {"spec": {"suspend": True}}
+        if QUEUE_LABEL in job["metadata"].get("labels", {}):
+            patch |= {"metadata": {"annotations": {STOP_ANNOTATION: "true"}}}
+            if (workload := find_workload(self._api, job)) is not None:
+                chosen = {**WORKLOADS, "namespace": self.template.namespace, "name": workload["metadata"]["name"]}
+                self._api.jobs.patch_namespaced_custom_object(
+                    **chosen, body={"spec": {"active": False}}, _content_type=_MERGE, **REQUEST_OPTIONS
+                )
+        self._api.jobs.patch_namespaced_custom_object(**request, body=patch, _content_type=_MERGE)
 
     def _find(self, name: str) -> Object | None:
         try:
@@ -204,23 +229,4 @@ class KubeRay:
 
     @property
     def _request(self) -> dict[str, Any]:
-        return {**_RAYJOBS, "namespace": self.template.namespace, **REQUEST_OPTIONS}
-
-
-def _status(job: Object) -> JobStatus:
-    """Return the state of a RayJob, as the operator has recorded it."""
-    status = job.get("status", {})
-    phase = status.get("jobDeploymentStatus", "")
-    state = _STATES.get(phase, "waiting")
-    if state == "succeeded" and status.get("jobStatus") == "STOPPED":
-        state = "stopped"
-    message = str(status.get("message", "")).strip().splitlines()[-1:]  # the end of the log is before it
-    keys = {"rayClusterName": "cluster", "startTime": "began", "endTime": "ended"}
-    return JobStatus(
-        name=job["metadata"].get("annotations", {}).get(SWEEP_ANNOTATION, job["metadata"]["name"]),
-        state=state,
-        message="; ".join(filter(None, [status.get("reason"), *message])),
-        attempt=max(1, status.get("failed", 0) + (state != "failed")),
-        details={"RayJob": phase or "not seen by KubeRay's operator yet"}
-        | {label: str(status[key]) for key, label in keys.items() if status.get(key)},
-    )
+        return {**RAYJOBS, "namespace": self.template.namespace, **REQUEST_OPTIONS}

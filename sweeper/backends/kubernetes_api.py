@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sweeper.core.errors import BackendError, InputError, SweeperError
@@ -16,6 +17,8 @@ from sweeper.core.text import first_line
 
 REQUEST_OPTIONS = {"_request_timeout": (10.0, 60.0)}
 """Options of every request: seconds to connect, and between two pieces of an answer. The client has no limit itself."""
+
+ROLE = "The Role sweeper-submitter in k8s/base/access.yaml allows all that sweeper needs"
 
 _POLLS_PER_RETRY = 10
 """Longest pause between two retries of a read, in polls."""
@@ -48,6 +51,15 @@ class KubernetesApi:
     def core(self) -> Any:
         return self._client.CoreV1Api(self._connection)
 
+    @cached_property
+    def authorization(self) -> Any:
+        return self._client.AuthorizationV1Api(self._connection)
+
+    @property
+    def host(self) -> str:
+        """Address of the server, for messages."""
+        return str(self._connection.configuration.host)
+
     @property
     def errors(self) -> Any:
         return self._client.exceptions
@@ -79,7 +91,7 @@ class KubernetesApi:
         except self.errors.ApiException as error:
             raise self._translate_api_error(error) from error
         except (HTTPError, OSError) as error:
-            raise BackendError(f"the Kubernetes API at {self._host} cannot be reached: {_root_cause(error)}") from error
+            raise BackendError(f"the Kubernetes API at {self.host} cannot be reached: {_root_cause(error)}") from error
 
     def _translate_api_error(self, error: Any) -> SweeperError:
         reason, message = reason_of(error)
@@ -88,18 +100,17 @@ class KubernetesApi:
         if error.status == 401:
             kubeconfig = self._context or "kubeconfig"
             problem = f"does not accept your credentials (401): log in again, or choose another context of {kubeconfig}"
+        elif error.status == 403 and "being terminated" in message:
+            problem = "is deleting the namespace; wait until it is gone, and create it again"
+        elif error.status == 403 and " cannot " not in message:  # a quota, or another rule of the cluster
+            problem = f"refuses the request (403): {message}"
         elif error.status == 403:
-            role = "The role sweeper-submitter in k8s/base/access.yaml allows everything that sweeper needs"
-            problem = f"forbids the request (403): {message}. {role}"
+            problem = f"forbids the request (403): {message}. {ROLE}"
         elif error.status == 404 and not reason:
             problem = "knows no RayJobs (404): install KubeRay, as k8s/README.md describes"
         else:
             problem = f"answers {error.status}: {message}"
-        return BackendError(f"the Kubernetes API at {self._host} {problem}")
-
-    @property
-    def _host(self) -> str:
-        return str(self._connection.configuration.host)
+        return BackendError(f"the Kubernetes API at {self.host} {problem}")
 
     @cached_property
     def _client(self) -> Any:
@@ -112,6 +123,7 @@ class KubernetesApi:
     @cached_property
     def _connection(self) -> Any:
         from kubernetes import config
+        from yaml import MarkedYAMLError  # the parser that this client uses
 
         # It logs every retry; the last error is in our message.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -122,13 +134,14 @@ class KubernetesApi:
             return config.new_client_from_config(file, self._context, client_configuration=settings)
         except config.ConfigException as error:
             try:
-                if self._context is not None:
+                if self._context is not None or file:
                     raise
                 config.load_incluster_config(client_configuration=settings)
                 return self._client.ApiClient(settings)
             except config.ConfigException:
-                message = f"no Kubernetes cluster is configured here ({_root_cause(error)}); set KUBECONFIG"
-                raise InputError(message) from error
+                raise InputError(_kubeconfig_problem(file, first_line(error))) from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, MarkedYAMLError) as error:
+            raise InputError(_kubeconfig_problem(file, first_line(error))) from error
 
     def _read_retries(self) -> Any:
         """Return retries that together wait about `timeout_s`: after 0, 2, 4, 8, 10, 10, ... polls."""
@@ -143,6 +156,29 @@ class KubernetesApi:
             allowed_methods={"GET"},
             raise_on_status=False,  # the last answer says more than "too many 503 error responses"
         )
+
+
+def _kubeconfig_problem(file: str | None, reason: str) -> str:
+    """Return why a kubeconfig leads to no cluster.
+
+    Args:
+        file: the value of KUBECONFIG, which may name several files.
+        reason: what the client says about it.
+    """
+    files = [Path(part) for part in (file or "~/.kube/config").split(os.pathsep) if part]
+    if any(part.expanduser().exists() for part in files):
+        return (
+            f"the kubeconfig {file or files[0]} cannot be used: {reason}. See `kubectl config view`, choose another "
+            "context with --context, or set KUBECONFIG to another file"
+        )
+    missing = f"KUBECONFIG is {file}, and there is no such file" if file else f"there is no {files[0]}"
+    return f"no Kubernetes cluster is configured here: {missing}. Set KUBECONFIG to the file that names your cluster"
+
+
+def is_label(text: str) -> bool:
+    """Return whether a text is a name as Kubernetes allows it for a namespace."""
+    is_allowed = text.isascii() and text.replace("-", "").isalnum() and text == text.lower()
+    return is_allowed and len(text) <= 63 and text.strip("-") == text
 
 
 def reason_of(error: Any) -> tuple[str, str]:

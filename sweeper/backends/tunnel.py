@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from sweeper.backends.kubernetes_api import KubernetesApi, reason_of
+from sweeper.backends.kubernetes_api import KubernetesApi, is_label, reason_of
 from sweeper.backends.port_forward import PortForward, closed_at_end
 from sweeper.core.errors import BackendError, InputError
 from sweeper.core.secrets import register_url_secrets
@@ -42,19 +42,13 @@ class Place:
             InputError: it names no namespace.
         """
         context, at, namespace = url.removeprefix(CLUSTER).rpartition("@")
-        if bool(at) > bool(context) or not _is_label(namespace):
+        if bool(at) > bool(context) or not is_label(namespace):
             what = "names no context before '@'" if at and not context else "names no namespace of Kubernetes"
             raise InputError(f"--storage: {url} {what}; write k8s://NAMESPACE or k8s://CONTEXT@NAMESPACE")
         return cls(namespace, context or None)
 
     def __str__(self) -> str:
         return f"{CLUSTER}{self.context}@{self.namespace}" if self.context else f"{CLUSTER}{self.namespace}"
-
-
-def _is_label(text: str) -> bool:
-    """Return whether a text is a name as Kubernetes allows it for a namespace."""
-    is_allowed = text.isascii() and text.replace("-", "").isalnum() and text == text.lower()
-    return is_allowed and len(text) <= 63 and text.strip("-") == text
 
 
 class Tunnel:

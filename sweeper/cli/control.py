@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.cli import options, report
-from sweeper.cli.cluster import reach, submit
+from sweeper.cli.cluster import reach, target
 from sweeper.core.errors import InputError, SweepBusyError, SweeperError, TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean
@@ -32,10 +32,10 @@ def stop(
 
     With --dashboard or --backend, stop a submitted sweep, otherwise one on this machine.
     """
-    if submit.is_submitted(backend, dashboard):
+    if target.is_submitted(backend, dashboard):
         from sweeper.cli import console
 
-        chosen = submit.backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace)
+        chosen = target.backend_from(backend, dashboard, insecure=insecure, context=context, namespace=namespace)
         chosen.stop(name)
         console.print_note(f"{name} has stopped. Submit it again to resume it.")
     else:

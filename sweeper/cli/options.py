@@ -168,7 +168,8 @@ SharedFolder = Annotated[Path | None, _dir("Check that all nodes of --address sh
 BackendName = Annotated[
     Literal["ray", "kuberay"], typer.Option("--backend", help="Use Ray's Jobs API, or a RayJob on Kubernetes.")
 ]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", metavar="NAME", help="Kubernetes namespace (kuberay).")]
+_Namespace = typer.Option("--namespace", "-n", metavar="NAME", help="Kubernetes namespace (kuberay). Default: sweeper.")
+Namespace = Annotated[str | None, _Namespace]
 Context = Annotated[
     str | None,
     typer.Option("--context", metavar="NAME", help="Context of the kubeconfig (kuberay). Default: the current one."),
@@ -176,6 +177,11 @@ Context = Annotated[
 Image = Annotated[str | None, typer.Option("--image", metavar="IMAGE", help="Image of all pods (kuberay).")]
 WorkerGpus = Annotated[int, typer.Option("--worker-gpus", min=0, metavar="N", help="GPUs of each worker (kuberay).")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Most workers (kuberay).")]
+RayJob = Annotated[
+    Path | None, typer.Option("--rayjob", metavar="FILE", help="RayJob to fill in (kuberay); - is stdin.")
+]
+Queue = Annotated[str | None, typer.Option("--queue", metavar="NAME", help="Queue of Kueue to wait in (kuberay).")]
+NoWait = Annotated[bool, _flag("--no-wait", help="Return at once, instead of when the sweep runs (kuberay).")]
 DryRun = Annotated[bool, _flag("--dry-run", help="Print what would be submitted; submit nothing.")]
 Follow = Annotated[bool, _flag("--follow", "-f", help="Print the output until the sweep ends.")]
 RemoteTrackingUri = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def run(
     json: options.Json = False,
 ) -> int:
     """Run a sweep; the same command resumes one that was stopped."""
+    _check_submitter()
     asked = AskedTrials.of(trials, settings)
     budget = {"trials": asked.total, "epochs": epochs, "parallel": parallel, "timeout": timeout}
     flags = options.by_key(name=name, cpus=cpus, gpus=gpus, seed=seed, storage=options.sweep_storage(storage), **budget)
@@ -53,6 +55,22 @@ def run(
     where |= {"allow_code_change": allow_code_change, "retry": () if retry_failed else None}
     is_repeatable = asked.added is None and not retry_failed
     return _run(sweep, json=json, is_repeatable=is_repeatable, forked=forked, **where)
+
+
+def _check_submitter() -> None:
+    """Check that the sweeper that submitted this run from outside of its image is of the same version.
+
+    Raises:
+        InputError: it is of another one, whose files and options this one may not know.
+    """
+    from sweeper.core.environment import versions
+
+    submitter, own = os.environ.get("SWEEPER_SUBMITTED_BY"), versions(["sweeper"]).get("sweeper")
+    if submitter and submitter != own:
+        raise InputError(
+            f"the image holds sweeper {own}, but sweeper {submitter} submitted the sweep. Name an image of {submitter} "
+            f"with --image (k8s/Dockerfile builds one), or submit with sweeper {own}"
+        )
 
 
 def resume(

@@ -191,16 +191,22 @@ def test_schemas_see_what_breaks_them(crds: dict[str, Crd], place: str, value: A
 
 def test_submitted_rayjob_is_the_manifest_filled_in() -> None:
     config, job = Template().render(Submission("quick", (K8S / "base" / "sweep.yaml").read_text()))
-    assert job == one(described(), "RayJob")
+    assert without_runtime(job) == without_runtime(one(described(), "RayJob"))
     assert config["data"] == one(described(), "ConfigMap", "quick")["data"]
 
 
 def test_submitted_rayjob_with_gpus_is_that_of_the_overlay(overlays: dict[str, list[Object]]) -> None:
-    assert Template(gpus=1).render(Submission("quick", ""))[1] == one(overlays["gpu"], "RayJob")
+    job = Template(gpus=1).render(Submission("quick", ""))[1]
+    assert without_runtime(job) == without_runtime(one(overlays["gpu"], "RayJob"))
+
+
+def without_runtime(job: Object) -> Object:
+    """Return a RayJob without its runtime environment: `submit` adds its version to that."""
+    return job | {"spec": {key: value for key, value in job["spec"].items() if key != "runtimeEnvYAML"}}
 
 
 def test_submitted_rayjob_keeps_to_every_rule_with_every_value_filled_in(crds: dict[str, Crd]) -> None:
-    template = Template(image="example.org/sweeper:0.2.0-ray" + RAY, gpus=2, cpus=8, memory="64Gi", workers=9)
+    template = Template(image="example.org/sweeper:0.2.0-ray" + RAY, gpus=2, workers=9)
     rendered = template.render(Submission("My_Sweep", "name: My_Sweep"))
     objects = [item for item in described() if item["kind"] != "RayJob"] + rendered
     assert [fault for rule in RULES.values() for fault in rule(objects)] == []
@@ -209,7 +215,7 @@ def test_submitted_rayjob_keeps_to_every_rule_with_every_value_filled_in(crds: d
     assert worker["maxReplicas"] == 9
     (container,) = worker["template"]["spec"]["containers"]
     assert container["image"] == f"example.org/sweeper:0.2.0-ray{RAY}-gpu"
-    assert container["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
 
 @pytest.mark.parametrize("overlay", [overlay for overlay in OVERLAYS if overlay != "small"])

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from sweeper.cli.main import main
-from tests.k8s.fake_kubernetes import FakeKubernetes
+from tests.k8s.conftest import ROOT
 
 FAR = ["--dashboard", "http://127.0.0.1:1"]
 SPACE = {
@@ -81,22 +80,44 @@ def test_dry_run_prints_the_kubernetes_objects(capsys: pytest.CaptureFixture[str
     assert "The code of tests.samples:climb" in printed.err and "must be in the image" in printed.err
 
 
-def test_sweep_on_kubernetes_is_submitted_shown_and_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rayjob", "no.yaml"], "--rayjob: no.yaml cannot be read (No such file or directory)"),
+        (["--namespace", "My_Lab"], "--namespace: 'My_Lab' is no name of a namespace"),
+    ],
+)
+def test_option_for_kubernetes_that_is_wrong_is_refused(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    def operator(job: dict[str, Any]) -> None:
-        phase = "Suspended" if job["spec"].get("suspend") else "Running"
-        job["status"] = {"jobDeploymentStatus": phase}
+    assert main(["submit", "far.yaml", "--backend", "kuberay", "--dry-run", *options]) == 2
+    assert message in capsys.readouterr().err
 
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    there = ["--backend", "kuberay"]
-    with FakeKubernetes(on_change=operator) as server:
-        server.write_kubeconfig(tmp_path / "kubeconfig")
-        assert main(["submit", "far.yaml", *there]) == 0
-        assert main(["status", "far", *there]) == 0
-        assert capsys.readouterr().out.startswith("far running (attempt 1, RayJob Running")
-        assert main(["submit", "far.yaml", *there]) == 0
-        assert "far is running already: RayJob far in namespace sweeper" in capsys.readouterr().err
-        assert main(["stop", "far", *there]) == 0
-        assert main(["status", "far", *there, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["state"] == "stopped"
+
+@pytest.mark.parametrize("option", ["--rayjob", "--queue"])
+def test_option_for_kubernetes_is_refused_elsewhere(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert main(["submit", "far.yaml", *FAR, *SAFE, option, "x"]) == 2
+    assert f"{option}: is for Kubernetes only; add --backend kuberay" in capsys.readouterr().err
+
+
+def test_rayjob_of_a_file_is_filled_in_and_its_namespace_is_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = yaml.safe_load((ROOT / "k8s" / "base" / "rayjob.yaml").read_text())
+    job["metadata"]["namespace"] = "lab"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump_all([{"kind": "ConfigMap"}, job]))
+    command = ["submit", "far.yaml", "--backend", "kuberay", "--dry-run", "--rayjob", "mine.yaml"]
+    for options, namespace in (([], "lab"), (["--namespace", "other", "--queue", "gpus"], "other")):
+        assert main([*command, *options]) == 0
+        config, job = yaml.safe_load_all(capsys.readouterr().out)
+        assert config["metadata"]["namespace"] == job["metadata"]["namespace"] == namespace
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+
+
+def test_run_refuses_a_sweep_that_another_version_submitted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWEEPER_SUBMITTED_BY", "0.0.1")
+    assert main(["run", "far.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "but sweeper 0.0.1 submitted the sweep" in line and "--image" in line
