@@ -140,8 +140,10 @@ class KubernetesApi:
                 return self._client.ApiClient(settings)
             except config.ConfigException:
                 raise InputError(_kubeconfig_problem(file, first_line(error))) from error
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, MarkedYAMLError) as error:
+        except (OSError, ValueError, MarkedYAMLError) as error:
             raise InputError(_kubeconfig_problem(file, first_line(error))) from error
+        except (LookupError, TypeError, AttributeError) as error:  # the client does not check what it reads
+            raise InputError(_kubeconfig_problem(file, "it is YAML of another kind")) from error
 
     def _read_retries(self) -> Any:
         """Return retries that together wait about `timeout_s`: after 0, 2, 4, 8, 10, 10, ... polls."""

@@ -50,18 +50,19 @@ def status_of(job: Object) -> JobStatus:
         state = "waiting"  # its pods run, and the sweep does not yet
     elif state == "stopped" and QUEUE_LABEL in meta.get("labels", {}) and STOP_ANNOTATION not in annotations:
         state = "waiting"  # Kueue will run it
+    message = "" if state == "waiting" else message_of(status)  # of a job that is about to start, or was retried
     keys = {"rayClusterName": "cluster", "startTime": "began", "endTime": "ended"}
     return JobStatus(
         name=annotations.get(SWEEP_ANNOTATION, meta["name"]),
         state=state,
-        message="; ".join(filter(None, [status.get("reason"), _message(status)])),
+        message="; ".join(filter(None, [status.get("reason"), message])),
         attempt=max(1, status.get("failed", 0) + (state != "failed")),
         details={"RayJob": phase or "not seen by KubeRay's operator yet"}
         | {label: str(status[key]) for key, label in keys.items() if status.get(key)},
     )
 
 
-def _message(status: Object) -> str:
+def message_of(status: Object) -> str:
     """Return the last line of what the operator says about a RayJob, which may hold the end of a log, with advice."""
     lines = str(status.get("message", "")).strip().splitlines() or [""]
     advice = [advice for code, advice in _ADVICE.items() if re.search(rf"{code}\b", lines[0])]

@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.backends.kubernetes_api import REQUEST_OPTIONS, ROLE, KubernetesApi, reason_of
 from sweeper.backends.rayjob import QUEUE_LABEL, Object
+from sweeper.backends.rayjob_status import message_of
 
 WORKLOADS = {"group": "kueue.x-k8s.io", "version": "v1beta2", "plural": "workloads"}
 
@@ -51,6 +52,10 @@ def _of_the_operator(api: KubernetesApi, job: Object) -> Iterator[str]:
     status = job.get("status", {})
     if job["metadata"].get("deletionTimestamp"):
         yield "its RayJob is being deleted, and ends its pods first"
+    if status.get("jobDeploymentStatus") == "Retrying":
+        yield f"attempt {status.get('failed', 1)} has failed ({message_of(status)}), and the next one begins"
+    if status.get("jobStatus") == "PENDING":
+        yield "its pods run, and Ray prepares the job"
     if not status.get("jobDeploymentStatus") and not status.get("failed") and _age_s(job) > OPERATOR_TIMEOUT_S:
         yield "KubeRay's operator has not seen it; does it run? See: kubectl get pods -A | grep kuberay-operator"
 

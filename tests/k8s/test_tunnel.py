@@ -20,19 +20,13 @@ from sweeper.cli.main import main
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
 from tests.backends.node import PORT, Node
-from tests.k8s.api_server import ApiServer, free_ports
+from tests.k8s.control_plane import ControlPlane
+from tests.k8s.network import free_ports
 
 VIEWER = Path(__file__).parents[2] / "k8s" / "base" / "viewer.yaml"
 LOOK = ("list", "--storage", "k8s://lab")
 
 Captured = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="session")
-def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    server = ApiServer(tmp_path_factory.mktemp("kubernetes"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +43,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Node:
 
 
 @pytest.fixture
-def namespace(api_server: ApiServer, node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+def namespace(control_plane: ControlPlane, node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """Return a function that makes a namespace with what its arguments name; the user has the viewer's Role there."""
     from kubernetes import client
 
-    core, made = client.CoreV1Api(api_server.client()), client.RbacAuthorizationV1Api(api_server.client())
+    core, made = client.CoreV1Api(control_plane.client()), client.RbacAuthorizationV1Api(control_plane.client())
     name = f"lab-{time.monotonic_ns()}"
 
     def make(
@@ -78,7 +72,7 @@ def namespace(api_server: ApiServer, node: Node, monkeypatch: pytest.MonkeyPatch
         _make_pod(core, name, ready=ready)
         return name
 
-    monkeypatch.setenv("KUBECONFIG", api_server.kubeconfig("viewer"))
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig("viewer")))
     yield make
 
 
@@ -160,14 +154,14 @@ def test_sweeps_of_a_cluster_are_read_and_deleted(
         study.record_facts({"folder": "/mnt/sweeps/far", "tracking_uri": "http://mlflow:5000"})
         study.ask()
     node.serve = leading_to(postgres)
-    storage = ("--storage", f"k8s://lab@{namespace(seen_from_inside(postgres))}")
+    storage = ("--storage", f"k8s://tests@{namespace(seen_from_inside(postgres))}")
     code, out, err = run(capsys, "list", *storage)
     assert (code, "far" in out, err) == (0, True, "")
     assert set(node.asked) == {f"/portForward/{storage[1].partition('@')[2]}/db-0"}
     code, out, _ = run(capsys, "show", "far", *storage)
     assert code == 0 and "/mnt/sweeps/far, not on this machine" in out and "To continue: submit it again" in out
     code, _, err = run(capsys, "logs", "far", "0", *storage)
-    assert code == 2 and "is in /mnt/sweeps/far in the cluster" in err and "--context lab" in err
+    assert code == 2 and "is in /mnt/sweeps/far in the cluster" in err and "--context tests" in err
     code, _, err = run(capsys, "promote", "far", *storage)
     assert code == 2
     code, _, err = run(capsys, "delete", "far", "--yes", *storage)
@@ -221,16 +215,16 @@ def test_what_a_namespace_lacks_is_one_message(
 
 
 def test_missing_rights_and_namespaces_are_named(
-    api_server: ApiServer, namespace: Callable[..., str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    control_plane: ControlPlane, namespace: Callable[..., str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = namespace()
-    monkeypatch.setenv("KUBECONFIG", api_server.kubeconfig("stranger"))
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig("stranger")))
     code, _, err = run(capsys, "list", "--storage", f"k8s://{name}")
     assert code == 69 and 'cannot get resource "secrets"' in err and "The Role sweeper-viewer" in err
-    monkeypatch.setenv("KUBECONFIG", api_server.kubeconfig("viewer", token="expired"))
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig("viewer", token="expired")))
     code, _, err = run(capsys, "list", "--storage", f"k8s://{name}")
     assert code == 69 and "401" in err
-    monkeypatch.setenv("KUBECONFIG", api_server.kubeconfig("admin"))
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig("admin")))
     code, _, err = run(capsys, "list", "--storage", "k8s://nowhere")
     assert code == 2 and "the cluster has no namespace nowhere" in err
     code, _, err = run(capsys, "list", "--storage", "k8s://other@lab")
@@ -238,11 +232,11 @@ def test_missing_rights_and_namespaces_are_named(
 
 
 def test_right_to_forward_is_named_when_it_is_missing(
-    api_server: ApiServer, namespace: Callable[..., str], capsys: Captured
+    control_plane: ControlPlane, namespace: Callable[..., str], capsys: Captured
 ) -> None:
     from kubernetes import client
 
-    name, rbac = namespace(), client.RbacAuthorizationV1Api(api_server.client())
+    name, rbac = namespace(), client.RbacAuthorizationV1Api(control_plane.client())
     role = rbac.read_namespaced_role("sweeper-viewer", name)
     role.rules = [rule for rule in role.rules if rule.resources != ["pods/portforward"]]
     rbac.replace_namespaced_role("sweeper-viewer", name, role)
@@ -252,10 +246,10 @@ def test_right_to_forward_is_named_when_it_is_missing(
 
 
 def test_api_server_that_does_not_answer_is_reported_within_15_s(
-    api_server: ApiServer, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    control_plane: ControlPlane, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         for port in (silent.getsockname()[1], *free_ports(1)):
-            monkeypatch.setenv("KUBECONFIG", api_server.kubeconfig("viewer", port))
+            monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig("viewer", port=port)))
             code, _, err = run(capsys, *LOOK)
             assert code == 69 and f"the Kubernetes API at https://127.0.0.1:{port} cannot be reached" in err

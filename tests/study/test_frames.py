@@ -28,7 +28,7 @@ def test_trials_have_a_row_each_with_their_parameters() -> None:
         started=START,
         ended=START + timedelta(seconds=90),
     )
-    running = TrialRecord(4, "RUNNING", {"height": 0.25, "state": "a"}, started=START)
+    running = TrialRecord(4, "RUNNING", {"height": 0.25, "state": "a"}, started=START, origin="start point")
     frame = trials_frame(SWEEP, [ended, running])
     assert list(frame.index) == [3, 4] and frame.index.name == "trial"
     assert frame.loc[3, ["state", "score", "epochs", "seconds", "height", "params.state"]].to_list() == [
@@ -41,6 +41,7 @@ def test_trials_have_a_row_each_with_their_parameters() -> None:
     ]
     assert frame["started"].dt.tz is not None and frame["ended"].isna().to_list() == [False, True]
     assert frame["score"].isna().to_list() == [False, True]
+    assert frame["origin"].isna().to_list() == [True, False] and frame.loc[4, "origin"] == "start point"
 
 
 def test_reports_have_a_row_each_with_their_epoch() -> None:

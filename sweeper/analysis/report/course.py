@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ MAX_CURVES = 200
 
 MAX_RESULTS, MAX_PRUNED = 1000, 1000
 """COMPLETE and pruned trials in the history."""
+
+_FROM = "proposed by"
+"""Head of the column that says where the parameters of a trial came from."""
 
 MAX_LANES, MAX_BARS = 64, 400
 """Rows of the timeline, and the part of its length below which attempts share a bar."""
@@ -86,11 +90,11 @@ def learning_curves(material: Material) -> Section:
     if not reported:
         none = "No trial has started yet." if not material.rows else "No trial has made a report."
         return Section(name, title, missing=none)
-    best = material.best
     shown = thinned(reported, MAX_CURVES, material.sweep.objective.direction)
-    curves = curves_of(material.study, shown)
-    axis, note = material.range_of([curve.values[-1] for curve in curves if curve.values])
-    texts = ["Each line is a trial, in the colour of its state." + (" The best one is on top." if best else "")]
+    figure, note = _curves_figure(material, shown)
+    texts = [
+        "Each line is a trial, in the colour of its state." + (" The best one is on top." if material.best else "")
+    ]
     if len(shown) < len(reported):
         texts.append(
             f"{len(shown)} of {len(reported):,} trials are drawn: the {MAX_CURVES // 2} that lead the leaderboard, and "
@@ -102,35 +106,25 @@ def learning_curves(material: Material) -> Section:
         name,
         title,
         (" ".join(texts) + note,),
-        (
-            Figure.of(
-                name,
-                plots.learning_curves(
-                    curves,
-                    best.number if best else None,
-                    unit=material.unit,
-                    metric=material.drawn_objective,
-                    origins={row.number: label(origin(row)) for row in shown},
-                ),
-                f"{material.objective} of {len(shown)} trials by {material.unit}. {material.best_sentence}",
-                height=460,
-                shown=axis,
-            ),
-        ),
+        (figure,),
         table=Table.of(
-            (
-                "trial",
-                "state",
-                f"first {material.objective}",
-                f"last {material.objective}",
-                material.unit,
-                "proposed by",
-            ),
+            ("trial", "state", *(f"{place} {material.objective}" for place in ("first", "last")), material.unit, _FROM),
             ranked,
             f"`sweeper show {material.study.name} --curves` has every report.",
             make=partial(_curve_row, material),
         ),
     )
+
+
+def _curves_figure(material: Material, shown: Sequence[TrialRecord]) -> tuple[Figure, str]:
+    """Return the figure of the curves of these trials, and a sentence about its axis."""
+    curves, best = curves_of(material.study, shown), material.best
+    axis, note = material.range_of([curve.values[-1] for curve in curves if curve.values])
+    origins = {row.number: label(origin(row)) for row in shown}
+    number, metric_ = best.number if best else None, material.drawn_objective
+    figure = plots.learning_curves(curves, number, unit=material.unit, metric=metric_, origins=origins)
+    alt = f"{material.objective} of {len(shown)} trials by {material.unit}. {material.best_sentence}"
+    return Figure.of("curves", figure, alt, height=460, shown=axis), note
 
 
 def _curve_row(material: Material, row: TrialRecord) -> tuple[str, ...]:

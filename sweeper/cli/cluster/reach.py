@@ -11,7 +11,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import options
-from sweeper.core.errors import StorageError, TrackingError
+from sweeper.core.errors import StorageError, SweeperError, TrackingError
 from sweeper.core.urls import CLUSTER
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ def opened(asked: str) -> Iterator[str]:
         _tunnel = tunnel
         try:
             yield url
-        except (StorageError, TrackingError) as error:
-            because = f" ({tunnel.problem})" if tunnel.problem else ""
+        except SweeperError as error:
+            is_lost = tunnel.problem and isinstance(error, StorageError | TrackingError)
+            because = f" ({tunnel.problem})" if is_lost else ""
             error.args = (f"{shown(str(error))}{because}",)
             raise
         finally:

@@ -48,9 +48,7 @@ def _wait_until_running(chosen: KubeRay, name: str) -> int | None:
         for job in chosen.states(name):
             if job.is_over:
                 return _print_end(job)
-            lines = [f"{name} waits: {reason}." for reason in job.reasons]
-            if job.state == "waiting" and job.message:
-                lines.append(f"An attempt at {name} has failed: {job.message}.")
+            lines = [f"{name} does not run yet: {reason.rstrip('.?')}." for reason in job.reasons]
             for line in lines:
                 if line not in printed:
                     console.print_note(clean(line))

@@ -117,7 +117,33 @@ def test_curves_are_drawn_and_written_report_by_report(finished: Path, capsys: p
     }  # fmt: skip
     (trial, *_) = json.loads(shown(capsys, "--curves", "--json", "--sort", "number"))["trials"]
     assert [report["metrics"]["score"] for report in trial["reports"]] == [0.1, 0.3, 0.5]
+    assert trial["decisions"] == []  # the sweep has no pruner
     assert len(list(csv.DictReader(io.StringIO(shown(capsys, "0", "--curves", "--csv"))))) == 3
+
+
+def test_csv_and_json_have_the_origin_and_the_decisions_of_a_trial(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruner = {"type": "threshold", "lower": 0.3}
+    with open_study(make_sweep(pruner=pruner, enqueue=[{"height": 0.5}], budget={"trials": 2, "epochs": 3})) as study:
+        for start in (1000.0, 2000.0):
+            run_trial(study, [0.2], start)
+    rows = {row["number"]: row for row in csv.DictReader(io.StringIO(shown(capsys, "--csv")))}
+    assert {number: row["origin"] for number, row in rows.items()} == {"0": "start point", "1": "random"}
+    trials = json.loads(shown(capsys, "--json", "--curves", "--sort", "number"))["trials"]
+    assert [trial["origin"] for trial in trials] == ["start point", "random"]
+    (decision,) = trials[0]["decisions"]
+    assert decision["is_pruned"] and (decision["value"], decision["cutoff"]) == (0.2, 0.3)
+
+
+def test_folder_of_another_sweep_in_the_same_place_is_not_shown(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "The folder of the sweep is not on this machine" not in shown(capsys, "2")
+    (finished / "study.json").write_text(json.dumps({"study": "another"}))
+    assert "The folder of the sweep is not on this machine" in (text := shown(capsys, "2"))
+    assert "error.txt" not in text and str(finished / "trials") not in text
+    assert f"{finished}, not on this machine" in shown(capsys)
 
 
 def test_trial_is_shown_with_the_reason_first(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
