@@ -27,7 +27,7 @@ from sweeper.study.open import list_sweeps, read_study
 
 SPACE = """
 name: {name}
-dataset: digits
+dataset: {{type: digits}}
 budget: {{trials: 4, epochs: 2, reports_per_epoch: 4}}
 pruner: {{type: none}}
 space: {{cell: lstm, units: 64, batch_size: 64, learning_rate: {{type: float, low: 1e-4, high: 1e-2, log: true}}}}

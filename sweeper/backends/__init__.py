@@ -37,6 +37,9 @@ class JobStatus:
     reasons: tuple[str, ...] = ()
     """Why a sweep that waits does not run yet, as far as the cluster says so."""
 
+    is_ending: bool = False
+    """The sweep's command has ended, and the cluster has not cleaned up after it yet."""
+
     @property
     def is_over(self) -> bool:
         return self.state not in ("waiting", "running")

@@ -59,6 +59,7 @@ def status_of(job: Object) -> JobStatus:
         attempt=max(1, status.get("failed", 0) + (state != "failed")),
         details={"RayJob": phase or "not seen by KubeRay's operator yet"}
         | {label: str(status[key]) for key, label in keys.items() if status.get(key)},
+        is_ending=state == "running" and status.get("jobStatus") != "RUNNING",
     )
 
 

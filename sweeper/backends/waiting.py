@@ -16,15 +16,15 @@ WORKLOADS = {"group": "kueue.x-k8s.io", "version": "v1beta2", "plural": "workloa
 OPERATOR_TIMEOUT_S = 20.0
 """Time after which a RayJob without a status, or without a Workload of its queue, is reported, in seconds."""
 
-MIN_REPEATED_EVENTS = 3
-"""An event of a pod counts as a reason from this number on; kubelets repeat until what is missing is there."""
-
 _MAX_EVENTS = 500
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable")
 _STARTING = ("ContainerCreating", "PodInitializing")
 _EVENTS_OF_PODS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
 """Events of a pod that its status does not show."""
+
+_PASSING = "failed to sync "
+"""Part of a message of a kubelet that has not read a ConfigMap or a Secret yet; on a busy node that takes seconds."""
 
 _ROLES = {"head": "the head", "worker": "a worker"}
 
@@ -156,7 +156,7 @@ def _of_the_events(api: KubernetesApi, job: Object, pods: list[Any]) -> Iterator
     for event in api.core.list_namespaced_event(job["metadata"]["namespace"], **options).items:
         name, moment = event.involved_object.name, event.last_timestamp or event.event_time
         message = " ".join((event.message or "").split())
-        if name in roles and event.reason in _EVENTS_OF_PODS and (event.count or 1) >= MIN_REPEATED_EVENTS:
+        if name in roles and event.reason in _EVENTS_OF_PODS and _PASSING not in message:
             yield f"{roles[name]} cannot start ({event.reason}): {message}"
         elif name in makers and event.involved_object.kind != "Pod" and (moment is None or moment >= since):
             # The names of the pods differ each time; the same reason is printed once.

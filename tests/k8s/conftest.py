@@ -55,7 +55,16 @@ def crds(crds_folder: Path) -> dict[str, Crd]:
 
 
 @pytest.fixture(scope="session")
-def control_plane(crds_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def rayjobs(crds_folder: Path) -> dict[str, Any]:
+    """Return the CustomResourceDefinition of RayJobs, without the old versions of its schema."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # much faster for a megabyte
+    crd: dict[str, Any] = yaml.load((crds_folder / "ray.io_rayjobs.yaml").read_text(), loader)
+    crd["spec"]["versions"] = [version for version in crd["spec"]["versions"] if version["storage"]]
+    return crd
+
+
+@pytest.fixture(scope="session")
+def control_plane(rayjobs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """Return a control plane that knows RayJobs; skip the test where its programs are missing."""
     pytest.importorskip("kubernetes", reason="the package kubernetes is not installed: pip install 'sweeper[k8s]'")
     if missing := missing_programs():
@@ -63,10 +72,7 @@ def control_plane(crds_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
             f"no {', '.join(missing)}: put them into PATH, or name their folder in SWEEPER_KUBE_BIN. Debian's package "
             "etcd-server has etcd; tests/k8s/bare/build.sh builds the others"
         )
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # much faster for a megabyte
-    crd = yaml.load((crds_folder / "ray.io_rayjobs.yaml").read_text(), loader)
-    crd["spec"]["versions"] = [version for version in crd["spec"]["versions"] if version["storage"]]
-    with ControlPlane(tmp_path_factory.mktemp("control-plane"), [crd, WORKLOAD_CRD]) as plane:
+    with ControlPlane(tmp_path_factory.mktemp("control-plane"), [rayjobs, WORKLOAD_CRD]) as plane:
         yield plane
 
 

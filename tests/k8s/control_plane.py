@@ -49,7 +49,7 @@ class ControlPlane:
             self._start_etcd()
             self._start_api_server("kube-apiserver", self.port)
             for crd in self._crds:
-                self._define(crd)
+                self.define(crd)
             self._start_garbage_collector()
         except BaseException:
             self.__exit__()
@@ -172,12 +172,12 @@ class ControlPlane:
                     raise RuntimeError(f"no control plane: {ended or 'none'} ended, {error}\n{log}") from error
             time.sleep(0.1)
 
-    def _define(self, crd: dict[str, Any]) -> None:
+    def define(self, crd: dict[str, Any], *, port: int | None = None) -> None:
         """Load a CustomResourceDefinition and wait until it is served."""
         from kubernetes.client import CustomObjectsApi
 
         # The client's classes for definitions take seconds for one of a megabyte.
-        objects, kind = CustomObjectsApi(self.client()), ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        objects, kind = CustomObjectsApi(self.client(port)), ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
         name = crd["metadata"]["name"]
         objects.create_cluster_custom_object(*kind, crd)
         deadline = time.monotonic() + START_TIMEOUT_S

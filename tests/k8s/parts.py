@@ -153,6 +153,9 @@ class Namespace:
         found = [f"RayJob {job['metadata']['name']}" for job in jobs]
         return found + [f"ConfigMap {config.metadata.name}" for config in configs]
 
+    def create_job(self, job: Object) -> None:
+        self.objects.create_namespaced_custom_object(**RAYJOBS, namespace=self.name, body=job)
+
     def patch_job(self, patch: Object, name: str = "lstm") -> None:
         which = {**RAYJOBS, "namespace": self.name, "name": name}
         self.objects.patch_namespaced_custom_object(**which, body=patch, _content_type=_MERGE)

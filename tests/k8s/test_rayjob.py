@@ -167,11 +167,12 @@ def job_with(status: Object, *, queue: str = "", **annotations: str) -> Object:
 
 
 def test_sweep_runs_only_once_its_ray_job_does() -> None:
-    states = [
-        status_of(job_with({"jobDeploymentStatus": "Running", "jobStatus": job})).state
-        for job in ("", "PENDING", "RUNNING")
+    known = [
+        status_of(job_with({"jobDeploymentStatus": "Running", "jobStatus": job}))
+        for job in ("", "PENDING", "RUNNING", "FAILED")
     ]
-    assert states == ["waiting", "waiting", "running"]
+    assert [status.state for status in known] == ["waiting", "waiting", "running", "running"]
+    assert [status.is_ending for status in known] == [False, False, False, True]
 
 
 def test_suspended_sweep_waits_in_its_queue_unless_it_was_stopped() -> None:

@@ -48,12 +48,13 @@ def _wait_until_running(chosen: KubeRay, name: str) -> int | None:
         for job in chosen.states(name):
             if job.is_over:
                 return _print_end(job)
-            lines = [f"{name} does not run yet: {reason.rstrip('.?')}." for reason in job.reasons]
+            lines = [f"{name} waits: {reason.removeprefix('it waits ').rstrip('.?')}." for reason in job.reasons]
             for line in lines:
                 if line not in printed:
                     console.print_note(clean(line))
                     printed.add(line)
-            began = None if job.state == "waiting" else began or time.monotonic()
+            runs = job.state == "running" and not job.is_ending
+            began = (began or time.monotonic()) if runs else None
             if began is not None and time.monotonic() - began >= SETTLE_S:
                 console.print_note(f"{name} runs.")
                 return None

@@ -37,7 +37,7 @@ class Inspector:
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
 
-    def ask(self, what: str, name: str, timeout_s: float = 90.0) -> Any:
+    def ask(self, what: str, name: str, timeout_s: float = 240.0) -> Any:
         """Return the answer of a function of `inside`.
 
         Raises:
@@ -133,7 +133,7 @@ def inspector_pod(image: str) -> Object:
                         {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"},
                     ],
                     "resources": {
-                        "requests": {"cpu": "50m", "memory": "1Gi"},
+                        "requests": {"cpu": "300m", "memory": "1Gi"},
                         "limits": {"cpu": "1", "memory": "1Gi"},
                     },
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
