@@ -92,10 +92,9 @@ def moments_of(name: str, namespace: str) -> dict[str, float]:
     with Tunnel(Place(namespace)) as tunnel:
         storage = tunnel.database()
         until(lambda: any(sweep.name == name for sweep in list_sweeps(storage)), "the study")
-        study = read_study(name, storage)
-        until(lambda: study.rows(), "a trial")
         holder: Any = until(lambda: find_holder(sa.create_engine(storage), name), "the driver")
-        first = until(lambda: [one.time for row in study.rows() for one in study.reports(row.number)], "a report")
+        first = until(lambda: reports_of(name, storage), "a report")
+        study = read_study(name, storage)
         started = min(row.started.timestamp() for row in study.rows() if row.started)
     cluster = found(namespace, "rayjob", name)["status"]["rayClusterName"]
     (head,) = listed(namespace, f"ray.io/cluster={cluster},ray.io/node-type=head")
@@ -110,6 +109,12 @@ def moments_of(name: str, namespace: str) -> dict[str, float]:
         "first trial begins": started,
         "first report": min(first),
     }
+
+
+def reports_of(name: str, storage: str) -> list[float]:
+    """Return the times of the reports so far; a view is of one moment."""
+    study = read_study(name, storage)
+    return [one.time for row in study.rows() for one in study.reports(row.number)]
 
 
 def until(claim: Callable[[], T], what: str) -> T:

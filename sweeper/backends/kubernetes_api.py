@@ -95,6 +95,8 @@ class KubernetesApi:
 
     def _translate_api_error(self, error: Any) -> SweeperError:
         reason, message = reason_of(error)
+        if not error.status:  # the client's form of an error of TLS, in two lines
+            return BackendError(f"the Kubernetes API at {self.host} cannot be reached: {message.splitlines()[-1]}")
         if error.status in (400, 422):
             return InputError(f"the cluster rejects the request ({error.status}): {message}")
         if error.status == 401:

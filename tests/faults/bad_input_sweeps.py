@@ -85,6 +85,16 @@ def report(file: str, message: str) -> Case:
     return Case(message, path="x", options=("-o", file), verbs=("report",))
 
 
+def rayjob(content: str, message: str) -> Case:
+    """Return a case of a file for `submit --rayjob`."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "mine.yaml").write_text(content)
+
+    options = ("--backend", "kuberay", "--dry-run", "--rayjob", "mine.yaml")
+    return Case(message, options=options, prepare=prepare, verbs=("submit",))
+
+
 SWEEPS: dict[str, list[Case]] = {
     "an empty name": [
         line('name: ""', "1:1  name: is empty; give it a name"),
@@ -479,5 +489,13 @@ SWEEPS: dict[str, list[Case]] = {
         ),
         report("none/r.html", "cannot write to none/r.html (there is no folder none)"),
         report(".", "cannot write to . (it is a folder); choose another file with -o"),
+    ],
+    "a RayJob that cannot run a sweep": [
+        rayjob("kind: ConfigMap\n", "--rayjob: mine.yaml holds no RayJob. Begin with k8s/base/rayjob.yaml, or with"),
+        rayjob("kind: [\n", "--rayjob: mine.yaml, line 2 is not YAML"),
+        rayjob(
+            "{apiVersion: ray.io/v1, kind: RayJob, metadata: {name: a}, spec: {submissionMode: HTTPMode}}",
+            "--rayjob: mine.yaml: spec.submissionMode must be K8sJobMode",
+        ),
     ],
 }

@@ -239,10 +239,11 @@ class Namespace:
 
         def reconcile() -> None:
             while not is_over.wait(0.05):
-                job = self.job(name)
-                phase = act(job)
-                if phase is not None and phase != job.get("status", {}).get("jobDeploymentStatus"):
-                    self.set_phase(phase, name)
+                jobs = self.objects.list_namespaced_custom_object(**RAYJOBS, namespace=self.name)["items"]
+                for job in (job for job in jobs if job["metadata"]["name"] == name):
+                    phase = act(job)
+                    if phase is not None and phase != job.get("status", {}).get("jobDeploymentStatus"):
+                        self.set_phase(phase, name)
 
         thread = threading.Thread(target=reconcile)
         thread.start()

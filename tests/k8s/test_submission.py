@@ -47,8 +47,9 @@ def submit(namespace: Namespace | str, *options: str) -> int:
 
 def problem_of(capsys: Capture) -> str:
     """Return the only message, apart from the note about the code of the sweep."""
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "must be in the image" not in line]
-    return line
+    lines = [line for line in capsys.readouterr().err.splitlines() if "must be in the image" not in line]
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 def running(job: dict[str, Any]) -> str:
@@ -123,7 +124,7 @@ def test_namespace_that_is_being_deleted_is_told_from_missing_rights(namespace: 
 def test_invalid_namespace_and_names_are_refused(namespace: Namespace, capsys: Capture) -> None:
     assert submit("My_Team") == 2
     assert "--namespace: 'My_Team' is no name of a namespace" in problem_of(capsys)
-    long = "a-very-long-name-of-a-sweep-that-is-longer-than-the-operator-takes"
+    long = "a-name-of-a-sweep-that-is-longer-than-kuberay-takes"
     assert submit(namespace, "--name", long) == 0
     (job,) = [name for name in namespace.names() if name.startswith("RayJob")]
     assert len(job.removeprefix("RayJob ")) <= 47
@@ -213,6 +214,18 @@ def test_credentials_that_have_expired_are_reported(
     assert "does not accept your credentials (401): log in again" in problem and "an-old-one" not in problem
 
 
+def test_certificate_that_is_not_trusted_is_reported(
+    namespace: Namespace, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads(namespace.plane.kubeconfig("someone").read_text())
+    del config["clusters"][0]["cluster"]["certificate-authority"]
+    Path("kubeconfig").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(Path("kubeconfig").absolute()))
+    assert submit(namespace) == 69
+    problem = problem_of(capsys)
+    assert "cannot be reached: " in problem and "certificate verify failed" in problem
+
+
 def test_api_server_that_is_away_or_silent_is_reported_in_time(
     namespace: Namespace, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,9 +269,9 @@ def test_submission_waits_with_each_reason_once_until_the_sweep_runs(
         assert main(["submit", "far.yaml", *there(namespace)]) == 0
     _, *lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        f"far is submitted: RayJob far in namespace {namespace.name}",
-        "far waits: a worker cannot be scheduled: 0/2 nodes are available: 2 Insufficient cpu.",
-        "far runs.",
+        f"note: far is submitted: RayJob far in namespace {namespace.name}",
+        "note: far waits: a worker cannot be scheduled: 0/2 nodes are available: 2 Insufficient cpu.",
+        "note: far runs.",
     ]
 
 

@@ -41,7 +41,7 @@ def history(material: Material) -> Section:
         return Section(name, title, missing=missing)
     last = [(row.number, row.value) for row in _thinned_pruned(material) if row.value is not None]
     results = _thinned_results(material)
-    shown, note = material.range_of([*(row.value or 0.0 for row in results), *(value for _, value in last)])
+    shown, note = material.range_of([row.value or 0.0 for row in results], [value for _, value in last])
     found = improvements(material.study.rows(), material.sweep.objective.direction)
     text = f"The {len(material.results):,} COMPLETE trials of {len(material.rows):,}, and the best value so far."
     if last:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.report.optuna_study import drawable, importance_of, label, rebuild
-from sweeper.analysis.report.values import Importance, decisive_range, thinned
+from sweeper.analysis.report.values import MIN_RANGED_VALUES, Importance, decisive_range, thinned
 from sweeper.analysis.trials import as_seen, unit
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean, metric
@@ -138,10 +138,17 @@ class Material:
             return f"This needs {needed} COMPLETE trials, and there {_counted(complete)}."
         return "No trial has completed" + (", and all of them failed." if self.has_only_failures else " yet.")
 
-    def range_of(self, values: Iterable[float]) -> tuple[tuple[float, float] | None, str]:
-        """Return the range of an axis for these values of the objective, None for all, and a sentence about it."""
-        found = [value for value in values if math.isfinite(value)]
-        shown = decisive_range(found, self.sweep.objective.direction)
+    def range_of(self, values: Sequence[float], others: Sequence[float] = ()) -> tuple[tuple[float, float] | None, str]:
+        """Return the range of an axis for these values of the objective, None for all, and a sentence about it.
+
+        Args:
+            others: values that are drawn too. They count as much as the values where these are few.
+        """
+        found, are_few = (
+            [value for value in (*values, *others) if math.isfinite(value)],
+            len(values) < MIN_RANGED_VALUES,
+        )
+        shown = decisive_range(found if are_few else values, self.sweep.objective.direction, others)
         if shown is None:
             return None, ""
         hidden = sum(not shown[0] <= value <= shown[1] for value in found)

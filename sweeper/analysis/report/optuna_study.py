@@ -128,8 +128,10 @@ def importance_of(study: optuna.Study) -> Importance:
     names = distinct_params(study)
     if len(trials) < 2 or not names or len({trial.value for trial in trials}) < 2:
         return Importance((), len(trials))
+    # Optuna leaves out each trial that lacks one of the parameters; conditional ones would leave only few trials.
+    common = [name for name in names if all(name in trial.params for trial in trials)]
     with quiet():
-        found = optuna.importance.get_param_importances(study, params=names)
+        found = optuna.importance.get_param_importances(study, params=common or names)
     ranked = sorted(found.items(), key=lambda share: -share[1])
     return Importance(tuple((name, float(share)) for name, share in ranked), len(trials))
 

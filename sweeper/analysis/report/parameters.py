@@ -94,6 +94,8 @@ def importance(material: Material) -> Section:
         f"How much of the differences in {material.objective} each parameter explains (PED-ANOVA, by Optuna). It "
         f"rests on {found.trials:,} COMPLETE trials."
     )
+    if partial := [name for name in distinct_params(material.optuna_study) if name not in found.names]:
+        text += f" Parameters that only some trials have are left out: {plain(', '.join(partial))}."
     warning = (
         f"{found.trials} trials are few: below {MIN_TRIALS_OF_IMPORTANCE}, the order may be chance."
         if found.is_weak

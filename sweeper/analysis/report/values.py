@@ -40,8 +40,13 @@ MIN_RANGED_VALUES, MAX_DECISIVE_SHARE = 8, 0.6
 """Values from which on an axis may leave some out, and the share of all that the rest must be below."""
 
 
-def decisive_range(values: Iterable[float], direction: Direction) -> tuple[float, float] | None:
+def decisive_range(
+    values: Iterable[float], direction: Direction, others: Iterable[float] = ()
+) -> tuple[float, float] | None:
     """Return the range of an axis in which good trials can be told apart: from the worse quartile to the best value.
+
+    Args:
+        others: values that are drawn too, and do not matter as much.
 
     Returns:
         None if an axis for all values shows that as well.
@@ -54,7 +59,8 @@ def decisive_range(values: Iterable[float], direction: Direction) -> tuple[float
         low = found[len(found) // 4]
     else:
         high = found[-1 - len(found) // 4]
-    if not 0 < high - low < MAX_DECISIVE_SHARE * (found[-1] - found[0]):
+    drawn = [*found, *filter(math.isfinite, others)]
+    if not 0 < high - low < MAX_DECISIVE_SHARE * (max(drawn) - min(drawn)):
         return None
     margin = (high - low) / 20
     return low - margin, high + margin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -119,5 +120,7 @@ def job_line(job: JobStatus) -> str:
 
 
 def _command(verb: str, chosen: KubeRay, name: str) -> str:
-    context = f" --context {chosen.context}" if chosen.context else ""
-    return f"sweeper {verb} {name} --backend kuberay --namespace {chosen.template.namespace}{context}"
+    context = ["--context", chosen.context] if chosen.context else []
+    return shlex.join(
+        ["sweeper", verb, name, "--backend", "kuberay", "--namespace", chosen.template.namespace, *context]
+    )

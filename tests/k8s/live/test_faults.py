@@ -127,7 +127,6 @@ def test_rayjob_is_suspended(sweep: LiveSweep, record: Record) -> None:
     assert sweep.status()["state"] == "stopped"
     sweep.cluster.wait_for("its pods to end", lambda: not sweep.cluster.items("pods", "ray.io/is-ray-node=yes"))
     sweep.check_ended(before)
-    assert "Progress is saved" in sweep.cluster.sweeper("logs", sweep.name, *sweep.where).text
     again = time.time()
     patch(sweep, {"suspend": False})
     resumed = sweep.wait_for_resumed(moment)
