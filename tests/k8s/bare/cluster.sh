@@ -190,6 +190,7 @@ case ${1:?up, down, push, node-up or node-down} in
       ip netns del "$node" 2> /dev/null || true
     done
     sleep 1
+    for space in /run/netns/cni-*; do umount "$space" 2> /dev/null || true; rm -f "$space"; done
     for node in "${NODES[@]}"; do find /sys/fs/cgroup/*/"$node" -depth -type d -exec rmdir {} + 2> /dev/null || true; done
     ip link del bare0 2> /dev/null || true
     iptables -t nat -S POSTROUTING | grep 'comment bare' | sed 's/^-A/-D/' | while read -r rule; do eval "iptables -t nat $rule"; done
