@@ -70,6 +70,7 @@ class LiveProgress:
         link: returns a line about where to see more; printed when the first trial starts.
         plot: draws something of a width and a height below the workers; None: nothing to draw.
         hint: a last line, for as long as the display is redrawn.
+        refreshes: how often it is redrawn, per second.
 
     Attributes:
         runs_on: whether the sweep continues without this display: none of its trials is interrupted then.
@@ -85,6 +86,7 @@ class LiveProgress:
         link: Callable[[], str] | None = None,
         plot: Callable[[int, int], str | None] | None = None,
         hint: str = "",
+        refreshes: float = 4.0,
     ) -> None:
         self.progress = Progress(sweep)
         self._params = varying(sweep)
@@ -97,7 +99,7 @@ class LiveProgress:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._spinner = Spinner("line" if console.options.ascii_only else "dots", style="cyan")
-        self._live = Live(self, console=console, refresh_per_second=4)
+        self._live = Live(self, console=console, refresh_per_second=refreshes)
 
     def __enter__(self) -> LiveProgress:
         self._live.start()

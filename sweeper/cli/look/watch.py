@@ -104,7 +104,8 @@ def _attached(study: FollowedStudy, hint: str = "") -> tuple[LiveProgress, Watch
     from sweeper.cli.look.watcher import Watcher
 
     plot = _Plot(study)
-    view = LiveProgress(study.sweep, out, plot=plot.draw, hint=hint)
+    # Drawing takes most of what `watch` needs, and the sweep may need all processors: once for each reading.
+    view = LiveProgress(study.sweep, out, plot=plot.draw, hint=hint, refreshes=1 / POLL_INTERVAL_S)
     plot.watcher = watcher = Watcher(study, view)
     watcher.announce()
     return view, watcher
