@@ -83,12 +83,12 @@ class Material:
 
     @property
     def objective(self) -> str:
-        """The objective's metric, for texts."""
+        """Return the objective's metric, for texts."""
         return plain(self.sweep.objective.metric)
 
     @property
     def drawn_objective(self) -> str:
-        """The objective's metric, for figures."""
+        """Return the objective's metric, for figures."""
         return label(self.sweep.objective.metric)
 
     @property
@@ -101,12 +101,12 @@ class Material:
 
     @cached_property
     def results(self) -> list[TrialRecord]:
-        """The trials that figures of results against parameters show."""
+        """Return the trials that figures of results against parameters show."""
         return drawable(self.sweep, self.study.rows())
 
     @cached_property
     def optuna_study(self) -> optuna.Study:
-        """All of `results` as a study of Optuna."""
+        """Return all of `results` as a study of Optuna."""
         return rebuild(self.sweep, self.results)
 
     def thinned_study(self, most: int) -> optuna.Study:

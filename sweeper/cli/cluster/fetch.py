@@ -1,4 +1,4 @@
-"""The verb that brings home what a sweep has come to, where its folder is elsewhere: `fetch`."""
+"""The verb `fetch`: brings the results of a sweep here from where its folder is."""
 
 from __future__ import annotations
 
