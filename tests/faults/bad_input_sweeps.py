@@ -85,6 +85,11 @@ def report(file: str, message: str) -> Case:
     return Case(message, path="x", options=("-o", file), verbs=("report",))
 
 
+def cluster(url: str, message: str) -> Case:
+    """Return a case of a cluster whose sweeps are to be read."""
+    return Case(f"--storage: {url} {message}", options=("--storage", url), path="x", verbs=("show", "watch", "fetch"))
+
+
 def rayjob(content: str, message: str) -> Case:
     """Return a case of a file for `submit --rayjob`."""
 
@@ -497,5 +502,10 @@ SWEEPS: dict[str, list[Case]] = {
             "{apiVersion: ray.io/v1, kind: RayJob, metadata: {name: a}, spec: {submissionMode: HTTPMode}}",
             "--rayjob: mine.yaml: spec.submissionMode must be K8sJobMode",
         ),
+    ],
+    "an address of a cluster that cannot be read": [
+        cluster("k8s://", "names no namespace of Kubernetes; write k8s://NAMESPACE or k8s://CONTEXT@NAMESPACE"),
+        cluster("k8s://@team", "names no context before '@'"),
+        cluster("k8s://Team_A", "names no namespace of Kubernetes"),
     ],
 }
