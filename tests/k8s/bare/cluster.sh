@@ -93,6 +93,7 @@ control_plane() {
 }
 
 volumes() {  # a folder of this machine, which all nodes share, for each claim; removed with it
+  set +e  # the API server may be away for a while
   while sleep 1; do
     kubectl get pvc -A -o jsonpath='{range .items[?(@.status.phase=="Pending")]}{.metadata.namespace} {.metadata.name} {.spec.resources.requests.storage} {.spec.accessModes[0]}{"\n"}{end}' |
       while read -r namespace name size mode; do

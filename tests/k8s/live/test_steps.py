@@ -9,11 +9,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.k8s.live.cluster import Cluster, Object
-from tests.k8s.live.sweeps import LiveSweep
+from tests.k8s.live.sweeps import SMALL, LiveSweep
+from tests.k8s.live.test_waiting import changed_rayjob
 
 pytestmark = [pytest.mark.k8s, pytest.mark.timeout(1800)]
 
@@ -87,3 +90,34 @@ def test_stop_and_logs_of_an_unknown_sweep_say_so(cluster: Cluster) -> None:
         done = cluster.sweeper(verb, "nothing", "--backend", "kuberay", "--namespace", cluster.namespace)
         assert done.code == 2 and done.seconds < 15, done
         assert f"no sweep 'nothing' was submitted to namespace {cluster.namespace}" in done.text, done
+
+
+def test_autoscaler_brings_a_worker_and_takes_it_when_it_idles(make_live_sweep: Make, record: Record) -> None:
+    space = SMALL["space"] | {"batch_size": {"type": "categorical", "choices": [1, 64]}}
+    points = [{"batch_size": 1, "units": 24}, {"batch_size": 64, "units": 8}]  # one trial lasts, the other does not
+    budget = {"trials": 2, "epochs": 90, "parallel": 2}
+    sweep = make_live_sweep("scaling", space=space, enqueue=points, budget=budget, resources={"cpus": 2})
+    job = yaml.safe_load(Path(changed_rayjob(sweep.cluster, "scaling")).read_text())
+    job["spec"]["rayClusterSpec"]["autoscalerOptions"]["idleTimeoutSeconds"] = 20
+    file = changed_rayjob(sweep.cluster, "scaling", rayClusterSpec=job["spec"]["rayClusterSpec"])
+    began = time.time()
+    sweep.submit("--workers", "2", "--rayjob", file)
+
+    def workers() -> int:
+        return sum(pod["status"].get("phase") == "Running" for pod in sweep.pods("worker"))
+
+    sweep.cluster.wait_for("a second worker", lambda: workers() == 2)
+    brought = time.time() - began
+    sweep.cluster.wait_for("the short trial", lambda: ended(sweep) == 1, 300)
+    idle = time.time()
+    sweep.cluster.wait_for("the idle worker to go", lambda: workers() == 1, 300)
+    taken = time.time() - idle
+    assert ended(sweep) == 1, "the long trial was too short to see its neighbour's worker go"
+    sweep.wait_for_state("Complete")
+    sweep.check_whole()
+    seen = f"brought {brought:.0f} s after `submit`; taken {taken:.0f} s after its trial (idle timeout 20 s)"
+    record("the autoscaler and a second worker", brought, seen)
+
+
+def ended(sweep: LiveSweep) -> int:
+    return sum(row["state"] == "COMPLETE" for row in sweep.progress()["rows"])

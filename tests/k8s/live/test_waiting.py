@@ -150,7 +150,8 @@ def test_sweep_waits_in_a_queue_and_is_preempted(make_live_sweep: Make, record: 
 @contextlib.contextmanager
 def queue(cluster: Cluster) -> Iterator[None]:
     """Make a queue of Kueue with room for one sweep, and a priority that preempts."""
-    api = "kueue.x-k8s.io/v1beta1"
+    served = cluster.kubectl("api-versions").split()
+    api = next(version for version in ("kueue.x-k8s.io/v1beta2", "kueue.x-k8s.io/v1beta1") if version in served)
     names = ("cpu", "memory")
     room = [{"name": name, "nominalQuota": amount} for name, amount in zip(names, ("1200m", "8Gi"), strict=True)]
     objects: list[Object] = [
