@@ -115,6 +115,8 @@ def run_sweep(
                 raise
             finally:
                 is_delivered = projection.close(timeout=3 if stop.reason else 30)
+        if study.is_done():
+            cleaner.clear_paused()
         problems = outcome.problems if is_delivered else (*outcome.problems, UNDELIVERED)
         return SweepResult.of(
             study,

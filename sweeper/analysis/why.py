@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sweeper.analysis.trials import INTERRUPTED, as_seen, position, unit
 from sweeper.core.text import clean, metric, number
 from sweeper.core.trials import leaderboard
-from sweeper.search.pruners import Patient, Percentile
+from sweeper.search.pruning.pruners import Patient, Percentile
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Attempt, Decision, TrialRecord

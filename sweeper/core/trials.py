@@ -29,6 +29,7 @@ class TrialRecord:
         is_added: whether somebody added the trial to the study with its value; sweeper has no checkpoint of it.
         origin: where its parameters came from: the type of the sampler, "random start-up" before that has a model,
             "start point", "fork", or another phrase for people; None if an older sweeper did not record it.
+        is_paused: whether it is PRUNED, but continues if it ranks higher later.
     """
 
     number: int
@@ -45,6 +46,7 @@ class TrialRecord:
     spent: float = 0.0
     is_added: bool = False
     origin: str | None = None
+    is_paused: bool = False
 
     @property
     def seconds(self) -> float | None:

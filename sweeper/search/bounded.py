@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import all_trials, best_value, is_first_of_interval, partial_study, start_with
+from sweeper.search.pruning.promotion import promotion_of
 
 MAX_MODELLED_TRIALS = 500
 """Number of trials that are modelled in addition to the best ones."""
@@ -68,11 +69,22 @@ class _ModelledTrials:
     def update(self, study: Study) -> list[FrozenTrial]:
         """Return the trials to model and the running ones, by number."""
         ended, running = self._ended.update(study)
+        for number in self._ended.reopened:
+            self._remove(number, study.direction)
         for trial in ended:
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 self._add(trial, study.direction)
         best = [trial for _, trial in self._best]
         return sorted(best + self._others + running, key=lambda trial: trial.number)
+
+    def _remove(self, number: int, direction: StudyDirection) -> None:
+        """Forget a trial that runs again; the best of the others takes the place of a good one."""
+        self._others = [trial for trial in self._others if trial.number != number]
+        if len(kept := [pair for pair in self._best if pair[1].number != number]) < len(self._best) and self._others:
+            best = min(self._others, key=lambda trial: _rank(trial, direction))
+            self._others.remove(best)
+            insort(kept, (_rank(best, direction), best), key=lambda pair: pair[0])
+        self._best = kept
 
     def _add(self, trial: FrozenTrial, direction: StudyDirection) -> None:
         insort(self._best, (_rank(trial, direction), trial), key=lambda pair: pair[0])
@@ -164,13 +176,18 @@ class EndedTrials:
     """Trials of a study that have ended, found without reading all trials each time."""
 
     def __init__(self) -> None:
+        self.reopened: list[int] = []
+        """Trials that were returned as ended before the last call, and were taken up again since."""
         self._open: list[int] = []
-        self._seen = 0
+        self._seen = self._revived = 0
 
     def update(self, study: Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         """Return the trials that have ended since the last call, and those that have not ended, each by number."""
-        trials = all_trials(study)
-        candidates = [trials[number] for number in (*self._open, *range(self._seen, len(trials)))]
+        trials, pruner = all_trials(study), promotion_of(study)
+        revived = pruner.revived[self._revived :] if pruner else []
+        self._revived += len(revived)
+        self.reopened = sorted({number for number in revived if number < self._seen} - {*self._open})
+        candidates = [trials[number] for number in (*self._open, *self.reopened, *range(self._seen, len(trials)))]
         still_open = [trial for trial in candidates if not trial.state.is_finished()]
         self._open, self._seen = [trial.number for trial in still_open], len(trials)
         return [trial for trial in candidates if trial.state.is_finished()], still_open

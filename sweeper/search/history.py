@@ -13,7 +13,7 @@ from sweeper.core.schema import scalars_equal
 from sweeper.core.text import format_value
 from sweeper.search.budget import Budget
 from sweeper.search.optuna_internals import rung_marks, storage_of, trial_id
-from sweeper.search.pruners import Patient, Pruner, SuccessiveHalving, WrappablePruner
+from sweeper.search.pruning.pruners import Patient, Pruner, SuccessiveHalving, WrappablePruner
 from sweeper.search.samplers import Sampler
 from sweeper.search.seeding import DRAW, SeededByTrial
 from sweeper.search.space import Point, Space, check_point, draw, is_complete, normalized, point_key, suggest

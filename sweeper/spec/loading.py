@@ -18,7 +18,7 @@ from sweeper.core.errors import InputError, LocatedProblem, SpecError
 from sweeper.core.schema import MAX_PROBLEMS, Key, Problem, StrictModel, dotted_key
 from sweeper.core.secrets import has_secret
 from sweeper.core.text import first_line, format_value
-from sweeper.search.pruners import Pruner
+from sweeper.search.pruning.pruners import Pruner
 from sweeper.search.samplers import Sampler
 from sweeper.search.space import AnyDomain, Domain, check_space
 from sweeper.spec.code_checks import check_command, refuse_hidden_modules

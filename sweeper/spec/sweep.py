@@ -14,7 +14,7 @@ from sweeper.core.trials import Direction
 from sweeper.core.urls import expand
 from sweeper.datasets.catalog import AnyDataset
 from sweeper.search.budget import Budget
-from sweeper.search.pruners import Hyperband, Median, NoPruner, Pruner
+from sweeper.search.pruning.pruners import Hyperband, Median, NoPruner, Pruner
 from sweeper.search.samplers import Grid, Sampler, Tpe
 from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normalized, suspicious_settings
 from sweeper.spec.code_checks import unused_parameters

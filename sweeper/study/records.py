@@ -12,9 +12,11 @@ from optuna.trial import TrialState
 
 from sweeper.core.trials import Attempt, Decision, Failure, Report, TrialRecord
 from sweeper.search.budget import Budget
-from sweeper.search.decisions import judge_report
 from sweeper.search.history import ORIGIN
 from sweeper.search.optuna_internals import storage_of, trial_id
+from sweeper.search.pruning.decisions import judge_report
+from sweeper.search.pruning.promotion import PAUSED
+from sweeper.search.pruning.pruners import Promotion
 from sweeper.search.space import check_point, recorded
 from sweeper.spec import Sweep
 from sweeper.study.storage.cache import OwnerCachedStorage
@@ -46,6 +48,7 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
         # A trial that sweeper 0.1 trained has no `started`, but the node of its first report.
         is_added=trial.state == TrialState.COMPLETE and not {"started", "node"} & own.keys(),
         origin=own.get(ORIGIN),
+        is_paused=PAUSED in own,
     )
 
 
@@ -58,17 +61,19 @@ def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)
 
 
-def judge(trial: optuna.Trial, step: int, sweep: Sweep) -> tuple[TrialState | None, str | None, Decision | None]:
-    """Return the state in which this report ends the trial, None if it does not, and the reason for people.
+def judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRecord | None, Decision | None]:
+    """Return the record of a trial that its last report ends, None if it continues, and what the pruner compared.
 
-    With it comes what the pruner compared, None if it compared nothing.
+    The decision is None if the pruner compared nothing.
     """
-    if step >= sweep.budget.reports:
-        return TrialState.COMPLETE, None, None
-    is_pruned, decision = judge_report(trial, step, sweep.pruner, sweep.budget)
-    if is_pruned:
-        return TrialState.PRUNED, f"pruned after {place(step, sweep.budget)}", decision
-    return None, None, decision
+    if row.step >= sweep.budget.reports:
+        return ended(row, TrialState.COMPLETE, None), None
+    is_pruned, decision = judge_report(trial, row.step, sweep.pruner, sweep.budget)
+    if not is_pruned:
+        return None, decision
+    is_paused = isinstance(sweep.pruner, Promotion)
+    reason = f"{'paused' if is_paused else 'pruned'} after {place(row.step, sweep.budget)}"
+    return replace(ended(row, TrialState.PRUNED, reason), is_paused=is_paused), decision
 
 
 def place(step: int, budget: Budget) -> str:
@@ -111,6 +116,8 @@ def tell(study: optuna.Study, trial: optuna.Trial, row: TrialRecord) -> None:
     if row.reason is not None:
         trial.set_user_attr("reason", row.reason)
     trial.set_user_attr("ended", seconds(row.ended))
+    if row.is_paused:
+        trial.set_user_attr(PAUSED, True)
     study.tell(trial, row.value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
 
 
@@ -125,4 +132,5 @@ def next_attempt(row: TrialRecord, failed: Sequence[Attempt], reports: Sequence[
     ends = [past.ended for past in failed if past.attempt == row.attempt]
     ends = ends or [datetime.fromtimestamp(report.time, UTC) for report in reports[-1:]]
     ran = (ends[0] - begun).total_seconds() if begun and ends else 0.0
-    return replace(row, attempt=row.attempt + 1, spent=row.spent + max(0.0, ran), resumed=datetime.now(UTC), ended=None)
+    row = replace(row, state="RUNNING", reason=None, is_paused=False, ended=None)
+    return replace(row, attempt=row.attempt + 1, spent=row.spent + max(0.0, ran), resumed=datetime.now(UTC))

@@ -17,6 +17,7 @@ from sweeper.core.errors import StopReason
 from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict
 from sweeper.search.history import origin_of, suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
+from sweeper.search.pruning.promotion import promotion_of, revival
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
@@ -65,6 +66,8 @@ class SweepStudy(StudyView):
 
     def _read(self) -> list[FrozenTrial]:
         frozen = super()._read()
+        if pruner := promotion_of(self._study):
+            pruner.forget()
         self.retries.load(self._attempts.all())
         put_back = [trial for trial in frozen if UNCOUNTED in trial.user_attrs]
         self.retries.uncounted = {trial.number: trial.user_attrs[UNCOUNTED] for trial in put_back}
@@ -106,11 +109,12 @@ class SweepStudy(StudyView):
 
     def has_next(self) -> bool:
         """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""
-        return len(self._rows) < self.trial_limit or any(due <= time.monotonic() for due, _ in self._interrupted)
+        is_due = any(due <= time.monotonic() for due, _ in self._interrupted)
+        return is_due or len(self._rows) < self.trial_limit or revival(self._study) is not None
 
     def is_exhausted(self) -> bool:
-        """Return whether every trial of the budget was handed out and none waits for another attempt."""
-        return not self._interrupted and len(self._rows) >= self.trial_limit
+        """Return whether every trial of the budget was handed out and none waits for another attempt or to go on."""
+        return not self._interrupted and len(self._rows) >= self.trial_limit and revival(self._study) is None
 
     def is_done(self) -> bool:
         """Return whether every trial of the budget has ended."""
@@ -118,14 +122,18 @@ class SweepStudy(StudyView):
 
     @retry_while_unavailable
     def ask(self) -> TrialRecord:
-        """Return the next trial to run: another attempt at one that was interrupted or failed, else a new trial.
+        """Return the next trial to run: one that was interrupted or failed, one that was paused, or a new one.
 
         A trial that others enqueued with a value outside the space is not run; it is returned as FAIL.
         """
         due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
         lost: Attempt | None = None
+        paused = revival(self._study) if due is None else None
         with self._transaction() as connection:
-            if due is None:
+            if paused is not None:
+                trial, row = self._reopened(paused), self._rows[paused]
+                row = next_attempt(row, self.retries.of(paused), self._reports.of(paused))
+            elif due is None:
                 trial = self._study.ask()
                 row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
             else:
@@ -136,9 +144,10 @@ class SweepStudy(StudyView):
                     self._attempts.add(row.number, lost, connection)
                 row = next_attempt(row, self.retries.of(row.number), self._reports.of(row.number))
             problem = problem_of_enqueued(trial, self.sweep)
-            tried = self._history_points if due is None else ()
+            is_new = due is None and paused is None
+            tried = self._history_points if is_new else ()
             trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
-            origin = origin_of(trial, self.sweep.sampler) if due is None else row.origin
+            origin = origin_of(trial, self.sweep.sampler) if is_new else row.origin
             row = replace(row, params=params, origin=origin)
             begin(trial, row)
             over = ended(row, TrialState.FAIL, problem) if problem else None
@@ -148,6 +157,8 @@ class SweepStudy(StudyView):
             self.retries.add(row.number, lost)
         if due is not None:
             self._interrupted.remove(due)
+        if paused is not None and (pruner := promotion_of(self._study)):
+            pruner.note_revived(paused)
         if over is None:
             self._trials[row.number] = trial
         row = self._update(row)
@@ -175,10 +186,9 @@ class SweepStudy(StudyView):
             self._reports.add(number, report, connection)
             trial.report(value, report.step)
             row = replace(row, value=value, step=report.step, node=node or row.node)
-            state, reason, decision = judge(trial, report.step, self.sweep)
+            over, decision = judge(trial, row, self.sweep)
             if decision is not None:
                 self._decisions.add(number, decision, connection)
-            over = None if state is None else ended(row, state, reason)
             if over is not None:
                 tell(self._study, trial, over)
         self._update(row, report)
@@ -237,12 +247,16 @@ class SweepStudy(StudyView):
     @retry_while_unavailable
     def put_back(self, numbers: Sequence[int]) -> None:
         """Run failed trials again: `ask` returns them, and their failures so far do not count any more."""
-        storage = storage_of(self._study)
-        assert isinstance(storage, OwnerCachedStorage)
         with self._transaction():
             for number in numbers:
-                storage.reopen(number, uncounted=self._rows[number].attempt)
+                self._reopened(number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
         self._read()
+
+    def _reopened(self, number: int) -> optuna.Trial:
+        """Return a trial that has ended, after it was changed back to running."""
+        storage = storage_of(self._study)
+        assert isinstance(storage, OwnerCachedStorage)
+        return optuna.Trial(self._study, storage.reopen(number))
 
     def replay(self) -> None:
         """Notify the listeners of the trials that ended in earlier runs."""
@@ -258,6 +272,8 @@ class SweepStudy(StudyView):
     def _close(self, row: TrialRecord, failure: Failure | None = None) -> Verdict:
         """Drop a trial whose end is recorded, and notify the listeners."""
         del self._trials[row.number]
+        if row.is_paused and (pruner := promotion_of(self._study)):
+            pruner.note_paused(self._study, row.number)
         self.retries.note_end(failure)
         self._update(row)
         return Verdict.STOP

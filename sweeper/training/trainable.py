@@ -27,7 +27,8 @@ def train_rnn(params: RNNParams, trial: Trial) -> None:
         metrics = loop.advance(loop.plan.step_at(trial.step + 1))
         if bad := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
             raise trial.diverged(bad)  # weights that are NaN stay NaN, also where the objective is finite
-        is_due = trial.step + 1 == trial.reports or time.monotonic() - saved >= CHECKPOINT_SECONDS
+        is_last = trial.step + 1 == trial.reports or trial.may_pause
+        is_due = is_last or time.monotonic() - saved >= CHECKPOINT_SECONDS
         trial.report(metrics, checkpoint=loop.save if is_due else None)
         saved = time.monotonic() if is_due else saved
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 from sweeper.core.errors import InputError
 from sweeper.core.files import make_folder, remove, remove_unfinished, written_whole
 from sweeper.core.remote_folder import RemoteFolder
-from sweeper.core.trials import Direction, Report, TrialRecord, best_trial
+from sweeper.core.trials import Direction, Report, TrialRecord, best_trial, leaderboard
 from sweeper.worker.manifest import FILES, Manifest, checkpoint_name, fsync, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -215,8 +215,12 @@ def _age(name: str) -> tuple[int, ...]:
     return tuple(map(int, name.split("-")[1::2]))
 
 
+MAX_PAUSED = 200
+"""Paused trials whose checkpoints are kept, those that have come furthest. Another trains again from its beginning."""
+
+
 class CheckpointCleaner:
-    """Listener of a study that deletes checkpoints, except those of running trials and of the best one.
+    """Listener of a study that deletes checkpoints, except those of running and paused trials and of the best one.
 
     The best trial is the one that leads the leaderboard, also among equals.
 
@@ -232,18 +236,34 @@ class CheckpointCleaner:
         self._direction: Direction = direction
         self._executor = ThreadPoolExecutor(1, "sweeper-cleaner") if is_slow else None
         self._best: TrialRecord | None = None
+        self._paused: dict[int, TrialRecord] = {}
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         """Delete the checkpoints of a trial that ended, or those of the trial that was best before it."""
+        self._paused.pop(row.number, None)
         if row.state == "RUNNING" or row.is_added:
+            return
+        if row.is_paused:
+            self._paused[row.number] = row
+            if len(self._paused) > MAX_PAUSED:
+                self._clear(leaderboard(self._paused.values(), self._direction)[-1])
             return
         candidates = [row] if self._best is None else [self._best, row]
         best = best_trial(candidates, self._direction)
         for loser in candidates:
             if loser is not best:
-                clear = self._checkpoints(loser.number).clear
-                clear() if self._executor is None else self._executor.submit(clear)
+                self._clear(loser)
         self._best = best
+
+    def clear_paused(self) -> None:
+        """Delete the checkpoints of the paused trials: the sweep is over."""
+        for row in list(self._paused.values()):
+            self._clear(row)
+
+    def _clear(self, row: TrialRecord) -> None:
+        self._paused.pop(row.number, None)
+        clear = self._checkpoints(row.number).clear
+        clear() if self._executor is None else self._executor.submit(clear)
 
     def on_phase(self, message: str) -> None:
         """Do nothing: phases have no checkpoints."""

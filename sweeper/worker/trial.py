@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,7 @@ class Trial:
         send: Callable[[Report], None],
         data: Arrays | None = None,
         attempt: int = 1,
+        pauses: Collection[int] = (),
         notify: Callable[[str], None] = logger.warning,
     ) -> None:
         self.number = number
@@ -98,6 +99,7 @@ class Trial:
         self.step = 0
         self.checkpoint: Path | None = None
         self.model: Path | None = None
+        self._pauses = frozenset(pauses)
         self._data = data
         self._checkpoints = checkpoints
         self._send = send
@@ -116,6 +118,11 @@ class Trial:
                 raise InputError("the trainable needs a dataset, but the sweep names none; add `dataset` to its file")
             self._data = _load(self.dataset)
         return self._data
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether the next report may be the last for a while: a checkpoint saved with it is what goes on later."""
+        return self.step + 1 in self._pauses
 
     def resume(self, recorded: int | None = None) -> None:
         """Resume from the newest checkpoint, if there is one, and send its report again. Called before the trainable.

@@ -18,7 +18,7 @@ from sweeper.search.history import (
     point_in,
     with_era,
 )
-from sweeper.search.pruners import Pruner
+from sweeper.search.pruning.pruners import Pruner
 from sweeper.search.space import Domain, Space
 
 SPACE = {

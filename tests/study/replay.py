@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, PatientPru
 
 from sweeper.core.trials import Decision, Report, TrialRecord
 from sweeper.search.budget import Budget
-from sweeper.search.pruners import Patient, Pruner, WrappablePruner
+from sweeper.search.pruning.pruners import Patient, Pruner, WrappablePruner
 from sweeper.spec import Sweep
 from sweeper.study.view import StudyView
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 from ruamel.yaml import YAML
 
-from sweeper.search.pruners import Pruner
+from sweeper.search.pruning.pruners import Pruner
 from sweeper.study.open import read_study
 from tests.study.replay import Copy, events_by_row
 

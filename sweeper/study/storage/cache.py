@@ -25,8 +25,9 @@ from sqlalchemy import Connection
 from sweeper.search.domains import nearest_step
 from sweeper.search.optuna_internals import is_rung_mark
 from sweeper.search.optuna_internals import trial_id as id_of
+from sweeper.search.pruning.promotion import PAUSED
 
-END_ATTRIBUTES = ("ended", "reason")
+END_ATTRIBUTES = ("ended", "reason", PAUSED)
 """User attributes of a trial that are written when it ends."""
 
 UNCOUNTED = "uncounted"
@@ -176,27 +177,28 @@ class OwnerCachedStorage(_CachedStorage):
         trial = self._replace(trial_id)
         trial.system_attrs = {**trial.system_attrs, key: value}
 
-    def reopen(self, number: int, *, uncounted: int) -> None:
-        """Change a failed trial back to RUNNING, with its parameters and reports; a running one stays as it is.
+    def reopen(self, number: int) -> int:
+        """Change a trial that failed or was pruned back to RUNNING, with its parameters and reports; return its id.
+
+        One that is running stays as it is.
 
         Optuna 5.0. Its public methods change no trial that has ended, and `enqueue_trial` makes a trial with another
         number, which has no reports.
-
-        Args:
-            uncounted: failed attempts up to this number do not count against the trial any more.
         """
         trial_id = id_of(self._trials[number])
-        if self._trials[number].state == TrialState.FAIL:
+        if self._trials[number].state in (TrialState.FAIL, TrialState.PRUNED):
             trials, attributes = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+            values = _Value.__table__  # Optuna gives a pruned trial its last report as its value
             running = {"state": TrialState.RUNNING, "datetime_complete": None}
             of_the_end = attributes.c.trial_id == trial_id, attributes.c.key.in_(END_ATTRIBUTES)
             with _create_scoped_session(self._backend.scoped_session) as session:
                 session.connection().execute(trials.update().where(trials.c.trial_id == trial_id).values(running))
                 session.connection().execute(attributes.delete().where(*of_the_end))
+                session.connection().execute(values.delete().where(values.c.trial_id == trial_id))
             trial = self._replace(trial_id)
-            trial.state, trial.datetime_complete = TrialState.RUNNING, None
+            trial.state, trial.datetime_complete, trial.values = TrialState.RUNNING, None, None
             trial.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in END_ATTRIBUTES}
-        self.set_trial_user_attr(trial_id, UNCOUNTED, uncounted)
+        return trial_id
 
     def forget_params(self, trial_id: int) -> None:
         """Delete the parameters of a running trial, so that the sampler chooses them again.

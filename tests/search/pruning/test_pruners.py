@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.core.schema import dotted_key
 from sweeper.search.budget import Budget
-from sweeper.search.pruners import Pruner
+from sweeper.search.pruning.pruners import Pruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -23,7 +23,17 @@ from sweeper.search.optuna_internals import (
     trial_id,
     values_at_rung,
 )
-from sweeper.search.pruners import Hyperband, NoPruner, Patient, Pruner, SuccessiveHalving, Threshold, WrappablePruner
+from sweeper.search.pruning.promotion import PromotionPruner
+from sweeper.search.pruning.pruners import (
+    Hyperband,
+    NoPruner,
+    Patient,
+    Promotion,
+    Pruner,
+    SuccessiveHalving,
+    Threshold,
+    WrappablePruner,
+)
 
 
 def judge_report(trial: Trial, step: int, declared: Pruner, budget: Budget) -> tuple[bool, Decision | None]:
@@ -77,10 +87,12 @@ def _stored(trial: Trial) -> FrozenTrial:
     return storage_of(trial.study).get_trial(trial_id(trial))
 
 
-def _comparison(judged: _Judged, declared: WrappablePruner, pruner: BasePruner) -> Decision | None:
+def _comparison(judged: _Judged, declared: WrappablePruner | Promotion, pruner: BasePruner) -> Decision | None:
     """Return what a pruner compared; None if it compared nothing."""
     if isinstance(declared, SuccessiveHalving | Hyperband):
         return _competition(judged, declared, pruner)
+    if isinstance(declared, Promotion):
+        return _place(judged, cast(PromotionPruner, pruner))
     if isinstance(declared, Threshold):
         return _limit(judged, declared)
     seen = cast(IncrementalPercentilePruner, pruner).seen
@@ -110,6 +122,15 @@ def _competition(judged: _Judged, declared: SuccessiveHalving | Hyperband, prune
     cutoff = ordered[-kept if judged.is_maximized else kept - 1] if kept and others else None
     better = sum(other > value if judged.is_maximized else other < value for other in others)
     return replace(decision, cutoff=cutoff, rank=better + 1, peers=peers, kept=kept)
+
+
+def _place(judged: _Judged, pruner: PromotionPruner) -> Decision | None:
+    """Return the comparison at the rung that a report has reached; None between two rungs."""
+    at = pruner.ranked(judged.study, judged.stored())
+    if at is None:
+        return None
+    decision = Decision(judged.step, "promotion", judged.is_pruned, at.value if math.isfinite(at.value) else None)
+    return replace(decision, cutoff=at.cutoff, rung=at.rung, rank=at.rank, peers=at.peers, kept=at.kept)
 
 
 def _limit(judged: _Judged, declared: Threshold) -> Decision | None:

@@ -1,0 +1,1 @@
+"""Sweeps over tables of learning curves: the decisions of a real sweep, without any training."""

@@ -1,0 +1,141 @@
+"""A study in memory that decides as `SweepStudy` does: the same sampler, pruner, verdicts, and paused trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any, Protocol
+
+import optuna
+from optuna.storages import InMemoryStorage
+from optuna.trial import FixedTrial, TrialState
+
+from benchmarks.replay.table import Table
+from sweeper.search.domains import Categorical, Float, Int
+from sweeper.search.optuna_internals import trial_id
+from sweeper.search.pruning.decisions import judge_report
+from sweeper.search.pruning.promotion import PAUSED, promotion_of, revival
+from sweeper.search.pruning.pruners import Promotion
+from sweeper.search.space import Space, suggest
+from sweeper.spec import Sweep
+
+Choose = Callable[[dict[str, Any]], int | None]
+"""Takes a proposal of the sampler; returns the place of the row that is trained in its stead, None if none is left."""
+
+
+class Search(Protocol):
+    """What the replay asks of a way to search."""
+
+    def next(self) -> tuple[int, int] | None:
+        """Return the row to train now, and the number of its reports so far; None if there is none at this moment."""
+
+    def report(self, place: int, step: int, value: float) -> bool:
+        """Take a report of a row; return whether it goes on."""
+
+
+class StudySearch:
+    """The search of a real sweep. The rows come in an order of their own, or are those nearest to the proposals."""
+
+    def __init__(self, table: Table, sweep: Sweep, choose: Choose) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._table, self._sweep, self._choose = table, sweep, choose
+        self._storage = InMemoryStorage()
+        self.study = optuna.create_study(
+            storage=self._storage,
+            direction=sweep.objective.direction,
+            sampler=sweep.sampler.build(sweep.space, seed=sweep.seed, trials=sweep.budget.trials),
+            pruner=sweep.pruner.build(sweep.budget),
+        )
+        self._numbers: dict[int, int] = {}
+        self._trials: dict[int, optuna.Trial] = {}
+        self._places: list[int] = []
+
+    def next(self) -> tuple[int, int] | None:
+        if (number := revival(self.study)) is not None:
+            return self._revived(number)
+        if len(self._places) == len(self._table.rows):
+            return None
+        trial = self.study.ask()
+        place = self._choose(suggest(trial, self._sweep.space))
+        assert place is not None
+        self._put_params(trial, self._table.rows[place].params)
+        self._numbers[place] = trial.number
+        self._places.append(place)
+        self._trials[place] = trial
+        return place, 0
+
+    def report(self, place: int, step: int, value: float) -> bool:
+        trial = self._trials[place]
+        trial.report(value, step)
+        if step == self._table.reports:
+            self.study.tell(trial, value)
+            return False
+        is_pruned, _ = judge_report(trial, step, self._sweep.pruner, self._sweep.budget)
+        if is_pruned:
+            is_paused = isinstance(self._sweep.pruner, Promotion)
+            if is_paused:
+                trial.set_user_attr(PAUSED, True)
+            self.study.tell(trial, state=TrialState.PRUNED)
+            if is_paused and (pruner := promotion_of(self.study)):
+                pruner.note_paused(self.study, trial.number)
+        return not is_pruned
+
+    def _revived(self, number: int) -> tuple[int, int]:
+        pruner, place = promotion_of(self.study), self._places[number]
+        assert pruner is not None
+        identity = trial_id(self._trials[place])
+        frozen = copy(self._storage._get_trial(identity))
+        frozen.state, frozen.datetime_complete, frozen.values = TrialState.RUNNING, None, None
+        frozen.user_attrs = {key: value for key, value in frozen.user_attrs.items() if key != PAUSED}
+        self._storage._set_trial(identity, frozen)
+        pruner.note_revived(number)
+        self._trials[place] = optuna.Trial(self.study, identity)
+        return place, max(frozen.intermediate_values)
+
+    def _put_params(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
+        """Record the parameters of the row that is trained instead of the proposed ones."""
+        drawn = FixedTrial(params)
+        suggest(drawn, self._sweep.space)
+        frozen = copy(self._storage._get_trial(trial_id(trial)))
+        frozen.params, frozen.distributions = drawn.params, drawn.distributions
+        self._storage._set_trial(trial_id(trial), frozen)
+
+
+def in_order(places: list[int]) -> Choose:
+    """Return a choice that ignores the proposals: the rows come in this order."""
+    left = iter(places)
+    return lambda _: next(left, None)
+
+
+def nearest(table: Table, space: Space, places: list[int]) -> Choose:
+    """Return a choice of the row nearest to the proposal, of those that were not chosen before; ties in this order."""
+    left = list(places)
+
+    def choose(point: dict[str, Any]) -> int | None:
+        if not left:
+            return None
+        place = min(left, key=lambda place: distance(point, table.rows[place].params, space))
+        left.remove(place)
+        return place
+
+    return choose
+
+
+def distance(one: dict[str, Any], other: dict[str, Any], space: Space) -> float:
+    """Return how far two points are apart: 1 for another choice, for a parameter that one lacks, or for a whole range."""
+    total = 0.0
+    for name, domain in space.items():
+        if (name in one) != (name in other):
+            total += 1.0
+        elif name in one and one[name] != other[name]:
+            total += 1.0 if isinstance(domain, Categorical) else _apart(domain, one[name], other[name])
+    return total
+
+
+def _apart(domain: Any, one: float, other: float) -> float:
+    import math
+
+    assert isinstance(domain, Float | Int)
+    scale = math.log if domain.log else float
+    whole = scale(domain.high) - scale(domain.low)
+    return abs(scale(one) - scale(other)) / whole if whole else 0.0

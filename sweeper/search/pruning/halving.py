@@ -1,0 +1,105 @@
+"""Pruners that compare trials at rungs, each of which only the best pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from sweeper.core.schema import Integer, Problem
+from sweeper.search.budget import Budget
+from sweeper.search.pruning.base import WithWarmup
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+
+class _Halving(WithWarmup):
+    reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
+        4, description="One in this many trials passes each rung."
+    )
+    bootstrap_count: Annotated[Integer, Field(ge=0)] = Field(
+        0, description="Trials that must reach a rung before any passes it."
+    )
+
+    def _rung(self, budget: Budget) -> int:
+        return self.span("min", budget, otherwise=budget.reports // self.reduction_factor**2)
+
+    def problems(self, budget: Budget) -> list[Problem]:
+        problems = super().problems(budget)
+        if self.bootstrap_count >= budget.trials:
+            message = f"{self.bootstrap_count} would stop all {budget.trials} trials at the first rung"
+            problems.append(Problem(("bootstrap_count",), message))
+        return problems
+
+
+class SuccessiveHalving(_Halving):
+    """Lets only the best trials continue at each rung: min_epochs, then times reduction_factor."""
+
+    type: Literal["successive_halving"] = "successive_halving"
+    min_early_stopping_rate: Annotated[Integer, Field(ge=0, le=50)] = Field(
+        0, description="Rungs to skip at the beginning."
+    )
+
+    def first(self, budget: Budget) -> int:
+        return int(self._rung(budget) * self.reduction_factor**self.min_early_stopping_rate)
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.pruners import SuccessiveHalvingPruner
+
+        return SuccessiveHalvingPruner(
+            min_resource=self._rung(budget),
+            reduction_factor=self.reduction_factor,
+            min_early_stopping_rate=self.min_early_stopping_rate,
+            bootstrap_count=self.bootstrap_count,
+        )
+
+
+class Hyperband(_Halving):
+    """Successive halving in brackets whose first rungs differ; for 40 trials or more."""
+
+    type: Literal["hyperband"] = "hyperband"
+    reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
+        3, description="One in this many trials passes each rung."
+    )
+
+    def first(self, budget: Budget) -> int:
+        return self._rung(budget)
+
+    def build(self, budget: Budget) -> BasePruner:
+        from optuna.pruners import HyperbandPruner
+
+        # Optuna uses max_resource only to count brackets, by a logarithm that rounds: log(243, 3) is 4.999, which gives
+        # one bracket too few. Where the budget is a whole power, one more report corrects this and changes no more.
+        rung, factor, top = self._rung(budget), self.reduction_factor, self._rung(budget)
+        while top < budget.reports:
+            top *= factor
+        return HyperbandPruner(
+            min_resource=rung,
+            max_resource=budget.reports + (top == budget.reports),
+            reduction_factor=factor,
+            bootstrap_count=self.bootstrap_count,
+        )
+
+
+class Promotion(WithWarmup):
+    """Successive halving that loses nobody: a stopped trial continues once it is among the best at its rung."""
+
+    type: Literal["promotion"] = "promotion"
+    reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
+        3, description="One in this many trials passes each rung."
+    )
+
+    def pauses(self, budget: Budget) -> list[int]:
+        rungs = [self.first(budget)]
+        while (following := rungs[-1] * self.reduction_factor) < budget.reports:
+            rungs.append(following)
+        return rungs
+
+    def first(self, budget: Budget) -> int:
+        return self.span("min", budget, otherwise=budget.reports // self.reduction_factor**3)
+
+    def build(self, budget: Budget) -> BasePruner:
+        from sweeper.search.pruning.promotion import PromotionPruner
+
+        return PromotionPruner(self.pauses(budget), self.reduction_factor)

@@ -1,0 +1,145 @@
+"""Successive halving that takes trials up again: one that was stopped continues once it ranks high enough."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from optuna.pruners import BasePruner
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.search.optuna_internals import all_trials
+
+PAUSED = "paused"
+"""User attribute of a trial that a `PromotionPruner` has stopped and may take up again: the number of its rung."""
+
+_Place = tuple[float, int]
+"""Value of a trial at a rung, smaller is better, and its number: equal trials are ordered by that."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A trial's place among those that reached a rung; `rung` and `rank` count from 1, and `kept` of them continue."""
+
+    rung: int
+    value: float
+    rank: int
+    peers: int
+    kept: int
+    cutoff: float | None
+
+    @property
+    def continues(self) -> bool:
+        return self.rank <= self.kept
+
+
+@dataclass
+class _Rung:
+    """The trials that reached one rung, best first, and those of them that wait there."""
+
+    step: int
+    reached: list[_Place] = field(default_factory=list)
+    waiting: list[_Place] = field(default_factory=list)
+
+
+class PromotionPruner(BasePruner):
+    """Asynchronous successive halving that promotes (Li et al., A System for Massively Parallel Hyperparameter Tuning).
+
+    At each rung, one in `factor` of the trials that reached it continues. A trial that does not is stopped and waits:
+    `revival` names it when enough worse ones have come. So no trial is lost because it came early, as it is with
+    Optuna's SuccessiveHalvingPruner and with Ray's ASHA, which only stop.
+
+    What it knows follows from the reports and the states in the study alone, so that it is the same after a restart.
+
+    Args:
+        rungs: the steps at which trials are compared, ascending.
+        factor: one in this many trials passes each rung.
+    """
+
+    def __init__(self, rungs: Sequence[int], factor: int) -> None:
+        self.revived: list[int] = []
+        """The trials that this process has taken up again, in order."""
+        self._factor = factor
+        self._steps = list(rungs)
+        self.forget()
+
+    def forget(self) -> None:
+        """Read the study again at the next call: a write to it has failed, or changed a trial that had ended."""
+        self._rungs: list[_Rung] | None = None
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        ranked = self.ranked(study, trial)
+        return ranked is not None and not ranked.continues
+
+    def ranked(self, study: Study, trial: FrozenTrial) -> Ranked | None:
+        """Return the place of a running trial at the rung that its last report has reached; None between two rungs."""
+        rungs = self._read(study)
+        at = next((rung for rung in rungs if rung.step == trial.last_step), None)
+        if at is None:
+            return None
+        place = _place(trial, at.step, study)
+        index = bisect_left(at.reached, place)
+        if at.reached[index : index + 1] != [place]:
+            at.reached.insert(index, place)
+        kept, sign = len(at.reached) // self._factor, _sign(study)
+        cutoff = sign * at.reached[kept - 1][0] if kept else None
+        return Ranked(rungs.index(at) + 1, sign * place[0], index + 1, len(at.reached), kept, cutoff)
+
+    def note_paused(self, study: Study, number: int) -> None:
+        """Let a trial that was stopped at a rung wait there."""
+        trial = all_trials(study)[number]
+        at = next(rung for rung in self._read(study) if rung.step == trial.last_step)
+        place = _place(trial, at.step, study)
+        if place not in at.waiting[(index := bisect_left(at.waiting, place)) : index + 1]:
+            at.waiting.insert(index, place)
+
+    def revival(self, study: Study) -> int | None:
+        """Return the number of the waiting trial that continues, one of the highest rung; None if there is none."""
+        for rung in reversed(self._read(study)):
+            if rung.waiting and bisect_left(rung.reached, rung.waiting[0]) < len(rung.reached) // self._factor:
+                return rung.waiting[0][1]
+        return None
+
+    def note_revived(self, number: int) -> None:
+        """Let a trial wait no longer."""
+        self.revived.append(number)
+        for rung in self._rungs or ():
+            rung.waiting = [place for place in rung.waiting if place[1] != number]
+
+    def _read(self, study: Study) -> list[_Rung]:
+        if self._rungs is None:
+            self._rungs = [_Rung(step) for step in self._steps]
+            for rung in self._rungs:
+                reached = [trial for trial in all_trials(study) if rung.step in trial.intermediate_values]
+                rung.reached = sorted(_place(trial, rung.step, study) for trial in reached)
+                rung.waiting = sorted(_place(trial, rung.step, study) for trial in waiting_at(rung.step, reached))
+        return self._rungs
+
+
+def promotion_of(study: Study) -> PromotionPruner | None:
+    """Return the pruner of a study, if it takes trials up again."""
+    return study.pruner if isinstance(study.pruner, PromotionPruner) else None
+
+
+def revival(study: Study) -> int | None:
+    """Return the number of the paused trial that continues now; None if none does."""
+    pruner = promotion_of(study)
+    return None if pruner is None else pruner.revival(study)
+
+
+def waiting_at(step: int, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those trials that wait at the rung of this step."""
+    pruned = (trial for trial in trials if trial.state == TrialState.PRUNED and PAUSED in trial.user_attrs)
+    return [trial for trial in pruned if trial.last_step == step]
+
+
+def _sign(study: Study) -> float:
+    return -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+
+
+def _place(trial: FrozenTrial, step: int, study: Study) -> _Place:
+    value = _sign(study) * trial.intermediate_values[step]
+    return math.inf if math.isnan(value) else value, trial.number
