@@ -46,8 +46,8 @@ class Clock:
             self.reports += 1
             row = self._table.rows[place]
             goes_on = self._search.report(place, step, row.curve[step - 1])
-            if goes_on:
+            if step == self._table.reports:
+                yield Trained(place, self.reports, now)
+            elif goes_on:
                 heapq.heappush(busy, (now + row.seconds, order, place, step + 1))
                 order += 1
-            elif step == self._table.reports:
-                yield Trained(place, self.reports, now)
