@@ -115,8 +115,6 @@ def run_sweep(
                 raise
             finally:
                 is_delivered = projection.close(timeout=3 if stop.reason else 30)
-        if study.is_done():
-            cleaner.clear_paused()
         problems = outcome.problems if is_delivered else (*outcome.problems, UNDELIVERED)
         return SweepResult.of(
             study,
@@ -172,6 +170,8 @@ def search_and_evaluate(
     else:
         found = _train(study, context, projection, must_evaluate, address, stop)
         best = study.best()
+        for row in [row for row in study.rows() if row.is_paused and study.is_done()]:  # none of them continues
+            context.checkpoints(row.number).clear()
     if best is None or (found is None and known is not None and known[0] == best.number):
         return None if best is None or known is None else known[1]
     if found is None and (can_evaluate or not (study.is_done() or stop.reason is StopReason.TIMEOUT)):

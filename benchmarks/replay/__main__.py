@@ -75,7 +75,8 @@ def heading(table: Table, seeds: int, workers: int) -> str:
     count = "1 worker" if workers == 1 else f"{workers} workers"
     about = f"{table.name}: {len(table.rows)} configurations, {seeds} orders, {count}."
     columns = "  ".join(f"{f'top {100 * share:g} %':^34}" for share in SHARES)
-    return f"{about} Epochs until one was trained to the end: median, 95 % interval, 90th percentile, never\n{'':34}{columns}"
+    about += " Epochs until one was trained to the end: median, 95 % interval, 90th percentile, never"
+    return f"{about}\n{'':34}{columns}"
 
 
 def line(name: str, found: Sequence[Found]) -> str:

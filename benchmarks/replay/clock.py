@@ -33,7 +33,8 @@ class Clock:
 
     def run(self) -> Iterator[Trained]:
         """Yield each row when it has been trained to the end."""
-        now, order, busy = 0.0, 0, []
+        now, order = 0.0, 0
+        busy: list[tuple[float, int, int, int]] = []
         while True:
             while len(busy) < self._workers and (task := self._search.next()) is not None:
                 heapq.heappush(busy, (now + self._table.rows[task[0]].seconds, order, task[0], task[1] + 1))

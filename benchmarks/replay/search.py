@@ -11,10 +11,11 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FixedTrial, TrialState
 
 from benchmarks.replay.table import Table
+from sweeper.core.trials import Decision
 from sweeper.search.domains import Categorical, Float, Int
 from sweeper.search.optuna_internals import trial_id
 from sweeper.search.pruning.decisions import judge_report
-from sweeper.search.pruning.promotion import PAUSED, promotion_of, revival
+from sweeper.search.pruning.promotion import PAUSED, note_paused, note_revived, revival
 from sweeper.search.pruning.pruners import Promotion
 from sweeper.search.space import Space, suggest
 from sweeper.spec import Sweep
@@ -34,7 +35,12 @@ class Search(Protocol):
 
 
 class StudySearch:
-    """The search of a real sweep. The rows come in an order of their own, or are those nearest to the proposals."""
+    """The search of a real sweep. The rows come in an order of their own, or are those nearest to the proposals.
+
+    Attributes:
+        study: what a real sweep would have in its database.
+        decisions: what the pruner compared, by the numbers of the trials.
+    """
 
     def __init__(self, table: Table, sweep: Sweep, choose: Choose) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,7 +52,7 @@ class StudySearch:
             sampler=sweep.sampler.build(sweep.space, seed=sweep.seed, trials=sweep.budget.trials),
             pruner=sweep.pruner.build(sweep.budget),
         )
-        self._numbers: dict[int, int] = {}
+        self.decisions: dict[int, list[Decision]] = {}
         self._trials: dict[int, optuna.Trial] = {}
         self._places: list[int] = []
 
@@ -59,7 +65,6 @@ class StudySearch:
         place = self._choose(suggest(trial, self._sweep.space))
         assert place is not None
         self._put_params(trial, self._table.rows[place].params)
-        self._numbers[place] = trial.number
         self._places.append(place)
         self._trials[place] = trial
         return place, 0
@@ -70,25 +75,26 @@ class StudySearch:
         if step == self._table.reports:
             self.study.tell(trial, value)
             return False
-        is_pruned, _ = judge_report(trial, step, self._sweep.pruner, self._sweep.budget)
+        is_pruned, decision = judge_report(trial, step, self._sweep.pruner, self._sweep.budget)
+        if decision is not None:
+            self.decisions.setdefault(trial.number, []).append(decision)
         if is_pruned:
             is_paused = isinstance(self._sweep.pruner, Promotion)
             if is_paused:
                 trial.set_user_attr(PAUSED, True)
             self.study.tell(trial, state=TrialState.PRUNED)
-            if is_paused and (pruner := promotion_of(self.study)):
-                pruner.note_paused(self.study, trial.number)
+            if is_paused:
+                note_paused(self.study, trial.number)
         return not is_pruned
 
     def _revived(self, number: int) -> tuple[int, int]:
-        pruner, place = promotion_of(self.study), self._places[number]
-        assert pruner is not None
+        place = self._places[number]
         identity = trial_id(self._trials[place])
         frozen = copy(self._storage._get_trial(identity))
         frozen.state, frozen.datetime_complete, frozen.values = TrialState.RUNNING, None, None
         frozen.user_attrs = {key: value for key, value in frozen.user_attrs.items() if key != PAUSED}
         self._storage._set_trial(identity, frozen)
-        pruner.note_revived(number)
+        note_revived(self.study, number)
         self._trials[place] = optuna.Trial(self.study, identity)
         return place, max(frozen.intermediate_values)
 
@@ -122,7 +128,7 @@ def nearest(table: Table, space: Space, places: list[int]) -> Choose:
 
 
 def distance(one: dict[str, Any], other: dict[str, Any], space: Space) -> float:
-    """Return how far two points are apart: 1 for another choice, for a parameter that one lacks, or for a whole range."""
+    """Return how far two points are apart: 1 for another choice, a parameter that one lacks, or a whole range."""
     total = 0.0
     for name, domain in space.items():
         if (name in one) != (name in other):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.trials import INTERRUPTED, unit
+from sweeper.analysis.trials import INTERRUPTED, PAUSED, unit
 from sweeper.core.errors import InputError
 from sweeper.core.text import did_you_mean, format_value
 from sweeper.search.domains import Float, Int
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sweeper.search.space import AnyDomain
     from sweeper.spec import Sweep
 
-STATES = ("COMPLETE", "RUNNING", INTERRUPTED, "PRUNED", "FAIL")
+STATES = ("COMPLETE", "RUNNING", INTERRUPTED, PAUSED, "PRUNED", "FAIL")
 """States that people see, in the order of the leaderboard."""
 
 _Getter = Callable[["TrialRecord"], Any]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.estimate import MIN_ENDED, Effort, seconds_left
-from sweeper.analysis.trials import counts_as_seen, ending
+from sweeper.analysis.trials import as_seen, ending
 from sweeper.core.text import duration, metric, span
 from sweeper.core.trials import best_trial
 
@@ -83,7 +83,7 @@ class Progress:
 
     def counts(self, *, has_ended: bool = False) -> dict[str, int]:
         """Return the number of trials in each state; once the run has ended, those it left are INTERRUPTED."""
-        return counts_as_seen(Counter(row.state for row in self.rows.values()), is_running=not has_ended)
+        return Counter(row.state for row in as_seen(self.rows.values(), is_running=not has_ended))
 
     def ended(self) -> int:
         return len(self.rows) - len(self.running())

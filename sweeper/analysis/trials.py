@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 INTERRUPTED = "INTERRUPTED"
 """The state of a trial that has not ended, and that no process runs. Optuna knows only RUNNING."""
 
+PAUSED = "PAUSED"
+"""The state of a trial that was stopped at a rung and may continue. Optuna knows only PRUNED."""
+
 MAX_REASON_CHARS = 160
 """Longest reason of a failure in a line about a trial; the whole reason is shown with the trial."""
 
@@ -45,7 +48,7 @@ def ending(row: TrialRecord, sweep: Sweep) -> str:
     """Describe in one line how a trial ended."""
     if row.state == "FAIL":
         return f"trial {row.number} failed: {cut_reason(row.reason or 'unknown reason')}"
-    word = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(row.state, row.state)
+    word = {"COMPLETE": "complete", "PRUNED": "paused" if row.is_paused else "pruned"}.get(row.state, row.state)
     early = " (returned early)" if row.state == "COMPLETE" and row.step < sweep.budget.reports else ""
     value = f"{clean(sweep.objective.metric)} {metric(row.value)}"
     return f"trial {row.number} {word} at {position(row, sweep)}{early}, {value}"
@@ -62,9 +65,13 @@ def as_seen(rows: Iterable[TrialRecord], *, is_running: bool) -> list[TrialRecor
     """Return trials with the states that people see.
 
     Args:
-        is_running: whether a process runs the sweep. If none does, its RUNNING trials are INTERRUPTED.
+        is_running: whether a process runs the sweep. If none does, its RUNNING trials are INTERRUPTED, and the paused
+            ones stay PRUNED.
     """
-    return [row if is_running or row.state != "RUNNING" else replace(row, state=INTERRUPTED) for row in rows]
+    state = PAUSED if is_running else INTERRUPTED
+    return [
+        replace(row, state=state) if (row.is_paused if is_running else row.state == "RUNNING") else row for row in rows
+    ]
 
 
 def counts_as_seen(counts: Mapping[str, int], *, is_running: bool) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.trials import INTERRUPTED, as_seen, position, unit
+from sweeper.analysis.trials import INTERRUPTED, PAUSED, as_seen, position, unit
 from sweeper.core.text import clean, metric, number
 from sweeper.core.trials import leaderboard
 from sweeper.search.pruning.pruners import Patient, Percentile
@@ -136,7 +136,9 @@ def _pruned(trial: _Trial) -> list[str]:
     if decision is None:
         unknown = "What the pruner compared was not recorded."
         return [f"{trial.name} was pruned after {trial.place}{trial.value}.", unknown, *_earlier(trial)]
-    return [f"{trial.name} was pruned after {trial.place}: {_comparison(trial.sweep, decision)}.", *_earlier(trial)]
+    verb, after = ("paused", ", and did not continue") if trial.row.is_paused else ("pruned", "")
+    because = f"{_comparison(trial.sweep, decision)}{after}"
+    return [f"{trial.name} was {verb} after {trial.place}: {because}.", *_earlier(trial)]
 
 
 def _comparison(sweep: Sweep, seen: Decision) -> str:
@@ -159,7 +161,7 @@ def _compared(sweep: Sweep, seen: Decision) -> str:
     if seen.value is None:
         return f"{name} was not a number"
     value, cutoff = _told_apart(seen.value, seen.cutoff)
-    if kind in ("successive_halving", "hyperband"):
+    if kind in ("successive_halving", "hyperband", "promotion"):
         return _at_rung(seen, f"{name} {value}", cutoff)
     if kind == "threshold":
         if seen.cutoff is None:
@@ -216,12 +218,20 @@ def _interrupted(trial: _Trial) -> list[str]:
     return [first, *_passed(trial), *_earlier(trial), f"To continue it: sweeper resume {trial.study.name}"]
 
 
+def _paused(trial: _Trial) -> list[str]:
+    decision = next((one for one in reversed(trial.decisions) if one.is_pruned), None)
+    because = f": {_comparison(trial.sweep, decision)}" if decision else trial.value
+    first = f"{trial.name} is paused after {trial.place}{because}."
+    return [first, "It continues once it is among the best at this rung.", *_earlier(trial)]
+
+
 _ENDINGS: dict[str, Callable[[_Trial], list[str]]] = {
     "COMPLETE": _complete,
     "PRUNED": _pruned,
     "FAIL": _failed,
     "RUNNING": _running,
     INTERRUPTED: _interrupted,
+    PAUSED: _paused,
 }
 
 

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.analysis.trials import INTERRUPTED, as_seen, counts_as_seen, cut_reason, remark_on_pruned, unit
+from sweeper.analysis.trials import INTERRUPTED, PAUSED, as_seen, counts_as_seen, cut_reason, remark_on_pruned, unit
 from sweeper.cli.cluster import reach
 from sweeper.cli.report import Board, board, saved
 from sweeper.core.secrets import redact
@@ -30,6 +30,7 @@ STATE_STYLES = {
     "RUNNING": "cyan",
     INTERRUPTED: "magenta",
     "COMPLETE": "green",
+    PAUSED: "blue",
     "PRUNED": "yellow",
     "FAIL": "red",
     "WAITING": "dim",

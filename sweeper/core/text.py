@@ -142,6 +142,7 @@ _STATES = {
     "RUNNING": "running",
     "INTERRUPTED": "interrupted",
     "COMPLETE": "complete",
+    "PAUSED": "paused",
     "PRUNED": "pruned",
     "FAIL": "failed",
     "WAITING": "waiting",

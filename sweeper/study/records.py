@@ -134,3 +134,10 @@ def next_attempt(row: TrialRecord, failed: Sequence[Attempt], reports: Sequence[
     ran = (ends[0] - begun).total_seconds() if begun and ends else 0.0
     row = replace(row, state="RUNNING", reason=None, is_paused=False, ended=None)
     return replace(row, attempt=row.attempt + 1, spent=row.spent + max(0.0, ran), resumed=datetime.now(UTC))
+
+
+def reopened(study: optuna.Study, number: int) -> optuna.Trial:
+    """Return a trial that has ended, after it was changed back to running."""
+    storage = storage_of(study)
+    assert isinstance(storage, OwnerCachedStorage)
+    return optuna.Trial(study, storage.reopen(number))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,14 +13,24 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeper.core.errors import StopReason
-from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict
+from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict, notify
 from sweeper.search.history import origin_of, suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
-from sweeper.search.pruning.promotion import promotion_of, revival
+from sweeper.search.pruning.promotion import forget_rungs, note_paused, note_revived, revival
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
-from sweeper.study.records import begin, ended, failed_attempt, judge, next_attempt, place, problem_of_enqueued, tell
+from sweeper.study.records import (
+    begin,
+    ended,
+    failed_attempt,
+    judge,
+    next_attempt,
+    place,
+    problem_of_enqueued,
+    reopened,
+    tell,
+)
 from sweeper.study.retry import RetryPolicy, missing_metric
 from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
 from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
@@ -30,8 +39,6 @@ from sweeper.study.view import FACTS, StudyView
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-
-logger = logging.getLogger(__name__)
 
 
 class SweepStudy(StudyView):
@@ -66,11 +73,9 @@ class SweepStudy(StudyView):
 
     def _read(self) -> list[FrozenTrial]:
         frozen = super()._read()
-        if pruner := promotion_of(self._study):
-            pruner.forget()
+        forget_rungs(self._study)
         self.retries.load(self._attempts.all())
-        put_back = [trial for trial in frozen if UNCOUNTED in trial.user_attrs]
-        self.retries.uncounted = {trial.number: trial.user_attrs[UNCOUNTED] for trial in put_back}
+        self.retries.uncounted = {t.number: t.user_attrs[UNCOUNTED] for t in frozen if UNCOUNTED in t.user_attrs}
         running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
         held = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
         self._trials = {number: optuna.Trial(self._study, running[number]) for number in held}
@@ -127,24 +132,16 @@ class SweepStudy(StudyView):
         A trial that others enqueued with a value outside the space is not run; it is returned as FAIL.
         """
         due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
-        lost: Attempt | None = None
         paused = revival(self._study) if due is None else None
+        lost: Attempt | None = None
         with self._transaction() as connection:
-            if paused is not None:
-                trial, row = self._reopened(paused), self._rows[paused]
-                row = next_attempt(row, self.retries.of(paused), self._reports.of(paused))
-            elif due is None:
+            if is_new := due is None and paused is None:
                 trial = self._study.ask()
                 row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
             else:
-                trial = optuna.Trial(self._study, due[1])
-                row = self._rows.get(trial.number) or TrialRecord(trial.number, "RUNNING", {})
-                if not self.retries.has(row.number, row.attempt):
-                    lost = failed_attempt(row, Failure("driver", "the sweep was interrupted"))
-                    self._attempts.add(row.number, lost, connection)
-                row = next_attempt(row, self.retries.of(row.number), self._reports.of(row.number))
+                trial = optuna.Trial(self._study, due[1]) if due else reopened(self._study, paused or 0)
+                row, lost = self._next_attempt(trial.number, connection)
             problem = problem_of_enqueued(trial, self.sweep)
-            is_new = due is None and paused is None
             tried = self._history_points if is_new else ()
             trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
             origin = origin_of(trial, self.sweep.sampler) if is_new else row.origin
@@ -157,12 +154,20 @@ class SweepStudy(StudyView):
             self.retries.add(row.number, lost)
         if due is not None:
             self._interrupted.remove(due)
-        if paused is not None and (pruner := promotion_of(self._study)):
-            pruner.note_revived(paused)
+        if paused is not None:
+            note_revived(self._study, paused)
         if over is None:
             self._trials[row.number] = trial
         row = self._update(row)
         return row if over is None else self._update(over)
+
+    def _next_attempt(self, number: int, connection: Any) -> tuple[TrialRecord, Attempt | None]:
+        """Return a trial's record with its next attempt, and the attempt before if that was lost with its driver."""
+        row, lost = self._rows.get(number) or TrialRecord(number, "RUNNING", {}), None
+        if row.state == "RUNNING" and not self.retries.has(number, row.attempt):
+            lost = failed_attempt(row, Failure("driver", "the sweep was interrupted"))
+            self._attempts.add(number, lost, connection)
+        return next_attempt(row, self.retries.of(number), self._reports.of(number)), lost
 
     @retry_while_unavailable
     def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
@@ -176,15 +181,13 @@ class SweepStudy(StudyView):
             return Verdict.STOP
         if metric not in report.metrics:
             return self.fail(number, missing_metric(metric, report.metrics))
-        last = self.sweep.budget.reports
         if report.step <= row.step:
-            return self.finish(number) if row.step >= last else Verdict.CONTINUE
-        value = report.metrics[metric]
+            return self.finish(number) if row.step >= self.sweep.budget.reports else Verdict.CONTINUE
         with self._transaction() as connection:
             if node is not None and node != row.node:
                 trial.set_user_attr("node", node)
             self._reports.add(number, report, connection)
-            trial.report(value, report.step)
+            trial.report(value := report.metrics[metric], report.step)
             row = replace(row, value=value, step=report.step, node=node or row.node)
             over, decision = judge(trial, row, self.sweep)
             if decision is not None:
@@ -249,20 +252,13 @@ class SweepStudy(StudyView):
         """Run failed trials again: `ask` returns them, and their failures so far do not count any more."""
         with self._transaction():
             for number in numbers:
-                self._reopened(number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
+                reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
         self._read()
-
-    def _reopened(self, number: int) -> optuna.Trial:
-        """Return a trial that has ended, after it was changed back to running."""
-        storage = storage_of(self._study)
-        assert isinstance(storage, OwnerCachedStorage)
-        return optuna.Trial(self._study, storage.reopen(number))
 
     def replay(self) -> None:
         """Notify the listeners of the trials that ended in earlier runs."""
-        for row in self.rows():
-            if row.state != "RUNNING":
-                self._update(row)
+        for row in [row for row in self.rows() if row.state != "RUNNING"]:
+            self._update(row)
 
     def announce(self, message: str) -> None:
         """Send the listeners a message about the sweep as a whole."""
@@ -272,17 +268,13 @@ class SweepStudy(StudyView):
     def _close(self, row: TrialRecord, failure: Failure | None = None) -> Verdict:
         """Drop a trial whose end is recorded, and notify the listeners."""
         del self._trials[row.number]
-        if row.is_paused and (pruner := promotion_of(self._study)):
-            pruner.note_paused(self._study, row.number)
+        if row.is_paused:
+            note_paused(self._study, row.number)
         self.retries.note_end(failure)
         self._update(row)
         return Verdict.STOP
 
     def _update(self, row: TrialRecord, report: Report | None = None) -> TrialRecord:
         self._rows[row.number] = row
-        for listener in self._listeners:
-            try:
-                listener.on_trial(row, report)
-            except Exception:  # a listener only watches, and must not be able to stop the sweep
-                logger.exception("%s failed on trial %d", type(listener).__name__, row.number)
+        notify(self._listeners, row, report)
         return row

@@ -255,11 +255,6 @@ class CheckpointCleaner:
                 self._clear(loser)
         self._best = best
 
-    def clear_paused(self) -> None:
-        """Delete the checkpoints of the paused trials: the sweep is over."""
-        for row in list(self._paused.values()):
-            self._clear(row)
-
     def _clear(self, row: TrialRecord) -> None:
         self._paused.pop(row.number, None)
         clear = self._checkpoints(row.number).clear

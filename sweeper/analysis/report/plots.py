@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "COMPLETE": BLUE,
+    "PAUSED": "#5b7fa6",
     "PRUNED": "#9a8fb0",
     "FAIL": "#e0524d",
     "RUNNING": "#2f9e60",

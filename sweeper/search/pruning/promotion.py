@@ -130,6 +130,24 @@ def revival(study: Study) -> int | None:
     return None if pruner is None else pruner.revival(study)
 
 
+def note_paused(study: Study, number: int) -> None:
+    """Let a trial that was stopped at a rung wait there."""
+    if pruner := promotion_of(study):
+        pruner.note_paused(study, number)
+
+
+def note_revived(study: Study, number: int) -> None:
+    """Let a trial that waited at a rung wait no longer."""
+    if pruner := promotion_of(study):
+        pruner.note_revived(number)
+
+
+def forget_rungs(study: Study) -> None:
+    """Let the pruner read the study again: it may have changed."""
+    if pruner := promotion_of(study):
+        pruner.forget()
+
+
 def waiting_at(step: int, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """Return those trials that wait at the rung of this step."""
     pruned = (trial for trial in trials if trial.state == TrialState.PRUNED and PAUSED in trial.user_attrs)
