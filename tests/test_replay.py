@@ -78,11 +78,7 @@ def test_replay_decides_as_a_real_sweep(kind: str, tmp_path: Path) -> None:
     real = read_study("real", f"sqlite:///{tmp_path}/sweeper.db")
     assert any(row.state == "PRUNED" for row in real.rows())
 
-    curves = [
-        tuple(value(row.params["height"], row.params["rate"], step + 1) for step in range(REPORTS))
-        for row in real.rows()
-    ]
-    rows = tuple(Row(row.params, curve) for row, curve in zip(real.rows(), curves, strict=True))
+    rows = tuple(curve_of(row.params) for row in real.rows())
     played = Table("real", rows, space=SWEEP["space"])
     replay = StudySearch(played, real.sweep, in_order(list(range(len(rows)))))
     trained = [found.place for found in Clock(played, replay, workers=1).run()]

@@ -47,6 +47,7 @@ class StudySearch:
         self._table, self._sweep, self._choose = table, sweep, choose
         self._storage = InMemoryStorage()
         self.study = optuna.create_study(
+            study_name=sweep.name,  # Hyperband draws brackets by it
             storage=self._storage,
             direction=sweep.objective.direction,
             sampler=sweep.sampler.build(sweep.space, seed=sweep.seed, trials=sweep.budget.trials),
