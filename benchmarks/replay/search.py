@@ -58,9 +58,10 @@ class StudySearch:
         self._places: list[int] = []
 
     def next(self) -> tuple[int, int] | None:
-        if (number := revival(self.study)) is not None:
+        is_last_round = len(self._places) == len(self._table.rows)
+        if (number := revival(self.study, is_last_round=is_last_round)) is not None:
             return self._revived(number)
-        if len(self._places) == len(self._table.rows):
+        if is_last_round:
             return None
         trial = self.study.ask()
         place = self._choose(suggest(trial, self._sweep.space))

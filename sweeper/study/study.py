@@ -115,11 +115,15 @@ class SweepStudy(StudyView):
     def has_next(self) -> bool:
         """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""
         is_due = any(due <= time.monotonic() for due, _ in self._interrupted)
-        return is_due or len(self._rows) < self.trial_limit or revival(self._study) is not None
+        return is_due or len(self._rows) < self.trial_limit or self._paused() is not None
 
     def is_exhausted(self) -> bool:
         """Return whether every trial of the budget was handed out and none waits for another attempt or to go on."""
-        return not self._interrupted and len(self._rows) >= self.trial_limit and revival(self._study) is None
+        return not self._interrupted and len(self._rows) >= self.trial_limit and self._paused() is None
+
+    def _paused(self) -> int | None:
+        """Return the number of the paused trial that continues now; None if none does."""
+        return revival(self._study, is_last_round=len(self._rows) >= self.trial_limit)
 
     def is_done(self) -> bool:
         """Return whether every trial of the budget has ended."""
@@ -132,7 +136,7 @@ class SweepStudy(StudyView):
         A trial that others enqueued with a value outside the space is not run; it is returned as FAIL.
         """
         due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
-        paused = revival(self._study) if due is None else None
+        paused = self._paused() if due is None else None
         lost: Attempt | None = None
         with self._transaction() as connection:
             if is_new := due is None and paused is None:

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from sweeper.core.schema import Integer, Problem
+from sweeper.core.schema import Integer, Number, Problem
 from sweeper.search.budget import Budget
 from sweeper.search.pruning.base import WithWarmup
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+
+
+MAX_RUNGS = 3
+"""Rungs of `Promotion`: a trial that passed them all runs to its end."""
 
 
 class _Halving(WithWarmup):
@@ -83,18 +87,31 @@ class Hyperband(_Halving):
 
 
 class Promotion(WithWarmup):
-    """Successive halving that loses nobody: a stopped trial continues once it is among the best at its rung."""
+    """Successive halving that loses nobody: a stopped trial continues once it is among the best at its rung.
+
+    The rungs are at min_epochs, and at twice the epochs of the rung before.
+    """
 
     type: Literal["promotion"] = "promotion"
     reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
         3, description="One in this many trials passes each rung."
     )
 
+    spacing: Annotated[Integer, Field(ge=2, le=1000)] = Field(
+        2, description="Epochs of a rung, divided by those of the rung before."
+    )
+    look_ahead: Annotated[Number, Field(ge=0, le=10)] = Field(
+        0.5, description="Share of its last gain that a trial is credited with when it is compared; 0: none."
+    )
+    effort: Annotated[Number, Field(ge=0, le=1)] = Field(
+        0.2, description="Share of the reports of all trials, run to their ends, that the sweep spends at least."
+    )
+
     def pauses(self, budget: Budget) -> list[int]:
         rungs = [self.first(budget)]
-        while (following := rungs[-1] * self.reduction_factor) < budget.reports:
+        while (following := rungs[-1] * self.spacing) < budget.reports:
             rungs.append(following)
-        return rungs
+        return rungs[:MAX_RUNGS]
 
     def first(self, budget: Budget) -> int:
         return self.span("min", budget, otherwise=budget.reports // self.reduction_factor**3)
@@ -102,4 +119,6 @@ class Promotion(WithWarmup):
     def build(self, budget: Budget) -> BasePruner:
         from sweeper.search.pruning.promotion import PromotionPruner
 
-        return PromotionPruner(self.pauses(budget), self.reduction_factor)
+        rungs = [(step, self.reduction_factor) for step in self.pauses(budget)]
+        effort = self.effort * budget.trials * budget.reports
+        return PromotionPruner(rungs, look_ahead=self.look_ahead, effort=effort)
