@@ -27,6 +27,9 @@ class FitTrial(Protocol):
     step: int
     checkpoint: Path | None
 
+    @property
+    def may_pause(self) -> bool: ...
+
     def report(self, metrics: Mapping[str, float], *, checkpoint: Callable[[Path], None] | None = None) -> None: ...
 
 
@@ -67,7 +70,7 @@ def make_callback(trial: FitTrial, on_end: Callable[[Any], None]) -> Any:
 
         def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
             is_last = trial.step + 1 >= trial.reports
-            is_due = is_last or time.monotonic() - self._saved >= CHECKPOINT_INTERVAL_S
+            is_due = is_last or trial.may_pause or time.monotonic() - self._saved >= CHECKPOINT_INTERVAL_S
             trial.report(dict(logs or {}), checkpoint=self._save if is_due else None)
             if is_last:
                 self.model.stop_training = True
