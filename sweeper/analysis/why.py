@@ -122,8 +122,12 @@ def _passed(trial: _Trial) -> list[str]:
     """Say how a trial has passed the pruner; nothing if that was not recorded, or none has judged it."""
     made = [decision for decision in trial.decisions if not decision.is_pruned]
     rungs = [f"{one.rank} of {one.peers} at rung {one.rung}" for one in made if one.rung and one.rank and one.peers]
+    paused = [f"rung {one.rung}" for one in trial.decisions if one.is_pruned and one.step < trial.row.step and one.rung]
+    later = [f"It was paused at {_joined(paused)}, and continued later."] if paused else []
     if rungs:
-        return [f"It passed {_count(len(rungs), 'rung')}: it ranked {_joined(rungs)}."]
+        return [f"It passed {_count(len(rungs), 'rung')}: it ranked {_joined(rungs)}.", *later]
+    if later:
+        return later
     if made:
         return [f"The pruner ({made[-1].pruner}) compared it at {_count(len(made), 'report')}, and let it continue."]
     return []
@@ -136,9 +140,8 @@ def _pruned(trial: _Trial) -> list[str]:
     if decision is None:
         unknown = "What the pruner compared was not recorded."
         return [f"{trial.name} was pruned after {trial.place}{trial.value}.", unknown, *_earlier(trial)]
-    verb, after = ("paused", ", and did not continue") if trial.row.is_paused else ("pruned", "")
-    because = f"{_comparison(trial.sweep, decision)}{after}"
-    return [f"{trial.name} was {verb} after {trial.place}: {because}.", *_earlier(trial)]
+    end = f"paused after {trial.place} and not continued" if trial.row.is_paused else f"pruned after {trial.place}"
+    return [f"{trial.name} was {end}: {_comparison(trial.sweep, decision)}.", *_earlier(trial)]
 
 
 def _comparison(sweep: Sweep, seen: Decision) -> str:
@@ -161,7 +164,9 @@ def _compared(sweep: Sweep, seen: Decision) -> str:
     if seen.value is None:
         return f"{name} was not a number"
     value, cutoff = _told_apart(seen.value, seen.cutoff)
-    if kind in ("successive_halving", "hyperband", "promotion"):
+    if kind == "promotion":
+        return _at_rung(seen, f"an expected {name} of {value}", cutoff)
+    if kind in ("successive_halving", "hyperband"):
         return _at_rung(seen, f"{name} {value}", cutoff)
     if kind == "threshold":
         if seen.cutoff is None:
