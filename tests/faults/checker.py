@@ -93,6 +93,10 @@ def read_history(folder: Path) -> list[Line]:
         return []
 
 
+PAUSED = "PAUSED"
+"""State of a trial in the history that has stopped at a rung: it may start again."""
+
+
 def violations(outcome: Outcome) -> list[str]:
     """Return a sentence for each promise that was broken; none if the sweep survived."""
     return [
@@ -117,7 +121,7 @@ def _missing_or_duplicated(outcome: Outcome) -> Iterator[str]:
         result = results.get(line.number)
         if line.what != "ack" or result is None:
             continue
-        if line.state == "RUNNING":
+        if line.state in ("RUNNING", PAUSED):
             if line.step and result.values.get(line.step) != line.value:
                 kept = result.values.get(line.step)
                 yield f"trial {line.number} was acknowledged {line.value} at step {line.step}; the study has {kept}"
@@ -137,7 +141,7 @@ def _started_after_the_end(history: Iterable[Line]) -> Iterator[str]:
     """Check that no trial is started after its end was acknowledged."""
     ended: set[int] = set()
     for line in history:
-        if line.what == "ack" and line.state != "RUNNING":
+        if line.what == "ack" and line.state not in ("RUNNING", PAUSED):
             ended.add(line.number)
         elif line.what == "start" and line.number in ended:
             yield f"trial {line.number} was started again (attempt {line.attempt}) after its end was acknowledged"

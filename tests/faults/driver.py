@@ -11,7 +11,7 @@ from sweeper.analysis.result import SweepResult
 from sweeper.cli.main import main
 from sweeper.core.trials import Report, TrialRecord
 from sweeper.spec import Sweep
-from tests.faults.checker import Line, write_line
+from tests.faults.checker import PAUSED, Line, write_line
 
 
 class Acknowledgements:
@@ -22,7 +22,7 @@ class Acknowledgements:
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         if report is not None or row.state != "RUNNING":
-            state = "RUNNING" if report is not None else row.state
+            state = "RUNNING" if report is not None else PAUSED if row.is_paused else row.state
             line = Line("ack", row.number, row.step, row.attempt, state=state, value=row.value)
             write_line(self._folder, line)
 
