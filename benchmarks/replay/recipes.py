@@ -90,7 +90,8 @@ class RayAsha:
 
 TPE = {"type": "tpe"}
 HALVING = {"type": "successive_halving", "min_epochs": 0.5, "reduction_factor": 3}
-PROMOTION = {"type": "promotion", "min_epochs": 0.25, "reduction_factor": 3}
+PROMOTION = {"type": "promotion"}
+AUTO = {"type": "auto"}
 
 RECIPES: dict[str, Make] = {
     "oracle": Oracle,
@@ -104,5 +105,5 @@ RECIPES: dict[str, Make] = {
     "tpe": Declared({"type": "none"}, TPE),
     "tpe + median": Declared({"type": "median"}, TPE),
     "tpe + successive_halving": Declared(HALVING, TPE),
-    "tpe + promotion": Declared(PROMOTION, TPE),
+    "auto": Declared(AUTO, AUTO),
 }

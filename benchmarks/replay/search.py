@@ -50,8 +50,8 @@ class StudySearch:
             study_name=sweep.name,  # Hyperband draws brackets by it
             storage=self._storage,
             direction=sweep.objective.direction,
-            sampler=sweep.sampler.build(sweep.space, seed=sweep.seed, trials=sweep.budget.trials),
-            pruner=sweep.pruner.build(sweep.budget),
+            sampler=sweep.chosen_sampler.build(sweep.space, seed=sweep.seed, trials=sweep.budget.trials),
+            pruner=sweep.chosen_pruner.build(sweep.budget),
         )
         self.decisions: dict[int, list[Decision]] = {}
         self._trials: dict[int, optuna.Trial] = {}
@@ -77,11 +77,11 @@ class StudySearch:
         if step == self._table.reports:
             self.study.tell(trial, value)
             return False
-        is_pruned, decision = judge_report(trial, step, self._sweep.pruner, self._sweep.budget)
+        is_pruned, decision = judge_report(trial, step, self._sweep.chosen_pruner, self._sweep.budget)
         if decision is not None:
             self.decisions.setdefault(trial.number, []).append(decision)
         if is_pruned:
-            is_paused = isinstance(self._sweep.pruner, Promotion)
+            is_paused = isinstance(self._sweep.chosen_pruner, Promotion)
             if is_paused:
                 trial.set_user_attr(PAUSED, True)
             self.study.tell(trial, state=TrialState.PRUNED)

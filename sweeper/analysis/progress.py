@@ -140,7 +140,7 @@ class Progress:
         to_come = max(0, self.limit - len(self.rows))
         if self._reports_seen <= self._workers:
             return None
-        if self.sweep.pruner.type != "none" and to_come and len(self._efforts) < MIN_ENDED:
+        if self.sweep.chosen_pruner.type != "none" and to_come and len(self._efforts) < MIN_ENDED:
             return None
         now = self._clock()
         running = []
@@ -148,7 +148,7 @@ class Progress:
             running.append(Effort(self.rows[number].step, last - begun, now - last))
         ended = list(self._efforts.values())
         how = {"to_come": to_come, "workers": self._workers, "full": self.full}
-        return seconds_left(ended, running, **how, may_end_early=self.sweep.pruner.type != "none")
+        return seconds_left(ended, running, **how, may_end_early=self.sweep.chosen_pruner.type != "none")
 
 
 def active_seconds(study: StudyView, moments: Iterable[float] = ()) -> list[float]:

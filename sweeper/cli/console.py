@@ -257,7 +257,7 @@ def _champion_line(champion: Champion) -> str:
 def _pruning_line(result: SweepResult) -> str:
     """Describe what pruning saved; empty if it saved nothing."""
     budget, run, budgeted = result.sweep.budget, result.reports_run, result.reports_budgeted
-    if result.sweep.pruner.type == "none" or budgeted <= run:
+    if result.sweep.chosen_pruner.type == "none" or budgeted <= run:
         return ""
     each = budget.epoch_of(budget.reports) / budget.reports
     if (share := saved(result)) is None:  # trials are left: the share is not known yet

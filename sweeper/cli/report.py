@@ -159,7 +159,7 @@ def summary_document(summary: SweepSummary) -> dict[str, Any]:
 
 def saved(result: SweepResult) -> float | None:
     """Return the share of reports that pruning made unnecessary; None without a pruner, or while trials are running."""
-    if not result.reports_budgeted or result.counts.get("RUNNING") or result.sweep.pruner.type == "none":
+    if not result.reports_budgeted or result.counts.get("RUNNING") or result.sweep.chosen_pruner.type == "none":
         return None
     return 1 - result.reports_run / result.reports_budgeted
 
@@ -220,7 +220,10 @@ def sweep_line(sweep: Sweep) -> str:
     length = f"{budget.epoch_of(budget.reports):g} {unit(budget)}"
     conditional = sum(bool(sweep.space[name].when) for name in searched)
     parameters = f"{len(searched)} parameters" + (f" ({conditional} conditional)" if conditional else "")
-    decides = f"{sweep.sampler.type} + {sweep.pruner.type}"
+    decides = " + ".join(
+        chosen.type if chosen == declared else f"{chosen.type} (auto)"
+        for declared, chosen in ((sweep.sampler, sweep.chosen_sampler), (sweep.pruner, sweep.chosen_pruner))
+    )
     goal = f"{sweep.objective.direction} {sweep.objective.metric}"
     return clean(f"{sweep.name}: {sweep.trial_limit} trials of {length}, {parameters}, {decides}, {goal}")
 

@@ -230,7 +230,7 @@ def _proposals(result: SweepResult) -> list[str]:
     trials = sum(result.counts.values())
     if result.stopped or result.ended_now or not trials:
         return []
-    more = "" if result.sweep.sampler.type == "grid" else f"run {trials} more with --trials +{trials}, or "
+    more = "" if result.sweep.chosen_sampler.type == "grid" else f"run {trials} more with --trials +{trials}, or "
     return [
         f"All {trials} trials of {result.name} have ended, so none was run; {more}start another sweep with --name NEW"
     ]

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,10 @@ class _Sampler(StrictModel):
 
     REQUIRES: ClassVar[tuple[str, str] | None] = None
     """Module that is not always installed, and the extra of sweeper that installs it."""
+
+    def chosen(self, space: Space, trials: int | None) -> Any:
+        """Return the options of the sampler that is used: these, unless they leave the choice to sweeper."""
+        return self
 
     def build(self, space: Space, *, seed: int, trials: int | None = None) -> BaseSampler:
         """Return the sampler for a sweep of `trials` trials; None: unlimited.
@@ -197,7 +201,23 @@ class Gp(_Sampler):
             )
 
 
-Sampler = Annotated[Tpe | Random | Grid | Qmc | CmaEs | Gp, Field(discriminator="type")]
+class Auto(_Sampler):
+    """The sampler that does best in docs/search.md: tpe; or a grid, if all points of the space fit in the budget."""
+
+    type: Literal["auto"] = "auto"
+
+    def chosen(self, space: Space, trials: int | None) -> Grid | Tpe:
+        size = grid_size(space)
+        if size is not None and size <= GRID_LIMIT and (trials is None or size <= trials):
+            return Grid(seed=self.seed)
+        return Tpe(seed=self.seed)
+
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
+        built: BaseSampler = self.chosen(space, trials)._build(space, seed=seed, trials=trials)
+        return built
+
+
+Sampler = Annotated[Auto | Tpe | Random | Grid | Qmc | CmaEs | Gp, Field(discriminator="type")]
 
 
 def _startup(wanted: int | None, trials: int | None) -> int:

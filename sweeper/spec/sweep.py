@@ -152,9 +152,21 @@ class Sweep(StrictModel):
         return self.seed if self.sampler.seed is None else self.sampler.seed
 
     @property
+    def chosen_sampler(self) -> Sampler:
+        """The sampler that is used: the declared one, or what `auto` chooses."""
+        chosen: Sampler = self.sampler.chosen(self.space, self.budget.trials)
+        return chosen
+
+    @property
+    def chosen_pruner(self) -> Pruner:
+        """The pruner that is used: the declared one, or what `auto` chooses."""
+        chosen: Pruner = self.pruner.chosen(self.budget)
+        return chosen
+
+    @property
     def trial_limit(self) -> int:
         """Number of trials that the sweep runs: that of the budget, or fewer if a grid has fewer points."""
-        points = grid_size(self.space) if isinstance(self.sampler, Grid) else None
+        points = grid_size(self.space) if isinstance(self.chosen_sampler, Grid) else None
         return self.budget.trials if points is None else min(self.budget.trials, points)
 
     def storage_url(self) -> str:
@@ -176,7 +188,7 @@ class Sweep(StrictModel):
             found += unused_parameters(self.trainable, self.space)
         if (limit := self.trial_limit) < self.budget.trials:
             found.append(f"the grid has {limit} points: the sweep ends after {limit} trials, not {self.budget.trials}")
-        if self.budget.reports == 1 and not isinstance(self.pruner, NoPruner):
+        if self.budget.reports == 1 and not isinstance(self.chosen_pruner, NoPruner):
             found.append("a trial reports once, at its end, so that none can be pruned; raise budget.reports_per_epoch")
         if isinstance(self.pruner, Hyperband) and self.budget.trials < 40:
             found.append(

@@ -112,8 +112,8 @@ def _load_to_own(sweep: Sweep, database: Database, lease: Lease) -> tuple[Sweep,
             if before.pruner != sweep.pruner:
                 storage.replace_marks(lambda trial: marks_of(sweep.pruner, sweep.budget, trial.intermediate_values))
     seed = fork_seed(sweep.sampler_seed, sweep.name) if HISTORY in facts else sweep.sampler_seed
-    study.sampler = sweep.sampler.build(sweep.space, seed=seed, trials=sweep.budget.trials)
-    study.pruner = sweep.pruner.build(sweep.budget)
+    study.sampler = sweep.chosen_sampler.build(sweep.space, seed=seed, trials=sweep.budget.trials)
+    study.pruner = sweep.chosen_pruner.build(sweep.budget)
     return sweep, study, notes
 
 

@@ -68,10 +68,11 @@ def judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRec
     """
     if row.step >= sweep.budget.reports:
         return ended(row, TrialState.COMPLETE, None), None
-    is_pruned, decision = judge_report(trial, row.step, sweep.pruner, sweep.budget)
+    pruner = sweep.chosen_pruner
+    is_pruned, decision = judge_report(trial, row.step, pruner, sweep.budget)
     if not is_pruned:
         return None, decision
-    is_paused = isinstance(sweep.pruner, Promotion)
+    is_paused = isinstance(pruner, Promotion)
     reason = f"{'paused' if is_paused else 'pruned'} after {place(row.step, sweep.budget)}"
     return replace(ended(row, TrialState.PRUNED, reason), is_paused=is_paused), decision
 

@@ -148,7 +148,7 @@ class SweepStudy(StudyView):
             problem = problem_of_enqueued(trial, self.sweep)
             tried = self._history_points if is_new else ()
             trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
-            origin = origin_of(trial, self.sweep.sampler) if is_new else row.origin
+            origin = origin_of(trial, self.sweep.chosen_sampler) if is_new else row.origin
             row = replace(row, params=params, origin=origin)
             begin(trial, row)
             over = ended(row, TrialState.FAIL, problem) if problem else None

@@ -106,7 +106,7 @@ class StudyView:
     @cached_property
     def trial_limit(self) -> int:
         """Number of trials that the sweep ends after: that of its budget, or fewer if a grid has fewer points left."""
-        if self.sweep.sampler.type != "grid":
+        if self.sweep.chosen_sampler.type != "grid":
             return self.sweep.budget.trials
         tried = [row.params for row in (*self._rows.values(), *self._history)]
         return min(self.sweep.budget.trials, len(self._rows) + untried_points(self.sweep.space, tried))

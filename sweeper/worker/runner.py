@@ -165,7 +165,7 @@ class TaskRunner:
             send=self._send,
             notify=self._notify,
             attempt=task.attempt,
-            pauses=sweep.pruner.pauses(sweep.budget),
+            pauses=sweep.chosen_pruner.pauses(sweep.budget),
         )
         return train, params, trial
 

@@ -76,6 +76,15 @@ def test_best_trial_completes_whatever_the_order(sweep: Sweep) -> None:
             assert study.is_done()
 
 
+def test_best_of_twenty_completes_in_any_order(make_sweep: MakeSweep) -> None:
+    for seed in range(5):
+        scores = random.Random(seed).sample([place / 20 for place in range(20)], 20)
+        sweep = make_sweep(name=f"any-{seed}", pruner=PROMOTION, budget={"trials": 20, "epochs": 4})
+        with open_study(sweep) as study:
+            run_to_the_end(study, scores)
+            assert study.row(scores.index(max(scores))).state == "COMPLETE", seed
+
+
 def run_to_the_end(study: SweepStudy, scores: list[float]) -> None:
     while study.has_next():
         row = study.ask()

@@ -146,7 +146,7 @@ def survival_by_rung(material: Material) -> Section:
     if not rungs:
         none = "No trial has started yet." if not material.rows else "No trial has made a report."
         return Section(name, title, missing=none)
-    unit, pruner = material.unit.removesuffix("s"), material.sweep.pruner.type
+    unit, pruner = material.unit.removesuffix("s"), material.sweep.chosen_pruner.type
     silent = sum(not row.step for row in material.rows)
     texts = [
         f"How many trials got to each {unit} at which one ended"

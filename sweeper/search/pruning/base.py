@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,10 @@ Reports = Annotated[Integer, Field(ge=1)]
 
 class PrunerOptions(StrictModel):
     """Options of one pruner of a sweep file, and how to build it."""
+
+    def chosen(self, budget: Budget) -> Any:
+        """Return the options of the pruner that is used: these, unless they leave the choice to sweeper."""
+        return self
 
     @abstractmethod
     def build(self, budget: Budget) -> BasePruner: ...

@@ -25,6 +25,7 @@ from sweeper.search.optuna_internals import (
 )
 from sweeper.search.pruning.promotion import PromotionPruner
 from sweeper.search.pruning.pruners import (
+    Auto,
     Hyperband,
     NoPruner,
     Patient,
@@ -45,6 +46,8 @@ def judge_report(trial: Trial, step: int, declared: Pruner, budget: Budget) -> t
         step: the number of the trial's last report.
         declared: the pruner of the sweep, from which the study's was built.
     """
+    if isinstance(declared, Auto):
+        declared = declared.chosen(budget)
     if isinstance(declared, NoPruner):
         return trial.should_prune(), None
     compares = declared.wrapped if isinstance(declared, Patient) else declared

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Hyperband", "Promotion", "SuccessiveHalving"]
 
 
+MIN_REPORTS, MIN_TRIALS = 4, 4
+"""Reports of a trial, and trials of a sweep, below which nothing is gained by stopping trials early."""
+
+
 class _AtIntervals(WithWarmup):
     interval_epochs: Epochs | None = Field(None, description="Epochs between two checks.")
     interval_reports: Reports | None = Field(None, description="Reports between two checks; by default 1.")
@@ -142,7 +146,19 @@ class Patient(PrunerOptions):
             return ObservedPatientPruner(wrapped, self.patience(budget) - 1, self.min_delta)
 
 
+class Auto(PrunerOptions):
+    """The pruner that does best in docs/search.md: promotion; none for few trials, or trials of few reports."""
+
+    type: Literal["auto"] = "auto"
+
+    def chosen(self, budget: Budget) -> Promotion | NoPruner:
+        return NoPruner() if budget.reports < MIN_REPORTS or budget.trials < MIN_TRIALS else Promotion()
+
+    def build(self, budget: Budget) -> BasePruner:
+        return self.chosen(budget).build(budget)
+
+
 Pruner = Annotated[
-    Median | Percentile | SuccessiveHalving | Hyperband | Promotion | Threshold | Patient | NoPruner,
+    Auto | Median | Percentile | SuccessiveHalving | Hyperband | Promotion | Threshold | Patient | NoPruner,
     Field(discriminator="type"),
 ]

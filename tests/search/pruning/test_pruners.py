@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.core.schema import dotted_key
 from sweeper.search.budget import Budget
-from sweeper.search.pruning.pruners import Pruner
+from sweeper.search.pruning.pruners import Auto, Pruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -222,3 +222,16 @@ def test_one_report_per_trial_is_not_a_problem() -> None:
     once = Budget(trials=3, epochs=1)
 
     assert [pruner_of(type=kind).problems(once) for kind in ("median", "successive_halving", "patient")] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("budget", "kind"),
+    [
+        ({"trials": 24, "epochs": 8, "reports_per_epoch": 4}, "promotion"),
+        ({"trials": 2000, "epochs": 8}, "promotion"),
+        ({"trials": 24, "epochs": 1}, "none"),
+        ({"trials": 2, "epochs": 8, "reports_per_epoch": 4}, "none"),
+    ],
+)
+def test_auto_chooses_by_the_budget(budget: dict[str, Any], kind: str) -> None:
+    assert Auto().chosen(Budget(**budget)).type == kind
