@@ -134,6 +134,21 @@ def test_paused_row_goes_on_from_where_it_was() -> None:
     assert sum(len(steps) == REPORTS for steps in seen.values()) >= 2
 
 
+def test_row_that_diverges_ends_there_and_is_not_found(tmp_path: Path) -> None:
+    rows = tuple(
+        Row(row.params, row.curve[:2] + (math.nan,) * (REPORTS - 2)) if n == 3 else row
+        for n, row in enumerate(table().rows)
+    )
+    curves = Table("diverging", rows, space=SWEEP["space"])
+    curves.write(tmp_path / "curves.json.gz")
+    assert math.isnan(Table.read(tmp_path / "curves.json.gz").rows[3].curve[-1])
+    assert curves.ranking[-1] == 3
+    for recipe in ({"type": "none"}, {"type": "promotion"}):
+        search = Declared(recipe)(curves, list(range(30)), 0)
+        assert 3 not in [found.place for found in Clock(curves, search, 2).run()]
+        assert search.study.trials[3].state.name == "FAIL"
+
+
 def test_one_epoch_of_each_then_the_best() -> None:
     curves = table(20)
     clock = Clock(curves, OneEpoch(curves, list(range(20)), 0), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,7 +47,10 @@ class Clock:
             self.idle += (self._workers - len(busy) - 1) * (now - before)
             self.reports += 1
             row = self._table.rows[place]
-            goes_on = self._search.report(place, step, row.curve[step - 1])
+            if math.isnan(value := row.curve[step - 1]):
+                self._search.fail(place)
+                continue
+            goes_on = self._search.report(place, step, value)
             if step == self._table.reports:
                 yield Trained(place, self.reports, now)
             elif goes_on:

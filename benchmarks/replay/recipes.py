@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -41,6 +40,9 @@ class Oracle:
     def report(self, place: int, step: int, value: float) -> bool:
         return True
 
+    def fail(self, place: int) -> None:
+        """Do nothing: the next one is trained."""
+
 
 class OneEpoch:
     """One epoch of each, then the best of every `of` to the end: no cleverness at all."""
@@ -66,6 +68,9 @@ class OneEpoch:
                 self._seen = []
         return step < self._reports and step != self._epoch
 
+    def fail(self, place: int) -> None:
+        """Do nothing: it is not among the best."""
+
 
 class RayAsha:
     """The stopping rule of Ray Tune's ASHA, by its own class."""
@@ -84,8 +89,11 @@ class RayAsha:
     def report(self, place: int, step: int, value: float) -> bool:
         if step == self._reports:
             return False
-        reward = -math.inf if math.isnan(value) else self._sign * value
-        return bool(self._bracket.on_result(SimpleNamespace(trial_id=str(place)), step, reward) != "STOP")
+        trial = SimpleNamespace(trial_id=str(place))
+        return bool(self._bracket.on_result(trial, step, self._sign * value) != "STOP")
+
+    def fail(self, place: int) -> None:
+        """Do nothing: it has no report to be compared with."""
 
 
 TPE = {"type": "tpe"}

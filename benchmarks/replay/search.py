@@ -33,6 +33,9 @@ class Search(Protocol):
     def report(self, place: int, step: int, value: float) -> bool:
         """Take a report of a row; return whether it goes on."""
 
+    def fail(self, place: int) -> None:
+        """Take note that the training of a row has diverged."""
+
 
 class StudySearch:
     """The search of a real sweep. The rows come in an order of their own, or are those nearest to the proposals.
@@ -88,6 +91,9 @@ class StudySearch:
             if is_paused:
                 note_paused(self.study, trial.number)
         return not is_pruned
+
+    def fail(self, place: int) -> None:
+        self.study.tell(self._trials[place], state=TrialState.FAIL)
 
     def _revived(self, number: int) -> tuple[int, int]:
         place = self._places[number]

@@ -1,7 +1,8 @@
 """Tables of learning curves: configurations with the value of each of their reports.
 
-A table is a JSON list of `{"params": {...}, "curve": [...], "seconds": ...}`, compressed if its name ends with .gz.
-`seconds`, the time that one report takes, may be missing; then each takes one. A table may also be an object with such
+A table is a JSON list of `{"params": {...}, "curve": [...], "seconds": ...}`, compressed if its name ends with .gz. A
+value is null from the report on at which the training diverged. `seconds`, the time that one report takes, may be
+missing; then each takes one. A table may also be an object with such
 a list as `rows`, the `direction`, `reports_per_epoch`, and the `space` as a sweep file declares it.
 """
 
@@ -48,7 +49,9 @@ class Table:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         content = json.loads(data)
         table = content if isinstance(content, dict) else {"rows": content}
-        rows = tuple(Row(row["params"], tuple(row["curve"]), row.get("seconds") or 1.0) for row in table["rows"])
+        rows = tuple(
+            Row(row["params"], tuple(map(_number, row["curve"])), row.get("seconds") or 1.0) for row in table["rows"]
+        )
         if len({len(row.curve) for row in rows}) != 1:
             raise ValueError(f"{file}: the curves have several lengths, or there are none")
         return cls(
@@ -60,7 +63,14 @@ class Table:
         )
 
     def write(self, file: Path, **about: Any) -> None:
-        rows = [{"params": row.params, "curve": row.curve, "seconds": row.seconds} for row in self.rows]
+        rows = [
+            {
+                "params": row.params,
+                "curve": [None if math.isnan(value) else value for value in row.curve],
+                "seconds": row.seconds,
+            }
+            for row in self.rows
+        ]
         content = {**about, "direction": self.direction, "reports_per_epoch": self.reports_per_epoch}
         content |= {"space": self.space, "rows": rows}
         # The same table gives the same bytes: no name and no time in the header.
@@ -106,6 +116,10 @@ class Table:
             "space": self.space or _space_of(self.rows),
         }
         return Sweep.from_mapping(content | {"budget": budget} | declared)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _space_of(rows: tuple[Row, ...]) -> dict[str, Any]:
