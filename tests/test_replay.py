@@ -135,11 +135,9 @@ def test_paused_row_goes_on_from_where_it_was() -> None:
 
 
 def test_row_that_diverges_ends_there_and_is_not_found(tmp_path: Path) -> None:
-    rows = tuple(
-        Row(row.params, row.curve[:2] + (math.nan,) * (REPORTS - 2)) if n == 3 else row
-        for n, row in enumerate(table().rows)
-    )
-    curves = Table("diverging", rows, space=SWEEP["space"])
+    rows = list(table().rows)
+    rows[3] = Row(rows[3].params, (math.nan,) * REPORTS)
+    curves = Table("diverging", tuple(rows), space=SWEEP["space"])
     curves.write(tmp_path / "curves.json.gz")
     assert math.isnan(Table.read(tmp_path / "curves.json.gz").rows[3].curve[-1])
     assert curves.ranking[-1] == 3
