@@ -121,4 +121,4 @@ class Promotion(WithWarmup):
 
         rungs = [(step, self.reduction_factor) for step in self.pauses(budget)]
         effort = self.effort * budget.trials * budget.reports
-        return PromotionPruner(rungs, look_ahead=self.look_ahead, effort=effort)
+        return PromotionPruner(rungs, budget.reports, look_ahead=self.look_ahead, effort=effort)

@@ -60,15 +60,19 @@ class PromotionPruner(BasePruner):
     Args:
         rungs: the steps at which trials are compared, ascending, each with how many trials reach it for one that
             passes.
+        reports: reports of a whole trial, of which the last is not judged.
         look_ahead: see `expected`.
         effort: reports that all trials together make at least, where there are trials to make them.
     """
 
-    def __init__(self, rungs: Sequence[tuple[int, int]], *, look_ahead: float = 0.0, effort: float = 0.0) -> None:
+    def __init__(
+        self, rungs: Sequence[tuple[int, int]], reports: int, *, look_ahead: float = 0.0, effort: float = 0.0
+    ) -> None:
         self.revived: list[int] = []
         """The trials that this process has taken up again, in order."""
         self._declared = list(rungs)
-        self._look_ahead, self._effort = look_ahead, effort
+        self._reports, self._look_ahead, self._effort = reports, look_ahead, effort
+        self._made: dict[int, int] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -77,6 +81,7 @@ class PromotionPruner(BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         ranked = self.ranked(study, trial)
+        self._made[trial.number] = trial.last_step or 0
         return ranked is not None and not ranked.continues
 
     def ranked(self, study: Study, trial: FrozenTrial) -> Ranked | None:
@@ -113,21 +118,23 @@ class PromotionPruner(BasePruner):
             passing = -(-len(rung.reached) // rung.factor) if is_last_round else len(rung.reached) // rung.factor
             if bisect_left(rung.reached, rung.waiting[0]) < passing:
                 return rung.waiting[0][1]
-        if rungs and is_last_round and self._effort > sum(len(one.intermediate_values) for one in all_trials(study)):
-            return rungs[0].waiting[0][1]
-        return None
+        return rungs[0].waiting[0][1] if rungs and is_last_round and sum(self._made.values()) < self._effort else None
 
     def note_revived(self, number: int) -> None:
         """Let a trial wait no longer."""
         self.revived.append(number)
         for rung in self._rungs or ():
-            rung.waiting = [place for place in rung.waiting if place[1] != number]
+            if rung.waiting and rung.waiting[0][1] == number:
+                del rung.waiting[0]
 
     def _read(self, study: Study) -> list[_Rung]:
         if self._rungs is None:
+            trials = all_trials(study)
+            last = self._reports - 1
+            self._made = {one.number: min(last, max(one.intermediate_values, default=0)) for one in trials}
             self._rungs = [_Rung(step, factor) for step, factor in self._declared]
             for rung in self._rungs:
-                reached = [trial for trial in all_trials(study) if rung.step in trial.intermediate_values]
+                reached = [trial for trial in trials if rung.step in trial.intermediate_values]
                 rung.reached = sorted(self._place(trial, rung.step, study) for trial in reached)
                 rung.waiting = sorted(self._place(trial, rung.step, study) for trial in waiting_at(rung.step, reached))
         return self._rungs

@@ -11,14 +11,14 @@ from sweeper.search.budget import Budget
 from sweeper.search.pruning.halving import Promotion
 from sweeper.search.pruning.promotion import PAUSED, PromotionPruner, expected
 
-RUNGS = [(1, 2), (2, 2)]
+RUNGS, REPORTS = [(1, 2), (2, 2)], 4
 
 
 class Played:
     """A study in memory with a pruner; trials are told by hand."""
 
     def __init__(self, rungs: Any = RUNGS, direction: str = "maximize", **options: float) -> None:
-        self.pruner = PromotionPruner(rungs, **options)
+        self.pruner = PromotionPruner(rungs, REPORTS, **options)
         self.study = optuna.create_study(direction=direction, pruner=self.pruner)
         self.trials: list[optuna.Trial] = []
 
@@ -37,7 +37,8 @@ class Played:
 
     def revival(self, *, is_last_round: bool = False) -> int | None:
         found = self.pruner.revival(self.study, is_last_round=is_last_round)
-        again = PromotionPruner(self.pruner._declared, look_ahead=self.pruner._look_ahead, effort=self.pruner._effort)
+        look_ahead, effort = self.pruner._look_ahead, self.pruner._effort
+        again = PromotionPruner(self.pruner._declared, REPORTS, look_ahead=look_ahead, effort=effort)
         assert again.revival(self.study, is_last_round=is_last_round) == found, "another process decides otherwise"
         return found
 
