@@ -15,7 +15,7 @@ from sweeper.core.trials import Decision
 from sweeper.search.domains import Categorical, Float, Int
 from sweeper.search.optuna_internals import trial_id
 from sweeper.search.pruning.decisions import judge_report
-from sweeper.search.pruning.promotion import PAUSED, note_paused, note_revived, revival
+from sweeper.search.pruning.promotion import PAUSED, note_end, note_revived, revival
 from sweeper.search.pruning.pruners import Promotion
 from sweeper.search.space import Space, suggest
 from sweeper.spec import Sweep
@@ -84,12 +84,10 @@ class StudySearch:
         if decision is not None:
             self.decisions.setdefault(trial.number, []).append(decision)
         if is_pruned:
-            is_paused = isinstance(self._sweep.chosen_pruner, Promotion)
-            if is_paused:
+            if isinstance(self._sweep.chosen_pruner, Promotion):
                 trial.set_user_attr(PAUSED, True)
             self.study.tell(trial, state=TrialState.PRUNED)
-            if is_paused:
-                note_paused(self.study, trial.number)
+            note_end(self.study, trial.number)
         return not is_pruned
 
     def fail(self, place: int) -> None:

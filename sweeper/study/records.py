@@ -97,6 +97,15 @@ def ended(row: TrialRecord, state: TrialState, reason: str | None) -> TrialRecor
     return replace(row, state=state.name, reason=reason, ended=datetime.now(UTC))
 
 
+def returned(row: TrialRecord, budget: Budget, *, is_pruned: bool) -> TrialRecord:
+    """Return the record of a trial whose function has returned, after it pruned itself or not."""
+    where = f"after {place(row.step, budget)}"
+    if is_pruned:
+        return ended(row, TrialState.PRUNED, f"pruned by its own code {where}")
+    early = f"returned {where} of {budget.epoch_of(budget.reports):g}" if row.step < budget.reports else None
+    return ended(row, TrialState.COMPLETE, early)
+
+
 def failed_attempt(row: TrialRecord, failure: Failure) -> Attempt:
     return Attempt(row.attempt, failure.kind, failure.reason, row.step, row.node, datetime.now(UTC))
 

@@ -16,7 +16,7 @@ from sweeper.core.errors import StopReason
 from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict, notify
 from sweeper.search.history import origin_of, suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
-from sweeper.search.pruning.promotion import forget_rungs, note_paused, note_revived, revival
+from sweeper.search.pruning.promotion import forget_rungs, note_end, note_revived, revival
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
@@ -26,9 +26,9 @@ from sweeper.study.records import (
     failed_attempt,
     judge,
     next_attempt,
-    place,
     problem_of_enqueued,
     reopened,
+    returned,
     tell,
 )
 from sweeper.study.retry import RetryPolicy, missing_metric
@@ -208,15 +208,12 @@ class SweepStudy(StudyView):
         Args:
             is_pruned: whether the function pruned itself with `optuna.TrialPruned`: the trial is PRUNED then.
         """
-        row, trial, budget = self._rows[number], self._trials.get(number), self.sweep.budget
+        row, trial = self._rows[number], self._trials.get(number)
         if row.step == 0 and not is_pruned:
             return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
         if trial is None:
             return Verdict.STOP
-        where = f"after {place(row.step, budget)}"
-        early = f"returned {where} of {budget.epoch_of(budget.reports):g}" if row.step < budget.reports else None
-        state = TrialState.PRUNED if is_pruned else TrialState.COMPLETE
-        row = ended(row, state, f"pruned by its own code {where}" if is_pruned else early)
+        row = returned(row, self.sweep.budget, is_pruned=is_pruned)
         with self._transaction():
             tell(self._study, trial, row)
         return self._close(row)
@@ -272,8 +269,7 @@ class SweepStudy(StudyView):
     def _close(self, row: TrialRecord, failure: Failure | None = None) -> Verdict:
         """Drop a trial whose end is recorded, and notify the listeners."""
         del self._trials[row.number]
-        if row.is_paused:
-            note_paused(self._study, row.number)
+        note_end(self._study, row.number)
         self.retries.note_end(failure)
         self._update(row)
         return Verdict.STOP

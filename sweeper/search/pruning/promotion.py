@@ -173,9 +173,9 @@ def revival(study: Study, *, is_last_round: bool) -> int | None:
     return None if pruner is None else pruner.revival(study, is_last_round=is_last_round)
 
 
-def note_paused(study: Study, number: int) -> None:
-    """Let a trial that was stopped at a rung wait there."""
-    if pruner := promotion_of(study):
+def note_end(study: Study, number: int) -> None:
+    """Let a trial that has ended wait at its rung, if it was paused there."""
+    if (pruner := promotion_of(study)) and PAUSED in all_trials(study)[number].user_attrs:
         pruner.note_paused(study, number)
 
 
