@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.core.errors import InputError, StopReason, StorageError, SweeperError
-from sweeper.core.trials import Listener
+from sweeper.core.trials import Listener, notify
 from sweeper.search.history import ORIGIN, is_history, marks_of
 from sweeper.search.seeding import fork_seed
 from sweeper.spec import Sweep
@@ -60,7 +60,8 @@ def open_study(
             study = SweepStudy(sweep, optuna_study, database, lease, listeners=listeners, stop_reason=stop_reason)
             study.commands.clear()  # those of an earlier run
             _ensure_id(study)
-        study.replay()
+        for row in [row for row in study.rows() if row.state != "RUNNING"]:  # those that ended in earlier runs
+            notify(listeners, row, None)
         for note in (*notes, *changes):
             study.announce(note)
         try:

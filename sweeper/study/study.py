@@ -256,11 +256,6 @@ class SweepStudy(StudyView):
                 reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
         self._read()
 
-    def replay(self) -> None:
-        """Notify the listeners of the trials that ended in earlier runs."""
-        for row in [row for row in self.rows() if row.state != "RUNNING"]:
-            self._update(row)
-
     def announce(self, message: str) -> None:
         """Send the listeners a message about the sweep as a whole."""
         for listener in self._listeners:
