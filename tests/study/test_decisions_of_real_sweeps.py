@@ -77,4 +77,7 @@ def test_each_decision_of_a_real_sweep_is_that_of_optuna(kind: str, tmp_path: Pa
 
 def test_every_pruner_of_optuna_is_in_the_table() -> None:
     kinds = {pruner.model_fields["type"].default for pruner in get_args(get_args(Pruner)[0])}
-    assert {declared["type"] for declared in PRUNERS.values()} == kinds - {"promotion", "auto"}  # see tests/test_replay.py
+    assert {declared["type"] for declared in PRUNERS.values()} == kinds - {
+        "promotion",
+        "auto",
+    }  # see tests/test_replay.py

@@ -94,9 +94,11 @@ class Promotion(WithWarmup):
 
     type: Literal["promotion"] = "promotion"
     reduction_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
-        3, description="One in this many trials passes each rung."
+        3, description="One in this many trials passes each rung but the first."
     )
-
+    first_factor: Annotated[Integer, Field(ge=2, le=1000)] = Field(
+        2, description="One in this many trials passes the first rung, where least is known."
+    )
     spacing: Annotated[Integer, Field(ge=2, le=1000)] = Field(
         2, description="Epochs of a rung, divided by those of the rung before."
     )
@@ -114,11 +116,12 @@ class Promotion(WithWarmup):
         return rungs[:MAX_RUNGS]
 
     def first(self, budget: Budget) -> int:
-        return self.span("min", budget, otherwise=budget.reports // self.reduction_factor**3)
+        return self.span("min", budget, otherwise=budget.reports // 16)
 
     def build(self, budget: Budget) -> BasePruner:
         from sweeper.search.pruning.promotion import PromotionPruner
 
-        rungs = [(step, self.reduction_factor) for step in self.pauses(budget)]
+        first, *later = self.pauses(budget)
+        rungs = [(first, self.first_factor), *((step, self.reduction_factor) for step in later)]
         effort = self.effort * budget.trials * budget.reports
         return PromotionPruner(rungs, budget.reports, look_ahead=self.look_ahead, effort=effort)
