@@ -53,6 +53,7 @@ class Trial:
             `accelerator_type`, `custom`.
         reports: number of reports that the budget asks for.
         step: number of reports made so far, 0 at the start of a new trial. `report()` counts it up.
+        may_pause: whether the trial may pause after the next report, which should then save a checkpoint.
         checkpoint: folder of the checkpoint to resume from, which belongs to report `step`; None for a new trial.
         model: folder of the MLflow model that this attempt, or the trial in `evaluate`, has saved; None without one.
 
@@ -121,7 +122,7 @@ class Trial:
 
     @property
     def may_pause(self) -> bool:
-        """Whether the next report may be the last for a while: a checkpoint saved with it is what goes on later."""
+        """Whether the trial may pause after the next report."""
         return self.step + 1 in self._pauses
 
     def resume(self, recorded: int | None = None) -> None:
