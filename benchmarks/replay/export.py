@@ -26,7 +26,8 @@ def main() -> None:
     arguments = parser.parse_args()
     study = read_study(arguments.name, arguments.storage)
     table = table_of(study)
-    about = {"sweep": study.name, "seed": study.sweep.seed, "dataset": study.facts.get("dataset")}
+    data = {key: value for key, value in study.facts.get("dataset", {}).items() if key != "source"}  # a path of here
+    about = {"sweep": study.name, "seed": study.sweep.seed, "dataset": data}
     table.write(arguments.file, **about, versions=study.facts.get("versions"))
     print(f"{len(table.rows)} curves of {table.reports} reports in {arguments.file}")
 
