@@ -18,6 +18,8 @@ from benchmarks.replay.clock import Clock
 from benchmarks.replay.recipes import RECIPES, Declared, OneEpoch, Oracle, RayAsha
 from benchmarks.replay.search import StudySearch, distance, in_order
 from benchmarks.replay.table import Row, Table
+from sweeper.search.space import check_point
+from sweeper.spec.sweep import load_sweep
 from sweeper.study.open import read_study
 
 REPORTS = 12
@@ -187,6 +189,17 @@ def test_list_from_outside_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     assert "10 configurations, 4 orders, 1 worker" in said
     assert [line.split()[1] for line in said.splitlines() if line.startswith("oracle")] == ["1.0"]
+
+
+def test_committed_table_has_whole_curves_of_the_space_of_cells() -> None:
+    file = Path(__file__).parents[1] / "benchmarks/replay/tables/mnist.json.gz"
+    mnist, cells = Table.read(file), load_sweep(Path(__file__).parents[1] / "search_spaces/cells.yaml")
+    assert len(mnist.rows) == 192 + len(cells.enqueue) and file.stat().st_size < 3_000_000
+    assert (mnist.reports, mnist.reports_per_epoch, mnist.direction) == (32, 4, "maximize")
+    searched = {name: domain for name, domain in cells.space.items() if domain.count() != 1}
+    assert dict(mnist.sweep().space) == searched
+    assert all(not any(check_point(row.params, mnist.sweep().space)) for row in mnist.rows)
+    assert all(0 <= value <= 1 for row in mnist.rows for value in row.curve)
 
 
 def test_curves_of_several_lengths_are_refused(tmp_path: Path) -> None:
