@@ -96,7 +96,7 @@ def test_autoscaler_brings_a_worker_and_takes_it_when_it_idles(make_live_sweep: 
     space = SMALL["space"] | {"batch_size": {"type": "categorical", "choices": [1, 64]}}
     points = [{"batch_size": 1, "units": 24}, {"batch_size": 64, "units": 8}]  # one trial lasts, the other does not
     budget = {"trials": 2, "epochs": 90, "parallel": 2}
-    sweep = make_live_sweep("scaling", space=space, enqueue=points, budget=budget, resources={"cpus": 2})
+    sweep = make_live_sweep("scaling", space=space, enqueue=points, budget=budget)
     job = yaml.safe_load(Path(changed_rayjob(sweep.cluster, "scaling")).read_text())
     job["spec"]["rayClusterSpec"]["autoscalerOptions"]["idleTimeoutSeconds"] = 20
     file = changed_rayjob(sweep.cluster, "scaling", rayClusterSpec=job["spec"]["rayClusterSpec"])
