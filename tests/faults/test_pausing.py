@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.study.open import read_study
 from tests.faults.harness import PAPER, Campaign
-from tests.faults.test_processes import kill_driver, rows_of, starts
+from tests.faults.test_processes import kill_driver, kill_workers, rows_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
@@ -58,15 +58,7 @@ def test_sweep_with_paused_trials_survives_kills_of_its_workers(
     campaign: Campaign, record: Record, pytestconfig: pytest.Config
 ) -> None:
     campaign.declare(PAUSING, budget=PAUSING["budget"] | {"parallel": 2, "max_failures": 20})
-    driver = campaign.start()
-    for _ in range(pytestconfig.getoption("--times")):
-        before = starts(campaign)
-        campaign.wait_for(lambda seen=before: starts(campaign) > seen or campaign.trainers(), driver)
-        campaign.wait_for_lines(campaign.random.randint(1, 4), driver)
-        if trainers := campaign.trainers():
-            campaign.kill(campaign.random.choice(trainers))
-    assert driver.wait(240) == 0, campaign.output()
-    campaign.check()
+    kill_workers(campaign, pytestconfig.getoption("--times"))
     rows = rows_of(campaign)
     assert {row.state for row in rows} == {"COMPLETE", "PRUNED"}
     record(

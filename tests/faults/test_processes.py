@@ -33,6 +33,19 @@ def starts(campaign: Campaign) -> int:
     return sum(line.what == "start" for line in campaign.history())
 
 
+def kill_workers(campaign: Campaign, times: int) -> None:
+    """Run the sweep to its end, and kill a worker at so many random moments meanwhile."""
+    driver = campaign.start()
+    for _ in range(times):
+        before = starts(campaign)
+        campaign.wait_for(lambda seen=before: starts(campaign) > seen or campaign.trainers(), driver)
+        campaign.wait_for_lines(campaign.random.randint(1, 4), driver)
+        if trainers := campaign.trainers():
+            campaign.kill(campaign.random.choice(trainers))
+    assert driver.wait(240) == 0, campaign.output()
+    campaign.check()
+
+
 @pytest.mark.parametrize("kind", BASES)
 def test_sweep_survives_kills_of_its_driver(
     campaign: Campaign, record: Record, pytestconfig: pytest.Config, kind: str
@@ -57,15 +70,7 @@ def test_sweep_survives_kills_of_its_workers(
     campaign: Campaign, record: Record, pytestconfig: pytest.Config, kind: str
 ) -> None:
     campaign.declare(BASES[kind], budget={**BASES[kind]["budget"], "max_failures": 20})
-    driver = campaign.start()
-    for _ in range(pytestconfig.getoption("--times")):
-        before = starts(campaign)
-        campaign.wait_for(lambda seen=before: starts(campaign) > seen or campaign.trainers(), driver)
-        campaign.wait_for_lines(campaign.random.randint(1, 4), driver)
-        if trainers := campaign.trainers():
-            campaign.kill(campaign.random.choice(trainers))
-    assert driver.wait(240) == 0, campaign.output()
-    campaign.check()
+    kill_workers(campaign, pytestconfig.getoption("--times"))
     rows = rows_of(campaign)
     assert {row.state for row in rows} == {"COMPLETE"}
     assert sum(row.attempt - 1 for row in rows) <= campaign.kills

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.search.optuna_internals import all_trials
 
 PAUSED = "paused"
-"""User attribute of a trial that a `PromotionPruner` has stopped and may take up again: the number of its rung."""
+"""User attribute of a trial that a `PromotionPruner` has stopped, and may take up again."""
 
 _Place = tuple[float, int]
 """Value of a trial at a rung, smaller is better, and its number: equal trials are ordered by that."""
