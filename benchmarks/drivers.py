@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -28,40 +29,54 @@ def nothing(params: dict[str, Any], trial: Any) -> None:
         trial.report({"score": float(trial.step)})
 
 
+def learn(params: dict[str, Any], trial: Any) -> None:
+    """Report a curve that depends on the parameters, so that promotion pauses trials and takes them up again."""
+    while trial.step < trial.reports:
+        score = params["dropout"] - abs(math.log10(params["learning_rate"]) + 2.5) - 1 / (trial.step + 1)
+        trial.report({"score": score}, checkpoint=(lambda folder: None) if trial.may_pause else None)
+
+
 class Clock:
-    """Time, processor time and memory of this process at twenty-one points of a run."""
+    """Time, processor time and memory of this process at twenty-one points of a run.
+
+    A trial counts when it ends for the first time: one that was paused may end again.
+    """
 
     def __init__(self, trials: int) -> None:
         self._every = max(1, trials // 20)
-        self._ended = 0
+        self._ended: set[int] = set()
+        self._reports = 0
         self.points: list[dict[str, float]] = []
 
     def start(self) -> None:
         if not self.points:
             self._note()
 
-    def end_trial(self) -> None:
-        self._ended += 1
-        if self._ended % self._every == 0:
+    def end_trial(self, number: int | None = None) -> None:
+        before = len(self._ended)
+        self._ended.add(before if number is None else number)
+        if len(self._ended) > before and len(self._ended) % self._every == 0:
             self._note()
 
     def _note(self) -> None:
         process = psutil.Process()  # not kept: Ray Tune pickles its callbacks
         memory, cpu = process.memory_info().rss / 2**20, sum(process.cpu_times()[:2])
-        self.points.append({"trials": self._ended, "seconds": time.perf_counter(), "cpu": cpu, "rss": memory})
+        point = {"trials": len(self._ended), "reports": self._reports, "seconds": time.perf_counter()}
+        self.points.append({**point, "cpu": cpu, "rss": memory})
 
     # A listener of sweeper's study.
     def on_trial(self, row: Any, report: Any) -> None:
+        self._reports += report is not None
         if row.state == "RUNNING":
             self.start()
         else:
-            self.end_trial()
+            self.end_trial(row.number)
 
     def on_phase(self, message: str) -> None:
         pass
 
 
-def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) -> None:
+def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False, pausing: bool = False) -> None:
     from sweeper.core.files import PinnedPath
     from sweeper.core.sweep_folder import SweepFolder
     from sweeper.driver.cluster import ray_cluster
@@ -75,11 +90,11 @@ def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False) ->
     sweep = Sweep.from_mapping(
         {
             "name": "overhead",
-            "trainable": "benchmarks.drivers:nothing",
+            "trainable": f"benchmarks.drivers:{'learn' if pausing else 'nothing'}",
             "objective": {"metric": "score"},
             "budget": {"trials": trials, "epochs": reports, "parallel": PARALLEL},
             "sampler": {"type": "tpe"},
-            "pruner": {"type": "median"},
+            "pruner": {"type": "promotion" if pausing else "median"},
             "space": SPACE,
             "storage": "sqlite:///sweeper.db",
         }
@@ -171,6 +186,7 @@ def optuna_alone(clock: Clock, trials: int, reports: int, *, storage: str | None
 DRIVERS: dict[str, Callable[[Clock, int, int], None]] = {
     "sweeper": sweeper,
     "sweeper + MLflow": lambda clock, trials, reports: sweeper(clock, trials, reports, mlflow=True),
+    "sweeper, pausing": lambda clock, trials, reports: sweeper(clock, trials, reports, pausing=True),
     "Ray Tune, reused actors": ray_tune,
     "Optuna, SQLite": lambda clock, trials, reports: optuna_alone(clock, trials, reports, storage="sqlite:///o.db"),
     "Optuna, memory": lambda clock, trials, reports: optuna_alone(clock, trials, reports, storage=None),

@@ -14,6 +14,8 @@ from benchmarks.measure import keep, run, versions
 FEW, MANY = 1, 10
 """Reports per trial. The cost of a trial is measured with few, that of a report by the difference."""
 
+PAUSING, PAUSING_REPORTS = "sweeper, pausing", 32
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
@@ -24,14 +26,18 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=3600, help="longest duration of one run, in seconds")
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
+    pausing = {trials: _pausing(trials, arguments.timeout) for trials in arguments.trials if PAUSING in arguments.only}
     for trials in arguments.trials:
-        for name in arguments.only:
+        for name in (name for name in arguments.only if name != PAUSING):
             results.append({"driver": name, "trials": trials, **_measure(name, trials, arguments.timeout)})
     installed = versions(["sweeper", "ray", "optuna", "mlflow"])
     console = Console(width=120)
-    console.print(_table(results))
+    if results:
+        console.print(_table(results))
+    for trials, cost in pausing.items():
+        console.print(f"{PAUSING}, {trials:,} trials: {cost}")
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
-    console.print(f"saved in {keep('overhead', {'versions': installed, 'results': results})}")
+    console.print(f"saved in {keep('overhead', {'versions': installed, 'results': results, 'pausing': pausing})}")
 
 
 def _measure(name: str, trials: int, timeout: float) -> dict[str, Any]:
@@ -54,6 +60,19 @@ def _measure(name: str, trials: int, timeout: float) -> dict[str, Any]:
         # Without the first quarter, in which late imports and caches grow.
         "rss_mb_per_100_trials": _per_trial(points[quarter:], "rss") / 10,
         "points": runs,
+    }
+
+
+def _pausing(trials: int, timeout: float) -> dict[str, float] | str:
+    """Return the milliseconds per report of a sweep whose trials are paused and taken up again, and those of CPU."""
+    answer = run("benchmarks.drivers", PAUSING, trials, PAUSING_REPORTS, timeout=timeout)
+    if isinstance(answer, str):
+        return answer
+    first, last = answer[0][0], answer[0][-1]
+    reports = last["reports"] - first["reports"]
+    return {
+        "reports": reports,
+        **{f"{what}_ms": (last[what] - first[what]) / reports * 1000 for what in ("seconds", "cpu")},
     }
 
 

@@ -1,7 +1,8 @@
-"""Draws the pictures of README.md and docs/ from a sweep that has ended.
+"""Draws the pictures of README.md and docs/ from a sweep that has ended, and the one of docs/search.md from a replay.
 
 Usage, in the folder where the sweep ran: `python DOCS/pictures.py NAME TRIAL`. It needs Chromium, and a sweep with a
 trial that was pruned. The pictures in the repository are of search_spaces/cells.yaml on MNIST.
+`python DOCS/pictures.py search FILE` draws what `python -m benchmarks.replay` has saved in FILE.
 """
 
 from __future__ import annotations
@@ -71,7 +72,42 @@ def draw_mlflow(name: str, file: Path) -> None:
         server.wait()
 
 
+SEARCHES = {
+    "oracle that must look": "#8c8c8c",
+    "auto": "#d62728",
+    "one epoch, then the best 2 of 20": "#1f77b4",
+    "Ray's ASHA": "#9467bd",
+    "successive_halving": "#2ca02c",
+    "random": "#000000",
+}
+
+
+def draw_search(saved: Path, share: str = "0.02") -> None:
+    """Write the share of orders that have found one of the best, by the epochs spent, as docs/search.png."""
+    import plotly.graph_objects as go
+
+    results = json.loads(saved.read_text())
+    figure = go.Figure()
+    for name, color in SEARCHES.items():
+        orders = results[name][share]
+        epochs = sorted(one[0] for one in orders if one[0] is not None)
+        reached = [100 * (place + 1) / len(orders) for place in range(len(epochs))]
+        line = {"color": color, "shape": "hv", "width": 3 if name == "auto" else 2}
+        figure.add_scatter(x=epochs, y=reached, name=name, mode="lines", line=line)
+    figure.update_xaxes(type="log", title="epochs spent in all", dtick="D2")
+    title = f"orders that have trained one of the best {100 * float(share):g} % to its end, %"
+    figure.update_yaxes(title=title, range=[0, 101])
+    figure.update_layout(
+        template="plotly_white", width=900, height=480, margin={"t": 20}, legend={"x": 0.02, "y": 0.98}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        figure.write_html(page := Path(folder) / "search.html")
+        draw_page(page.as_uri(), DOCS / "search.png", "916,500", 5_000)
+
+
 def main(name: str, trial: str) -> None:
+    if name == "search":
+        return draw_search(Path(trial))
     draw_terminal(["show", name, trial], DOCS / "show.svg")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"

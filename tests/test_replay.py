@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from benchmarks.replay.__main__ import SHARES, interval, main, search
+from benchmarks.replay.candidates import distance
 from benchmarks.replay.clock import Clock
 from benchmarks.replay.recipes import RECIPES, Declared, OneEpoch, Oracle, RayAsha
-from benchmarks.replay.search import StudySearch, distance, in_order
+from benchmarks.replay.search import StudySearch
 from benchmarks.replay.table import Row, Table
 from sweeper.search.space import check_point
 from sweeper.spec.sweep import load_sweep
@@ -82,7 +83,7 @@ def test_replay_decides_as_a_real_sweep(kind: str, tmp_path: Path) -> None:
 
     rows = tuple(curve_of(row.params) for row in real.rows())
     played = Table("real", rows, space=SWEEP["space"])
-    replay = StudySearch(played, real.sweep, in_order(list(range(len(rows)))))
+    replay = StudySearch(played, real.sweep, list(range(len(rows))))
     trained = [found.place for found in Clock(played, replay, workers=1).run()]
     assert {trial.number: (trial.state.name, trial.last_step) for trial in replay.study.trials} == {
         row.number: (row.state, row.step) for row in real.rows()
@@ -191,15 +192,32 @@ def test_list_from_outside_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [line.split()[1] for line in said.splitlines() if line.startswith("oracle")] == ["1.0"]
 
 
-def test_committed_table_has_whole_curves_of_the_space_of_cells() -> None:
-    file = Path(__file__).parents[1] / "benchmarks/replay/tables/mnist.json.gz"
-    mnist, cells = Table.read(file), load_sweep(Path(__file__).parents[1] / "search_spaces/cells.yaml")
-    assert len(mnist.rows) == 192 + len(cells.enqueue) and file.stat().st_size < 3_000_000
-    assert (mnist.reports, mnist.reports_per_epoch, mnist.direction) == (32, 4, "maximize")
+TABLES = Path(__file__).parents[1] / "benchmarks/replay/tables"
+
+
+@pytest.mark.parametrize(("name", "rows", "direction"), [
+    ("mnist", 194, "maximize"), ("fashion", 64, "maximize"), ("series", 64, "minimize"), ("series-2", 64, "minimize"),
+    ("mnist-loss", 194, "minimize"), ("fashion-loss", 64, "minimize"), ("seeds-5", 12, "maximize"),
+    ("seeds-6", 12, "maximize"),
+])  # fmt: skip
+def test_committed_table_has_whole_curves_of_the_space_of_cells(name: str, rows: int, direction: str) -> None:
+    table, cells = Table.read(TABLES / f"{name}.json.gz"), load_sweep(TABLES.parents[2] / "search_spaces/cells.yaml")
+    assert len(table.rows) == rows and (TABLES / f"{name}.json.gz").stat().st_size < 100_000
+    assert (table.reports, table.reports_per_epoch, table.direction) == (32, 4, direction)
     searched = {name: domain for name, domain in cells.space.items() if domain.count() != 1}
-    assert dict(mnist.sweep().space) == searched
-    assert all(not any(check_point(row.params, mnist.sweep().space)) for row in mnist.rows)
-    assert all(0 <= value <= 1 for row in mnist.rows for value in row.curve)
+    space = table.sweep().space
+    assert dict(space) == searched
+    assert all(not any(check_point(row.params, space)) for row in table.rows)
+    values = [value for row in table.rows for value in row.curve]
+    assert all(value >= 0 or math.isnan(value) for value in values)
+    assert direction == "minimize" or max(values) <= 1
+
+
+def test_configurations_of_the_noise_tables_are_rows_of_the_first_table() -> None:
+    known = [row.params for row in Table.read(TABLES / "mnist.json.gz").rows]
+    for name in ("seeds-5", "seeds-6"):
+        rows = Table.read(TABLES / f"{name}.json.gz").rows
+        assert all(row.params in known for row in rows) and len({str(row.params) for row in rows}) == 12
 
 
 def test_curves_of_several_lengths_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Compare recipes on a table of learning curves: epochs until a truly good configuration was trained to the end.
 
 Usage: python -m benchmarks.replay --table FILE [--recipe NAME ...] [--seeds 400] [--workers 1]
+       [--rows FIRST:END] [--trials N]
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", action="append", choices=list(RECIPES), help="all of them by default")
     parser.add_argument("--seeds", type=int, default=400, help="orders of the configurations")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rows", type=places, help="only these rows of the table, such as 97:194")
+    parser.add_argument("--trials", type=int, help="sweeps of so many rows, drawn anew for each order; by default all")
     parser.add_argument("--minimize", action="store_true", help="for a table that does not say its direction")
     parser.add_argument("--reports-per-epoch", type=int, default=1, help="for a table that does not say it")
     chosen = parser.parse_args(arguments)
@@ -42,25 +45,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         direction="minimize" if chosen.minimize else "maximize",
         reports_per_epoch=chosen.reports_per_epoch,
     )
+    if chosen.rows:
+        table = table.part(list(range(len(table.rows)))[chosen.rows], f"{chosen.rows.start}-{chosen.rows.stop}")
     results = {}
-    print(heading(table, chosen.seeds, chosen.workers))
+    print(heading(table, chosen.seeds, chosen.workers, chosen.trials))
     for name in chosen.recipe or RECIPES:
-        results[name] = compare(table, name, chosen.seeds, chosen.workers)
+        results[name] = compare(table, name, chosen.seeds, chosen.workers, chosen.trials)
         print(line(name, results[name]), flush=True)
     print(f"saved in {keep(f'replay-{table.name}', {name: as_json(found) for name, found in results.items()})}")
     return 0
 
 
-def compare(table: Table, name: str, seeds: int, workers: int) -> list[Found]:
+def places(text: str) -> slice:
+    """Read FIRST:END as Python does."""
+    first, _, end = text.partition(":")
+    return slice(int(first), int(end))
+
+
+def compare(table: Table, name: str, seeds: int, workers: int, trials: int | None = None) -> list[Found]:
     """Return what a recipe found in each order of the table's rows."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(search, table, name, workers), range(seeds), chunksize=8))
+        return list(pool.map(partial(search, table, name, workers, trials=trials), range(seeds), chunksize=8))
 
 
-def search(table: Table, name: str, workers: int, seed: int) -> Found:
-    """Search the table in one order of its rows until one of the best of each share was trained to the end."""
+def search(table: Table, name: str, workers: int, seed: int, trials: int | None = None) -> Found:
+    """Search the table in one order of its rows until one of the best of each share was trained to the end.
+
+    Args:
+        trials: search only as many rows, the first in that order; the best are the best of these.
+    """
     order = list(range(len(table.rows)))
     random.Random(seed).shuffle(order)
+    if trials is not None:
+        table, order = table.part(order[:trials], "part"), list(range(trials))
     wanted = {share: table.best(share) for share in SHARES}
     found = {share: (math.inf, math.inf) for share in SHARES}
     for trained in Clock(table, RECIPES[name](table, order, seed), workers).run():
@@ -71,11 +88,13 @@ def search(table: Table, name: str, workers: int, seed: int) -> Found:
     return found
 
 
-def heading(table: Table, seeds: int, workers: int) -> str:
+def heading(table: Table, seeds: int, workers: int, trials: int | None = None) -> str:
     count = "1 worker" if workers == 1 else f"{workers} workers"
     about = f"{table.name}: {len(table.rows)} configurations, {seeds} orders, {count}."
-    columns = "  ".join(f"{f'top {100 * share:g} %':^34}" for share in SHARES)
-    about += " Epochs until one was trained to the end: median, 95 % interval, 90th percentile, never"
+    if trials is not None:
+        about += f" Each order has {trials} of them."
+    columns = "  ".join(f"{f'top {100 * share:g} %':^42}" for share in SHARES)
+    about += " Epochs until one was trained to the end: median, 95 % interval, 90th percentile, never; seconds: median"
     return f"{about}\n{'':34}{columns}"
 
 
@@ -84,10 +103,9 @@ def line(name: str, found: Sequence[Found]) -> str:
     for share in SHARES:
         epochs = [one[share][0] for one in found]
         low, high = interval(epochs)
-        lost = sum(map(math.isinf, epochs))
-        parts.append(
-            f"{statistics.median(epochs):7.1f} {f'{low:.1f}..{high:.1f}':>14} {quantile(epochs, 0.9):7.1f} {lost:4}"
-        )
+        middle = f"{statistics.median(epochs):7.1f} {f'{low:.1f}..{high:.1f}':>14} {quantile(epochs, 0.9):7.1f}"
+        lost, seconds = sum(map(math.isinf, epochs)), statistics.median(one[share][1] for one in found)
+        parts.append(f"{middle} {lost:4} {seconds:7.0f}")
     return f"{name:34}{'  '.join(parts)}"
 
 

@@ -1,6 +1,6 @@
 """Write the learning curves of a sweep that trained every trial to its end as a table.
 
-Usage: python -m benchmarks.replay.export NAME FILE [--storage URL]
+Usage: python -m benchmarks.replay.export NAME FILE [--storage URL] [--minimize METRIC]
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("file", type=Path)
     parser.add_argument("--storage", default="sqlite:///sweeper.db")
+    parser.add_argument("--minimize", metavar="METRIC", help="a metric to rank by instead of the objective: val_loss")
     arguments = parser.parse_args()
     study = read_study(arguments.name, arguments.storage)
-    table = table_of(study)
+    table = table_of(study, arguments.minimize)
     data = {key: value for key, value in study.facts.get("dataset", {}).items() if key != "source"}  # a path of here
     about = {"sweep": study.name, "seed": study.sweep.seed, "dataset": data}
     table.write(arguments.file, **about, versions=study.facts.get("versions"))
     print(f"{len(table.rows)} curves of {table.reports} reports in {arguments.file}")
 
 
-def table_of(study: StudyView) -> Table:
-    """Return the curves of a sweep.
+def table_of(study: StudyView, minimized: str | None = None) -> Table:
+    """Return the curves of a sweep: of its objective, or of another metric, which is minimized.
 
     The reports that a diverged trial has not made are missing. A trial that failed otherwise, or runs, is refused.
 
@@ -47,13 +48,14 @@ def table_of(study: StudyView) -> Table:
         has_diverged = row.state == "FAIL" and (row.reason or "").startswith("diverged")
         if row.state != "COMPLETE" and not has_diverged:
             raise ValueError(f"trial {row.number} is {row.state} after {len(made)} reports ({row.reason})")
-        curve = [round(report.metrics[sweep.objective.metric], DIGITS) for report in made]
+        curve = [round(report.metrics[minimized or sweep.objective.metric], DIGITS) for report in made]
         curve += [math.nan] * (sweep.budget.reports - len(curve))
         params = {name: value for name, value in row.params.items() if sweep.space[name].count() != 1}
         rows.append(Row(params, tuple(curve), seconds_of(made)))
     space = sweep.model_dump(mode="json", exclude_none=True)["space"]
     searched = {name: domain for name, domain in space.items() if sweep.space[name].count() != 1}
-    return Table(study.name, tuple(rows), sweep.objective.direction, sweep.budget.reports_per_epoch, searched)
+    direction = "minimize" if minimized else sweep.objective.direction
+    return Table(study.name, tuple(rows), direction, sweep.budget.reports_per_epoch, searched)
 
 
 def seconds_of(reports: list[Report]) -> float:

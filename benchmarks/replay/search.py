@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from typing import Any, Protocol
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FixedTrial, TrialState
 
+from benchmarks.replay.candidates import Candidates
 from benchmarks.replay.table import Table
 from sweeper.core.trials import Decision
-from sweeper.search.domains import Categorical, Float, Int
 from sweeper.search.optuna_internals import trial_id
 from sweeper.search.pruning.decisions import judge_report
 from sweeper.search.pruning.promotion import PAUSED, note_end, note_revived, revival
 from sweeper.search.pruning.pruners import Promotion
-from sweeper.search.space import Space, suggest
+from sweeper.search.space import suggest
 from sweeper.spec import Sweep
-
-Choose = Callable[[dict[str, Any]], int | None]
-"""Takes a proposal of the sampler; returns the place of the row that is trained in its stead, None if none is left."""
 
 
 class Search(Protocol):
@@ -38,22 +35,25 @@ class Search(Protocol):
 
 
 class StudySearch:
-    """The search of a real sweep. The rows come in an order of their own, or are those nearest to the proposals.
+    """The search of a real sweep, of which each proposal is replaced by a row of the table.
 
     Attributes:
         study: what a real sweep would have in its database.
         decisions: what the pruner compared, by the numbers of the trials.
     """
 
-    def __init__(self, table: Table, sweep: Sweep, choose: Choose) -> None:
+    def __init__(self, table: Table, sweep: Sweep, order: list[int]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._table, self._sweep, self._choose = table, sweep, choose
+        self._table, self._sweep = table, sweep
+        self._candidates = Candidates(table, sweep.space, order)
+        sampler = sweep.chosen_sampler.build(sweep.space, seed=sweep.seed, trials=sweep.budget.trials)
+        self._sampler = self._candidates.offer_to(sampler)
         self._storage = InMemoryStorage()
         self.study = optuna.create_study(
             study_name=sweep.name,  # Hyperband draws brackets by it
             storage=self._storage,
             direction=sweep.objective.direction,
-            sampler=sweep.chosen_sampler.build(sweep.space, seed=sweep.seed, trials=sweep.budget.trials),
+            sampler=self._sampler,
             pruner=sweep.chosen_pruner.build(sweep.budget),
         )
         self.decisions: dict[int, list[Decision]] = {}
@@ -67,8 +67,9 @@ class StudySearch:
         if is_last_round:
             return None
         trial = self.study.ask()
-        place = self._choose(suggest(trial, self._sweep.space))
-        assert place is not None
+        proposal = suggest(trial, self._sweep.space)
+        is_random = isinstance(self._sampler.sampler, RandomSampler) or self._sampler.has_no_model
+        place = self._candidates.take(proposal, is_random=is_random)
         self._put_params(trial, self._table.rows[place].params)
         self._places.append(place)
         self._trials[place] = trial
@@ -111,43 +112,3 @@ class StudySearch:
         frozen = copy(self._storage._get_trial(trial_id(trial)))
         frozen.params, frozen.distributions = drawn.params, drawn.distributions
         self._storage._set_trial(trial_id(trial), frozen)
-
-
-def in_order(places: list[int]) -> Choose:
-    """Return a choice that ignores the proposals: the rows come in this order."""
-    left = iter(places)
-    return lambda _: next(left, None)
-
-
-def nearest(table: Table, space: Space, places: list[int]) -> Choose:
-    """Return a choice of the row nearest to the proposal, of those that were not chosen before; ties in this order."""
-    left = list(places)
-
-    def choose(point: dict[str, Any]) -> int | None:
-        if not left:
-            return None
-        place = min(left, key=lambda place: distance(point, table.rows[place].params, space))
-        left.remove(place)
-        return place
-
-    return choose
-
-
-def distance(one: dict[str, Any], other: dict[str, Any], space: Space) -> float:
-    """Return how far two points are apart: 1 for another choice, a parameter that one lacks, or a whole range."""
-    total = 0.0
-    for name, domain in space.items():
-        if (name in one) != (name in other):
-            total += 1.0
-        elif name in one and one[name] != other[name]:
-            total += 1.0 if isinstance(domain, Categorical) else _apart(domain, one[name], other[name])
-    return total
-
-
-def _apart(domain: Any, one: float, other: float) -> float:
-    import math
-
-    assert isinstance(domain, Float | Int)
-    scale = math.log if domain.log else float
-    whole = scale(domain.high) - scale(domain.low)
-    return abs(scale(one) - scale(other)) / whole if whole else 0.0

@@ -19,6 +19,8 @@ from sweeper.search.space import GRID_LIMIT, Constant, Float, Int, Space, grid, 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from sweeper.search.seeding import SeededByTrial
+
 
 class _Sampler(StrictModel):
     seed: Seed | None = Field(None, description="Seed of the sampler; by default the sweep's.")
@@ -30,7 +32,7 @@ class _Sampler(StrictModel):
         """Return the options of the sampler that is used: these, unless they leave the choice to sweeper."""
         return self
 
-    def build(self, space: Space, *, seed: int, trials: int | None = None) -> BaseSampler:
+    def build(self, space: Space, *, seed: int, trials: int | None = None) -> SeededByTrial:
         """Return the sampler for a sweep of `trials` trials; None: unlimited.
 
         Raises:

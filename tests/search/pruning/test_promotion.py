@@ -32,7 +32,7 @@ class Played:
         if is_paused := trial.should_prune():
             trial.set_user_attr(PAUSED, True)
             self.study.tell(trial, state=TrialState.PRUNED)
-            self.pruner.note_paused(self.study, number)
+            self.pruner.note_end(self.study, number)
         return is_paused
 
     def revival(self, *, is_last_round: bool = False) -> int | None:
@@ -95,15 +95,26 @@ def test_last_round_rounds_up() -> None:
     assert played.revival() is None and played.revival(is_last_round=True) == 0
 
 
-def test_last_round_goes_on_until_the_effort_is_spent() -> None:
-    played = Played([(1, 10)], effort=3)
+@pytest.mark.parametrize(("effort", "following"), [(5, 0), (4, None)])
+def test_last_round_goes_on_until_the_effort_is_spent(effort: int, following: int | None) -> None:
+    played = Played([(1, 10)], effort=effort)
     for number in range(2):
         played.report(number, 0.1 * number)
     assert played.revival(is_last_round=True) == 1
     played.pruner.note_revived(1)
-    assert played.pruner.revival(played.study, is_last_round=True) == 0  # two of three reports are made
-    played.report(2, 0.0)
-    assert played.pruner.revival(played.study, is_last_round=True) is None
+    # Of trial 0, one report is made; trial 1 runs, and makes three that are judged.
+    assert played.pruner.revival(played.study, is_last_round=True) == following
+
+
+def test_trial_that_failed_counts_with_the_reports_that_it_made() -> None:
+    played = Played([(1, 2)], effort=4)
+    played.report(0, 0.4)
+    assert not played.report(1, 0.5)
+    assert not played.report(1, 0.5)
+    assert played.revival(is_last_round=True) is None  # all shares of the rung are given
+    played.study.tell(played.trials[1], state=TrialState.FAIL)
+    played.pruner.note_end(played.study, 1)
+    assert played.revival(is_last_round=True) == 0
 
 
 @pytest.mark.parametrize(("values", "step", "wanted"), [
@@ -117,6 +128,25 @@ def test_trial_is_expected_to_go_on_at_half_its_pace(values: list[float], step: 
     reports = dict(enumerate(values, 1))
     assert expected(reports, step, 0.5, -1.0) == pytest.approx(wanted)
     assert expected({at: -value for at, value in reports.items()}, step, 0.5, 1.0) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("losses", "wanted"), [
+    ([0.5], 0.5),
+    ([0.04, 0.01], 0.005),  # fell to a quarter since half of the steps, and is credited with half of that factor
+    ([2.0, 0.5], 0.25),
+    ([0.5, 0.0], 0.0),
+    ([math.inf, 0.5], 0.5),
+])  # fmt: skip
+def test_loss_is_expected_to_fall_by_a_factor_and_never_below_zero(losses: list[float], wanted: float) -> None:
+    reports = dict(enumerate(losses, 1))
+    assert expected(reports, len(losses), 0.5, 1.0) == pytest.approx(wanted)
+    negated = {at: -loss for at, loss in reports.items()}
+    assert expected(negated, len(losses), 0.5, -1.0) == pytest.approx(wanted)
+
+
+def test_great_fall_of_a_bad_loss_does_not_outrank_a_good_one() -> None:
+    good, bad = {1: 0.07, 2: 0.03}, {1: 3.0, 2: 0.5}
+    assert expected(good, 2, 0.5, 1.0) < expected(bad, 2, 0.5, 1.0)
 
 
 def test_later_reports_do_not_change_a_place() -> None:
