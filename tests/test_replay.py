@@ -192,6 +192,26 @@ def test_list_from_outside_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [line.split()[1] for line in said.splitlines() if line.startswith("oracle")] == ["1.0"]
 
 
+@pytest.mark.parametrize(("trials", "workers"), [
+    (4, 1), (4, 64), (24, 1), (24, 64), (200, 1), (200, 64), pytest.param(2000, 64, marks=pytest.mark.long)
+])  # fmt: skip
+def test_auto_trains_a_good_one_to_its_end_at_every_size(trials: int, workers: int) -> None:
+    curves = table(trials)
+    clock = Clock(curves, RECIPES["auto"](curves, list(range(trials)), 0), workers)
+    trained = {found.place for found in clock.run()}
+    assert trained & curves.best(0.1)
+    share = clock.reports / (trials * REPORTS)
+    assert share <= (0.8 if trials == 4 else 0.5), f"{share:.0%} of all reports"
+
+
+def test_auto_tries_every_point_of_a_single_choice() -> None:
+    rows = tuple(Row({"cell": cell}, tuple(0.1 * place for _ in range(8))) for place, cell in enumerate("abcde"))
+    curves = Table("choice", rows, space={"cell": {"type": "categorical", "choices": list("abcde")}})
+    assert curves.sweep(sampler={"type": "auto"}).chosen_sampler.type == "grid"
+    clock = Clock(curves, RECIPES["auto"](curves, list(range(5)), 0), 1)
+    assert 4 in {found.place for found in clock.run()}
+
+
 TABLES = Path(__file__).parents[1] / "benchmarks/replay/tables"
 
 

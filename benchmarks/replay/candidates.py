@@ -19,7 +19,8 @@ class Candidates:
     """The rows of a table that were not chosen yet.
 
     A table has few points of a large space, so that the row nearest to a proposal can be far from it. Optuna's TPE,
-    which draws candidates and proposes the best of them, is therefore given these rows as its candidates.
+    which draws candidates from its model of the good trials and proposes the best of them, therefore draws these rows,
+    with the same probabilities.
 
     Args:
         order: places of the rows, in the order in which they come where nothing else decides.
@@ -36,7 +37,12 @@ class Candidates:
 
             class Estimator(_ParzenEstimator):
                 def sample(self, rng: np.random.RandomState, size: int) -> dict[str, np.ndarray]:
-                    return candidates._values(self._search_space) or super().sample(rng, size)
+                    if not (rows := candidates._values(self._search_space)):
+                        return super().sample(rng, size)
+                    likelihoods = self.log_pdf(rows)
+                    shares = np.exp(likelihoods - likelihoods.max())
+                    drawn = rng.choice(len(shares), size, p=shares / shares.sum())
+                    return {name: values[drawn] for name, values in rows.items()}
 
             sampler.sampler._parzen_estimator_cls = Estimator
         return sampler
