@@ -23,7 +23,10 @@ def run(module: str, *arguments: object, timeout: float) -> tuple[Any, float] | 
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, (Path(folder) / "stderr").open("w+") as errors:
+    with (
+        tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder,
+        (Path(folder) / "stderr").open("w+") as errors,
+    ):
         started = time.time()
         try:
             done = subprocess.run(
