@@ -101,7 +101,7 @@ def draw_search(saved: Path, share: str = "0.02") -> None:
         template="plotly_white", width=900, height=480, margin={"t": 20}, legend={"x": 0.02, "y": 0.98}
     )
     with tempfile.TemporaryDirectory() as folder:
-        figure.write_html(page := Path(folder) / "search.html")
+        figure.write_html(page := Path(folder) / "search.html", config={"displayModeBar": False})
         draw_page(page.as_uri(), DOCS / "search.png", "916,500", 5_000)
 
 

@@ -59,8 +59,10 @@ class Progress:
             self.best = best_trial([row] if self.best is None else [self.best, row], self.sweep.objective.direction)
         if known is None or known.state == row.state:
             return None
-        counted = "" if row.state == "FAIL" else f"; {self.ended()} of {self.trials} ended{self.best_so_far()}"
-        return f"{ending(row, self.sweep)}{counted}"
+        if row.state == "FAIL" or row.is_paused:
+            return ending(row, self.sweep)
+        ended = self.ended() - sum(other.is_paused for other in self.rows.values())
+        return f"{ending(row, self.sweep)}; {ended} of {self.trials} ended{self.best_so_far()}"
 
     def attach(self, rows: Iterable[TrialRecord], seconds: float) -> None:
         """Begin with the trials of a run that another process began so many seconds ago."""

@@ -189,6 +189,16 @@ def test_each_ending_is_one_line_with_the_best_so_far(make_sweep: MakeSweep) -> 
     ]
 
 
+def test_paused_trial_has_not_ended(make_sweep: MakeSweep) -> None:
+    progress = Progress(make_sweep())
+    for number in range(2):
+        progress.record(TrialRecord(number, "RUNNING", {}, value=0.5, step=3), None)
+    paused = TrialRecord(0, "PRUNED", {}, value=0.5, step=3, is_paused=True)
+    assert progress.record(paused, None) == "trial 0 paused at epoch 3/9, score 0.5000"
+    ended = progress.record(TrialRecord(1, "COMPLETE", {}, value=0.5, step=9), None)
+    assert ended == "trial 1 complete at epoch 9/9, score 0.5000; 1 of 6 ended; best 0.5000 (trial 1)"
+
+
 @pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 0)])
 def test_best_trial_follows_the_direction_and_is_the_first_of_equals(
     make_sweep: MakeSweep, direction: str, best: int
