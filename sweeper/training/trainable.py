@@ -73,7 +73,7 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     dataset = _dataset_of(trial)
     data = device_data(trial.data)
     plan = StepPlan.of(trial, len(data.y_train), params.batch_size)
-    program = Program(params, dataset.task)
+    program = Program(params, dataset.task, int(trial.resources.cpus))
     loop = Loop(params, program, data, plan, trial.seed if params.seed is None else params.seed)
     if trial.checkpoint is not None:
         loop.restore(trial.checkpoint)

@@ -16,6 +16,7 @@ from sweeper.datasets.base import LearningTask
 from sweeper.training.engine import runtime
 from sweeper.training.engine.optimizers import OPTIMIZERS
 from sweeper.training.engine.runtime import ops
+from sweeper.training.engine.shards import Dropout, split
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
@@ -47,7 +48,7 @@ class TrainableNetwork(Protocol):
     def ranks(self) -> tuple[int, ...]: ...
 
     def outputs(
-        self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Mapping[str, Tensor] | None
+        self, weights: Tensors, seeds: Tensors, x: Tensor, dropout: Dropout | None
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]: ...
 
 
@@ -56,12 +57,15 @@ class CompiledTraining:
 
     Args:
         shapes: shapes of the weights in the flat vector, if the graph is for them alone; None: each call gives them.
+        shards: parts of each batch that are computed side by side.
     """
 
-    def __init__(self, network: TrainableNetwork, optimizer: str, shapes: Shapes | None = None) -> None:
+    def __init__(
+        self, network: TrainableNetwork, optimizer: str, shapes: Shapes | None = None, shards: int = 1
+    ) -> None:
         self.network = network
         self._optimizer = OPTIMIZERS[optimizer]
-        self.shapes = shapes
+        self.shapes, self.shards = shapes, shards
         spec = runtime.spec
         vector, number, seed, count = spec((None,)), spec(()), spec((2,), "int32"), spec((), "int32")
         self.task = task = network.task
@@ -79,30 +83,41 @@ class CompiledTraining:
         self.outputs_of_batch = runtime.compile_function(self._outputs_of_batch, (x, given, vector))
 
     def gradient(
-        self, weights: Tensors, seeds: Tensors, x: Tensor, y: Tensor, rates: Mapping[str, Tensor]
+        self, weights: Tensors, seeds: Tensors, x: Tensor, y: Tensor, rates: Mapping[str, Any] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensors]:
         """Return the mean loss's gradient as a flat vector, that loss, the number of hits, and the next seeds.
 
         Args:
             seeds: states of the network's dropout generators.
-            rates: dropout rates by name.
+            rates: dropout rates by name; None: no dropout.
         """
-        outputs, seeds, backward = self.network.outputs(weights, seeds, ops.cast(x, "float32"), rates)
-        losses, hits, change = self._compare(outputs, y)
-        gradient = ops.concatenate([ops.reshape(part, (-1,)) for part in backward(change)], axis=0)
-        return gradient, ops.mean(losses), hits, seeds
+        parts, after = [], seeds
+        for rows in split(ops.shape(y)[0], self.shards):
+            part, labels = (rows.of(x), rows.of(y)) if rows else (x, y)
+            dropout = None if rates is None else Dropout(rates, rows)
+            outputs, after, backward = self.network.outputs(weights, seeds, ops.cast(part, "float32"), dropout)
+            losses, hits, change = self._compare(outputs, labels, ops.shape(y)[0])
+            gradient = ops.concatenate([ops.reshape(each, (-1,)) for each in backward(change)], axis=0)
+            parts.append((gradient, losses, hits))
+        gradients, all_losses, all_hits = zip(*parts, strict=True)
+        loss = ops.mean(all_losses[0] if self.shards == 1 else ops.concatenate(all_losses))
+        return sum(gradients[1:], gradients[0]), loss, sum(all_hits[1:], all_hits[0]), after
 
-    def _compare(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss of each sample, the number of hits, and the outputs' gradient of the mean loss."""
+    def _compare(self, outputs: Tensor, y: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of each sample, the number of hits, and the outputs' gradient of the mean loss.
+
+        Args:
+            total: number of samples in the mean, of which these may be a part.
+        """
         if self.task.forecasts:
             errors = outputs - y
-            count = ops.cast(ops.size(errors), "float32")
+            count = ops.cast(total * ops.shape(errors)[1] * ops.shape(errors)[2], "float32")
             return ops.mean(ops.square(errors), axis=(1, 2)), ops.zeros((), "int32"), 2.0 * errors / count
         hits = ops.count_nonzero(ops.equal(ops.cast(ops.argmax(outputs, axis=-1), "int32"), y))
         losses = ops.sparse_categorical_crossentropy(y, outputs, from_logits=True)
         # The gradient of softmax and cross-entropy: the probabilities, less one at the label.
         change = ops.softmax(outputs) - ops.one_hot(y, ops.shape(outputs)[-1])
-        return losses, ops.cast(hits, "int32"), change / ops.cast(ops.shape(y)[0], "float32")
+        return losses, ops.cast(hits, "int32"), change / ops.cast(total, "float32")
 
     def update(
         self,
@@ -124,12 +139,14 @@ class CompiledTraining:
         return unpack(weights, self.shapes or shapes)
 
     def _evaluate_batch(self, x: Tensor, y: Tensor, shapes: Tensors, weights: Tensor) -> tuple[Tensor, Tensor]:
-        losses, hits, _ = self._compare(self._outputs_of_batch(x, shapes, weights), y)
+        losses, hits, _ = self._compare(self._outputs_of_batch(x, shapes, weights), y, ops.shape(y)[0])
         return ops.sum(losses), hits
 
     def _outputs_of_batch(self, x: Tensor, shapes: Tensors, weights: Tensor) -> Tensor:
-        seeds = (ops.zeros((2,), "int32"),) * self.network.generators
-        return self.network.outputs(self.unpack(weights, shapes), seeds, ops.cast(x, "float32"), None)[0]
+        seeds, parts = (ops.zeros((2,), "int32"),) * self.network.generators, self.unpack(weights, shapes)
+        shards = [rows.of(x) if rows else x for rows in split(ops.shape(x)[0], self.shards)]
+        outputs = [self.network.outputs(parts, seeds, ops.cast(shard, "float32"), None)[0] for shard in shards]
+        return outputs[0] if self.shards == 1 else ops.concatenate(outputs)
 
     def _steps(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sweeper.training.engine.recurrence import CELLS
@@ -11,6 +11,7 @@ from sweeper.training.engine.weights import HEAD
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import LearningTask
+    from sweeper.training.engine.shards import Dropout
     from sweeper.training.hparams import RNNParams
 
 Model = Any
@@ -76,14 +77,14 @@ class KerasNetwork:
         return tuple(len(variable.shape) for variable in self._model.trainable_variables)
 
     def outputs(
-        self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Mapping[str, Tensor] | None
+        self, weights: Tensors, seeds: Tensors, x: Tensor, dropout: Dropout | None
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]:
-        """Return what `Network.outputs` does. The backend differentiates; `rates` only switches dropout on or off."""
+        """Return what `Network.outputs` does. The backend differentiates; `dropout` only switches it on or off."""
         variables = self._model.non_trainable_variables
         states = [ops.cast(seed, variable.dtype) for seed, variable in zip(seeds, variables, strict=True)]
 
         def call(*parts: Tensor) -> tuple[Tensor, Tensors]:
-            outputs, after = self._model.stateless_call(list(parts), states, x, training=rates is not None)
+            outputs, after = self._model.stateless_call(list(parts), states, x, training=dropout is not None)
             return outputs, tuple(ops.cast(state, "int32") for state in after)
 
         if is_jax():

@@ -6,7 +6,7 @@ rates are tensors; the fields of `Network` are all that a graph fixes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from sweeper.training.engine.ops import (
     advance_seed,
     chain,
     dense,
-    dropout_mask,
     join,
     no_bias,
     normalise,
@@ -27,13 +26,13 @@ from sweeper.training.engine.ops import (
 )
 from sweeper.training.engine.recurrence import CELLS, Recurrence, compiled_recurrence
 from sweeper.training.engine.runtime import ops
+from sweeper.training.engine.shards import Dropout
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
-Rates = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Network:
         return (*layer * self.layers, *(2, 1) * self.has_dense, 2, 1)
 
     def outputs(
-        self, weights: Tensors, seeds: Tensors, x: Tensor, rates: Rates | None
+        self, weights: Tensors, seeds: Tensors, x: Tensor, dropout: Dropout | None
     ) -> tuple[Tensor, Tensors, Callable[[Tensor], list[Tensor]]]:
         """Return the outputs for `x`, the next states of the generators, and a function for the gradient.
 
@@ -93,11 +92,11 @@ class Network:
         Args:
             seeds: states of the dropout generators, `[2]` each.
             x: sequences `[n, steps, features]`.
-            rates: dropout rates by name; None: no dropout, as in an evaluation.
+            dropout: draws the masks; None: no dropout, as in an evaluation.
         """
         parts, forecasts = iter(weights), self.task.forecasts
-        x, states, stack = self._recurrent_stack(ops.transpose(x, (1, 0, 2)), parts, seeds, rates)
-        x, states[-1], head = self._head(x, parts, states[-1], rates)
+        x, states, stack = self._recurrent_stack(ops.transpose(x, (1, 0, 2)), parts, seeds, dropout)
+        x, states[-1], head = self._head(x, parts, states[-1], dropout)
         whole = chain([*stack, *head])
 
         def backward(d: Tensor) -> list[Tensor]:
@@ -110,7 +109,7 @@ class Network:
         return 1 + self.bidirectional
 
     def _recurrent_stack(
-        self, x: Tensor, parts: Iterator[Tensor], seeds: Tensors, rates: Rates | None
+        self, x: Tensor, parts: Iterator[Tensor], seeds: Tensors, dropout: Dropout | None
     ) -> tuple[Tensor, list[Tensor], list[Backward]]:
         """Apply the recurrent layers with their normalisation and dropout to `[steps, n, features]`."""
         states, backwards = list(seeds), []
@@ -121,25 +120,25 @@ class Network:
             directions: list[tuple[Tensor, Backward]] = []
             for is_reversed in (False, True)[: self._directions]:
                 weights, generator = (next(parts), next(parts), next(parts)), len(directions) + layer * self._directions
-                masks, states[generator] = self._masks(x, weights[1], states[generator], rates)
+                masks, states[generator] = self._masks(x, weights[1], states[generator], dropout)
                 directions.append(self._layer(x, weights, masks, valid, sequences=sequences, is_reversed=is_reversed))
             x, backward = join(directions)
             backwards.append(backward)
             if self.layer_norm:
                 x, backward = normalise(x, next(parts), next(parts))
                 backwards.append(backward)
-            x, backward, states[-1] = self._drop(x, states[-1], rates)
+            x, backward, states[-1] = self._drop(x, states[-1], dropout)
             backwards.append(backward)
         return x, states, backwards
 
     def _head(
-        self, x: Tensor, parts: Iterator[Tensor], seed: Tensor, rates: Rates | None
+        self, x: Tensor, parts: Iterator[Tensor], seed: Tensor, dropout: Dropout | None
     ) -> tuple[Tensor, Tensor, list[Backward]]:
         """Apply the dense layer with its dropout, if there is one, and the layer of the outputs."""
         backwards: list[Backward] = []
         if self.has_dense:
             x, backward = dense(x, next(parts), next(parts), ACTIVATIONS[self.dense_activation])
-            x, drop_backward, seed = self._drop(x, seed, rates)
+            x, drop_backward, seed = self._drop(x, seed, dropout)
             backwards += [backward, drop_backward]
         x, backward = dense(x, next(parts), next(parts), ACTIVATIONS["linear"])
         return x, seed, [*backwards, backward]
@@ -150,15 +149,15 @@ class Network:
             return ops.zeros((0, 1, 1))
         return ops.cast(ops.any(ops.not_equal(x, 0.0), axis=-1, keepdims=True), "float32")
 
-    def _drop(self, x: Tensor, seed: Tensor, rates: Rates | None) -> tuple[Tensor, Backward, Tensor]:
+    def _drop(self, x: Tensor, seed: Tensor, dropout: Dropout | None) -> tuple[Tensor, Backward, Tensor]:
         """Apply dropout to a layer's output, with a new mask at each time step."""
-        if rates is None or not self.has_output_dropout:
+        if dropout is None or not self.has_output_dropout:
             return x, lambda d: (d, []), seed
-        mask = dropout_mask(ops.shape(x), rates["output_dropout"], seed)
+        mask = dropout.mask(ops.shape(x), "output_dropout", seed)
         return x * mask, lambda d: (d * mask, []), advance_seed(seed)
 
     def _masks(
-        self, x: Tensor, recurrent_kernel: Tensor, seed: Tensor, rates: Rates | None
+        self, x: Tensor, recurrent_kernel: Tensor, seed: Tensor, dropout: Dropout | None
     ) -> tuple[tuple[list[Tensor], Tensor | None], Tensor]:
         """Draw a batch's dropout masks of inputs and of states in Keras's order; return the generator's next state too.
 
@@ -168,14 +167,14 @@ class Network:
         states = None
         _, n, features = ops.shape(x)
         gates = CELLS[self.cell].gates if self.has_recurrent_dropout else 1
-        if rates is not None and self.has_dropout:
+        if dropout is not None and self.has_dropout:
             for _ in range(gates):
-                inputs.append(dropout_mask((n, features), rates["dropout"], seed))
+                inputs.append(dropout.mask((n, features), "dropout", seed))
                 seed = advance_seed(seed)
-        if rates is not None and self.has_recurrent_dropout:
+        if dropout is not None and self.has_recurrent_dropout:
             drawn = []
             for _ in range(gates):
-                drawn.append(dropout_mask((n, ops.shape(recurrent_kernel)[0]), rates["recurrent_dropout"], seed))
+                drawn.append(dropout.mask((n, ops.shape(recurrent_kernel)[0]), "recurrent_dropout", seed))
                 seed = advance_seed(seed)
             states = ops.stack(drawn)
         return (inputs, states), seed

@@ -15,6 +15,7 @@ from sweeper.training.engine.graph import CompiledTraining, compiled_cache, unpa
 from sweeper.training.engine.keras_model import KerasNetwork
 from sweeper.training.engine.network import Network
 from sweeper.training.engine.optimizers import OPTIMIZERS
+from sweeper.training.engine.shards import shards_for
 from sweeper.training.engine.weights import derive_seed, initial_weights, weight_specs
 from sweeper.training.hparams import RNNParams
 
@@ -40,11 +41,15 @@ class State:
 
 
 class Program:
-    """Training and evaluation of one network with its hyperparameters; cheap to make if its graph is compiled."""
+    """Training and evaluation of one network with its hyperparameters; cheap to make if its graph is compiled.
 
-    def __init__(self, params: RNNParams, task: LearningTask) -> None:
+    Args:
+        cpus: threads that compute it, as many as `runtime.start_backend` was told.
+    """
+
+    def __init__(self, params: RNNParams, task: LearningTask, cpus: int = 1) -> None:
         self.task = task
-        self._params = params
+        self._params, self._cpus = params, cpus
         self._specs = weight_specs(params, task)
         self._shapes = tuple(spec.shape for spec in self._specs)
         self.compiled = self._find_compiled(task)
@@ -63,7 +68,10 @@ class Program:
             )
         if runtime.is_jax():
             return compiled_cache.get(sizes, lambda: CompiledTraining(network, params.optimizer, self._shapes))
-        return compiled_cache.get((network, params.optimizer), lambda: CompiledTraining(network, params.optimizer))
+        shards = shards_for(params, self._cpus)
+        return compiled_cache.get(
+            (network, params.optimizer, shards), lambda: CompiledTraining(network, params.optimizer, shards=shards)
+        )
 
     def initial_state(self, seed: int) -> State:
         """Return the state in which a trial starts."""

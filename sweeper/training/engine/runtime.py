@@ -109,8 +109,9 @@ def _configure_tensorflow(threads: int, gpus: float | None) -> None:
             limit = tf.config.LogicalDeviceConfiguration(memory_limit=limit_mb)
             tf.config.set_logical_device_configuration(device, [limit])
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        # Each thread has a shard of the batch; within one operation, more threads would not help (see shards.py).
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:  # TensorFlow runs already, with the threads of whoever started it
         pass
     with _without_chatter():  # it complains when it finds no GPU

@@ -12,6 +12,7 @@ from sweeper.training.engine.network import Network
 from sweeper.training.engine.ops import ACTIVATIONS
 from sweeper.training.engine.program import Program, numbers_of
 from sweeper.training.engine.recurrence import CELLS
+from sweeper.training.engine.shards import Dropout
 from sweeper.training.engine.weights import weight_specs
 from sweeper.training.hparams import RNNParams
 
@@ -96,7 +97,7 @@ def test_output_dropout_has_a_new_mask_at_each_time_step(tensorflow: Any) -> Non
 
     network = Network.of(RNNParams(output_dropout=0.25), TASK)
     ones, seed = tensorflow.ones((50, 40, 30)), tensorflow.constant([1, 0])
-    dropped, backward, after = network._drop(ones, seed, {"output_dropout": tensorflow.constant(0.25)})
+    dropped, backward, after = network._drop(ones, seed, Dropout({"output_dropout": tensorflow.constant(0.25)}))
     assert set(np.unique(dropped)) == {0.0, np.float32(4 / 3)} and float(np.mean(dropped)) == pytest.approx(1, rel=0.01)
     assert (dropped[0].numpy() != dropped[1].numpy()).any() and after.numpy().tolist() == [1, 1]
     assert (backward(ones)[0].numpy() == dropped.numpy()).all()
