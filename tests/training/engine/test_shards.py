@@ -6,7 +6,6 @@ import pytest
 
 from sweeper.datasets.base import LearningTask
 from sweeper.training.engine.program import Program, State
-from sweeper.training.engine.recurrence import CELLS
 from sweeper.training.engine.shards import Dropout, Rows, shards_for, split
 from sweeper.training.hparams import RNNParams
 
