@@ -57,7 +57,7 @@ def sweeper(row: Row, backend: str, pipe: Connection) -> None:
 
     params = RNNParams(cell=row.cell, units=row.units, batch_size=row.batch_size, backend=backend)
     data = device_data(Mnist(train=IMAGES, validation=VALIDATION).load())
-    program = Program(params, Mnist().task)
+    program = Program(params, Mnist().task, row.threads)
     steps = IMAGES // row.batch_size
     loop = Loop(params, program, data, StepPlan(10**6, 1, 1), 0)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.training.engine.ops import dropout_mask
+from sweeper.training.engine.recurrence import CELLS
 
 if TYPE_CHECKING:
     from sweeper.training.hparams import RNNParams
@@ -18,9 +19,14 @@ if TYPE_CHECKING:
 Tensor = Any
 
 
+MIN_SHARD = 1_500
+"""Least samples of a shard, times the units and the gates of a layer: with fewer, the threads cost what they save."""
+
+
 def shards_for(params: RNNParams, cpus: int) -> int:
-    """Return into how many shards a batch is divided: one for each CPU, or one where that is faster."""
-    return max(1, min(cpus, params.batch_size))
+    """Return into how many shards a batch is divided: one for each CPU, or as many as are large enough."""
+    work = params.batch_size * params.units * CELLS[params.cell].gates
+    return max(1, min(cpus, params.batch_size, work // MIN_SHARD))
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,6 +90,17 @@ def test_mask_of_some_rows_is_cut_from_the_mask_of_all(tensorflow: Any) -> None:
     np.testing.assert_array_equal(part, whole[:, 4:])
 
 
-def test_one_cpu_has_one_shard() -> None:
-    assert shards_for(RNNParams(units=512, batch_size=256), 1) == 1
-    assert shards_for(RNNParams(units=512, batch_size=1), 8) == 1
+@pytest.mark.parametrize(("cell", "units", "batch_size", "cpus", "shards"), [
+    ("lstm", 512, 256, 1, 1),
+    ("lstm", 128, 128, 2, 2),
+    ("lstm", 128, 128, 8, 8),
+    ("lstm", 512, 2, 8, 2),  # a sample is not divided
+    ("lstm", 16, 32, 2, 1),  # small networks would lose
+    ("simple_rnn", 32, 64, 2, 1),
+    ("simple_rnn", 64, 64, 2, 2),
+    ("gru", 32, 32, 8, 2),
+])  # fmt: skip
+def test_each_cpu_has_a_shard_if_it_is_large_enough(
+    cell: str, units: int, batch_size: int, cpus: int, shards: int
+) -> None:
+    assert shards_for(RNNParams(cell=cell, units=units, batch_size=batch_size), cpus) == shards
