@@ -64,7 +64,7 @@ def _measure(name: str, trials: int, timeout: float) -> dict[str, Any]:
 
 
 def _pausing(trials: int, timeout: float) -> dict[str, float] | str:
-    """Return the milliseconds per report of a sweep whose trials are paused and taken up again, and those of CPU."""
+    """Return the milliseconds and the processor time per report of a sweep that pauses trials and continues them."""
     answer = run("benchmarks.drivers", PAUSING, trials, PAUSING_REPORTS, timeout=timeout)
     if isinstance(answer, str):
         return answer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 
 from sweeper.study.open import read_study
 from tests.faults.harness import PAPER, Campaign
-from tests.faults.test_processes import kill_driver, kill_workers, rows_of
+from tests.faults.test_processes import kill_drivers, kill_workers, rows_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
@@ -35,14 +34,7 @@ def test_sweep_with_paused_trials_decides_the_same_after_kills_of_its_driver(
     undisturbed.declare(PAUSING)
     undisturbed.finish()
     campaign.declare(PAUSING)
-    for turn in range(pytestconfig.getoption("--times")):
-        driver = campaign.start()
-        if turn % 3 == 0:  # at any moment of the start
-            time.sleep(campaign.random.uniform(0, 10))
-        else:
-            campaign.wait_for_lines(campaign.random.randint(1, 20), driver)
-        kill_driver(campaign, driver)
-    campaign.finish()
+    kill_drivers(campaign, pytestconfig.getoption("--times"))
     assert campaign.fingerprint() == undisturbed.fingerprint()
     assert decisions_of(campaign) == decisions_of(undisturbed)
     rows = rows_of(campaign)

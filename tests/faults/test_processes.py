@@ -33,6 +33,18 @@ def starts(campaign: Campaign) -> int:
     return sum(line.what == "start" for line in campaign.history())
 
 
+def kill_drivers(campaign: Campaign, times: int) -> None:
+    """Kill the driver so often, at random moments, and let the sweep end then."""
+    for turn in range(times):
+        driver = campaign.start()
+        if turn % 3 == 0:  # at any moment of the start
+            time.sleep(campaign.random.uniform(0, 10))
+        else:
+            campaign.wait_for_lines(campaign.random.randint(1, 20), driver)
+        kill_driver(campaign, driver)
+    campaign.finish()
+
+
 def kill_workers(campaign: Campaign, times: int) -> None:
     """Run the sweep to its end, and kill a worker at so many random moments meanwhile."""
     driver = campaign.start()
@@ -51,14 +63,7 @@ def test_sweep_survives_kills_of_its_driver(
     campaign: Campaign, record: Record, pytestconfig: pytest.Config, kind: str
 ) -> None:
     campaign.declare(BASES[kind])
-    for turn in range(pytestconfig.getoption("--times")):
-        driver = campaign.start()
-        if turn % 3 == 0:  # at any moment of the start
-            time.sleep(campaign.random.uniform(0, 10))
-        else:
-            campaign.wait_for_lines(campaign.random.randint(1, 20), driver)
-        kill_driver(campaign, driver)
-    campaign.finish()
+    kill_drivers(campaign, pytestconfig.getoption("--times"))
     attempts = sum(row.attempt for row in rows_of(campaign))
     record(
         f"`kill -9` of the driver ({kind})", f"{campaign.kills} kills, {attempts} attempts, nothing lost or duplicated"

@@ -136,7 +136,7 @@ class PromotionPruner(BasePruner):
                 self._steps[number] = self._next_stop(rung.step)
 
     def _next_stop(self, step: int) -> int:
-        """Return the step at which a trial that goes on is compared next; the last one that is judged, if at none."""
+        """Return the step at which a trial is compared next; after the last rung, the last step that is judged."""
         return next((rung for rung, _ in self._declared if rung > step), self._reports - 1)
 
     def _read(self, study: Study) -> list[_Rung]:
