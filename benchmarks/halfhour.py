@@ -121,9 +121,9 @@ def _tested(best: Any) -> float:
 
 def _compiled(config: dict[str, Any], epochs: int) -> tuple[Any, dict[str, Any]]:
     """Return the same network as sweeper's, for Keras's own `fit`, and the same data."""
-    from sweeper.training.engine.runtime import start_backend
+    from benchmarks.sides import limit
 
-    start_backend(1)
+    limit("tensorflow", 1)
     import keras
 
     from sweeper.datasets.catalog import Mnist

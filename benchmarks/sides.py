@@ -80,7 +80,7 @@ def sweeper(row: Row, backend: str, pipe: Connection) -> None:
 
 def keras_fit(row: Row, backend: str, pipe: Connection) -> None:
     """Serve the same as most people would write it: floats in NumPy arrays, `compile`, `fit`."""
-    _limit(backend, row.threads)
+    limit(backend, row.threads)
     import keras
 
     from sweeper.datasets.catalog import Mnist
@@ -107,7 +107,7 @@ def keras_fit(row: Row, backend: str, pipe: Connection) -> None:
 
 def products(backend: str, threads: int, pipe: Connection) -> None:
     """Serve a hundred products of two square matrices: their seconds."""
-    _limit(backend, threads)
+    limit(backend, threads)
     import keras
     import numpy as np
 
@@ -134,7 +134,7 @@ def peak(seconds: float) -> float:
     return _PRODUCTS * 2 * _MATRIX_SIZE**3 / seconds
 
 
-def _limit(backend: str, threads: int) -> None:
+def limit(backend: str, threads: int) -> None:
     """Choose the backend and its threads; called before Keras is imported."""
     os.environ.update(KERAS_BACKEND=backend, NPROC=str(threads), TF_CPP_MIN_LOG_LEVEL="3")
     if backend == "tensorflow":

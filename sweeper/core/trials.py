@@ -14,11 +14,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Report:
-    """One report of a trial: its number within the trial (from 1), its Unix time in seconds, and every metric."""
+    """One report of a trial.
+
+    Attributes:
+        step: its number within the trial, from 1.
+        time: Unix time in seconds.
+        metrics: every metric that was reported.
+        cpus: the CPUs that computed it, since the report before; None if unknown.
+    """
 
     step: int
     time: float
     metrics: dict[str, float]
+    cpus: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class TrialRecord:
         origin: where its parameters came from: the type of the sampler, "random start-up" before that has a model,
             "start point", "fork", or another phrase for people; None if an older sweeper did not record it.
         is_paused: whether it is PRUNED, but continues if it ranks higher later.
+        cpus: each change of the CPUs that computed it: the number of the first report, and how many. Before the first
+            change there was one.
     """
 
     number: int
@@ -50,6 +60,7 @@ class TrialRecord:
     is_added: bool = False
     origin: str | None = None
     is_paused: bool = False
+    cpus: tuple[tuple[int, int], ...] = ()
 
     @property
     def seconds(self) -> float | None:

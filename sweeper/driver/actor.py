@@ -71,6 +71,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._run = TaskRunner(self._context, task_from(new_config), owns_process=True)
         return True
 
+    def allow(self, cpus: int) -> None:
+        self._run.allow(cpus)
+
     def step(self) -> dict[str, Any]:
         return {"event": self._run.next_event()}
 

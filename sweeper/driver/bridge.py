@@ -43,6 +43,8 @@ class TuneBridge:
         self.evaluation: dict[str, float] | None = None
         self.failed: list[Any] = []
         """Tune's trials whose task is FAIL in the study, and that Tune does not call failed yet."""
+        self.has_idle_cpus = False
+        """Whether CPUs are free for another trial, and there is none."""
         self._study = study
         self._has_room = has_room
         self._must_evaluate = must_evaluate
@@ -66,7 +68,10 @@ class TuneBridge:
 
     def _next_trial_task(self) -> Task | None:
         """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid."""
-        if not self._has_room([self._task(row) for row in self._study.running()]) or not self._study.has_next():
+        has_room = self._has_room([self._task(row) for row in self._study.running()])
+        has_next = has_room and self._study.has_next()
+        self.has_idle_cpus = has_room and not has_next
+        if not has_next:
             return None
         row = self._study.ask()
         if row.state == "FAIL":  # it was enqueued with a value outside the space
@@ -92,7 +97,7 @@ class TuneBridge:
     def _task(self, row: TrialRecord) -> Task:
         past = self._study.retries.of(row.number)
         whole_gpu = any(attempt.kind == "gpu" for attempt in past)
-        return Task(row.number, row.params, row.attempt, whole_gpu=whole_gpu, recorded=row.step)
+        return Task(row.number, row.params, row.attempt, whole_gpu=whole_gpu, recorded=row.step, cpus=row.cpus)
 
     def handle_event(self, task: Task, event: Event) -> Verdict:
         """Pass an event of a worker to the study; return whether its task continues. Never blocks."""

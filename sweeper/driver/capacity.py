@@ -1,4 +1,4 @@
-"""What a trial requests of a node, and whether nodes can ever give it."""
+"""What a trial requests of a node, whether nodes can ever give it, and who gets the CPUs that are left over."""
 
 from __future__ import annotations
 
@@ -9,12 +9,48 @@ from collections.abc import Iterable, Mapping
 import ray
 
 from sweeper.core.errors import ResourceError
+from sweeper.core.trials import Report
 from sweeper.driver.ray_internals import autoscaler_status
 from sweeper.spec import Sweep, TrialResources
 from sweeper.spec.resources import format_params
 
 ResourceRequest = Mapping[str, float]
 """Amounts that one trial needs of a node, by Ray's resource names: CPU, GPU, memory (bytes), ..."""
+
+
+MIN_SECONDS_LEFT = 10.0
+"""Least time that a trial still needs, for it to get more CPUs: its graph is traced again, which takes 1 or 2 s."""
+
+
+class SpareCpus:
+    """Divides the CPUs of a node that no trial waits for among the trials that run on it."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.is_elastic = sweep.resources.elastic
+        self._reports = sweep.budget.reports
+        self._last: dict[tuple[int, int], tuple[float, int]] = {}
+
+    def change(self, attempt: tuple[int, int], report: Report, cpus_of: Mapping[int, float], free: float) -> int | None:
+        """Return how many CPUs an attempt may use after a report; None if as many as before.
+
+        Args:
+            attempt: the numbers of the trial and of its attempt.
+            cpus_of: the CPUs that each trial on its node declares, by the number of the trial.
+            free: the CPUs of the node that nothing waits for.
+        """
+        own = max(1, int(cpus_of[attempt[0]]))
+        since, before = self._last.get(attempt, (report.time, own))
+        seconds_left = (report.time - since) * (self._reports - report.step)
+        each, more = divmod(max(0, int(free)), len(cpus_of))
+        cpus = own + each + (sorted(cpus_of).index(attempt[0]) < more)
+        if cpus > before and seconds_left < MIN_SECONDS_LEFT:
+            cpus = before
+        self._last[attempt] = report.time, cpus
+        return None if cpus == before else cpus
+
+    def forget(self, attempt: tuple[int, int]) -> None:
+        """Forget an attempt that has ended."""
+        self._last.pop(attempt, None)
 
 
 def request_for(share: TrialResources) -> dict[str, float]:

@@ -158,16 +158,25 @@ def _exit_when_ray_dies(stop: StopSignal | None) -> Iterator[None]:
         ended.set()
 
 
+def _name_of(process: psutil.Process) -> str:
+    """Return the name of a process; "" if it is dead, also if its parent has not noticed or just did."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def _watch_ray(ended: threading.Event, stop: StopSignal | None) -> None:
     """Exit at once, without any cleanup: a call that waits for Ray never returns. The study has every report."""
-    own = [child for child in psutil.Process().children() if child.name() in ("gcs_server", "raylet")]
+    names = {child: _name_of(child) for child in psutil.Process().children()}
+    own = {child: name for child, name in names.items() if name in ("gcs_server", "raylet")}
     while not ended.wait(0.5):
-        dead = [part for part in own if not part.is_running() or part.status() == psutil.STATUS_ZOMBIE]
+        dead = [child for child in own if not child.is_running() or not _name_of(child)]
         if dead and not ended.is_set():
             reason = None if stop is None else stop.reason
             if reason in (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.COMMAND):
                 exit_now(reason.exit_code, f"Stopped. {how_to_resume()}")
-            what = f"Ray's process {dead[0].name()} died, so the sweep stops."
+            what = f"Ray's process {own[dead[0]]} died, so the sweep stops."
             exit_now(os.EX_TEMPFAIL, f"{what} {how_to_resume()}")  # 75
 
 

@@ -179,13 +179,26 @@ def node_of_actor(actor_id: str) -> str:
 
 
 def draining_nodes() -> set[str]:
-    """Return the ids of the nodes that are being drained, such as a spot machine that is taken back.
-
-    Ray 2.60. `ray.nodes()` does not list them, and `ray.util.state.list_nodes` needs the dashboard.
-    """
+    """Return the ids of the nodes that are being drained. Ray 2.60: the public `list_nodes` needs the dashboard."""
     from ray._private.state import state
 
     return set(state.get_draining_nodes())
+
+
+def has_other_jobs() -> bool:
+    """Return whether other programs use the connected cluster.
+
+    Ray 2.60. The public way, `ray.util.state.list_jobs`, needs the dashboard, whose own jobs do not count.
+    """
+    import ray
+    from ray._private.worker import global_worker
+
+    jobs = global_worker.gcs_client.get_all_job_info(
+        skip_submission_job_info_field=True, skip_is_running_tasks_field=True
+    )
+    own = ray.get_runtime_context().get_job_id()
+    spaces = [job.config.ray_namespace for id, job in jobs.items() if not job.is_dead and id.hex() != own]
+    return not all(space.startswith(("_ray_internal", "SUPERVISOR_ACTOR")) for space in spaces)
 
 
 def job_brought_its_code() -> bool:
@@ -234,10 +247,7 @@ def report_errors_to(record: Callable[[TuneTrial, str], None]) -> AbstractContex
 
 
 def unstage(controller: Any, trial: TuneTrial) -> None:
-    """Stop Tune from keeping a worker for a trial that was stopped while it waited.
-
-    Ray 2.60: `stop_trial`, the public way, leaves the trial among those that a worker is kept for.
-    """
+    """Stop Tune from keeping a worker for a trial that was stopped while it waited; `stop_trial` of Ray 2.60 does."""
     if trial in getattr(controller, "_staged_trials", ()):
         controller._unstage_trial_with_resources(trial)
 
@@ -251,11 +261,7 @@ def keep_from_reuse(controller: Any, trial: TuneTrial) -> None:
 
 
 def forget_trial(controller: Any, trial: TuneTrial) -> None:
-    """Remove a trial that ended from Tune's memory.
-
-    Ray 2.60 holds every trial until Tune ends, and has no public way to remove one. If these attributes ever change,
-    trials stay, which costs memory only.
-    """
+    """Remove a trial that ended from Tune's memory. Ray 2.60 has no public way, and holds every trial to the end."""
     for name in ("_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
         holder: Any = getattr(controller, name, ())
         if trial in holder:
@@ -264,17 +270,11 @@ def forget_trial(controller: Any, trial: TuneTrial) -> None:
 
 
 def actor_of(trial: TuneTrial) -> ActorHandle | None:
-    """Return the actor that runs a trial of Tune; None while it has none.
-
-    Ray 2.60 has no public way: callbacks receive the trial, whose `get_ray_actor_ip` returns an address only.
-    """
+    """Return the actor that runs a trial of Tune; None while it has none. Ray 2.60 has no public way."""
     return trial.temporary_state.ray_actor
 
 
 def actor_id_of(trial: TuneTrial) -> str | None:
-    """Return the hex id of the actor that runs a trial of Tune; None while it has none.
-
-    Ray 2.60: an actor can ask for its own id through the runtime context, but a handle has no public id.
-    """
+    """Return the hex id of that actor. Ray 2.60: an actor can ask for its own id, but a handle has no public one."""
     actor = actor_of(trial)
     return None if actor is None else str(actor._actor_id.hex())

@@ -15,13 +15,16 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeper.core.trials import Failure, TrialRecord, Verdict
+from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.driver.actor import TrialActor, as_config, task_from
 from sweeper.driver.bridge import FINISHED, TuneBridge, capture_errors
-from sweeper.driver.capacity import possible_requests, request_for
+from sweeper.driver.capacity import SpareCpus, possible_requests, request_for
 from sweeper.driver.nodes import Nodes
 from sweeper.driver.ray_internals import (
+    actor_id_of,
+    actor_of,
     forget_trial,
+    has_other_jobs,
     keep_from_reuse,
     report_errors_to,
     skip_runtime_env_and_telemetry,
@@ -78,7 +81,9 @@ def tune_trials(
         return nodes.has_room([request_of(task) for task in handed_out], parallel)
 
     bridge = TuneBridge(study, has_room=has_room, must_evaluate=must_evaluate, control=control, search=search)
-    run_tune(make_hooks(bridge, nodes, request_of, stall_timeout=context.sweep.budget.stall_timeout), context)
+    spare = SpareCpus(context.sweep)
+    hooks = make_hooks(bridge, nodes, request_of, stall_timeout=context.sweep.budget.stall_timeout, spare=spare)
+    run_tune(hooks, context)
     if bridge.error is not None:
         raise bridge.error
     return bridge.evaluation
@@ -99,13 +104,18 @@ class Hooks:
 
 
 def make_hooks(
-    bridge: TuneBridge, nodes: Nodes, request_of: Callable[[Task], dict[str, float]], *, stall_timeout: float | None
+    bridge: TuneBridge,
+    nodes: Nodes,
+    request_of: Callable[[Task], dict[str, float]],
+    *,
+    stall_timeout: float | None,
+    spare: SpareCpus,
 ) -> Hooks:
     """Connect Tune's searcher, scheduler, callback and stopper with the bridge and the nodes."""
     monitor = WorkerMonitor(bridge, nodes, stall_timeout)
     return Hooks(
         _StudySearcher(bridge, nodes, monitor, request_of),
-        _StudyScheduler(bridge, nodes),
+        _StudyScheduler(bridge, nodes, spare),
         monitor,
         _RunStopper(monitor),
     )
@@ -171,10 +181,11 @@ class _StudyScheduler(FIFOScheduler):
     scheduler stops a trial.
     """
 
-    def __init__(self, bridge: TuneBridge, nodes: Nodes) -> None:
+    def __init__(self, bridge: TuneBridge, nodes: Nodes, spare: SpareCpus) -> None:
         super().__init__()
         self.bridge = bridge
         self._nodes = nodes
+        self._spare = spare
         self._ended: deque[TuneTrial] = deque()
 
     @capture_errors(TrialScheduler.STOP)
@@ -183,7 +194,28 @@ class _StudyScheduler(FIFOScheduler):
         verdict = self.bridge.handle_event(task, result["event"])
         if self.bridge.has_failed(task):
             self.bridge.failed.append(trial)
-        return str(TrialScheduler.CONTINUE if verdict is Verdict.CONTINUE else TrialScheduler.STOP)
+        if verdict is Verdict.STOP:
+            self._spare.forget((task.number, task.attempt))
+            return str(TrialScheduler.STOP)
+        if result["event"].report is not None:
+            self._share_cpus(controller, trial, task, result["event"].report)
+        return str(TrialScheduler.CONTINUE)
+
+    def _share_cpus(self, controller: Any, trial: TuneTrial, task: Task, report: Report) -> None:
+        """Let a trial use the CPUs of its node that nothing waits for, or no longer, from its next report on."""
+        node = self._nodes.alive().get(self._nodes.node_of_actor(actor_id_of(trial)) or "")
+        if not self._spare.is_elastic or node is None or trial.config["request"]["GPU"]:
+            return
+        cpus_of, free = {task.number: trial.config["request"]["CPU"]}, 0.0
+        live = controller.get_live_trials()
+        is_waiting = any(other.status == TuneTrial.PENDING for other in live)
+        if self.bridge.has_idle_cpus and not is_waiting and not has_other_jobs():
+            here = [other for other in live if self._nodes.node_of_actor(actor_id_of(other)) == node["NodeID"]]
+            cpus_of |= {other.config["number"]: other.config["request"]["CPU"] for other in here}
+            free = node["Resources"].get("CPU", 0.0) - sum(cpus_of.values())
+        if (cpus := self._spare.change((task.number, task.attempt), report, cpus_of, free)) is not None:
+            worker: Any = actor_of(trial)
+            worker.allow.remote(cpus)  # arrives before the call for the next report, which Tune makes after this one
 
     @capture_errors(None)
     def choose_trial_to_run(self, controller: Any) -> TuneTrial | None:

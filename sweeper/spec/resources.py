@@ -94,6 +94,7 @@ class TrialResources(StrictModel):
     memory: _Gigabytes | None = None
     accelerator_type: str | None = None
     custom: dict[str, _Units] = Field(default_factory=dict)
+    elastic: bool = True
 
 
 class Resources(StrictModel):
@@ -112,6 +113,7 @@ class Resources(StrictModel):
     custom: dict[_Custom, Annotated[Annotated[_Units, Tag("number")] | _Text, _Either]] = Field(
         default_factory=dict, description="Other resources of the nodes, by the names they were started with."
     )
+    elastic: bool = Field(True, description="Give CPUs that no other trial waits for to the trials that still run.")
 
     def for_trial(self, point: Mapping[str, Any]) -> TrialResources:
         """Return the resources of the trial with these parameters.

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
+CPUS = "cpus"
+"""Attribute of a trial for `TrialRecord.cpus`."""
+
+
 def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
     """Return the record of a trial that has started."""
     params = recorded(trial.params, sweep.space)
@@ -49,6 +53,7 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
         is_added=trial.state == TrialState.COMPLETE and not {"started", "node"} & own.keys(),
         origin=own.get(ORIGIN),
         is_paused=PAUSED in own,
+        cpus=tuple((first, cpus) for first, cpus in own.get(CPUS, ())),
     )
 
 
@@ -59,6 +64,13 @@ def _moment(seconds: float | None) -> datetime | None:
 def _utc(moment: datetime | None) -> datetime | None:
     """Convert a datetime of Optuna, which has no time zone and is in the local time of the process that wrote it."""
     return None if moment is None else moment.astimezone(UTC)
+
+
+def computed_by(row: TrialRecord, report: Report) -> TrialRecord:
+    """Return the record of a trial with the CPUs of a new report, the same record if they have not changed."""
+    before = row.cpus[-1][1] if row.cpus else 1
+    is_same = report.cpus is None or report.cpus == before
+    return row if is_same else replace(row, cpus=(*row.cpus, (report.step, report.cpus or before)))
 
 
 def judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRecord | None, Decision | None]:

@@ -21,7 +21,9 @@ from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
 from sweeper.study.records import (
+    CPUS,
     begin,
+    computed_by,
     ended,
     failed_attempt,
     judge,
@@ -192,7 +194,9 @@ class SweepStudy(StudyView):
                 trial.set_user_attr("node", node)
             self._reports.add(number, report, connection)
             trial.report(value := report.metrics[metric], report.step)
-            row = replace(row, value=value, step=report.step, node=node or row.node)
+            before, row = row, replace(computed_by(row, report), value=value, step=report.step, node=node or row.node)
+            if row.cpus != before.cpus:
+                trial.set_user_attr(CPUS, row.cpus)
             over, decision = judge(trial, row, self.sweep)
             if decision is not None:
                 self._decisions.add(number, decision, connection)

@@ -24,7 +24,7 @@ def train_rnn(params: RNNParams, trial: Trial) -> None:
     loop = _start(params, trial)
     saved = time.monotonic()
     while trial.step < trial.reports:
-        metrics = loop.advance(loop.plan.step_at(trial.step + 1))
+        metrics = loop.advance(loop.plan.step_at(trial.step + 1), int(trial.resources.cpus))
         if bad := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
             raise trial.diverged(bad)  # weights that are NaN stay NaN, also where the objective is finite
         is_last = trial.step + 1 == trial.reports or trial.may_pause
@@ -66,7 +66,7 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     """Return the training loop of a trial, at its start or restored from its checkpoint."""
     from sweeper.training.engine import runtime
 
-    runtime.start_backend(trial.resources.cpus, params.backend, trial.resources.gpus)
+    runtime.start_backend(runtime.threads_for(trial.resources, params.backend), params.backend, trial.resources.gpus)
     from sweeper.training.engine.loop import Loop, StepPlan, device_data
     from sweeper.training.engine.program import Program
 

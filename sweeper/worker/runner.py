@@ -53,6 +53,7 @@ class TaskRunner:
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._continue: SimpleQueue[bool] = SimpleQueue()
         self._last_report: Report | None = None
+        self._cpus: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"trial-{task.number}", daemon=True)
 
     def next_event(self) -> Event:
@@ -62,6 +63,10 @@ class TaskRunner:
         else:
             self._continue.put(True)
         return self._events.get()
+
+    def allow(self, cpus: int) -> None:
+        """Let the trial use so many CPUs from its next event on. Call it while the task waits."""
+        self._cpus = cpus
 
     def stop(self) -> None:
         """Stop the task at the event where it waits, and wait for its thread to end."""
@@ -166,6 +171,7 @@ class TaskRunner:
             notify=self._notify,
             attempt=task.attempt,
             pauses=sweep.chosen_pruner.pauses(sweep.budget),
+            cpus_at=lambda step: task.cpus_at(step) or self._cpus,
         )
         return train, params, trial
 

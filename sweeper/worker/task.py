@@ -33,6 +33,17 @@ class Task:
     """Round the trial's GPUs up to whole ones, because an attempt ran out of memory on its share of one."""
     recorded: int | None = None
     """Number of the trial's reports that are recorded; None if unknown."""
+    cpus: tuple[tuple[int, int], ...] = ()
+    """The CPUs that computed the recorded reports, see `TrialRecord.cpus`."""
+
+    def cpus_at(self, step: int) -> int | None:
+        """Return the CPUs that computed a report; None if it is not recorded yet.
+
+        An attempt that goes on from a checkpoint before the last report computes some again, and to the same bits.
+        """
+        if step > (self.recorded or 0):
+            return None
+        return next((cpus for first, cpus in reversed(self.cpus) if first <= step), 1)
 
     def trial_resources(self, resources: Resources) -> TrialResources:
         """Return the resources that this task gets, from those that the sweep declares.

@@ -50,7 +50,8 @@ class Trial:
         data: the dataset's arrays: `x_train`, `x_val` and `x_test` of shape `[samples, steps, features]`, and what
             belongs to each sample in `y_train`, `y_val` and `y_test`. Read-only, as all workers of a node share them.
         resources: what the trial may use: `cpus` (its threads), `gpus` (0.5 is half of one), `memory` in GB or None,
-            `accelerator_type`, `custom`.
+            `accelerator_type`, `custom`. When nothing else waits for a CPU of its node, `cpus` may have grown after a
+            report; it may fall again after another.
         reports: number of reports that the budget asks for.
         step: number of reports made so far, 0 at the start of a new trial. `report()` counts it up.
         may_pause: whether the trial may pause after the next report, which should then save a checkpoint.
@@ -87,6 +88,7 @@ class Trial:
         data: Arrays | None = None,
         attempt: int = 1,
         pauses: Collection[int] = (),
+        cpus_at: Callable[[int], int | None] = lambda step: None,
         notify: Callable[[str], None] = logger.warning,
     ) -> None:
         self.number = number
@@ -95,7 +97,8 @@ class Trial:
         self.budget = budget
         self.objective = objective
         self.dataset = dataset
-        self.resources = resources
+        self._resources = resources
+        self._cpus_at = cpus_at
         self.reports = budget.reports
         self.step = 0
         self.checkpoint: Path | None = None
@@ -119,6 +122,12 @@ class Trial:
                 raise InputError("the trainable needs a dataset, but the sweep names none; add `dataset` to its file")
             self._data = _load(self.dataset)
         return self._data
+
+    @property
+    def resources(self) -> TrialResources:
+        """What the trial may use until its next report."""
+        cpus = self._cpus_at(self.step + 1)
+        return self._resources if cpus is None else self._resources.model_copy(update={"cpus": float(cpus)})
 
     @property
     def may_pause(self) -> bool:
@@ -174,11 +183,12 @@ class Trial:
         numbers = {name: value for name, value in numbers.items() if name not in bad}
         check_metric_names(numbers.keys() - self._names)
         self._names.update(numbers)
+        cpus = max(1, int(self.resources.cpus))
         self.step += 1
         if checkpoint is not None:
             self._save(self._checkpoints, numbers, checkpoint)
         try:
-            self._send(Report(self.step, time.time(), numbers))
+            self._send(Report(self.step, time.time(), numbers, cpus))
         except TrialStopped:
             self._is_stopped = self.step <= self.reports  # not if only a report too many was made
             raise

@@ -182,3 +182,13 @@ def test_worker_killed_by_the_end_of_the_run_is_no_failure(study: SweepStudy) ->
     bridge.error = LeaseLostError("another process owns the sweep")
     bridge.handle_lost_worker(task, DEAD)
     assert not study.retries.of(task.number) and bridge.next_task() == FINISHED
+
+
+def test_cpus_are_idle_only_if_one_more_trial_would_fit_and_there_is_none(study: SweepStudy) -> None:
+    room = [True, True, False, True]
+    bridge = bridge_to(study, Running(), has_room=lambda handed_out: room.pop(0))
+    seen = []
+    while room:
+        bridge.next_task()
+        seen.append(bridge.has_idle_cpus)
+    assert seen == [False, False, False, True]

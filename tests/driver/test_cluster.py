@@ -3,14 +3,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sweeper.core.errors import StopReason
-from sweeper.driver.cluster import KEPT_SESSIONS, ray_cluster
+from sweeper.driver.cluster import KEPT_SESSIONS, _name_of, ray_cluster
 from sweeper.driver.stop import StopSignal
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -49,3 +52,13 @@ def test_ray_keeps_our_signal_handlers_and_the_newest_sessions(
     assert "***" not in capfd.readouterr().err  # Ray's page about SIGTERM
     left = sorted(sessions[0].parent.glob("session_2*"))
     assert left[:-1] == [sessions[0], *sessions[1 - KEPT_SESSIONS :]] and left[-1] not in sessions
+
+
+def test_dead_process_of_ray_has_no_name_whether_it_was_waited_for_or_not() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        process = psutil.Process(child.pid)
+        assert _name_of(process) == "sleep"
+        child.kill()
+        while _name_of(process):
+            time.sleep(0.01)
+    assert _name_of(process) == ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from types import CodeType, SimpleNamespace
@@ -25,6 +27,16 @@ from sweeper.driver import ray_internals
 from sweeper.driver.actor import TrialActor
 from sweeper.driver.capacity import can_autoscale
 from tests.driver.conftest import SharedRay
+
+JOIN = """
+import sys, ray
+from sweeper.driver.ray_internals import listen_on_loopback_only
+
+with listen_on_loopback_only():
+    ray.init(sys.argv[1], log_to_driver=False)
+print("joined", flush=True)
+sys.stdin.read()
+"""
 
 
 def names_in(function: Callable[..., Any]) -> set[str]:
@@ -196,3 +208,15 @@ def test_ray_starts_its_processes_where_they_get_sessions_of_their_own() -> None
         process.kill()
         process.wait()
     assert services.ConsolePopen is before
+
+
+def test_other_drivers_on_the_cluster_are_seen(shared_ray: SharedRay) -> None:
+    shared_ray.start()
+    assert not ray_internals.has_other_jobs()
+    command = [sys.executable, "-W", "ignore", "-c", JOIN, ray.get_runtime_context().gcs_address]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and "joined\n" in iter(other.stdout.readline, "")
+        assert ray_internals.has_other_jobs()
+        other.communicate("")
+    while ray_internals.has_other_jobs():
+        time.sleep(0.1)

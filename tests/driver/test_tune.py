@@ -364,3 +364,21 @@ def test_worker_of_a_trial_that_leaves_a_thread_is_replaced(make_sweep: MakeSwee
     assert first != second == third != fourth
     while psutil.pid_exists(first):
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("elastic", [True, False])
+def test_last_trial_gets_the_cpus_that_nothing_waits_for(
+    elastic: bool, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.driver.capacity.MIN_SECONDS_LEFT", 0.0)
+    sweep = make_sweep(
+        trainable="tests.samples:report_cpus", budget={"trials": 2, "epochs": 12}, resources={"elastic": elastic}
+    )
+    with open_study(sweep) as study:
+        run_trials(study, parallel=2)
+        row, reports = study.row(1), study.reports(1)
+    cpus = [int(report.metrics["cpus"]) for report in reports]
+    most = int(ray.cluster_resources()["CPU"]) if elastic else 1
+    assert cpus == sorted(cpus) and (cpus[0], cpus[-1]) == (1, most)
+    assert row.cpus == (((cpus.index(most) + 1, most),) if most > 1 else ())
+    assert study.row(0).state == row.state == "COMPLETE" and row.attempt == 1

@@ -371,3 +371,19 @@ def test_trial_enqueued_outside_the_space_fails(make_sweep: MakeSweep, point: di
         assert row.state == "FAIL" and str(row.reason).startswith(f"enqueued, but {reason}")
         assert run_trial(study, [0.7]).state == "COMPLETE"
         assert study.is_done()
+
+
+def test_study_records_when_the_cpus_of_a_trial_changed(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 2, "epochs": 9})
+    with open_study(sweep) as study:
+        study.ask(), study.ask()
+        for step, cpus in enumerate([1, 1, 2, 2, 4, None, 1], 1):
+            study.report(0, Report(step, float(step), {"score": 0.5}, cpus))
+        study.report(1, Report(1, 1.0, {"score": 0.5}, 2))
+        study.report(0, Report(7, 7.5, {"score": 0.5}, 8))  # it is recorded already
+        assert study.row(0).cpus == ((3, 2), (5, 4), (7, 1)) and study.row(1).cpus == ((1, 2),)
+        study.fail(0, Failure("crash", "its worker died"))
+        while (row := study.ask()).number != 0:
+            pass
+        assert row.cpus == ((3, 2), (5, 4), (7, 1))
+    assert read_study(sweep.name, sweep.storage_url()).row(0).cpus == ((3, 2), (5, 4), (7, 1))

@@ -233,3 +233,25 @@ def test_trial_that_lacks_only_its_last_report_is_not_trained_again(make_sweep: 
     report = run.next_event().report
     assert report is not None and report.step == 3
     assert replace(run.next_event(), has_threads=False) == Event()  # other tests may have left threads
+
+
+def cpus_of(events: list[Event]) -> list[int | None]:
+    return [event.report.cpus for event in events if event.report]
+
+
+def test_trial_uses_more_cpus_from_the_report_on_at_which_it_may(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    run = start(make_sweep(trainable="tests.samples:report_cpus"), tmp_path)
+    events = [run.next_event()]
+    run.allow(3)
+    events += [run.next_event(), run.next_event()]
+    run.allow(1)
+    events += all_events(run, 1)
+    assert cpus_of(events) == [1, 3, 3, 1]
+    assert [event.report.metrics["cpus"] for event in events if event.report] == [1, 3, 3, 1]
+
+
+def test_reports_that_are_recorded_are_computed_again_by_as_many_cpus(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    run = start(make_sweep(trainable="tests.samples:report_cpus"), tmp_path, recorded=5, cpus=((2, 4), (4, 2)))
+    events = [run.next_event()]
+    run.allow(3)
+    assert cpus_of(events + all_events(run, 5)) == [1, 4, 4, 2, 2, 3]

@@ -119,8 +119,9 @@ class Loop:
         self.plan = plan
         self.order = DataOrder(seed, len(data.y_train), params.batch_size)
 
-    def advance(self, stop: int) -> dict[str, float]:
-        """Train up to gradient step `stop` and validate; return the metrics since the last report."""
+    def advance(self, stop: int, cpus: int) -> dict[str, float]:
+        """Train up to gradient step `stop` and validate, on so many CPUs; return the metrics since the last report."""
+        self._program.use_cpus(cpus)
         first, loss, hits = self.step, 0.0, 0
         while self.step < stop and np.isfinite(loss):
             steps = range(self.step, min(stop, self.step + STEPS_PER_CALL))

@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeper.spec import TrialResources
 
 
 class LazyModule:
@@ -38,8 +41,22 @@ _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{
 GPU_MEMORY_FRACTION = 0.9
 """Fraction of a trial's share of GPU memory that the backend may allocate; the GPU's driver needs some per process."""
 
+MAX_THREADS = 16
+"""Most threads of a trial whose CPUs may grow; more shards of a batch than that would be too small."""
+
 _ALIGNMENT_BYTES = 64
 """Alignment of memory that TensorFlow can compute on without a copy."""
+
+
+def threads_for(resources: TrialResources, backend: str) -> float:
+    """Return the threads that a worker for such trials needs: if their CPUs may grow, one for each of the machine.
+
+    JAX has as many as a trial declares. It uses all that it has for each operation, whatever the trial may use.
+    """
+    if not resources.elastic or backend == "jax":
+        return resources.cpus
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(resources.cpus, min(cores, MAX_THREADS))
 
 
 @functools.cache

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sweeper.core.trials import Report
+from sweeper.driver.capacity import SpareCpus
+from sweeper.spec import Sweep
+
+MakeSweep = Callable[..., Sweep]
+
+
+@pytest.fixture
+def spare(make_sweep: MakeSweep) -> SpareCpus:
+    return SpareCpus(make_sweep(budget={"trials": 9, "epochs": 10}))
+
+
+def report(step: int, time: float) -> Report:
+    return Report(step, time, {"score": 0.5})
+
+
+def test_trials_of_a_node_share_its_spare_cpus_evenly(spare: SpareCpus) -> None:
+    cpus_of = {3: 1.0, 5: 1.0, 8: 2.0}
+    for number in cpus_of:
+        assert spare.change((number, 1), report(1, 0.0), cpus_of, 4.0) is None  # how long it takes is not known yet
+    changed = {number: spare.change((number, 1), report(2, 5.0), cpus_of, 4.0) for number in cpus_of}
+    assert changed == {3: 3, 5: 2, 8: 3} and sum(changed.values()) == 4 + sum(cpus_of.values())
+
+
+def test_trial_gives_them_back_as_soon_as_another_waits(spare: SpareCpus) -> None:
+    spare.change((0, 1), report(1, 0.0), {0: 1.0}, 3.0)
+    assert spare.change((0, 1), report(2, 5.0), {0: 1.0}, 3.0) == 4
+    assert spare.change((0, 1), report(3, 10.0), {0: 1.0}, 3.0) is None
+    assert spare.change((0, 1), report(4, 15.0), {0: 1.0}, 0.0) == 1
+
+
+def test_trial_that_is_nearly_done_gets_none_but_keeps_what_it_has(spare: SpareCpus) -> None:
+    spare.change((0, 1), report(7, 0.0), {0: 1.0}, 1.0)
+    assert spare.change((0, 1), report(8, 4.0), {0: 1.0}, 1.0) is None  # 8 s left
+    spare.change((1, 1), report(6, 0.0), {1: 1.0}, 1.0)
+    assert spare.change((1, 1), report(7, 4.0), {1: 1.0}, 1.0) == 2  # 12 s left
+    assert spare.change((1, 1), report(8, 6.0), {1: 1.0}, 1.0) is None  # 4 s left
+
+
+def test_new_attempt_begins_with_the_cpus_that_its_trial_declares(spare: SpareCpus) -> None:
+    for attempt in (1, 2):
+        spare.change((0, attempt), report(1, 0.0), {0: 0.5}, 1.5)
+        assert spare.change((0, attempt), report(2, 5.0), {0: 0.5}, 1.5) == 2
