@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("SWEEPER_BENCHMARK_RESULTS", Path(__file__).parent / "results"))
 
 
 def run(module: str, *arguments: object, timeout: float) -> tuple[Any, float] | str:

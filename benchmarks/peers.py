@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from statistics import median
 from typing import Any
 
@@ -10,14 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import keep, run, versions
-from benchmarks.recipes import RECIPES
-from benchmarks.workload import EPOCHS, PARALLEL, TRAIN
+from benchmarks.recipes import PRUNING, RECIPES
+from benchmarks.workload import EPOCHS, PARALLEL, TRAIN, missing_data
 
 _BARE = "bare training"
+_NOT_INSTALLED = "not installed"
 
 
 def main() -> None:
     arguments = _arguments()
+    if (missing := missing_data()) is not None:
+        sys.exit(f"error: {missing}")
     installed = versions(["sweeper", *sorted({package for package, _ in RECIPES.values()} - {"sweeper"}), "tensorflow"])
     results: dict[str, list[Any]] = {name: [] for name in arguments.only}
     for _ in range(arguments.rounds):
@@ -30,6 +34,8 @@ def main() -> None:
         console.print(efficiency)
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
     console.print(f"saved in {keep('peers', record)}")
+    if any(isinstance(run, str) and not run.startswith(_NOT_INSTALLED) for runs in results.values() for run in runs):
+        sys.exit(1)
 
 
 def _arguments() -> argparse.Namespace:
@@ -44,13 +50,23 @@ def _arguments() -> argparse.Namespace:
 def _measure(name: str, trials: int, installed: dict[str, str], timeout: float) -> dict[str, float] | str:
     package, _ = RECIPES[name]
     if installed[package] == "not installed":
-        return f"not installed: pip install {package}"
+        return f"{_NOT_INSTALLED}: pip install {package}"
     answer = run("benchmarks.recipes", name, trials, timeout=timeout)
     if isinstance(answer, str):
         return answer
     measured, started = answer
+    if failure := shortfall(measured, trials, prunes=name in PRUNING):
+        return failure
     seconds = {"seconds": measured["last"] - started}
     return {**measured, **seconds, **({"to_first": measured["first"] - started} if "first" in measured else {})}
+
+
+def shortfall(measured: dict[str, float], trials: int, *, prunes: bool) -> str | None:
+    """Return what was not trained of the work, None if it was: a side whose trials failed has no time to compare."""
+    epochs = trials * (1 if prunes else EPOCHS)
+    if measured["trials"] >= trials and measured["epochs"] >= epochs:
+        return None
+    return f"failed: {measured['trials']:.0f} of {trials} trials, {measured['epochs']:.0f} of {epochs} epochs"
 
 
 def _table(trials: int, results: dict[str, list[Any]]) -> Table:
@@ -62,8 +78,8 @@ def _table(trials: int, results: dict[str, list[Any]]) -> Table:
     own = seconds.get("sweeper run")
     for name, runs in results.items():
         took = seconds[name]
-        if took is None:
-            table.add_row(name, next(run for run in runs if isinstance(run, str)))
+        if (failure := next((run for run in runs if isinstance(run, str)), None)) is not None or took is None:
+            table.add_row(name, failure)
             continue
         last = next(run for run in reversed(runs) if not isinstance(run, str))
         ratio = f"{took / own:.2f}" if own else ""

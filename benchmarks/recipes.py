@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,9 +84,9 @@ def _ray(count: int, *, reuse: bool, asha: bool) -> dict[str, float]:
         ),
     ).fit()
     last = time.time()
-    epochs = sum(result.metrics.get("training_iteration", 0) for result in results)
+    ran = [result.metrics["training_iteration"] for result in results if result.metrics and result.error is None]
     ray.shutdown()
-    return {"trials": len(results), "epochs": epochs, "last": last}
+    return {"trials": len(ran), "epochs": sum(ran), "last": last}
 
 
 def _optuna(count: int, *, jobs: int) -> dict[str, float]:
@@ -100,7 +101,8 @@ def _optuna(count: int, *, jobs: int) -> dict[str, float]:
         return fit({name: trial.suggest_categorical(name, choices) for name, choices in SPACE.items()}, data)
 
     study.optimize(objective, n_trials=count, n_jobs=jobs)
-    return {"trials": len(study.trials), "epochs": len(study.trials) * EPOCHS, "last": time.time()}
+    ran = sum(trial.state.is_finished() and trial.value is not None for trial in study.trials)
+    return {"trials": ran, "epochs": ran * EPOCHS, "last": time.time()}
 
 
 def keras_tuner(count: int) -> dict[str, float]:
@@ -118,7 +120,7 @@ def keras_tuner(count: int) -> dict[str, float]:
     x, y, x_val, y_val = data
     tuner = kt.GridSearch(Plain(), objective="val_accuracy", max_trials=count, directory=".", project_name="peers")
     tuner.search(x, y, epochs=EPOCHS, validation_data=(x_val, y_val), verbose=0)
-    ran = len(tuner.oracle.trials)
+    ran = sum(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values())
     return {"trials": ran, "epochs": ran * EPOCHS, "last": time.time()}
 
 
@@ -159,7 +161,7 @@ def bare(count: int) -> dict[str, float]:
 
     def train(number: int, config: dict[str, Any]) -> float:
         started = time.perf_counter()
-        store = CheckpointStore(Path(f"trials/{number}"))
+        store = CheckpointStore(Path(tempfile.mkdtemp(dir=".")))
         trial = Trial(
             number=number, seed=number, budget=budget, objective="val_accuracy", dataset=dataset,
             resources=TrialResources(), checkpoints=store, send=lambda report: None,
@@ -167,7 +169,6 @@ def bare(count: int) -> dict[str, float]:
         train_rnn(RNNParams(**config), trial)
         return time.perf_counter() - started
 
-    Path("trials").mkdir()
     points = configurations(count)
     train(0, points[0])  # warms the process up: TensorFlow and the data are loaded
     seconds = [train(number, point) for number, point in enumerate(points)]
@@ -187,6 +188,9 @@ RECIPES: dict[str, tuple[str, Callable[[int], dict[str, float]]]] = {
     "bare training": ("sweeper", bare),
 }
 """The package that each peer needs, and the function that runs it, by name."""
+
+PRUNING = ("Ray Tune, ASHA",)
+"""The peers that end some trials after their first epoch."""
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ def configurations(count: int) -> list[dict[str, Any]]:
     return points[:count]
 
 
+def missing_data() -> str | None:
+    """Return why the data cannot be loaded; None if it can."""
+    folder = os.environ.get("SWEEPER_DATA_DIR")
+    if folder is None:
+        return "SWEEPER_DATA_DIR is not set; it names the folder of mnist.npz"
+    path = Path(folder) / "mnist.npz"
+    return None if path.is_file() else f"there is no {path}; SWEEPER_DATA_DIR names the folder of mnist.npz"
+
+
 def load_data() -> tuple[Any, Any, Any, Any]:
     """Return pixels from 0 to 1 and labels, for training and for validation."""
     import numpy as np

@@ -218,7 +218,7 @@ def _ray_with_data(
     Ray takes seconds to start, most of it in processes of its own: enough time to load the data and import Ray Tune.
     """
     from sweeper.driver.capacity import refuse_infeasible_on_cluster
-    from sweeper.driver.cluster import ray_cluster
+    from sweeper.driver.cluster import close_in_background, ray_cluster
     from sweeper.driver.node_check import check_nodes
     from sweeper.study.compatibility import record_dataset
 
@@ -234,6 +234,8 @@ def _ray_with_data(
             record_dataset(study, data.facts() if data else None)
             importing.result()
         yield replace(context, data=data)
+        if study.is_done():
+            close_in_background(ray.pop_all())
 
 
 def _report(study: SweepStudy, outcome: Registered, uri: str, stop: StopSignal, started: float) -> tuple[str, ...]:

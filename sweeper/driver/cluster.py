@@ -10,7 +10,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,6 +44,9 @@ JOIN_TIMEOUT_S = 120.0
 """Longest time to join a cluster that answers. Ray has no limit of its own: it tries again for many minutes."""
 
 
+_CLOSING_THREAD = "sweeper-ray-closing"
+
+
 _RAY_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -65,6 +68,7 @@ def ray_cluster(
         trainable: its code is uploaded to a cluster that is joined.
         stop: if Ray dies after it was set, the sweep has been stopped, and did not fail.
     """
+    _wait_for_threads()
     found = cluster_address(address)
     is_ours = found is None
     _set_ray_defaults()
@@ -79,6 +83,19 @@ def ray_cluster(
             raise
         finally:
             _shut_down(Path(options["_temp_dir"]) if is_ours else None)
+
+
+def close_in_background(cluster: ExitStack) -> None:
+    """Leave a cluster, which takes a second, while this thread goes on. The process does not end before."""
+    # A handle of Ray's that is freed after the shutdown ends the process at once, with exit code 1.
+    gc.collect()
+    threading.Thread(target=cluster.close, name=_CLOSING_THREAD).start()
+
+
+def _wait_for_threads() -> None:
+    for thread in threading.enumerate():
+        if thread.name == _CLOSING_THREAD:
+            thread.join()
 
 
 def _set_ray_defaults() -> None:
