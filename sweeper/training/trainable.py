@@ -66,7 +66,10 @@ def _start(params: RNNParams, trial: Trial) -> Loop:
     """Return the training loop of a trial, at its start or restored from its checkpoint."""
     from sweeper.training.engine import runtime
 
-    runtime.start_backend(runtime.threads_for(trial.resources, params.backend), params.backend, trial.resources.gpus)
+    given = trial.resources
+    # JAX uses all its threads for each operation, whatever the trial may use: it has those that a trial begins with.
+    may_grow = given.elastic and params.backend == "tensorflow"
+    runtime.start_backend(runtime.most_threads(given.cpus) if may_grow else given.cpus, params.backend, given.gpus)
     from sweeper.training.engine.loop import Loop, StepPlan, device_data
     from sweeper.training.engine.program import Program
 

@@ -19,7 +19,7 @@ from sweeper.core.text import clean, duration, metric, scalar
 if TYPE_CHECKING:
     from sweeper.analysis.curves import Curve
     from sweeper.core.trials import TrialRecord
-    from sweeper.search.budget import Budget
+    from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
 
 PLOT_WIDTH, PLOT_HEIGHT = 100, 16
@@ -93,7 +93,7 @@ def _facts(study: StudyView, details: Details) -> list[tuple[str, str]]:
     if row.started is not None:
         facts.append(("started", row.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")))
     facts.append(("time", duration(row.seconds)))
-    facts += [("cpus", _cpus_line(row, study.sweep.budget))] if row.cpus else []
+    facts += [("cpus", _cpus_line(row, study.sweep))] if row.cpus else []
     failed = [attempt for attempt in details.attempts if attempt.reason]
     if len(failed) > 1 or (failed and row.state != "FAIL"):
         reasons = [f"attempt {attempt.attempt}: {cut_reason(attempt.reason or '', 1000)}" for attempt in failed]
@@ -114,10 +114,10 @@ def _facts(study: StudyView, details: Details) -> list[tuple[str, str]]:
     return facts + [("note", sentence) for sentence in details.missing]
 
 
-def _cpus_line(row: TrialRecord, budget: Budget) -> str:
+def _cpus_line(row: TrialRecord, sweep: Sweep) -> str:
     """Say how many CPUs computed a trial, and after which epoch: 1, 2 after epoch 4.5."""
     (_, at_first), *changes = row.cpus if row.cpus[0][0] == 1 else ((1, 1), *row.cpus)
-    word = unit(budget).removesuffix("s")
+    budget, word = sweep.budget, unit(sweep.budget).removesuffix("s")
     return ", ".join([f"{at_first}"] + [f"{cpus} after {word} {budget.epoch_of(one - 1):g}" for one, cpus in changes])
 
 

@@ -15,10 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sweeper.spec import TrialResources
+from typing import Any
 
 
 class LazyModule:
@@ -48,15 +45,10 @@ _ALIGNMENT_BYTES = 64
 """Alignment of memory that TensorFlow can compute on without a copy."""
 
 
-def threads_for(resources: TrialResources, backend: str) -> float:
-    """Return the threads that a worker for such trials needs: if their CPUs may grow, one for each of the machine.
-
-    JAX has as many as a trial declares. It uses all that it has for each operation, whatever the trial may use.
-    """
-    if not resources.elastic or backend == "jax":
-        return resources.cpus
+def most_threads(cpus: float) -> float:
+    """Return the threads that a worker needs for trials that begin with so many CPUs and may get more."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(resources.cpus, min(cores, MAX_THREADS))
+    return max(cpus, min(cores, MAX_THREADS))
 
 
 @functools.cache
