@@ -23,6 +23,7 @@ from sweeper.core.urls import connect_to_read
 from sweeper.study.commands import Commands
 from sweeper.study.database_url import is_sqlite_file, parse_database_url, refuse_network_file_system
 from sweeper.study.lease import Lease, find_held
+from sweeper.study.storage.exchange import division_by_zero_means, one_exchange, try_out_idle_connections
 from sweeper.study.storage.tables import create_tables, drop_unused_tables, is_used, look_at_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -31,8 +32,7 @@ LOCK_TIMEOUT_S = 30
 """Lock timeout in seconds: how long a write waits for another process's lock on a SQLite file."""
 
 OWNER_LOCK_TIMEOUT_S = 2
-"""Lock timeout of the owner, in seconds. Short, because Python handles no signal while SQLite waits; the write is
-retried (see `outage`)."""
+"""Lock timeout of the owner, in seconds. Python handles no signal while SQLite waits; the write is retried."""
 
 _SERVER_OPTIONS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 """Options that detect a dead server: seconds to connect, and milliseconds until sent data must be acknowledged."""
@@ -78,8 +78,8 @@ class Database:
         sessions = self.optuna.scoped_session
         if self.file:
             self.file.check_unchanged()
-        with self.engine.begin() as connection:
-            lease.renew(connection)
+        with division_by_zero_means(lease.loss), self.engine.begin() as connection, one_exchange(connection) as is_one:
+            lease.renew(connection, is_answered=not is_one)
             sessions.remove()
             sessions.registry.set(Session(connection, join_transaction_mode="rollback_only"))
             try:
@@ -250,7 +250,7 @@ def _connect(
 ) -> optuna.storages.RDBStorage:
     url = address.render_as_string(hide_password=False)
     # A StudyView reads reports later, and must not keep a connection open until then.
-    pool: dict[str, Any] = {"poolclass": sa.NullPool} if read_only else {"pool_pre_ping": True}
+    pool: dict[str, Any] = {"poolclass": sa.NullPool} if read_only else {}
     options = pool | _engine_options(address, file, read_only=read_only)
     if file and before is not None and before.missing:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -260,21 +260,21 @@ def _connect(
         storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=is_present)
     except RuntimeError as error:
         raise InputError(f"its tables are of another version of Optuna ({first_line(error)})") from error
+    if not read_only:
+        try_out_idle_connections(storage.engine)
     if must_exist or read_only:
         return storage
     if file:
         with storage.engine.connect() as connection:
-            # Readers (a dashboard, `sweeper show`) must not block the sweep; the file keeps the mode. SQLite's default
-            # `synchronous=FULL` makes each commit durable.
+            # Readers must not block the sweep; the file keeps the mode. The default `synchronous=FULL` is durable.
             connection.execute(sa.text("PRAGMA journal_mode=WAL"))
     create_tables(storage.engine)
     return storage
 
 
 def _shorten_lock_timeout(connection: sa.Connection) -> None:
-    if _IS_SHORT not in connection.info:  # which lasts as long as the connection of the driver, and so does the pragma
+    if (
+        "sweeper_has_shortened" not in connection.info
+    ):  # which lasts as long as the connection of the driver, and so does the pragma
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {OWNER_LOCK_TIMEOUT_S * 1000}")
-        connection.info[_IS_SHORT] = True
-
-
-_IS_SHORT = "sweeper has shortened the lock timeout"
+        connection.info["sweeper_has_shortened"] = True

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.core.errors import LeaseLostError, SweepBusyError
+from sweeper.study.storage.exchange import UNANSWERED
 from sweeper.study.storage.tables import LEASES, tables
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,9 @@ class Lease:
         self._owner = f"{_process_space()}{uuid4().hex}"[:OWNER_CHARS]
         self._own_row = _leases.c.sweep == sweep, _leases.c.owner == self._owner
         self._renewal = _leases.update().where(*self._own_row).values(beats=_leases.c.beats + 1)
+        # Fails unless this process holds the lease. PostgreSQL has no simpler way to fail a transaction on a condition.
+        division: Any = sa.select(sa.literal_column("1 / count(*)")).select_from(_leases)
+        self._division_by_none = division.where(*self._own_row).execution_options(**UNANSWERED)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_released, name="sweeper-lease", daemon=True)
         self.lost = threading.Event()
@@ -115,23 +120,33 @@ class Lease:
             raise SweepBusyError(_busy_message(self._sweep, find_holder(self._engine, self._sweep)))
         self._thread.start()
 
-    def renew(self, connection: sa.Connection) -> None:
+    def renew(self, connection: sa.Connection, *, is_answered: bool = True) -> None:
         """Renew the lease as part of a transaction, which then only the holder can commit.
 
         Call it first in the transaction. Until the transaction ends no other process can take the lease, even if this
         process is suspended.
 
+        Args:
+            is_answered: whether the answer can be read now; if not, the transaction fails with a division by zero.
+
         Raises:
             LeaseLostError: another process has taken the lease.
         """
-        if connection.execute(self._renewal).rowcount == 0:
-            self.lost.set()
-            raise LeaseLostError(self._lost_message(_read_holder(connection, self._sweep)))
+        renewed = connection.execute(self._renewal, execution_options={} if is_answered else UNANSWERED)
+        if not is_answered:
+            connection.execute(self._division_by_none)
+        elif renewed.rowcount == 0:
+            raise self.loss()
+
+    def loss(self) -> LeaseLostError:
+        """Note that another process has taken the lease; return the error that says which."""
+        self.lost.set()
+        return LeaseLostError(self._lost_message(find_holder(self._engine, self._sweep)))
 
     def require(self) -> None:
         """Raise LeaseLostError if another process is known to have taken the lease."""
         if self.lost.is_set():
-            raise LeaseLostError(self._lost_message(find_holder(self._engine, self._sweep)))
+            raise self.loss()
 
     def release(self) -> None:
         """Give the lease up, so that another process can take it at once."""

@@ -26,6 +26,7 @@ from sweeper.search.domains import nearest_step
 from sweeper.search.optuna_internals import is_rung_mark
 from sweeper.search.optuna_internals import trial_id as id_of
 from sweeper.search.pruning.promotion import PAUSED
+from sweeper.study.storage.exchange import UNANSWERED
 
 END_ATTRIBUTES = ("ended", "reason", PAUSED)
 """User attributes of a trial that are written when it ends."""
@@ -182,8 +183,7 @@ class OwnerCachedStorage(_CachedStorage):
 
         One that is running stays as it is.
 
-        Optuna 5.0. Its public methods change no trial that has ended, and `enqueue_trial` makes a trial with another
-        number, which has no reports.
+        Optuna 5.0 changes no trial that has ended, and `enqueue_trial` makes another one, which has no reports.
         """
         trial_id = id_of(self._trials[number])
         if self._trials[number].state in (TrialState.FAIL, TrialState.PRUNED):
@@ -201,10 +201,7 @@ class OwnerCachedStorage(_CachedStorage):
         return trial_id
 
     def forget_params(self, trial_id: int) -> None:
-        """Delete the parameters of a running trial, so that the sampler chooses them again.
-
-        Optuna 5.0. Its public methods only add parameters.
-        """
+        """Delete the parameters of a running trial, so that the sampler chooses them again. Optuna 5.0 cannot."""
         params = models.TrialParamModel.__table__
         with _create_scoped_session(self._backend.scoped_session) as session:
             session.connection().execute(params.delete().where(params.c.trial_id == trial_id))
@@ -214,8 +211,7 @@ class OwnerCachedStorage(_CachedStorage):
     def replace_marks(self, marks_of: Callable[[FrozenTrial], Mapping[str, float]]) -> None:
         """Replace the marks by which a pruner compares trials, also those of trials that have ended.
 
-        Optuna 5.0. Its public methods change no trial that has ended, and the marks of one pruner mean other reports to
-        another.
+        Optuna 5.0 changes no trial that has ended, and the marks of one pruner mean other reports to another.
         """
         attributes = models.TrialSystemAttributeModel.__table__
         for trial in list(self._trials):
@@ -246,10 +242,12 @@ class OwnerCachedStorage(_CachedStorage):
         self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
 
     def _insert(self, model: Any, *rows: dict[str, Any]) -> Any:
-        """Write new rows; return the primary key of a single one."""
+        """Write new rows; return the key of a new trial. For others no key is asked for, and no answer waited for."""
+        insert, is_trial = model.__table__.insert(), model is models.TrialModel
+        statement = insert if is_trial else insert.inline().execution_options(**UNANSWERED)
         with _create_scoped_session(self._backend.scoped_session) as session:
-            result = session.connection().execute(model.__table__.insert(), list(rows))
-        return (result.inserted_primary_key or [None])[0] if len(rows) == 1 else None
+            result = session.connection().execute(statement, list(rows))
+            return result.inserted_primary_key[0] if is_trial else None  # type: ignore[index]
 
     def _end(self, trial_id: int, state: TrialState, values: Sequence[float], now: datetime) -> None:
         for objective, value in enumerate(values):
@@ -258,7 +256,7 @@ class OwnerCachedStorage(_CachedStorage):
         trials = models.TrialModel.__table__
         update = trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now)
         with _create_scoped_session(self._backend.scoped_session) as session:
-            session.connection().execute(update)
+            session.connection().execute(update, execution_options=UNANSWERED)
 
 
 def add_ended_trials(study: Study, trials: Sequence[FrozenTrial], connection: Connection) -> None:

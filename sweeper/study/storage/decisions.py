@@ -8,6 +8,7 @@ from dataclasses import fields
 import sqlalchemy as sa
 
 from sweeper.core.trials import Decision
+from sweeper.study.storage.exchange import UNANSWERED
 from sweeper.study.storage.tables import tables
 
 _decisions = sa.Table(
@@ -20,7 +21,7 @@ _decisions = sa.Table(
 )
 
 
-_INSERT = _decisions.insert()
+_INSERT = _decisions.insert().execution_options(**UNANSWERED)
 
 _NAMES = {field.name for field in fields(Decision)} - {"step"}
 

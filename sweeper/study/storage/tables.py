@@ -17,6 +17,7 @@ from sweeper.core.errors import InputError, StorageError
 from sweeper.core.secrets import redact
 from sweeper.core.text import format_list
 from sweeper.core.trials import Attempt, Report
+from sweeper.study.storage.exchange import UNANSWERED
 
 tables = sa.MetaData()
 
@@ -32,7 +33,7 @@ _reports = sa.Table(
 )
 
 
-_INSERT_REPORT = _reports.insert()
+_INSERT_REPORT = _reports.insert().execution_options(**UNANSWERED)
 
 
 _attempts = sa.Table(
