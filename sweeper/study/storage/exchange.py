@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 
 IDLE_S = 1.0
 """Time after which a connection may have been closed by the server, a firewall or a proxy, and is tried out first."""
@@ -34,17 +36,32 @@ def one_exchange(connection: sa.Connection) -> Iterator[bool]:
         return
     import psycopg
 
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of errors that are raised all the same
     driver: Any = connection.connection.driver_connection
     try:
         with driver.pipeline() as pipeline, _answers_awaited(connection, pipeline.sync):
             yield True
             connection.exec_driver_sql("COMMIT", execution_options=UNANSWERED)
-    except psycopg.Error as error:
+    except (psycopg.Error, sa.exc.DBAPIError, StorageInternalError) as error:
         if driver.closed:
             connection.invalidate(error)
+        cause = _first_error(error)
         raise sa.exc.DBAPIError.instance(
-            None, None, error, psycopg.Error, connection_invalidated=driver.closed, dialect=connection.dialect
+            None, None, cause, psycopg.Error, connection_invalidated=driver.closed, dialect=connection.dialect
         ) from error
+
+
+def _first_error(error: BaseException) -> Any:
+    """Return the server's first error, which failed all statements after it."""
+    import psycopg
+
+    found: BaseException | None = error
+    while found is not None:
+        original = getattr(found, "orig", found)
+        if isinstance(original, psycopg.Error) and not isinstance(original, psycopg.errors.PipelineAborted):
+            return original
+        found = found.__cause__ or found.__context__
+    return getattr(error, "orig", error)
 
 
 @contextmanager
