@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sweeper.core.errors import InputError
@@ -21,10 +23,15 @@ CHECKPOINT_SECONDS = 2.0
 
 def train_rnn(params: RNNParams, trial: Trial) -> None:
     """Train a recurrent network, and validate it at each report."""
-    loop = _start(params, trial)
+    loop, cpus = _start(params, trial, trial.checkpoint), trial.resources.cpus
     saved = time.monotonic()
     while trial.step < trial.reports:
-        metrics = loop.advance(loop.plan.step_at(trial.step + 1), int(trial.resources.cpus))
+        if cpus != (cpus := trial.resources.cpus):
+            with TemporaryDirectory() as folder:
+                loop.save(Path(folder))
+                del loop  # its tensors, before TensorFlow starts again
+                loop = _start(params, trial, Path(folder))
+        metrics = loop.advance(loop.plan.step_at(trial.step + 1))
         if bad := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
             raise trial.diverged(bad)  # weights that are NaN stay NaN, also where the objective is finite
         is_last = trial.step + 1 == trial.reports or trial.may_pause
@@ -43,7 +50,7 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
 
     if trial.checkpoint is None:
         raise ValueError(f"trial {trial.number} has no checkpoint to evaluate")
-    loop = _start(params, trial)
+    loop = _start(params, trial, trial.checkpoint)
     metrics = loop.test()
     dataset = _dataset_of(trial)
     task = dataset.task
@@ -62,24 +69,23 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
 train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
 
 
-def _start(params: RNNParams, trial: Trial) -> Loop:
-    """Return the training loop of a trial, at its start or restored from its checkpoint."""
+def _start(params: RNNParams, trial: Trial, checkpoint: Path | None) -> Loop:
+    """Return the training loop of a trial, at its start or restored from a checkpoint."""
     from sweeper.training.engine import runtime
 
-    given = trial.resources
-    # JAX uses all its threads for each operation, whatever the trial may use: it has those that a trial begins with.
-    may_grow = given.elastic and params.backend == "tensorflow"
-    runtime.start_backend(runtime.most_threads(given.cpus) if may_grow else given.cpus, params.backend, given.gpus)
+    cpus = max(1, int(trial.resources.cpus))
+    runtime.start_backend(cpus, params.backend, trial.resources.gpus)
+    runtime.use_threads(cpus)
     from sweeper.training.engine.loop import Loop, StepPlan, device_data
     from sweeper.training.engine.program import Program
 
     dataset = _dataset_of(trial)
     data = device_data(trial.data)
     plan = StepPlan.of(trial, len(data.y_train), params.batch_size)
-    program = Program(params, dataset.task, int(trial.resources.cpus))
+    program = Program(params, dataset.task, cpus)
     loop = Loop(params, program, data, plan, trial.seed if params.seed is None else params.seed)
-    if trial.checkpoint is not None:
-        loop.restore(trial.checkpoint)
+    if checkpoint is not None:
+        loop.restore(checkpoint)
     return loop
 
 

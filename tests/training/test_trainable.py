@@ -238,3 +238,51 @@ def test_memory_of_a_worker_is_bounded(make_trial: MakeTrial) -> None:
         used.append(psutil.Process().memory_info().rss / 2**20)
     # There are more structures than the cache holds: memory rises until it is full, and no further.
     assert max(used[-50:]) - max(used[50:100]) < 40, used[::25]
+
+
+CHANGING_CPUS = """
+import json, pathlib, sys
+from sweeper.training import RNNParams, train_rnn, trainable
+from sweeper.training.engine import program, runtime
+from tests.training.conftest import RecordedTrial
+
+trainable.CHECKPOINT_SECONDS = 0.0
+program.shards_for = lambda params, cpus: cpus  # also for a network as small as this
+params = RNNParams(**json.loads(sys.argv[1]))
+threads = []
+
+def trial(folder, stop=None, changes=True):
+    made = RecordedTrial(pathlib.Path(folder), epochs=3, reports_per_epoch=2)
+    made._cpus_at = lambda step: 2 if changes and 2 < step < 6 else 1
+    def send(report):
+        threads.append(runtime.tensorflow.config.threading.get_inter_op_parallelism_threads())
+        made.sent.append(report)
+        if report.step == stop:
+            raise KeyboardInterrupt
+    made._send = send
+    return made
+
+whole, broken, rest, alone = trial("whole"), trial("broken", 4), trial("broken"), trial("alone", changes=False)
+train_rnn(params, whole)
+assert threads == [1, 1, 2, 2, 2, 1], threads
+assert [report.cpus for report in whole.sent] == threads
+try:
+    train_rnn(params, broken)
+except KeyboardInterrupt:
+    rest.resume()
+train_rnn(params, rest)
+assert rest.metrics == whole.metrics[3:], (rest.metrics, whole.metrics)
+train_rnn(params, alone)
+assert alone.metrics[:2] == whole.metrics[:2]
+assert abs(alone.metrics[-1]["loss"] - whole.metrics[-1]["loss"]) < 1e-4
+whole.resume()
+print(trainable.evaluate(params, whole)["test_accuracy"])
+"""
+
+
+def test_cpus_may_change_while_a_trial_trains(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", CHANGING_CPUS, RANDOM.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0.0 <= float(done.stdout) <= 1.0

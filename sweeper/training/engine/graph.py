@@ -211,8 +211,12 @@ class CompiledCache:
         self._entries.move_to_end(key)
         return self._entries[key]
 
+    def clear(self) -> None:
+        self._entries.clear()
+
     def __len__(self) -> int:
         return len(self._entries)
 
 
 compiled_cache = CompiledCache()
+runtime.to_forget.append(compiled_cache.clear)

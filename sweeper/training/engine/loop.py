@@ -54,6 +54,9 @@ def device_data(arrays: Arrays) -> DeviceData:
     return DeviceData(*train, batches(arrays.x_val, arrays.y_val), batches(arrays.x_test, arrays.y_test), first)
 
 
+runtime.to_forget.append(device_data.cache_clear)
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """Gradient steps of a full trial, and after which of them it reports."""
@@ -119,9 +122,8 @@ class Loop:
         self.plan = plan
         self.order = DataOrder(seed, len(data.y_train), params.batch_size)
 
-    def advance(self, stop: int, cpus: int) -> dict[str, float]:
-        """Train up to gradient step `stop` and validate, on so many CPUs; return the metrics since the last report."""
-        self._program.use_cpus(cpus)
+    def advance(self, stop: int) -> dict[str, float]:
+        """Train up to gradient step `stop` and validate; return the metrics since the last report."""
         first, loss, hits = self.step, 0.0, 0
         while self.step < stop and np.isfinite(loss):
             steps = range(self.step, min(stop, self.step + STEPS_PER_CALL))

@@ -44,7 +44,7 @@ class Program:
     """Training and evaluation of one network with its hyperparameters; cheap to make if its graph is compiled.
 
     Args:
-        cpus: threads that compute it, at most as many as `runtime.start_backend` was told.
+        cpus: threads that compute it, as many as the backend has.
     """
 
     def __init__(self, params: RNNParams, task: LearningTask, cpus: int = 1) -> None:
@@ -58,12 +58,6 @@ class Program:
         decayed = [np.full(spec.size, float(len(spec.shape) > 1), np.float32) for spec in self._specs]
         self.decayed = runtime.tensor(np.concatenate(decayed))
         self._numbers = {name: runtime.tensor(number) for name, number in numbers_of(params).items()}
-
-    def use_cpus(self, cpus: int) -> None:
-        """Compute with so many threads from the next call on. The graph for another number may have to be traced."""
-        if cpus != self._cpus:
-            self._cpus = cpus
-            self.compiled = self._find_compiled(self.task)
 
     def _find_compiled(self, task: LearningTask) -> CompiledTraining:
         params, network = self._params, Network.of(self._params, task)

@@ -20,7 +20,7 @@ from sweeper.training.engine.ops import (
     product_over_steps,
     sigmoid_gradient,
 )
-from sweeper.training.engine.runtime import is_jax, jax, ops, tensorflow
+from sweeper.training.engine.runtime import is_jax, jax, ops, tensorflow, to_forget
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
@@ -254,3 +254,6 @@ def compiled_recurrence(recurrence: Recurrence) -> tuple[Callable[..., Any], Cal
     specs = [tensorflow.TensorSpec(shape) for shape in dims]
     forward = tensorflow.function(recurrence.forward, autograph=False, input_signature=specs)
     return forward, tensorflow.function(recurrence.backward, autograph=False, reduce_retracing=True)
+
+
+to_forget.append(compiled_recurrence.cache_clear)

@@ -104,21 +104,3 @@ def test_each_cpu_has_a_shard_if_it_is_large_enough(
     cell: str, units: int, batch_size: int, cpus: int, shards: int
 ) -> None:
     assert shards_for(RNNParams(cell=cell, units=units, batch_size=batch_size), cpus) == shards
-
-
-def test_program_changes_its_shards_between_two_calls(monkeypatch: pytest.MonkeyPatch, tensorflow: Any) -> None:
-    import numpy as np
-
-    monkeypatch.setattr("sweeper.training.engine.program.shards_for", lambda params, cpus: cpus)
-    params = RNNParams(units=4, batch_size=11, dropout=0.2)
-    indices = np.arange(33).reshape(3, -1)
-
-    def steps(program: Program, state: State, first: int) -> State:
-        return program.train(state, *samples(TASK), first=first, indices=indices, rates=[0.05] * 3)[0]
-
-    one, two = Program(params, TASK), Program(params, TASK, 2)
-    state = steps(one, one.initial_state(1), 0)
-    expected = steps(two, state, 3)
-    one.use_cpus(2)
-    assert one.compiled is two.compiled
-    np.testing.assert_array_equal(steps(one, state, 3).weights, expected.weights)
