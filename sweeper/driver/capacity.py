@@ -23,12 +23,16 @@ MIN_SECONDS_LEFT = 10.0
 
 
 class SpareCpus:
-    """Divides the CPUs of a node that no trial waits for among the trials that run on it."""
+    """Divides the CPUs of a node that no trial waits for among the trials that run on it.
+
+    A trial gets more only if they are free at two reports in a row: paused trials come back at any time, and each
+    change costs its worker a second or two.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         self.is_elastic = sweep.resources.elastic
         self._reports = sweep.budget.reports
-        self._last: dict[tuple[int, int], tuple[float, int]] = {}
+        self._last: dict[tuple[int, int], tuple[float, int, int]] = {}
 
     def change(self, attempt: tuple[int, int], report: Report, cpus_of: Mapping[int, float], free: float) -> int | None:
         """Return how many CPUs an attempt may use after a report; None if as many as before.
@@ -39,13 +43,14 @@ class SpareCpus:
             free: the CPUs of the node that nothing waits for.
         """
         own = max(1, int(cpus_of[attempt[0]]))
-        since, before = self._last.get(attempt, (report.time, own))
+        since, before, offered_before = self._last.get(attempt, (report.time, own, own))
         seconds_left = (report.time - since) * (self._reports - report.step)
         each, more = divmod(max(0, int(free)), len(cpus_of))
-        cpus = own + each + (sorted(cpus_of).index(attempt[0]) < more)
+        offered = own + each + (sorted(cpus_of).index(attempt[0]) < more)
+        cpus = min(offered, max(before, offered_before))
         if cpus > before and seconds_left < MIN_SECONDS_LEFT:
             cpus = before
-        self._last[attempt] = report.time, cpus
+        self._last[attempt] = report.time, cpus, offered
         return None if cpus == before else cpus
 
     def forget(self, attempt: tuple[int, int]) -> None:

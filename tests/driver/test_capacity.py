@@ -47,3 +47,9 @@ def test_new_attempt_begins_with_the_cpus_that_its_trial_declares(spare: SpareCp
     for attempt in (1, 2):
         spare.change((0, attempt), report(1, 0.0), {0: 0.5}, 1.5)
         assert spare.change((0, attempt), report(2, 5.0), {0: 0.5}, 1.5) == 2
+
+
+def test_cpus_that_are_free_for_a_moment_are_not_given(spare: SpareCpus) -> None:
+    free = [0.0, 3.0, 0.0, 3.0, 3.0, 3.0]
+    changes = [spare.change((0, 1), report(step, 20.0 * step), {0: 1.0}, n) for step, n in enumerate(free, 1)]
+    assert changes == [None, None, None, None, 4, None]
