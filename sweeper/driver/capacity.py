@@ -31,18 +31,30 @@ class SpareCpus:
 
     def __init__(self, sweep: Sweep) -> None:
         self.is_elastic = sweep.resources.elastic
+        self._parallel = None if sweep.budget.parallel == "auto" else int(sweep.budget.parallel)
         self._reports = sweep.budget.reports
         self._last: dict[tuple[int, int], tuple[float, int, int]] = {}
 
-    def change(self, attempt: tuple[int, int], report: Report, cpus_of: Mapping[int, float], free: float) -> int | None:
+    def change(
+        self,
+        attempt: tuple[int, int],
+        report: Report,
+        cpus_of: Mapping[int, float],
+        free: float,
+        running: int | None = None,
+    ) -> int | None:
         """Return how many CPUs an attempt may use after a report; None if as many as before.
 
         Args:
             attempt: the numbers of the trial and of its attempt.
             cpus_of: the CPUs that each trial on its node declares, by the number of the trial.
             free: the CPUs of the node that nothing waits for.
+            running: the trials that run on all nodes, if there are more of them. A sweep that runs two trials at a time
+                never uses more CPUs than two of its trials declare.
         """
         own = max(1, int(cpus_of[attempt[0]]))
+        if self._parallel is not None:
+            free = min(free, (self._parallel - (running or len(cpus_of))) * own)
         since, before, offered_before = self._last.get(attempt, (report.time, own, own))
         seconds_left = (report.time - since) * (self._reports - report.step)
         each, more = divmod(max(0, int(free)), len(cpus_of))

@@ -213,7 +213,7 @@ class _StudyScheduler(FIFOScheduler):
             here = [other for other in live if self._nodes.node_of_actor(actor_id_of(other)) == node["NodeID"]]
             cpus_of |= {other.config["number"]: other.config["request"]["CPU"] for other in here}
             free = node["Resources"].get("CPU", 0.0) - sum(cpus_of.values())
-        if (cpus := self._spare.change((task.number, task.attempt), report, cpus_of, free)) is not None:
+        if (cpus := self._spare.change((task.number, task.attempt), report, cpus_of, free, len(live))) is not None:
             worker: Any = actor_of(trial)
             worker.allow.remote(cpus)  # arrives before the call for the next report, which Tune makes after this one
 

@@ -53,3 +53,11 @@ def test_cpus_that_are_free_for_a_moment_are_not_given(spare: SpareCpus) -> None
     free = [0.0, 3.0, 0.0, 3.0, 3.0, 3.0]
     changes = [spare.change((0, 1), report(step, 20.0 * step), {0: 1.0}, n) for step, n in enumerate(free, 1)]
     assert changes == [None, None, None, None, 4, None]
+
+
+def test_sweep_of_two_trials_at_a_time_uses_no_more_than_two_declare(make_sweep: MakeSweep) -> None:
+    spare = SpareCpus(make_sweep(budget={"trials": 9, "epochs": 10, "parallel": 2}))
+    for step in (1, 2):
+        changes = [spare.change((number, 1), report(step, 20.0 * step), {number: 2.0}, 14.0) for number in (0, 1)]
+        changes.append(spare.change((2, 1), report(step, 20.0 * step), {2: 2.0}, 14.0, running=2))
+    assert changes == [4, 4, None]

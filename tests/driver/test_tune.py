@@ -378,7 +378,7 @@ def test_last_trial_gets_the_cpus_that_nothing_waits_for(
         run_trials(study, parallel=2)
         row, reports = study.row(1), study.reports(1)
     cpus = [int(report.metrics["cpus"]) for report in reports]
-    most = int(ray.cluster_resources()["CPU"]) if elastic else 1
+    most = 2 if elastic else 1  # as many as two trials declare
     assert cpus == sorted(cpus) and (cpus[0], cpus[-1]) == (1, most)
     assert row.cpus == (((cpus.index(most) + 1, most),) if most > 1 else ())
     assert study.row(0).state == row.state == "COMPLETE" and row.attempt == 1
