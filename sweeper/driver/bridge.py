@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -14,6 +14,10 @@ from sweeper.study.study import SweepStudy
 from sweeper.worker.task import Event, Task
 
 logger = logging.getLogger(__name__)
+
+
+AttemptId = tuple[int, int]
+"""(number of the trial, number of the attempt)"""
 
 
 FINISHED = "FINISHED"
@@ -34,7 +38,7 @@ class TuneBridge:
         self,
         study: SweepStudy,
         *,
-        has_room: Callable[[list[Task]], bool],
+        has_room: Callable[[Mapping[AttemptId, Task]], bool],
         must_evaluate: Callable[[TrialRecord], bool],
         control: Control,
         search: bool = True,
@@ -47,6 +51,7 @@ class TuneBridge:
         """Whether CPUs are free for another trial, and there is none."""
         self._study = study
         self._has_room = has_room
+        self._handed_out: dict[AttemptId, Task] = {}
         self._must_evaluate = must_evaluate
         self._is_evaluation_started = False
         self._evaluation_attempts = 0
@@ -68,7 +73,9 @@ class TuneBridge:
 
     def _next_trial_task(self) -> Task | None:
         """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid."""
-        has_room = self._has_room([self._task(row) for row in self._study.running()])
+        running = {(row.number, row.attempt): row for row in self._study.running()}
+        self._handed_out = {key: self._handed_out.get(key) or self._task(row) for key, row in running.items()}
+        has_room = self._has_room(self._handed_out)
         has_next = has_room and self._study.has_next()
         self.has_idle_cpus = has_room and not has_next
         if not has_next:

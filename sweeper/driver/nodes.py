@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 
 from sweeper.core.errors import CapacityError
 from sweeper.core.trials import FailureKind
+from sweeper.driver.bridge import AttemptId
 from sweeper.driver.capacity import ResourceRequest, can_autoscale, trials_that_fit
 from sweeper.driver.ray_internals import draining_nodes, node_of_actor
+from sweeper.worker.task import Task
 
 MAX_DEATHS_PER_NODE = 3
 """Attempts that may die in a row on a node before their first report; then the node is excluded."""
@@ -35,10 +37,6 @@ REFRESH_INTERVAL_S = 1.0
 
 _BLAMED_ON_NODE: tuple[FailureKind, ...] = ("crash", "stall", "memory")
 """Kinds of failure that a broken node may cause."""
-
-
-AttemptId = tuple[int, int]
-"""(number of the trial, number of the attempt)"""
 
 
 class Nodes:
@@ -178,3 +176,23 @@ class Nodes:
                 f"No node can run any waiting trial (waiting: {len(waiting)}). The sweep waits up to "
                 f"{MAX_WAIT_FOR_NODE_S / 60:g} minutes for a node."
             )
+
+
+class Room:
+    """Answers whether another trial fits. Tune asks after each event: only a change is looked at anew."""
+
+    def __init__(self, nodes: Nodes, request_of: Callable[[Task], dict[str, float]], parallel: int | None) -> None:
+        self._nodes, self._request_of, self._parallel = nodes, request_of, parallel
+        self._requests: dict[AttemptId, dict[str, float]] = {}
+        self._alive: object = None
+        self._answer = False
+
+    def __call__(self, handed_out: Mapping[AttemptId, Task]) -> bool:
+        """Return whether a trial fits beside those that were handed out."""
+        alive = self._nodes.alive()  # the same object for a second
+        if alive is not self._alive or self._requests.keys() != handed_out.keys():
+            known = self._requests
+            self._requests = {key: known.get(key) or self._request_of(task) for key, task in handed_out.items()}
+            self._answer = self._nodes.has_room(list(self._requests.values()), self._parallel)
+            self._alive = alive
+        return self._answer

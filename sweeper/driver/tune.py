@@ -19,7 +19,7 @@ from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.driver.actor import TrialActor, as_config, task_from
 from sweeper.driver.bridge import FINISHED, TuneBridge, capture_errors
 from sweeper.driver.capacity import SpareCpus, possible_requests, request_for
-from sweeper.driver.nodes import Nodes
+from sweeper.driver.nodes import Nodes, Room
 from sweeper.driver.ray_internals import (
     actor_id_of,
     actor_of,
@@ -77,10 +77,9 @@ def tune_trials(
         study.announce(f"Running {count} {'trial' if count == 1 else 'trials'} at a time.")
     request_of = partial(_request, context.sweep.resources)
 
-    def has_room(handed_out: list[Task]) -> bool:
-        return nodes.has_room([request_of(task) for task in handed_out], parallel)
-
-    bridge = TuneBridge(study, has_room=has_room, must_evaluate=must_evaluate, control=control, search=search)
+    bridge = TuneBridge(
+        study, has_room=Room(nodes, request_of, parallel), must_evaluate=must_evaluate, control=control, search=search
+    )
     spare = SpareCpus(context.sweep)
     hooks = make_hooks(bridge, nodes, request_of, stall_timeout=context.sweep.budget.stall_timeout, spare=spare)
     run_tune(hooks, context)

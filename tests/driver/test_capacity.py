@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
 from sweeper.core.trials import Report
 from sweeper.driver.capacity import SpareCpus
+from sweeper.driver.nodes import Room
 from sweeper.spec import Sweep
+from sweeper.worker.task import Task
 
 MakeSweep = Callable[..., Sweep]
 
@@ -61,3 +64,23 @@ def test_sweep_of_two_trials_at_a_time_uses_no_more_than_two_declare(make_sweep:
         changes = [spare.change((number, 1), report(step, 20.0 * step), {number: 2.0}, 14.0) for number in (0, 1)]
         changes.append(spare.change((2, 1), report(step, 20.0 * step), {2: 2.0}, 14.0, running=2))
     assert changes == [4, 4, None]
+
+
+def test_room_is_looked_at_anew_only_after_a_change() -> None:
+    asked: list[int] = []
+    snapshots: list[dict[str, Any]] = [{}]
+
+    class Counted:
+        def alive(self) -> dict[str, Any]:
+            return snapshots[-1]
+
+        def has_room(self, handed_out: list[Any], parallel: int | None) -> bool:
+            asked.append(len(handed_out))
+            return len(handed_out) < 2
+
+    room = Room(cast(Any, Counted()), lambda task: {"CPU": 1.0}, None)
+    tasks = {(number, 1): Task(number, {}) for number in range(2)}
+    first = {(0, 1): tasks[0, 1]}
+    assert [room(first), room(first), room(tasks), room(tasks)] == [True, True, False, False] and asked == [1, 2]
+    snapshots.append({})  # the nodes were queried again
+    assert not room(tasks) and room({(0, 2): tasks[0, 1]}) and asked == [1, 2, 2, 1]
