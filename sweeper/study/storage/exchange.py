@@ -39,7 +39,9 @@ def one_exchange(connection: sa.Connection) -> Iterator[bool]:
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of errors that are raised all the same
     driver: Any = connection.connection.driver_connection
     try:
+        driver.autocommit = True  # psycopg would wait for the answer to a BEGIN of its own
         with driver.pipeline() as pipeline, _answers_awaited(connection, pipeline.sync):
+            connection.exec_driver_sql("BEGIN", execution_options=UNANSWERED)
             yield True
             connection.exec_driver_sql("COMMIT", execution_options=UNANSWERED)
     except (psycopg.Error, sa.exc.DBAPIError, StorageInternalError) as error:
@@ -49,6 +51,12 @@ def one_exchange(connection: sa.Connection) -> Iterator[bool]:
         raise sa.exc.DBAPIError.instance(
             None, None, cause, psycopg.Error, connection_invalidated=driver.closed, dialect=connection.dialect
         ) from error
+    finally:
+        try:
+            driver.rollback()  # of what has failed; after a commit there is nothing
+            driver.autocommit = False
+        except psycopg.Error:  # the connection is lost
+            connection.invalidate()
 
 
 def _first_error(error: BaseException) -> Any:
