@@ -72,6 +72,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         return True
 
     def allow(self, cpus: int) -> None:
+        """Let the trial use so many CPUs from its next report on."""
         self._run.allow(cpus)
 
     def step(self) -> dict[str, Any]:

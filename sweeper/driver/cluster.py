@@ -86,7 +86,7 @@ def ray_cluster(
 
 
 def close_in_background(cluster: ExitStack) -> None:
-    """Leave a cluster, which takes a second, while this thread goes on. The process does not end before."""
+    """Close a connection to a cluster, which takes a second, in a thread; the process ends only after it."""
     # A handle of Ray's that is freed after the shutdown ends the process at once, with exit code 1.
     gc.collect()
     threading.Thread(target=cluster.close, name=_CLOSING_THREAD).start()

@@ -247,7 +247,7 @@ def report_errors_to(record: Callable[[TuneTrial, str], None]) -> AbstractContex
 
 
 def unstage(controller: Any, trial: TuneTrial) -> None:
-    """Stop Tune from keeping a worker for a trial that was stopped while it waited; `stop_trial` of Ray 2.60 does."""
+    """Let go of the worker that Tune keeps for a trial stopped while it waited; `stop_trial` of Ray 2.60 keeps it."""
     if trial in getattr(controller, "_staged_trials", ()):
         controller._unstage_trial_with_resources(trial)
 

@@ -273,8 +273,6 @@ def _connect(
 
 
 def _shorten_lock_timeout(connection: sa.Connection) -> None:
-    if (
-        "sweeper_has_shortened" not in connection.info
-    ):  # which lasts as long as the connection of the driver, and so does the pragma
+    if "sweeper_has_shortened" not in connection.info:  # this and the pragma last as long as the driver's connection
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {OWNER_LOCK_TIMEOUT_S * 1000}")
         connection.info["sweeper_has_shortened"] = True

@@ -39,7 +39,7 @@ class Task:
     def cpus_at(self, step: int) -> int | None:
         """Return the CPUs that computed a report; None if it is not recorded yet.
 
-        An attempt that goes on from a checkpoint before the last report computes some again, and to the same bits.
+        An attempt that resumes from a checkpoint before the last report computes some reports again, to the same bits.
         """
         if step > (self.recorded or 0):
             return None

@@ -125,7 +125,7 @@ class Trial:
 
     @property
     def resources(self) -> TrialResources:
-        """What the trial may use until its next report."""
+        """Return what the trial may use until its next report."""
         cpus = self._cpus_at(self.step + 1)
         return self._resources if cpus is None else self._resources.model_copy(update={"cpus": float(cpus)})
 
