@@ -34,7 +34,7 @@ from benchmarks.measure import keep, run, versions
 
 if TYPE_CHECKING:
     from sweeper.driver.bridge import TuneBridge
-    from sweeper.worker.task import Task
+    from sweeper.worker.task import Event, Task
 
 TRIAL_SECONDS = 60.0
 STORAGES = ("sqlite", "postgresql", "postgresql+5ms", "postgresql+20ms")
@@ -64,24 +64,35 @@ class Load:
             heapq.heappush(self.due, (now + self._next(), task.number, task, 1))
 
     def serve(self, until: float) -> None:
-        """Pass each report to the bridge when it is due, and wait for the verdict."""
-        from sweeper.core.trials import Report, Verdict
+        """Pass each report to the bridge when it is due, with all that are, and wait for the verdict."""
+        from sweeper.core.trials import Report
         from sweeper.worker.task import Event
 
         while self.due and (moment := self.due[0][0]) < until:
             time.sleep(max(0.0, moment - time.monotonic()))
-            moment, number, task, step = heapq.heappop(self.due)
-            score = task.params["dropout"] + self.jitter.random() - 1 / step
-            report = Report(step, time.time(), {"score": score, "loss": -score})
-            verdict = self.bridge.handle_event(task, Event(report=report, node="node", pid=1))
             now = time.monotonic()
-            self.waits.append(now - moment)
-            self.idle += now - moment
-            if verdict is Verdict.CONTINUE:
-                heapq.heappush(self.due, (now + self._next(), number, task, step + 1))
-            else:
-                self.free.append(now)
-            self.fill()
+            arrived: list[tuple[float, Task, Event]] = []
+            while self.due and (self.due[0][0] <= now or not arrived):
+                moment, _, task, step = heapq.heappop(self.due)
+                score = task.params["dropout"] + self.jitter.random() - 1 / step
+                report = Report(step, time.time(), {"score": score, "loss": -score})
+                arrived.append((moment, task, Event(report=report, node="node", pid=1)))
+            if len(arrived) > 1:
+                self.bridge.record_together([(task, event) for _, task, event in arrived])
+            for moment, task, event in arrived:
+                self._deliver(moment, task, event)
+                self.fill()
+
+    def _deliver(self, moment: float, task: Task, event: Event) -> None:
+        verdict = self.bridge.handle_event(task, event)
+        now = time.monotonic()
+        self.waits.append(now - moment)
+        self.idle += now - moment
+        if verdict.value == "continue":
+            assert event.report is not None
+            heapq.heappush(self.due, (now + self._next(), task.number, task, event.report.step + 1))
+        else:
+            self.free.append(now)
 
     def _next(self) -> float:
         return self.period * self.jitter.uniform(0.8, 1.2)

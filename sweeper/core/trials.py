@@ -97,6 +97,12 @@ def notify(listeners: Iterable[Listener], row: TrialRecord, report: Report | Non
             logger.exception("%s failed on trial %d", type(listener).__name__, row.number)
 
 
+def announce(listeners: Iterable[Listener], message: str) -> None:
+    """Tell listeners that a new phase of a sweep has started, or something else about it as a whole."""
+    for listener in listeners:
+        listener.on_phase(message)
+
+
 Direction = Literal["maximize", "minimize"]
 
 _STATES = {"COMPLETE": 0, "RUNNING": 1, "PRUNED": 2, "FAIL": 3}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -52,6 +52,7 @@ class TuneBridge:
         self._study = study
         self._has_room = has_room
         self._handed_out: dict[AttemptId, Task] = {}
+        self._undelivered: dict[AttemptId, tuple[Task, Verdict]] = {}
         self._must_evaluate = must_evaluate
         self._is_evaluation_started = False
         self._evaluation_attempts = 0
@@ -75,6 +76,7 @@ class TuneBridge:
         """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid."""
         running = {(row.number, row.attempt): row for row in self._study.running()}
         self._handed_out = {key: self._handed_out.get(key) or self._task(row) for key, row in running.items()}
+        self._handed_out |= {key: task for key, (task, _) in self._undelivered.items()}  # their workers are not free
         has_room = self._has_room(self._handed_out)
         has_next = has_room and self._study.has_next()
         self.has_idle_cpus = has_room and not has_next
@@ -108,6 +110,7 @@ class TuneBridge:
 
     def handle_event(self, task: Task, event: Event) -> Verdict:
         """Pass an event of a worker to the study; return whether its task continues. Never blocks."""
+        _, known = self._undelivered.pop((task.number, task.attempt), (task, None))
         if event.notice is not None:
             self._log_notice(task.number, event.notice)
             return Verdict.CONTINUE
@@ -119,6 +122,8 @@ class TuneBridge:
             return Verdict.STOP
         if task.attempt != self._study.row(task.number).attempt:  # this attempt counts as lost; a newer one runs
             return Verdict.STOP
+        if known is not None:
+            return known
         if event.failure is not None:
             if self.error is not None:  # the failure is the sweep's, and not the trial's
                 return Verdict.STOP
@@ -128,6 +133,23 @@ class TuneBridge:
         if event.report is not None:
             return self._study.report(task.number, event.report, node=event.node)
         return self._study.finish(task.number)
+
+    def record_together(self, arrived: Sequence[tuple[Task, Event]]) -> None:
+        """Record the reports among these events at once; `handle_event` returns their verdicts. Never blocks."""
+        reports = [
+            (task, event.report, event.node)
+            for task, event in arrived
+            if event.report is not None and not task.evaluate and self._is_current(task)
+        ]
+        verdicts = self._study.report_together([(task.number, report, node) for task, report, node in reports])
+        for (task, _, _), verdict in zip(reports, verdicts, strict=True):
+            self._undelivered[task.number, task.attempt] = task, verdict
+
+    def _is_current(self, task: Task) -> bool:
+        """Return whether this attempt of the task counts: not if it counts as lost, and a newer one runs."""
+        return (task.number, task.attempt) not in self._undelivered and (
+            task.attempt == self._study.row(task.number).attempt
+        )
 
     def _log_notice(self, number: int, notice: str) -> None:
         """Log a trial's notice, unless it repeats: a trial that waits for disk space sends one at each attempt."""
@@ -145,6 +167,7 @@ class TuneBridge:
 
     def handle_lost_worker(self, task: Task, failure: Failure, node: str | None = None) -> None:
         """Record that a task lost its worker, on the node with this host name. Never blocks."""
+        self._undelivered.pop((task.number, task.attempt), None)
         if self.is_stopping():  # the worker was killed because the run stops; the next run resumes the trial
             return
         if not task.evaluate:

@@ -1,7 +1,6 @@
 """Every private name of Ray that sweeper uses, as of Ray 2.60: one function each, with its reason.
 
-`tests/driver/test_ray_internals.py` fails when a name moves. Ray is imported inside the functions, because commands
-that need no Ray also load this module.
+`test_ray_internals.py` fails when a name moves. Functions import Ray: commands that need none load this module too.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +35,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def resolve_address(address: str) -> str | None:
     """Return HOST:PORT that Ray connects to for an address; None if there is no cluster that `auto` could mean.
 
-    Ray 2.60 replaces the loopback address by this machine's own. The public way, `ray.init`, joins the cluster; it must
-    first be known to answer and to require a token.
+    Ray 2.60. The public way, `ray.init`, joins the cluster; it must first be known to answer and to require a token.
     """
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -48,10 +46,7 @@ def resolve_address(address: str) -> str | None:
 
 
 def reload_auth_token() -> None:
-    """Make Ray read RAY_AUTH_MODE and the token from the environment again.
-
-    Ray 2.60 reads them once, when it is imported; this process may have been at another cluster before.
-    """
+    """Make Ray read RAY_AUTH_MODE and the token again. Ray 2.60 reads them once, when it is imported."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")  # first: a thread that reloads the token in between must find the new mode
@@ -88,8 +83,7 @@ def listen_on_loopback_only() -> AbstractContextManager[None]:
 def job_config(folders: list[str]) -> JobConfig:
     """Return the configuration of a job whose workers get these folders on Python's path, and no others.
 
-    Ray 2.60 would put the working folder and that of the driver's script before everything that is installed, and has
-    no option against it. `TrialActor` imports the user's code from the folder that it is given.
+    Ray 2.60 would put the working folder and that of the driver's script before everything that is installed.
     """
     from ray.job_config import JobConfig
 
@@ -103,9 +97,8 @@ def job_config(folders: list[str]) -> JobConfig:
 def own_signal_handlers() -> Iterator[None]:
     """Keep this process's signal handlers while `ray.init` runs in the block.
 
-    Ray 2.60 installs its own, and `ray.init` has no option against it. Its Python handler would end the process with
-    code 15, and would be active for seconds while Ray starts. The handlers of its C++ core, which are installed last,
-    take over Ctrl-C and print a page at SIGTERM.
+    Ray 2.60 has no option against its own. That in Python would end the process with code 15 while Ray starts. Those of
+    its C++ core, which are installed last, take over Ctrl-C and print a page at SIGTERM.
     """
     from ray._private import utils
 
@@ -122,8 +115,8 @@ def own_signal_handlers() -> Iterator[None]:
 def processes_in_own_sessions() -> AbstractContextManager[None]:
     """Start Ray's processes, within the block, in sessions of their own: no signal of the terminal reaches them.
 
-    Ray 2.60 has no option for it. A terminal that closes would end Ray while the driver stops its trials. The kernel
-    ends them with the driver all the same; where it cannot, Ray does by the process group, which they must stay in.
+    Ray 2.60. A terminal that closes would end Ray while the driver stops its trials. The kernel ends them with the
+    driver all the same; where it cannot, Ray does by the process group, which they must stay in.
     """
     from ray._private import services, utils
 
@@ -132,10 +125,7 @@ def processes_in_own_sessions() -> AbstractContextManager[None]:
 
 
 def silence_worker_logs() -> AbstractContextManager[None]:
-    """Stop Ray, within the block, from printing a page about dead processes to stdout.
-
-    Ray 2.60 has no option for this: `log_to_driver=False` covers the output of workers only. Stdout is for results.
-    """
+    """Stop Ray 2.60, within the block, from printing a page about dead processes to stdout, which is for results."""
     from ray._private import worker
 
     return _replaced(worker, "print_to_stdstream", lambda *message, **how: None)
@@ -169,10 +159,7 @@ def autoscaler_status() -> tuple[dict[str, Any], bool]:
 
 
 def node_of_actor(actor_id: str) -> str:
-    """Return the id of the node where an actor runs or ran; "" if it was never placed on one.
-
-    Ray 2.60. The public way, `ray.util.state.get_actor`, needs the dashboard.
-    """
+    """Return the id of an actor's node; "" if it has none. Ray 2.60: the public `get_actor` needs the dashboard."""
     from ray._private.state import actors
 
     return str(actors(actor_id).get("Address", {}).get("NodeID", ""))
@@ -267,6 +254,19 @@ def forget_trial(controller: Any, trial: TuneTrial) -> None:
         if trial in holder:
             holder.remove(trial)
     getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
+
+
+def arrived_answers(controller: Any) -> list[Any]:
+    """Return what workers have answered, and Tune has not handled yet. Ray 2.60 handles one answer after the other."""
+    import ray
+
+    futures = list(controller._actor_manager._actor_task_events.get_futures())
+    ready, _ = ray.wait(futures, num_returns=len(futures), timeout=0) if futures else ([], [])
+    answers = []
+    for future in ready:
+        with suppress(Exception):  # Tune handles it in its turn
+            answers.append(ray.get(future))
+    return answers
 
 
 def actor_of(trial: TuneTrial) -> ActorHandle | None:

@@ -23,6 +23,7 @@ from sweeper.driver.nodes import Nodes, Room
 from sweeper.driver.ray_internals import (
     actor_id_of,
     actor_of,
+    arrived_answers,
     forget_trial,
     has_other_jobs,
     keep_from_reuse,
@@ -34,7 +35,7 @@ from sweeper.driver.stop import Control
 from sweeper.driver.workers import WorkerMonitor
 from sweeper.spec import Resources
 from sweeper.study.study import SweepStudy
-from sweeper.worker.task import Task, WorkerContext
+from sweeper.worker.task import Event, Task, WorkerContext
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: not a line of Tune's own
@@ -190,6 +191,7 @@ class _StudyScheduler(FIFOScheduler):
     @capture_errors(TrialScheduler.STOP)
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         task = task_from(trial.config)
+        self._record_arrived(controller, task, result["event"])
         verdict = self.bridge.handle_event(task, result["event"])
         if self.bridge.has_failed(task):
             self.bridge.failed.append(trial)
@@ -199,6 +201,15 @@ class _StudyScheduler(FIFOScheduler):
         if result["event"].report is not None:
             self._share_cpus(controller, trial, task, result["event"].report)
         return str(TrialScheduler.CONTINUE)
+
+    def _record_arrived(self, controller: Any, task: Task, event: Event) -> None:
+        """Record a report together with all that have arrived meanwhile: one commit is enough for them."""
+        if event.report is None:
+            return
+        answers = [answer for answer in arrived_answers(controller) if isinstance(answer, dict) and "event" in answer]
+        if answers:
+            others = [(task_from(answer["config"]), answer["event"]) for answer in answers]
+            self.bridge.record_together([(task, event), *others])
 
     def _share_cpus(self, controller: Any, trial: TuneTrial, task: Task, report: Report) -> None:
         """Let a trial use the CPUs of its node that nothing waits for, or no longer, from its next report on."""

@@ -66,11 +66,16 @@ def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)
 
 
-def computed_by(row: TrialRecord, report: Report) -> TrialRecord:
-    """Return the record of a trial with the CPUs of a new report, the same record if they have not changed."""
-    before = row.cpus[-1][1] if row.cpus else 1
-    is_same = report.cpus is None or report.cpus == before
-    return row if is_same else replace(row, cpus=(*row.cpus, (report.step, report.cpus or before)))
+def with_report(trial: optuna.Trial, row: TrialRecord, report: Report, node: str | None, sweep: Sweep) -> TrialRecord:
+    """Write a report of a trial, made on this node; return the trial's record with it."""
+    before, cpus = row.cpus[-1][1] if row.cpus else 1, row.cpus
+    if report.cpus not in (None, before):
+        cpus = (*cpus, (report.step, report.cpus or before))
+        trial.set_user_attr(CPUS, cpus)
+    if node not in (None, row.node):
+        trial.set_user_attr("node", node)
+    trial.report(value := report.metrics[sweep.objective.metric], report.step)
+    return replace(row, value=value, step=report.step, node=node or row.node, cpus=cpus)
 
 
 def judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRecord | None, Decision | None]:

@@ -13,26 +13,14 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeper.core.errors import StopReason
-from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict, notify
+from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict, announce, notify
 from sweeper.search.history import origin_of, suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.pruning.promotion import forget_rungs, note_end, note_revived, revival
 from sweeper.spec import Sweep
+from sweeper.study import records
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
-from sweeper.study.records import (
-    CPUS,
-    begin,
-    computed_by,
-    ended,
-    failed_attempt,
-    judge,
-    next_attempt,
-    problem_of_enqueued,
-    reopened,
-    returned,
-    tell,
-)
 from sweeper.study.retry import RetryPolicy, missing_metric
 from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
 from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
@@ -64,6 +52,7 @@ class SweepStudy(StudyView):
         self.has_displaced_owner = lease.has_displaced  # the process that had it may still write to the folder
         self._transaction = partial(database.transaction, lease)
         self._listeners = tuple(listeners)
+        self.announce = partial(announce, self._listeners)
         self.outage = partial(DatabaseOutage, database, self.announce, stop_reason)
         self._trials: dict[int, optuna.Trial] = {}
         self.commands = database.commands(sweep.name)
@@ -145,17 +134,17 @@ class SweepStudy(StudyView):
                 trial = self._study.ask()
                 row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
             else:
-                trial = optuna.Trial(self._study, due[1]) if due else reopened(self._study, paused or 0)
+                trial = optuna.Trial(self._study, due[1]) if due else records.reopened(self._study, paused or 0)
                 row, lost = self._next_attempt(trial.number, connection)
-            problem = problem_of_enqueued(trial, self.sweep)
+            problem = records.problem_of_enqueued(trial, self.sweep)
             tried = self._history_points if is_new else ()
             trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
             origin = origin_of(trial, self.sweep.chosen_sampler) if is_new else row.origin
             row = replace(row, params=params, origin=origin)
-            begin(trial, row)
-            over = ended(row, TrialState.FAIL, problem) if problem else None
+            records.begin(trial, row)
+            over = records.ended(row, TrialState.FAIL, problem) if problem else None
             if over is not None:
-                tell(self._study, trial, over)
+                records.tell(self._study, trial, over)
         if lost is not None:
             self.retries.add(row.number, lost)
         if due is not None:
@@ -171,39 +160,49 @@ class SweepStudy(StudyView):
         """Return a trial's record with its next attempt, and the attempt before if that was lost with its driver."""
         row, lost = self._rows.get(number) or TrialRecord(number, "RUNNING", {}), None
         if row.state == "RUNNING" and not self.retries.has(number, row.attempt):
-            lost = failed_attempt(row, Failure("driver", "the sweep was interrupted"))
+            lost = records.failed_attempt(row, Failure("driver", "the sweep was interrupted"))
             self._attempts.add(number, lost, connection)
-        return next_attempt(row, self.retries.of(number), self._reports.of(number)), lost
+        return records.next_attempt(row, self.retries.of(number), self._reports.of(number)), lost
+
+    def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
+        """Record one report of a running trial, and decide whether the trial continues."""
+        return self.report_together([(number, report, node)])[0]
 
     @retry_while_unavailable
-    def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
-        """Record one report of a running trial, and decide whether the trial continues.
+    def report_together(self, arrived: Sequence[tuple[int, Report, str | None]]) -> list[Verdict]:
+        """Record one report each of several running trials, given with its node, and decide which of them continue.
 
-        A step that is recorded already is not recorded again: a trial resumed from a checkpoint reports it twice. The
-        last step of the budget ends the trial as COMPLETE; the pruner is not asked there.
+        One commit, which waits for a disk or a server, is enough for all. A step that is recorded already is not
+        recorded again: a trial resumed from a checkpoint reports it twice. The last step of the budget ends the trial.
         """
-        row, trial, metric = self._rows[number], self._trials.get(number), self.sweep.objective.metric
-        if trial is None:
-            return Verdict.STOP
-        if metric not in report.metrics:
-            return self.fail(number, missing_metric(metric, report.metrics))
-        if report.step <= row.step:
-            return self.finish(number) if row.step >= self.sweep.budget.reports else Verdict.CONTINUE
+        metric = self.sweep.objective.metric
+        new = [
+            (number, report, node)
+            for number, report, node in arrived
+            if number in self._trials and metric in report.metrics and report.step > self._rows[number].step
+        ]
+        changed: list[tuple[Report, TrialRecord, TrialRecord | None]] = []
         with self._transaction() as connection:
-            if node is not None and node != row.node:
-                trial.set_user_attr("node", node)
-            self._reports.add(number, report, connection)
-            trial.report(value := report.metrics[metric], report.step)
-            before, row = row, replace(computed_by(row, report), value=value, step=report.step, node=node or row.node)
-            if row.cpus != before.cpus:
-                trial.set_user_attr(CPUS, row.cpus)
-            over, decision = judge(trial, row, self.sweep)
-            if decision is not None:
-                self._decisions.add(number, decision, connection)
+            for number, report, node in new:
+                self._reports.add(number, report, connection)
+                trial = self._trials[number]
+                row = records.with_report(trial, self._rows[number], report, node, self.sweep)
+                over, decision = records.judge(trial, row, self.sweep)
+                if decision is not None:
+                    self._decisions.add(number, decision, connection)
+                if over is not None:
+                    records.tell(self._study, trial, over)
+                changed.append((report, row, over))
+        for report, row, over in changed:
+            self._update(row, report)
             if over is not None:
-                tell(self._study, trial, over)
-        self._update(row, report)
-        return Verdict.CONTINUE if over is None else self._close(over)
+                self._close(over)
+        for number, report, _ in arrived:
+            if number in self._trials and metric not in report.metrics:
+                self.fail(number, missing_metric(metric, report.metrics))
+            elif number in self._trials and self._rows[number].step >= self.sweep.budget.reports:
+                self.finish(number)
+        return [Verdict.CONTINUE if number in self._trials else Verdict.STOP for number, _, _ in arrived]
 
     @retry_while_unavailable
     def finish(self, number: int, *, is_pruned: bool = False) -> Verdict:
@@ -217,9 +216,9 @@ class SweepStudy(StudyView):
             return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
         if trial is None:
             return Verdict.STOP
-        row = returned(row, self.sweep.budget, is_pruned=is_pruned)
+        row = records.returned(row, self.sweep.budget, is_pruned=is_pruned)
         with self._transaction():
-            tell(self._study, trial, row)
+            records.tell(self._study, trial, row)
         return self._close(row)
 
     @retry_while_unavailable
@@ -232,11 +231,11 @@ class SweepStudy(StudyView):
         wait = self.retries.retry_delay(number, failure.kind)
         reason = failure.reason if row.attempt == 1 else f"{failure.reason}; attempt {row.attempt} was the last"
         with self._transaction() as connection:
-            attempt = failed_attempt(replace(row, node=node or row.node), failure)
+            attempt = records.failed_attempt(replace(row, node=node or row.node), failure)
             self._attempts.add(number, attempt, connection)
             if wait is None:
-                row = ended(row, TrialState.FAIL, reason)
-                tell(self._study, trial, row)
+                row = records.ended(row, TrialState.FAIL, reason)
+                records.tell(self._study, trial, row)
         self.retries.add(number, attempt)
         if wait is None:
             return self._close(row, failure)
@@ -257,13 +256,8 @@ class SweepStudy(StudyView):
         """Run failed trials again: `ask` returns them, and their failures so far do not count any more."""
         with self._transaction():
             for number in numbers:
-                reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
+                records.reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
         self._read()
-
-    def announce(self, message: str) -> None:
-        """Send the listeners a message about the sweep as a whole."""
-        for listener in self._listeners:
-            listener.on_phase(message)
 
     def _close(self, row: TrialRecord, failure: Failure | None = None) -> Verdict:
         """Drop a trial whose end is recorded, and notify the listeners."""

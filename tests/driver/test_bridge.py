@@ -128,6 +128,55 @@ def test_next_task_is_none_while_no_node_has_room(study: SweepStudy) -> None:
     assert isinstance(bridge.next_task(), Task) and bridge.next_task() is None
 
 
+def test_worker_learns_the_verdict_on_a_report_that_was_recorded_with_others(study: SweepStudy) -> None:
+    bridge, first, second = bridge_to(study, Paused()), task_of(study), task_of(study)
+    bridge.handle_event(second, Event(report=Report(1, 0.0, {"score": 0.5})))
+    events = [
+        (first, Event(report=Report(1, 0.0, {"score": 0.5}), node="here")),
+        (second, Event(report=Report(2, 0.0, {"score": 0.6}), node="there")),
+    ]
+    bridge.record_together(events)
+    assert [(row.step, row.state, row.node) for row in study.rows()] == [
+        (1, "RUNNING", "here"),
+        (2, "COMPLETE", "there"),
+    ]
+    assert [bridge.handle_event(*one) for one in events] == [Verdict.CONTINUE, Verdict.STOP]
+    assert bridge.handle_event(first, Event(report=Report(2, 0.0, {"score": 0.7}))) is Verdict.STOP
+
+
+def test_other_events_are_not_recorded_before_their_turn(study: SweepStudy) -> None:
+    bridge, first, second = bridge_to(study, Running()), task_of(study), task_of(study)
+    failed = Event(failure=Failure("error", "it was too high"))
+    bridge.record_together([(first, failed), (second, Event(notice="no room for a checkpoint"))])
+    assert [row.state for row in study.rows()] == ["RUNNING", "RUNNING"]
+    bridge.handle_event(first, failed)
+    assert study.row(first.number).state == "FAIL"
+
+
+def test_worker_is_not_free_before_it_has_learnt_the_verdict(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(budget={"trials": 4, "epochs": 1})) as study:
+        bridge = bridge_to(study, Running(), has_room=lambda handed_out: len(handed_out) < 2)
+        first, second = bridge.next_task(), bridge.next_task()
+        assert isinstance(first, Task) and isinstance(second, Task)
+        events = [(task, Event(report=Report(1, 0.0, {"score": 0.5}))) for task in (first, second)]
+        bridge.record_together(events)
+        assert bridge.next_task() is None
+        assert bridge.handle_event(*events[0]) is Verdict.STOP
+        assert isinstance(bridge.next_task(), Task) and bridge.next_task() is None
+        bridge.handle_lost_worker(second, DEAD)  # which has lost nothing: its trial has ended
+        assert isinstance(bridge.next_task(), Task) and study.row(second.number).state == "COMPLETE"
+
+
+def test_verdict_of_a_lost_attempt_does_not_reach_the_next_one(study: SweepStudy) -> None:
+    bridge, task = bridge_to(study, Running()), task_of(study)
+    bridge.record_together([(task, Event(report=Report(1, 0.0, {"score": 0.5})))])
+    bridge.handle_lost_worker(task, Failure("node", "its node was lost"))
+    again = task_of(study)
+    assert (again.number, again.attempt) == (task.number, 2)
+    assert bridge.handle_event(task, Event(report=Report(1, 0.0, {"score": 0.5}))) is Verdict.STOP
+    assert bridge.handle_event(again, Event(report=Report(1, 0.0, {"score": 0.5}))) is Verdict.CONTINUE
+
+
 def test_trial_whose_resources_are_invalid_fails_alone(make_sweep: MakeSweep) -> None:
     resources = {"gpus": "1.5 if height == 0.123 else 0"}
     sweep = make_sweep(budget={"trials": 2, "epochs": 2}, resources=resources, enqueue=[{"height": 0.123}])

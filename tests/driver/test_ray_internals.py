@@ -18,6 +18,8 @@ from ray._private import ray_constants, services, utils, worker
 from ray._private.authentication_test_utils import reset_auth_token_state
 from ray._raylet import AuthenticationTokenLoader
 from ray.air._internal import usage
+from ray.air.execution import FixedResourceManager, ResourceRequest
+from ray.air.execution._internal import RayActorManager
 from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
@@ -47,6 +49,11 @@ def names_in(function: Callable[..., Any]) -> set[str]:
         return set(code.co_names).union(*map(names, inner))
 
     return names(function.__code__)
+
+
+class Echo:
+    def say(self, word: str) -> str:
+        return word
 
 
 @pytest.fixture
@@ -189,6 +196,29 @@ def test_workers_get_the_folders_that_are_given_and_no_others() -> None:
     config._py_driver_sys_path.extend(["/there"])  # what `ray.init` does
     assert list(config._get_proto_job_config().py_driver_sys_path) == ["/here"]
     assert "_py_driver_sys_path" in names_in(inspect.unwrap(worker.connect))
+
+
+@pytest.mark.usefixtures("any_ray")
+def test_answers_that_tune_has_not_handled_yet_are_known() -> None:
+    assert {"_actor_manager"} <= names_in(TuneController.__init__)
+    manager = RayActorManager(FixedResourceManager())
+    worker = manager.add_actor(ray.remote(Echo), {}, ResourceRequest([{"CPU": 0.1}]))
+    handled: list[Any] = []
+    for word in ("first", "second", "third"):
+        manager.schedule_actor_task(
+            worker, "say", (word,), on_result=lambda _, answer: handled.append(answer), on_error=lambda *_: None
+        )
+    while not handled:
+        manager.next(timeout=1.0)
+    controller = SimpleNamespace(_actor_manager=manager)
+    while len(answers := ray_internals.arrived_answers(controller)) < 2:
+        time.sleep(0.05)
+    assert sorted([*handled, *answers]) == ["first", "second", "third"]
+    while manager.next(timeout=0.5):
+        pass
+    assert sorted(handled) == ["first", "second", "third"]
+    assert ray_internals.arrived_answers(controller) == []
+    manager.cleanup()
 
 
 def test_tune_reuses_no_worker_that_it_does_not_count_as_started() -> None:

@@ -382,3 +382,21 @@ def test_last_trial_gets_the_cpus_that_nothing_waits_for(
     assert cpus == sorted(cpus) and (cpus[0], cpus[-1]) == (1, most)
     assert row.cpus == (((cpus.index(most) + 1, most),) if most > 1 else ())
     assert study.row(0).state == row.state == "COMPLETE" and row.attempt == 1
+
+
+def test_reports_that_arrive_together_are_recorded_together(
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one report is recorded, those of the other workers arrive; each commit waits for the disk or a server."""
+    sizes: list[int] = []
+    record = SweepStudy.report_together
+
+    def slowly(self: SweepStudy, arrived: Any) -> list[Verdict]:
+        time.sleep(0.2)
+        sizes.append(len(arrived))
+        return record(self, arrived)
+
+    monkeypatch.setattr(SweepStudy, "report_together", slowly)
+    sweep, spy = make_sweep(budget={"trials": 4, "epochs": 6}, pruner={"type": "none"}), Spy()
+    assert_sound(sweep, tune(sweep, listeners=(spy,)), spy)
+    assert sum(sizes) == 24 and max(sizes) == 2

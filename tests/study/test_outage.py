@@ -85,6 +85,22 @@ def story(study: SweepStudy) -> None:
     study.record_facts({"told": "all"})
 
 
+def story_of_many(study: SweepStudy) -> None:
+    """Run trials in rounds, in which all of them report together."""
+    while not study.is_exhausted() or study.running():
+        while study.has_next() and len(study.running()) < 4:
+            study.ask()
+        reports = [
+            (row.number, Report(row.step + 1, 0.0, {"score": row.params["height"] * (row.step + 1)}), "here")
+            for row in study.running()
+            if row.number != 2 or row.step == 0
+        ]
+        if study.row(2).step == 1 and study.row(2).state == "RUNNING":
+            study.fail(2, Failure("error", "it was too high"))
+        study.report_together(reports)
+    study.record_facts({"told": "all"})
+
+
 def told(study: optuna.Study) -> list[tuple[Any, ...]]:
     return [
         (trial.number, trial.state.name, trial.params, trial.values, trial.intermediate_values)
@@ -92,10 +108,11 @@ def told(study: optuna.Study) -> list[tuple[Any, ...]]:
     ]
 
 
+@pytest.mark.parametrize("run", [story, story_of_many], ids=["one_by_one", "together"])
 @pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_database_that_fails_repeatedly_ends_with_the_same_study(
-    make_sweep: MakeSweep, moment: Moment, sampler: str
+    make_sweep: MakeSweep, moment: Moment, sampler: str, run: Callable[[SweepStudy], None]
 ) -> None:
     changes: dict[str, Any] = {"sampler": {"type": sampler}, "pruner": {"type": "median", "n_startup_trials": 2}}
     if sampler == "grid":
@@ -106,7 +123,7 @@ def test_database_that_fails_repeatedly_ends_with_the_same_study(
         with open_study(make_sweep(name=name, **changes), listeners=[watcher]) as study:
             if name == "troubled":
                 break_commits(study, moment)
-            story(study)
+            run(study)
             assert {row.number: row.state for row in study.rows()} == {n: r.state for n, r in watcher.rows.items()}
             assert [len(study.reports(row.number)) for row in study.rows()] == [row.step for row in study.rows()]
             assert study.facts["told"] == "all"

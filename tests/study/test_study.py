@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 
 from sweeper.core.errors import InputError
 from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
@@ -60,6 +62,57 @@ def test_every_metric_of_a_report_is_recorded(make_sweep: MakeSweep) -> None:
     assert read_study("climbing", make_sweep().storage_url()).reports(number) == [
         Report(1, 1.5, {"score": 0.5, "loss": 2.0})
     ]
+
+
+PRUNERS = [
+    {"type": "successive_halving", "min_epochs": 1, "reduction_factor": 2},
+    {"type": "promotion", "min_epochs": 1, "reduction_factor": 2},
+]
+
+
+@pytest.mark.parametrize("pruner", PRUNERS, ids=lambda pruner: pruner["type"])
+def test_reports_recorded_together_are_judged_as_if_one_came_after_the_other(
+    make_sweep: MakeSweep, pruner: dict[str, Any]
+) -> None:
+    outcomes = []
+    for name in ("one_by_one", "together"):
+        with open_study(make_sweep(name=name, budget={"trials": 6, "epochs": 4}, pruner=pruner)) as study:
+            running = [study.ask() for _ in range(6)]
+            for step in range(1, 5):
+                reports = [
+                    (row.number, Report(step, step, {"score": row.params["height"] * step}), "here") for row in running
+                ]
+                if name == "together":
+                    verdicts = study.report_together(reports)
+                else:
+                    verdicts = [study.report(number, report, node=node) for number, report, node in reports]
+                stopped = [v is Verdict.STOP for v in verdicts]
+                assert stopped == [study.row(row.number).state != "RUNNING" for row in running]
+                running = [row for row, is_over in zip(running, stopped, strict=True) if not is_over]
+        ends = [(row.state, row.step, row.value, row.reason, row.node) for row in study.rows()]
+        outcomes.append((ends, study.decisions(), [study.reports(number) for number in range(6)]))
+    assert outcomes[0] == outcomes[1]
+    assert "PRUNED" in {end[0] for end in outcomes[0][0]}
+
+
+def test_reports_recorded_together_are_committed_together(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        numbers = [study.ask().number for _ in range(3)]
+        commits: list[object] = []
+        sa.event.listen(study._database.engine, "commit", commits.append)
+        study.report_together([(number, Report(1, 1.0, {"score": 0.5}), "here") for number in numbers])
+        assert len(commits) == 1
+        assert [study.row(number).step for number in numbers] == [1, 1, 1]
+
+
+def test_report_without_the_metric_fails_no_trial_that_reports_with_it(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep()) as study:
+        good, bad, gone = (study.ask().number for _ in range(3))
+        study.fail(gone, Failure("error", "it was too high"))
+        reports = [(good, {"score": 0.5}), (bad, {"loss": 0.5}), (gone, {"score": 0.5})]
+        verdicts = study.report_together([(number, Report(1, 1.0, metrics), None) for number, metrics in reports])
+        assert verdicts == [Verdict.CONTINUE, Verdict.STOP, Verdict.STOP]
+        assert [study.row(number).state for number in (good, bad, gone)] == ["RUNNING", "FAIL", "FAIL"]
 
 
 def test_report_without_the_metric_fails_its_trial_only(make_sweep: MakeSweep) -> None:
