@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -9,14 +10,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.estimate import MIN_ENDED, Effort, seconds_left
-from sweeper.analysis.trials import as_seen, ending
-from sweeper.core.text import duration, metric, span
+from sweeper.analysis.trials import as_seen, ending, position
+from sweeper.core.text import duration, format_list, metric, span
 from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
+
+SETTLED_S = 2.0
+"""Seconds without a trial that started or ended, after which a worker without one has nothing left to do."""
 
 ESTIMATE_INTERVAL_S = 5.0
 """Interval between two estimates of the time left; in between the last one is counted down."""
@@ -37,6 +41,7 @@ class Progress:
         self._reports_seen = 0
         self._efforts: dict[int, Effort] = {}  # of each trial that has ended
         self._workers = 0
+        self._changed = self._began  # when the last trial started or ended
         self._done = 0
         self._estimate: tuple[float, tuple[float, float] | None] | None = None
 
@@ -45,6 +50,8 @@ class Progress:
         known = self.rows.get(row.number)
         self.rows[row.number] = row
         now = self._clock()
+        if report is None or row.state != "RUNNING":
+            self._changed = now
         if row.state == "RUNNING":
             begun, last = self._times.get(row.number, (now, now))
             if known is None or known.attempt != row.attempt:  # this attempt starts now
@@ -126,6 +133,20 @@ class Progress:
         left = None if has_ended else self.seconds_left()
         rest = f", about {span(*left)} left".replace("about less", "less") if left and left[1] > 0 else ""
         return f"{self.done()}, {duration(int(self.elapsed()))} elapsed{rest}"
+
+    def waits_for(self) -> str:
+        """Name the last trials, and how long they may take, once workers have nothing else to do; empty before."""
+        running, now = self.running(), self._clock()
+        if not 0 < len(running) < self._workers or len(self.rows) < self.limit or now - self._changed < SETTLED_S:
+            return ""
+        left = 0.0
+        for row in running:
+            begun, last = self._times[row.number]
+            pace = (last - begun) / row.step if row.step else float("inf")
+            left = max(left, (self.full - row.step) * pace - (now - last))
+        which = format_list([f"{row.number} ({position(row, self.sweep)})" for row in running])
+        long = f", for up to {duration(math.ceil(left))}" if 0 < left < float("inf") else ""
+        return f"waits for trial{'s' * (len(running) > 1)} {which}{long}"
 
     def best_so_far(self) -> str:
         """Describe the best trial, as the end of a line; empty if there is none."""

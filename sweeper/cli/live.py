@@ -145,6 +145,8 @@ class LiveProgress:
                 running = sorted(self.progress.running(), key=lambda row: row.number)
                 if running:
                     lines += [Text(), *self._workers(running)]
+                if waits := self.progress.waits_for():
+                    lines.append(_line((waits, "dim")))
                 if self._phase:
                     self._spinner.update(text=_line((self._phase, "cyan")))
                     lines.append(self._spinner)

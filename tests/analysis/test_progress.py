@@ -218,3 +218,33 @@ def test_summary_says_how_long_in_words_that_people_use(make_sweep: MakeSweep, c
     words = r"|, about \d+( to \d+)? (s|min) left|, less than \d+ (s|min) left"
     assert all(re.fullmatch(words, text) for text in seen), seen
     assert any(" to " in text for text in seen)
+
+
+def test_trials_that_the_sweep_waits_for_are_named_once_a_worker_has_nothing_to_do(
+    make_sweep: MakeSweep, clock: Clock
+) -> None:
+    progress = Progress(make_sweep(budget={"trials": 3, "epochs": 8}, pruner={"type": "none"}), clock=clock)
+    for number in range(3):
+        progress.record(TrialRecord(number, "RUNNING", {}), None)
+    for step in range(1, 5):
+        clock.now += 10
+        for number in range(3):
+            progress.record(TrialRecord(number, "RUNNING", {}, step=step), report(step))
+    assert progress.waits_for() == ""
+    progress.record(TrialRecord(0, "COMPLETE", {}, step=8, value=0.5), report(8))
+    clock.now += 1
+    assert progress.waits_for() == ""  # a paused trial may be taken up again at any moment
+    clock.now += 4
+    assert progress.waits_for() == "waits for trials 1 (epoch 4/8), 2 (epoch 4/8), for up to 35s"
+    progress.record(TrialRecord(1, "COMPLETE", {}, step=8, value=0.5), report(8))
+    clock.now += 40
+    assert progress.waits_for() == "waits for trial 2 (epoch 4/8)"  # it is late
+
+
+def test_nothing_is_waited_for_while_trials_are_to_come(make_sweep: MakeSweep, clock: Clock) -> None:
+    progress = Progress(make_sweep(budget={"trials": 3, "epochs": 8}), clock=clock)
+    for number in range(2):
+        progress.record(TrialRecord(number, "RUNNING", {}), None)
+    progress.record(TrialRecord(0, "PRUNED", {}, step=1, value=0.5), report(1))
+    clock.now += 60
+    assert progress.waits_for() == ""
