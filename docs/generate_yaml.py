@@ -78,6 +78,11 @@ def _lines() -> Iterator[str]:
             (model,) = kinds.values()
             yield from [_summary(model), ""]
             yield from _table(model, definitions)
+            for inner, part in model["properties"].items():
+                for nested in [kinds[""]] if "" in (kinds := _kinds(part, definitions)) else []:
+                    yield f"\n### {key}.{inner}\n"
+                    yield from [_summary(nested), ""]
+                    yield from _table(nested, definitions)
             continue
         yield SPACE if key == "space" else _cell(field.get("description", ""))
         for name, model in kinds.items():
@@ -162,6 +167,8 @@ def _type_of(key: str, field: Schema, definitions: Schema) -> str:
         return (
             f"{text}one of {len(kinds)} types, see [{key}](#{key})" if len(kinds) > 1 else f"{text}see [{key}](#{key})"
         )
+    if "" in kinds:
+        return "mapping, see below"
     if kinds:
         return f"mapping of type {', '.join(f'`{name}`' for name in kinds)}"
     parts = [part for part in _parts(field) if part.get("type") != "null" or field.get("default", "") is not None]

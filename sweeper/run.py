@@ -105,7 +105,7 @@ def run_sweep(
     ):
         facts = check_environment(study, allow_code_change=allow_code_change)
         with claim_folder(place, study):
-            context = replace(context, study=study.id)
+            context = replace(context, study=study.id or "")
             notes = record_start(study, context.sweep, place, facts, tracking_uri=uri, forked=forked, retry=retry)
             try:
                 evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
@@ -163,7 +163,7 @@ def search_and_evaluate(
         return can_evaluate and is_new and context.checkpoints(best.number).has_any()
 
     best, found = study.best(), None
-    if study.is_done() and (best is None or not must_evaluate(best)):
+    if study.is_exhausted() and (best is None or not must_evaluate(best)):
         data = context.load_data()
         record_dataset(study, data.facts() if data else None)
         projection.start(study)
@@ -172,9 +172,13 @@ def search_and_evaluate(
         best = study.best()
         for row in [row for row in study.rows() if row.is_paused and study.is_done()]:  # none of them continues
             context.checkpoints(row.number).clear()
+    if study.is_exhausted() and not study.is_done() and stop.reason is None:
+        stop.reason = StopReason.BUDGET
+        stop.detail = f"its budget is used: {', '.join(map(str, study.spending.amounts()))}"
+    is_over = study.is_done() or stop.reason in (StopReason.TIMEOUT, StopReason.BUDGET)
     if best is None or (found is None and known is not None and known[0] == best.number):
         return None if best is None or known is None else known[1]
-    if found is None and (can_evaluate or not (study.is_done() or stop.reason is StopReason.TIMEOUT)):
+    if found is None and (can_evaluate or not is_over):
         return None
     from sweeper.worker.champion import take_champion
 
@@ -242,7 +246,7 @@ def _report(study: SweepStudy, outcome: Registered, uri: str, stop: StopSignal, 
     """Log the report with the run of a sweep that has ended; return a note if that fails: nothing else changes then."""
     from sweeper.tracking import log_report
 
-    if not study.rows() or not (study.is_done() or stop.reason is StopReason.TIMEOUT):
+    if not study.rows() or not (study.is_done() or stop.reason in (StopReason.TIMEOUT, StopReason.BUDGET)):
         return ()
     began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started)
     has_news = any(row.ended is not None and row.ended >= began for row in study.rows())

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.trials import as_seen
+from sweeper.study.view import seconds_of
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import TrialRecord
+    from sweeper.search.spending import Amount
     from sweeper.study.view import StudyView
+
+
+def used_of(study: StudyView) -> tuple[Amount, ...]:
+    """Return what a sweep has used of the limits of its budget until now; nothing without one."""
+    spending = study.sweep.spending()
+    for row in study.rows():
+        spending.settle(row, seconds_of(study, row))
+    return tuple(spending.amounts())
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ def costs_of(study: StudyView) -> Costs:
     by_state: dict[str, float] = defaultdict(float)
     rows = [row for row in study.rows() if not row.is_added]
     for row in as_seen(rows, is_running=study.is_running):
-        by_state[row.state] += _seconds(study, row)
+        by_state[row.state] += seconds_of(study, row)
     full = study.sweep.budget.reports
     return Costs(
         seconds=sum(by_state.values()),
@@ -44,16 +52,3 @@ def costs_of(study: StudyView) -> Costs:
         reports_run=sum(row.step for row in rows),
         reports_budgeted=sum(full if row.state == "PRUNED" else row.step for row in rows),
     )
-
-
-def _seconds(study: StudyView, row: TrialRecord) -> float:
-    """Return the time of a trial; of one that has not ended until now, or until the last report if nothing runs it."""
-    begun = row.resumed or row.started
-    if row.seconds is not None or begun is None:
-        return row.seconds or row.spent
-    if study.is_running:
-        until = datetime.now(UTC)
-    else:
-        last = study.reports(row.number)[-1:]
-        until = datetime.fromtimestamp(last[0].time, UTC) if last else begun
-    return row.spent + max(0.0, (until - begun).total_seconds())

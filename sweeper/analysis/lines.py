@@ -95,5 +95,5 @@ class PlainLines:
                 with self._lock:
                     progress = self.progress
                     line = f"{tally(progress.counts())}; {progress.summary()}{progress.best_so_far()}"
-                    line += f"; {waits}" if (waits := progress.waits_for()) else ""
+                    line += "".join(f"; {more}" for more in (progress.used(), progress.waits_for()) if more)
                 self._print(line)

@@ -40,6 +40,7 @@ class Progress:
         self._times: dict[int, tuple[float, float]] = {}  # of each running trial: its start and its last report
         self._reports_seen = 0
         self._efforts: dict[int, Effort] = {}  # of each trial that has ended
+        self._spending = sweep.spending()
         self._workers = 0
         self._changed = self._began  # when the last trial started or ended
         self._done = 0
@@ -50,6 +51,7 @@ class Progress:
         known = self.rows.get(row.number)
         self.rows[row.number] = row
         now = self._clock()
+        self._spending.note(row)
         if report is None or row.state != "RUNNING":
             self._changed = now
         if row.state == "RUNNING":
@@ -147,6 +149,10 @@ class Progress:
         which = format_list([f"{row.number} ({position(row, self.sweep)})" for row in running])
         long = f", for up to {duration(math.ceil(left))}" if 0 < left < float("inf") else ""
         return f"waits for trial{'s' * (len(running) > 1)} {which}{long}"
+
+    def used(self) -> str:
+        """Say what is used of the budget's limits in hours or money; empty without one."""
+        return ", ".join(f"{amount} used" for amount in self._spending.amounts())
 
     def best_so_far(self) -> str:
         """Describe the best trial, as the end of a line; empty if there is none."""

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.costs import costs_of
+from sweeper.analysis.costs import costs_of, used_of
 from sweeper.core.errors import StopReason
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import duration
@@ -21,6 +21,7 @@ from sweeper.study.open import read_study
 if TYPE_CHECKING:
     import pandas
 
+    from sweeper.search.spending import Amount
     from sweeper.study.study import SweepStudy
     from sweeper.study.view import StudyView
 
@@ -59,6 +60,7 @@ class SweepResult:
         stopped: why the sweep ended before its trials did, None if it is done.
         seconds: duration of this run of it.
         resumed, ended_now: trials that this run resumed, and that ended in it.
+        used: what was used of each limit of the budget in hours or money, in all runs.
         is_delivered: whether MLflow has everything, the best model too; otherwise the same command delivers the rest.
 
     Example:
@@ -81,6 +83,7 @@ class SweepResult:
     ended_now: int
     tracking_uri: str
     notes: tuple[str, ...] = ()
+    used: tuple[Amount, ...] = ()
     checkpoint_bytes: int = 0
     stop_detail: str = ""
     is_delivered: bool = True
@@ -101,6 +104,7 @@ class SweepResult:
             resumed=study.resumed,
             ended_now=sum(row.ended is not None and row.ended >= began for row in rows),
             seconds=seconds,
+            used=used_of(study),
             checkpoint_bytes=place.checkpoint_bytes(),
             **others,
         )
@@ -133,6 +137,7 @@ class SweepResult:
             seconds=(ended - begun).total_seconds() if begun and ended else 0.0,
             resumed=0,
             ended_now=0,
+            used=used_of(study),
             tracking_uri=str(study.facts.get("tracking_uri", "")),
             notes=study.remarks() + (() if is_here else (f"its folder is not on this machine: {place.location}",)),
             checkpoint_bytes=place.checkpoint_bytes() if is_here else 0,

@@ -229,6 +229,7 @@ def _facts(result: SweepResult) -> list[tuple[str, str]]:
 def outcome_facts(result: SweepResult) -> list[tuple[str, str]]:
     """Return what pruning saved, the best trial, and its model, each with its label."""
     facts = [("pruning", line)] if (line := _pruning_line(result)) else []
+    facts += [("budget" * (index == 0), str(amount)) for index, amount in enumerate(result.used)]
     if result.best is not None:
         metrics = ", ".join(f"{name} {metric(value)}" for name, value in (result.evaluation or {}).items())
         found = f"trial {result.best.number}, {result.sweep.objective.metric} {metric(result.best.value)}"

@@ -141,6 +141,8 @@ class LiveProgress:
             lines: list[RenderableType] = [_title(self.progress), self._bar(), counts]
             if self.progress.best is not None:
                 lines.append(_best(self.progress.best, self._params))
+            if used := self.progress.used():
+                lines.append(_line((used, "dim")))
             if not has_ended:
                 running = sorted(self.progress.running(), key=lambda row: row.number)
                 if running:

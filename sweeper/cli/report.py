@@ -126,6 +126,7 @@ def result_document(result: SweepResult) -> dict[str, Any]:
         "reports_run": result.reports_run,
         "reports_budgeted": result.reports_budgeted,
         "saved": saved(result),
+        "used": [asdict(amount) for amount in result.used],
         "stopped": result.stop_message,
         "seconds": round(result.seconds, 3),
         "resumed": result.resumed,

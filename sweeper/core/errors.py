@@ -109,6 +109,7 @@ class StopReason(Enum):
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
     TIMEOUT = "timeout"
+    BUDGET = "budget used"
     COMMAND = "stopped"
     REPEATED_FAILURE = "repeated failure"
 
@@ -122,6 +123,7 @@ _STOP_EXIT_CODES = {
     StopReason.INTERRUPTED: 130,
     StopReason.TERMINATED: 143,
     StopReason.TIMEOUT: 0,
+    StopReason.BUDGET: 0,
     StopReason.COMMAND: 0,
     StopReason.REPEATED_FAILURE: 1,
 }

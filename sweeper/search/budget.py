@@ -7,12 +7,38 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from sweeper.core.schema import Integer, Number, Problem, StrictModel, raise_problems
 from sweeper.core.text import format_value
 
 MAX_EPOCHS = 1_000_000
+
+
+_Hours = Annotated[Number, Field(gt=0, le=1e9)]
+
+
+class Cost(StrictModel):
+    """Price of the trials, and the most that they may cost."""
+
+    cpu_hour: Annotated[Number, Field(gt=0, le=1e9)] | None = Field(None, description="Price of a CPU-hour.")
+    gpu_hour: Annotated[Number, Field(gt=0, le=1e9)] | None = Field(None, description="Price of a GPU-hour.")
+    limit: Annotated[Number, Field(gt=0, le=1e12)] | None = Field(None, description="Most that the trials may cost.")
+    currency: Annotated[str, StringConstraints(min_length=1, max_length=8)] = Field(
+        "EUR", description="Name of the money."
+    )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.limit is None:
+            raise_problems([Problem(("limit",), "a price needs the most that the trials may cost; add limit: 40")])
+        if self.cpu_hour is None and self.gpu_hour is None:
+            raise_problems([Problem((), "a limit needs a price; add cpu_hour: 0.05, or gpu_hour: 2.5")])
+        return self
+
+    def of(self, cpu_hours: float, gpu_hours: float) -> float:
+        """Return the price of so many hours."""
+        return (self.cpu_hour or 0.0) * cpu_hours + (self.gpu_hour or 0.0) * gpu_hours
 
 
 class Budget(StrictModel):
@@ -35,6 +61,11 @@ class Budget(StrictModel):
         "auto", description="Trials that run at a time; `auto`: as many as the nodes have room for."
     )
     timeout: Duration | None = Field(None, description="Stop the sweep after this time: 30m, 1h30m, 90s.")
+    cpu_hours: _Hours | None = Field(
+        None, description="CPU-hours of all trials and attempts; at 90 % only those go on that can still end within."
+    )
+    gpu_hours: _Hours | None = Field(None, description="The same in GPU-hours.")
+    cost: Cost | None = Field(None, description="The same in money.")
     stall_timeout: Duration | None = Field(
         3600.0,
         description="A worker that reports nothing for this long is killed, and its trial is retried: 10m, 1h.",

@@ -17,6 +17,7 @@ from sweeper.search.budget import Budget
 from sweeper.search.pruning.pruners import Hyperband, Median, NoPruner, Pruner
 from sweeper.search.samplers import Grid, Sampler, Tpe
 from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normalized, suspicious_settings
+from sweeper.search.spending import Spending
 from sweeper.spec.code_checks import unused_parameters
 from sweeper.spec.loading import DEFAULT_TRAINABLE, load, load_file
 from sweeper.spec.names import Database, Description, Label, Metric, ModelName, Name, TrackingUri
@@ -180,6 +181,15 @@ class Sweep(StrictModel):
     def leaves_model(self, code: Path | None = None) -> bool:
         """Return whether the trainable's code mentions what leaves a model to register; see `core.code.user_code`."""
         return leaves_model(self.trainable, code)
+
+    def spending(self) -> Spending:
+        """Return what its trials have used of the budget: nothing yet."""
+
+        def resources_of(params: Mapping[str, Any]) -> tuple[float, float]:
+            resources = self.resources.for_trial(params)
+            return resources.cpus, resources.gpus
+
+        return Spending(self.budget, resources_of, -1.0 if self.objective.direction == "maximize" else 1.0)
 
     def warnings(self) -> list[str]:
         """Return messages about settings that are allowed and still look like mistakes."""

@@ -66,8 +66,23 @@ def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)
 
 
-def with_report(trial: optuna.Trial, row: TrialRecord, report: Report, node: str | None, sweep: Sweep) -> TrialRecord:
-    """Write a report of a trial, made on this node; return the trial's record with it."""
+def record(
+    trial: optuna.Trial, row: TrialRecord, report: Report, node: str | None, sweep: Sweep
+) -> tuple[TrialRecord, TrialRecord | None, Decision | None]:
+    """Write a report of a trial, and the end of the trial if the report ends it.
+
+    Returns:
+        The trial's record with the report; that of its end, None if it continues; and what the pruner compared, None if
+        it compared nothing.
+    """
+    row = _with_report(trial, row, report, node, sweep)
+    over, decision = _judge(trial, row, sweep)
+    if over is not None:
+        tell(trial.study, trial, over)
+    return row, over, decision
+
+
+def _with_report(trial: optuna.Trial, row: TrialRecord, report: Report, node: str | None, sweep: Sweep) -> TrialRecord:
     before, cpus = row.cpus[-1][1] if row.cpus else 1, row.cpus
     if report.cpus not in (None, before):
         cpus = (*cpus, (report.step, report.cpus or before))
@@ -78,11 +93,7 @@ def with_report(trial: optuna.Trial, row: TrialRecord, report: Report, node: str
     return replace(row, value=value, step=report.step, node=node or row.node, cpus=cpus)
 
 
-def judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRecord | None, Decision | None]:
-    """Return the record of a trial that its last report ends, None if it continues, and what the pruner compared.
-
-    The decision is None if the pruner compared nothing.
-    """
+def _judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRecord | None, Decision | None]:
     if row.step >= sweep.budget.reports:
         return ended(row, TrialState.COMPLETE, None), None
     pruner = sweep.chosen_pruner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import time
 from collections.abc import Collection, Mapping, Sequence
 
 from sweeper.core.errors import InputError
@@ -43,7 +44,14 @@ class RetryPolicy:
         self._same_reasons: list[str] = []
         self.uncounted: dict[int, int] = {}
         """Last attempt of a trial before it was put back by hand; failures up to it do not count against the trial."""
+        self.waiting: dict[int, float] = {}
+        """Trials that wait for another attempt, and the earliest moment of it (time.monotonic)."""
         self.load(past)
+
+    def due(self) -> int | None:
+        """Return the number of a trial whose next attempt may start now; None if there is none."""
+        now = time.monotonic()
+        return next((number for number, moment in self.waiting.items() if moment <= now), None)
 
     def load(self, past: Mapping[int, Sequence[Attempt]]) -> None:
         """Replace the known attempts by those that the study has recorded."""

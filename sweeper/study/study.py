@@ -25,7 +25,7 @@ from sweeper.study.retry import RetryPolicy, missing_metric
 from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
 from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
 from sweeper.study.storage.tables import storable
-from sweeper.study.view import FACTS, StudyView
+from sweeper.study.view import FACTS, StudyView, seconds_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -57,10 +57,10 @@ class SweepStudy(StudyView):
         self._trials: dict[int, optuna.Trial] = {}
         self.commands = database.commands(sweep.name)
         self.retries = RetryPolicy({}, sweep.budget.max_failures)
-        # Trials that wait for another attempt: the earliest moment of it (time.monotonic) and the id in the database.
-        self._interrupted: list[tuple[float, int]] = []
+        self.spending = sweep.spending()
         super().__init__(sweep, study, database)
-        self.resumed = len(self._interrupted)  # trials that an earlier run left unfinished
+        self.resumed = len(self.retries.waiting)  # trials that an earlier run left unfinished
+        self._set_aside()
 
     def _read(self) -> list[FrozenTrial]:
         frozen = super()._read()
@@ -70,8 +70,13 @@ class SweepStudy(StudyView):
         running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
         held = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
         self._trials = {number: optuna.Trial(self._study, running[number]) for number in held}
-        due = {identity: moment for moment, identity in self._interrupted}
-        self._interrupted = [(due.get(running[n], 0.0), running[n]) for n in running if n not in held]
+        due, left = self.retries.waiting, running.keys() - {*held} - self.spending.set_aside
+        self.retries.waiting = {number: due.get(number, 0.0) for number in sorted(left)}
+        for row in self._rows.values():
+            if row.number in held:
+                self.spending.note(row)
+            else:
+                self.spending.settle(row, seconds_of(self, row))
         return frozen
 
     def refresh(self) -> None:
@@ -82,15 +87,8 @@ class SweepStudy(StudyView):
         self._read()
         for number, old in before.items():
             row = self._rows[number]
-            if (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt):
-                self._rows[number] = old
-            else:
-                self._update(row)
-
-    @property
-    def id(self) -> str:
-        """Id made when the study was created; another study of the same name has another id."""
-        return str(self._facts["id"])
+            is_same = (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt)
+            self._rows[number] = old if is_same else self._update(row)
 
     @retry_while_unavailable
     def record_facts(self, facts: Mapping[str, Any]) -> None:
@@ -105,37 +103,37 @@ class SweepStudy(StudyView):
 
     def has_next(self) -> bool:
         """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""
-        is_due = any(due <= time.monotonic() for due, _ in self._interrupted)
-        return is_due or len(self._rows) < self.trial_limit or self._paused() is not None
+        may_begin = len(self._rows) < self.trial_limit and not self.spending.is_closing
+        return self.retries.due() is not None or may_begin or self._paused() is not None
 
     def is_exhausted(self) -> bool:
         """Return whether every trial of the budget was handed out and none waits for another attempt or to go on."""
-        return not self._interrupted and len(self._rows) >= self.trial_limit and self._paused() is None
+        return not self.retries.waiting and not self.has_next()
 
     def _paused(self) -> int | None:
         """Return the number of the paused trial that continues now; None if none does."""
-        return revival(self._study, is_last_round=len(self._rows) >= self.trial_limit)
+        is_last_round = len(self._rows) >= self.trial_limit or self.spending.is_closing
+        number = revival(self._study, is_last_round=is_last_round)
+        return number if number is not None and self.spending.admits(self._rows[number]) else None
 
     def is_done(self) -> bool:
         """Return whether every trial of the budget has ended."""
-        return self.is_exhausted() and all(row.state != "RUNNING" for row in self._rows.values())
+        are_enough = len(self._rows) >= self.trial_limit and revival(self._study, is_last_round=True) is None
+        return are_enough and all(row.state != "RUNNING" for row in self._rows.values())
 
     @retry_while_unavailable
     def ask(self) -> TrialRecord:
-        """Return the next trial to run: one that was interrupted or failed, one that was paused, or a new one.
-
-        A trial that others enqueued with a value outside the space is not run; it is returned as FAIL.
-        """
-        due = next((entry for entry in self._interrupted if entry[0] <= time.monotonic()), None)
-        paused = self._paused() if due is None else None
+        """Return the next trial to run: an interrupted, failed, paused or new one; FAIL if others enqueued nonsense."""
+        due = self.retries.due()
+        again = self._paused() if due is None else due
         lost: Attempt | None = None
         with self._transaction() as connection:
-            if is_new := due is None and paused is None:
+            if is_new := again is None:
                 trial = self._study.ask()
                 row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
             else:
-                trial = optuna.Trial(self._study, due[1]) if due else records.reopened(self._study, paused or 0)
-                row, lost = self._next_attempt(trial.number, connection)
+                trial = records.reopened(self._study, again)
+                row, lost = self._next_attempt(again, connection)
             problem = records.problem_of_enqueued(trial, self.sweep)
             tried = self._history_points if is_new else ()
             trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
@@ -147,10 +145,9 @@ class SweepStudy(StudyView):
                 records.tell(self._study, trial, over)
         if lost is not None:
             self.retries.add(row.number, lost)
-        if due is not None:
-            self._interrupted.remove(due)
-        if paused is not None:
-            note_revived(self._study, paused)
+        self.retries.waiting.pop(row.number, None)
+        if due is None and again is not None:
+            note_revived(self._study, again)
         if over is None:
             self._trials[row.number] = trial
         row = self._update(row)
@@ -185,18 +182,16 @@ class SweepStudy(StudyView):
         with self._transaction() as connection:
             for number, report, node in new:
                 self._reports.add(number, report, connection)
-                trial = self._trials[number]
-                row = records.with_report(trial, self._rows[number], report, node, self.sweep)
-                over, decision = records.judge(trial, row, self.sweep)
+                before, trial = self._rows[number], self._trials[number]
+                row, over, decision = records.record(trial, before, report, node, self.sweep)
                 if decision is not None:
                     self._decisions.add(number, decision, connection)
-                if over is not None:
-                    records.tell(self._study, trial, over)
                 changed.append((report, row, over))
         for report, row, over in changed:
             self._update(row, report)
             if over is not None:
                 self._close(over)
+        self._set_aside([number for number, _, _ in new if number in self._trials])
         for number, report, _ in arrived:
             if number in self._trials and metric not in report.metrics:
                 self.fail(number, missing_metric(metric, report.metrics))
@@ -240,7 +235,8 @@ class SweepStudy(StudyView):
         if wait is None:
             return self._close(row, failure)
         del self._trials[number]
-        self._interrupted.append((time.monotonic() + wait, trial_id(trial)))
+        self.spending.settle(row)
+        self.retries.waiting[number] = time.monotonic() + wait
         self.announce(f"trial {number}: {failure.reason}; attempt {row.attempt + 1} follows")
         return Verdict.STOP
 
@@ -259,6 +255,14 @@ class SweepStudy(StudyView):
                 records.reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
         self._read()
 
+    def _set_aside(self, reported: Sequence[int] = ()) -> None:
+        """Leave to a later run, with a larger budget, what cannot end within this one: of what waits, and reported."""
+        for number in self.spending.reject((*self.retries.waiting, *reported)):
+            self.retries.waiting.pop(number, None)
+            if self._trials.pop(number, None) is not None:
+                self.spending.settle(self._rows[number])
+                self.announce(f"trial {number} stops: it cannot end within the budget. A larger one continues it")
+
     def _close(self, row: TrialRecord, failure: Failure | None = None) -> Verdict:
         """Drop a trial whose end is recorded, and notify the listeners."""
         del self._trials[row.number]
@@ -269,5 +273,6 @@ class SweepStudy(StudyView):
 
     def _update(self, row: TrialRecord, report: Report | None = None) -> TrialRecord:
         self._rows[row.number] = row
+        self.spending.note(row)
         notify(self._listeners, row, report)
         return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -19,6 +19,7 @@ from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
 from sweeper.search.optuna_internals import storage_of
 from sweeper.search.space import point_key
+from sweeper.search.spending import seconds_until
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.frames import SHOWN_TRIALS, curves_frame, summary_line, trials_frame
@@ -236,3 +237,13 @@ class SweepSummary:
         if self.running:
             return "paused" if self.paused else "running"
         return "done" if self.ended >= self.trials else "stopped"
+
+
+def seconds_of(study: StudyView, row: TrialRecord) -> float:
+    """Return how long a trial ran until now, with all attempts; until its last report if nothing runs it."""
+    if row.seconds is not None:
+        return row.seconds
+    if study.is_running:
+        return seconds_until(row, datetime.now(UTC))
+    last = study.reports(row.number)[-1:] if row.step else []
+    return seconds_until(row, datetime.fromtimestamp(last[0].time, UTC)) if last else row.spent

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import ray
 
+from sweeper.analysis.costs import used_of
 from sweeper.core.errors import ResourceError
 from sweeper.core.trials import Report, TrialRecord, Verdict
 from sweeper.driver.capacity import possible_requests, refuse_infeasible_on_cluster
@@ -400,3 +401,23 @@ def test_reports_that_arrive_together_are_recorded_together(
     sweep, spy = make_sweep(budget={"trials": 4, "epochs": 6}, pruner={"type": "none"}), Spy()
     assert_sound(sweep, tune(sweep, listeners=(spy,)), spy)
     assert sum(sizes) == 24 and max(sizes) == 2
+
+
+@pytest.mark.parametrize("resumed", [0, 2], ids=["at once", "stopped and resumed twice"])
+def test_budget_in_cpu_hours_is_kept_to_three_percent(make_sweep: MakeSweep, resumed: int) -> None:
+    limit_s = 20.0
+    budget = {"trials": 99, "epochs": 20, "cpu_hours": limit_s / 3600}
+    sweep = make_sweep(trainable="tests.samples:slow_count", budget=budget, pruner={"type": "none"})
+    for part in range(1, resumed + 1):
+        spy = Spy()
+        tune(sweep, listeners=(spy,), stop_when=lambda spy=spy: len(spy.seen) > 40)
+        assert 0 < used_of(read_study(sweep.name, sweep.storage_url()))[0].share < 0.5 * part
+    rows = tune(sweep)
+    (used,) = used_of(read_study(sweep.name, sweep.storage_url()))
+    assert 0.9 < used.share < 1.03
+    ended = [row for row in rows if row.state == "COMPLETE"]
+    assert len(ended) >= 3 and all(row.step == 20 for row in ended)
+    left = [row.number for row in rows if row.state == "RUNNING"]
+    with open_study(sweep.changed({"budget.cpu_hours": str(2 * limit_s / 3600)})) as study:
+        assert not study.is_done() and study.has_next()
+        assert [study.ask().number for _ in left] == left

@@ -59,7 +59,7 @@ def summary_document(study: StudyView) -> dict[str, Any]:
     """Build the summary of `show --json`."""
     result, costs = summarise(study)
     document = report.result_document(result)
-    kept = ("counts", "interrupted", "best", "test", "champion", "saved", "folder", "tracking_uri", "notes")
+    kept = ("counts", "interrupted", "best", "test", "champion", "saved", "used", "folder", "tracking_uri", "notes")
     return {name: document[name] for name in kept} | {"state": _state(study), "costs": asdict(costs)}
 
 
