@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.cli import options, report
 from sweeper.cli.look.show import chosen_sweep
 from sweeper.cli.trials import AskedTrials, started_trials
-from sweeper.core.errors import InputError, TrackingError
+from sweeper.core.errors import InputError, StopReason, TrackingError
 from sweeper.core.text import format_list, tally
 
 if TYPE_CHECKING:
@@ -188,6 +188,9 @@ def _run(sweep: Sweep, *, json: bool, is_repeatable: bool, **where: Any) -> int:
         console.print_note(note)
     if result.stopped:
         again = shlex.join(["sweeper", *sys.argv[1:]]) if is_repeatable else _command("resume", sweep, where["address"])
+        if result.stopped is StopReason.BUDGET:
+            raised = [f" --set {one.key}={2 * one.limit:g}" for one in result.used if one.is_nearly_used]
+            again = _command("resume", sweep, where["address"]) + "".join(raised)
         console.print_note(f"Progress is saved. Resume with: {again}")
     if json:
         report.emit(report.to_json(report.result_document(result)))

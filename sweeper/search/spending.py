@@ -19,8 +19,9 @@ _HOUR_S = 3600.0
 
 @dataclass(frozen=True)
 class Amount:
-    """What is limited, how much of it was used, and the limit; hours, or money."""
+    """What is limited, how much of it was used, and the limit; hours, or money. `key` is the limit's key in a file."""
 
+    key: str
     unit: str
     used: float
     limit: float
@@ -28,6 +29,11 @@ class Amount:
     @property
     def share(self) -> float:
         return self.used / self.limit
+
+    @property
+    def is_nearly_used(self) -> bool:
+        """Whether no new trial begins any more."""
+        return self.share >= CLOSING_SHARE
 
     def __str__(self) -> str:
         return f"{self.used:.{max(0, 2 - math.floor(math.log10(self.limit)))}f} of {self.limit:g} {self.unit}"
@@ -85,15 +91,18 @@ class Spending:
         for row in self._running.values():
             seconds, (cpus, gpus) = seconds_until(row, now), self._rate(row)
             cpu, gpu = cpu + cpus * seconds, gpu + gpus * seconds
-        limits = [("CPU-hours", budget.cpu_hours), ("GPU-hours", budget.gpu_hours)]
-        limits += [(budget.cost.currency, budget.cost.limit)] if budget.cost else []
-        known = [(unit, limit) for unit, limit in limits if limit is not None]
-        return [Amount(unit, used, limit) for (unit, limit), used in zip(known, self._limited(cpu, gpu), strict=True)]
+        cost, used = budget.cost, iter(self._limited(cpu, gpu))
+        limits = [
+            ("budget.cpu_hours", "CPU-hours", budget.cpu_hours),
+            ("budget.gpu_hours", "GPU-hours", budget.gpu_hours),
+            ("budget.cost.limit", cost.currency if cost else "", cost.limit if cost else None),
+        ]
+        return [Amount(key, unit, next(used), limit) for key, unit, limit in limits if limit is not None]
 
     @property
     def is_closing(self) -> bool:
         """Whether no new trial begins any more."""
-        return any(amount.share >= CLOSING_SHARE for amount in self.amounts())
+        return any(amount.is_nearly_used for amount in self.amounts())
 
     def admits(self, row: TrialRecord) -> bool:
         """Return whether a trial that was paused may go on: while it can end within what the contenders leave."""

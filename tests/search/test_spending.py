@@ -138,10 +138,10 @@ def test_paused_trial_goes_on_only_if_it_ends_within_what_the_contenders_leave(c
 @pytest.mark.parametrize(
     ("amount", "text"),
     [
-        (Amount("CPU-hours", 1.98234, 2), "1.98 of 2 CPU-hours"),
-        (Amount("GPU-hours", 123.456, 400), "123 of 400 GPU-hours"),
-        (Amount("EUR", 36.4, 40), "36.4 of 40 EUR"),
-        (Amount("CPU-hours", 0.01612, 0.0167), "0.0161 of 0.0167 CPU-hours"),
+        (Amount("budget", "CPU-hours", 1.98234, 2), "1.98 of 2 CPU-hours"),
+        (Amount("budget", "GPU-hours", 123.456, 400), "123 of 400 GPU-hours"),
+        (Amount("budget", "EUR", 36.4, 40), "36.4 of 40 EUR"),
+        (Amount("budget", "CPU-hours", 0.01612, 0.0167), "0.0161 of 0.0167 CPU-hours"),
     ],
 )
 def test_amounts_are_given_to_a_hundredth_of_their_limit(amount: Amount, text: str) -> None:
