@@ -122,12 +122,12 @@ def test_examples_can_be_read(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
             assert load_sweep(tmp_path / "sweep.yaml").warnings() == []
 
 
-def test_example_of_resources_is_valid() -> None:
-    (text,) = blocks(DOCS / "resources.md", "yaml")
+def test_examples_of_resources_are_valid() -> None:
     space = {"units": {"type": "int", "low": 32, "high": 1024}}
     declared = {"name": "wide", "dataset": {"type": "digits"}, "budget": {"trials": 2, "epochs": 1}, "space": space}
-    sweep = Sweep.from_mapping(declared | YAML(typ="safe").load(text))
-    assert sweep.resources.custom == {"scratch": 1}
+    examples = [YAML(typ="safe").load(text) for text in blocks(DOCS / "resources.md", "yaml")]
+    resources, budget = (Sweep.from_mapping(declared | example) for example in examples)
+    assert resources.resources.custom == {"scratch": 1} and budget.budget.cpu_hours == 8
 
 
 def test_changelog_has_this_version() -> None:
