@@ -16,9 +16,10 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli import control, decide, options, run
+from sweeper.cli import control, options, run
 from sweeper.cli.check import verbs
 from sweeper.cli.cluster import fetch, reach, submit
+from sweeper.cli.decide import predict, promote
 from sweeper.cli.look import compare, html, show, ui, watch
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
@@ -47,14 +48,15 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "report": html.report,
     "ui": ui.ui,
     "sync": ui.sync,
-    "promote": decide.promote,
+    "promote": promote.promote,
+    "predict": predict.predict,
     "doctor": verbs.doctor,
 }
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Run": ("run", "resume", "retry", "stop", "pause", "unpause", "delete"),
     "Look": ("list", "show", "watch", "compare", "report", "logs", "ui", "sync"),
-    "Decide": ("best", "promote"),
+    "Decide": ("best", "promote", "predict"),
     "Cluster": ("submit", "status", "fetch"),
     "Check": ("validate", "doctor", "convert", "schema"),
 }

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,17 +171,19 @@ def to_json(value: object) -> str:
 
 
 def to_csv(sweep: Sweep, rows: Sequence[TrialRecord]) -> str:
-    """Write all trials as CSV, one column per parameter; text that a spreadsheet would run as a formula is quoted."""
+    """Write all trials as CSV, one column per parameter."""
     names = list(sweep.space) or sorted({name for row in rows for name in row.params})
     measures = ("number", "state", "value", unit(sweep.budget), "seconds", "attempt", "node", "reason", "started")
     facts = (*measures, "ended", "interrupted", "origin")
+    documents = ((row, trial_document(sweep, row)) for row in rows)
+    cells = ([*(one[fact] for fact in facts), *(row.params.get(name, "") for name in names)] for row, one in documents)
+    return csv_text((*facts, *names), cells)
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a table as CSV; text that a spreadsheet would run as a formula is quoted."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_csv_cell(name) for name in (*facts, *names)])
-    for row in rows:
-        document = trial_document(sweep, row)
-        cells = [document[fact] for fact in facts] + [row.params.get(name, "") for name in names]
-        writer.writerow([_csv_cell(cell) for cell in cells])
+    csv.writer(buffer, lineterminator="\n").writerows([_csv_cell(cell) for cell in cells] for cells in (head, *rows))
     return buffer.getvalue()
 
 
@@ -205,14 +207,12 @@ def reports_csv(sweep: Sweep, rows: Sequence[TrialRecord], reports: Mapping[int,
     made = [(row, one) for row in rows for one in report_documents(sweep, reports.get(row.number, ()))]
     names = dict.fromkeys([objective, *(name for _, one in made for name in one["metrics"])])
     facts = ("trial", "state", "report", place, "time")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     heads = [f"metrics.{name}" if name in facts else name for name in names]
-    writer.writerow([_csv_cell(head) for head in (*facts, *heads)])
+    cells = []
     for row, one in made:
-        cells = [row.number, row.state, one["report"], one[place], one["time"]]
-        writer.writerow([_csv_cell(cell) for cell in (*cells, *(one["metrics"].get(name, "") for name in names))])
-    return buffer.getvalue()
+        measured = [one["metrics"].get(name, "") for name in names]
+        cells.append([row.number, row.state, one["report"], one[place], one["time"], *measured])
+    return csv_text((*facts, *heads), cells)
 
 
 def sweep_line(sweep: Sweep) -> str:

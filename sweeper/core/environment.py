@@ -1,11 +1,16 @@
-"""What runs a sweep: versions of packages, the user, the commit of the working directory."""
+"""What runs a sweep: versions of packages, the user, the commit of the working directory; and TensorFlow, quietly."""
 
 from __future__ import annotations
 
 import getpass
+import os
 import platform
+import re
 import subprocess
-from collections.abc import Iterable
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 GIT_TIMEOUT_S = 2.0
@@ -37,3 +42,28 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if found.returncode == 0 else None
+
+
+_CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit")
+
+
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Catch what C++ code writes to stderr during the block, and pass it on afterwards, except TensorFlow's greetings.
+
+    TensorFlow writes them before its logging reads TF_CPP_MIN_LOG_LEVEL.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if not _CHATTER.match(line):
+                    os.write(2, line)

@@ -106,12 +106,12 @@ class Dataset(StrictModel, ABC):
         parts: list[Array] = []
         digest = hashlib.sha256()
         for (x, y), size in ((train, self.train), (validation, self.validation), (test, self.test)):
-            parts += [self._arrange(x[:size]), y[:size]]
+            parts += [self.arrange(x[:size]), y[:size]]
             digest.update(json.dumps([parts[-2].shape, parts[-1].shape]).encode())
             digest.update(parts[-2].tobytes())
             digest.update(parts[-1].tobytes())
         return Arrays(str(self.type), digest.hexdigest(), source, *parts)
 
-    def _arrange(self, x: Array) -> Array:
+    def arrange(self, x: Array) -> Array:
         """Return inputs in the layout that the sweep declares."""
         return x

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from sweeper.core.errors import InputError
 from sweeper.core.schema import Integer
 from sweeper.datasets.archives import FASHION_MNIST, MNIST, Archive, DatasetMissingError
 from sweeper.datasets.base import Arrays, Dataset, LearningTask
@@ -30,7 +31,7 @@ class _SquareImages(Dataset):
         by_pixel = self.layout in ("pixels", "permuted")
         return LearningTask(*((self.side**2, 1) if by_pixel else (self.side, self.side)), len(self.labels))
 
-    def _arrange(self, x: Array) -> Array:
+    def arrange(self, x: Array) -> Array:
         import numpy as np
 
         if self.layout == "columns":
@@ -181,6 +182,25 @@ class TimeSeries(Dataset):
         parts = {"train": slice(0, first), "validation": slice(first, last), "test": slice(last, None)}
         pairs = {name: (np.ascontiguousarray(x[part]), np.ascontiguousarray(y[part])) for name, part in parts.items()}
         return self._split("generated", **pairs)
+
+
+def images_of(declared: Dataset | None, side: int, *, by_pixel: bool) -> _SquareImages:
+    """Return the dataset whose images a model takes: the declared one, or its fallback, or what fits their size.
+
+    Args:
+        by_pixel: whether the model takes one pixel at a time, where no layout is declared.
+
+    Raises:
+        InputError: no dataset has images of so many pixels.
+    """
+    images = declared if isinstance(declared, _SquareImages) else None
+    if images is not None and images.side == side:
+        return images
+    layout = images.layout if images is not None else "pixels" if by_pixel else "rows"
+    for known in (Mnist, Digits):
+        if known.side == side:
+            return known(layout=layout)
+    raise InputError(f"the model takes pictures of {side} x {side} pixels; MNIST has 28 x 28, and digits 8 x 8")
 
 
 AnyDataset = Annotated[Mnist | FashionMnist | Digits | TimeSeries, Field(discriminator="type")]

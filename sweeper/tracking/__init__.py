@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sweeper.tracking.check import check_store
 from sweeper.tracking.client import store_uri, tracking_uri
+from sweeper.tracking.models.classifier import Classifier, load_classifier
 from sweeper.tracking.models.fetching import KeptModel, download_model, find_kept_model
 from sweeper.tracking.models.saving import save_model
 from sweeper.tracking.packaging import PACKED, read_evaluation, read_test, store_evaluation
@@ -14,6 +15,7 @@ from sweeper.tracking.registry import Registered, promote, register_best, regist
 from sweeper.tracking.removal import delete_runs, lost_model_notes
 
 __all__ = [
+    "Classifier",
     "KeptModel",
     "Link",
     "PACKED",
@@ -25,6 +27,7 @@ __all__ = [
     "delete_runs",
     "download_model",
     "find_kept_model",
+    "load_classifier",
     "log_report",
     "lost_model_notes",
     "promote",

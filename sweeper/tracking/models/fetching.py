@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
 from sweeper.core.trials import best_trial
+from sweeper.core.urls import sqlite_path
 from sweeper.tracking import content
 from sweeper.tracking.client import connect
 from sweeper.tracking.models.versions import Versions, has_files
@@ -50,6 +51,8 @@ def find_kept_model(study: content.Study, uri: str) -> KeptModel | None:
     Raises:
         TrackingError: MLflow cannot be reached, or refuses.
     """
+    if (file := sqlite_path(uri)) is not None and not file.exists():  # to connect would create it
+        return None
     try:
         return _find(study, uri)
     except Exception as error:

@@ -6,16 +6,15 @@ import functools
 import gc
 import importlib
 import os
-import re
 import subprocess
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from sweeper.core.environment import without_chatter
 
 
 class LazyModule:
@@ -32,8 +31,6 @@ class LazyModule:
 
 
 keras, ops, tensorflow, jax = map(LazyModule, ("keras", "keras.ops", "tensorflow", "jax"))
-
-_CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit")
 
 GPU_MEMORY_FRACTION = 0.9
 """Fraction of a trial's share of GPU memory that the backend may allocate; the GPU's driver needs some per process."""
@@ -63,7 +60,7 @@ def start_backend(cpus: float, backend: str = "tensorflow", gpus: float | None =
     if backend == "jax":
         _prepare_jax(threads, gpus)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _without_chatter(), _without_collections(), warnings.catch_warnings():
+    with without_chatter(), _without_collections(), warnings.catch_warnings():
         # Importing Keras warns about deprecations between the packages below it, which no user of a sweep can mend.
         warnings.simplefilter("ignore")
         import keras
@@ -113,13 +110,13 @@ def _prepare_jax(threads: int, gpus: float | None) -> None:
 
 
 def _configure_tensorflow(threads: int, gpus: float | None) -> None:
-    with _without_chatter(), _without_collections():
+    with without_chatter(), _without_collections():
         import tensorflow as tf
 
     # TensorFlow warns about functions that are traced repeatedly, which a search over structures cannot avoid.
     tf.get_logger().setLevel("ERROR")
     tf.config.experimental.enable_op_determinism()
-    with _without_chatter():
+    with without_chatter():
         devices = tf.config.list_physical_devices("GPU")
     if gpus == 0:
         tf.config.set_visible_devices([], "GPU")
@@ -137,7 +134,7 @@ def _configure_tensorflow(threads: int, gpus: float | None) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:  # TensorFlow runs already, with the threads of whoever started it
         pass
-    with _without_chatter():  # it complains when it finds no GPU
+    with without_chatter():  # it complains when it finds no GPU
         tf.config.list_logical_devices()
 
 
@@ -207,25 +204,3 @@ def compile_function(function: Callable[..., Any], signature: tuple[Any, ...]) -
     if is_jax():
         return jax.jit(function)
     return tensorflow.function(function, autograph=False, input_signature=signature)
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Catch what C++ code writes to stderr during the block, and pass it on afterwards, except TensorFlow's greetings.
-
-    TensorFlow writes them before its logging reads TF_CPP_MIN_LOG_LEVEL.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            for line in held:
-                if not _CHATTER.match(line):
-                    os.write(2, line)

@@ -14,11 +14,11 @@ from sweeper.cli.main import main
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
 from sweeper.tracking import KeptModel
-from tests.cli import test_decide
+from tests.cli.decide import test_promote
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, in SQLAlchemy
 
-finish, store, run = test_decide.finish, test_decide.store, test_decide.run
+finish, store, run = test_promote.finish, test_promote.store, test_promote.run
 Captured = pytest.CaptureFixture[str]
 Finish = Callable[..., Sweep]
 

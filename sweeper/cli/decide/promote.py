@@ -44,13 +44,13 @@ def promote(
     number = next(iter(numbers), None)
     study = read_study(name, storage)
     chosen = _model_name(study.sweep, model)
-    _find(study, number)
+    complete_trial(study, number)
     uri = store_of(study, tracking_uri)
     if reason := tracking.check_store(uri, study.sweep.tracking.experiment):
         raise TrackingError(f"MLflow at {redact(uri)} does not answer: {reason}")
     try:
         with lock_study(name, storage) as study:
-            row = _find(study, number)
+            row = complete_trial(study, number)
             packed, metrics = saved_model(study, row)
             champion = tracking.promote(study, row, packed, uri, name=chosen, metrics=metrics)
     except SweepBusyError as error:
@@ -58,7 +58,7 @@ def promote(
             f"{error}. A running sweep registers its best model itself; promote another one when it has ended"
         ) from error
     if champion is None:
-        raise InputError(_why_gone(study, row))
+        raise InputError(why_gone(study, row))
     if json:
         report.emit(report.to_json(asdict(champion)))
         return
@@ -80,7 +80,7 @@ def _model_name(sweep: Sweep, given: str | None) -> str:
     return sweep.tracking.model
 
 
-def _find(study: StudyView, number: int | None) -> TrialRecord:
+def complete_trial(study: StudyView, number: int | None) -> TrialRecord:
     """Return a COMPLETE trial that was trained here: the best, or the one with a number."""
     rows = {row.number: row for row in study.rows()}
     if number is None:
@@ -106,7 +106,7 @@ def _find(study: StudyView, number: int | None) -> TrialRecord:
     return row
 
 
-def _why_gone(study: StudyView, row: TrialRecord) -> str:
+def why_gone(study: StudyView, row: TrialRecord) -> str:
     """Return why a trial has no model, and what to do."""
     if (cluster := reach.asked()) is not None:
         return (
