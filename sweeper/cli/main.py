@@ -19,7 +19,7 @@ import typer
 from sweeper.cli import control, options, run
 from sweeper.cli.check import verbs
 from sweeper.cli.cluster import fetch, reach, submit
-from sweeper.cli.decide import predict, promote
+from sweeper.cli.decide import predict, promote, reproduce
 from sweeper.cli.look import compare, html, show, ui, watch
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
@@ -50,13 +50,14 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "sync": ui.sync,
     "promote": promote.promote,
     "predict": predict.predict,
+    "reproduce": reproduce.reproduce,
     "doctor": verbs.doctor,
 }
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Run": ("run", "resume", "retry", "stop", "pause", "unpause", "delete"),
     "Look": ("list", "show", "watch", "compare", "report", "logs", "ui", "sync"),
-    "Decide": ("best", "promote", "predict"),
+    "Decide": ("best", "promote", "predict", "reproduce"),
     "Cluster": ("submit", "status", "fetch"),
     "Check": ("validate", "doctor", "convert", "schema"),
 }

@@ -40,7 +40,7 @@ from sweeper.worker.task import Event, Task, WorkerContext
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: not a line of Tune's own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files: the study records
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would answer Ctrl-C with exit code 0; run.py owns the signals
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would answer Ctrl-C with exit code 0; run/sweep.py owns the signals
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # snapshots of Tune's state: a sweep is never restored from one
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.code.user_code import digest_user_code, find_trainable
-from sweeper.core.environment import versions
+from sweeper.core.environment import processor, versions
 from sweeper.core.errors import InputError
 from sweeper.core.files import write_json
 from sweeper.core.secrets import has_secret, redact
@@ -173,7 +173,7 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
 
     Returns:
         The facts "code" (the digest of the trainable's module), "files" (the digests of all files of the user that it
-        consists of) and "versions", for the caller to record.
+        consists of), "versions" and "processor", for the caller to record.
 
     Raises:
         InputError: the code differs, and `allow_code_change` is False.
@@ -192,7 +192,7 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
         changes += [f"changed code of {study.sweep.trainable} ({changed})"] if changed else []
         if changes:
             study.announce(f"Resuming with {', '.join(changes)}.")
-    return {"code": code, "files": files, "versions": now}
+    return {"code": code, "files": files, "versions": now, "processor": processor()}
 
 
 def _code_digest(sweep: Sweep) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 from sweeper.core.trials import Report
 from sweeper.driver.stop import StopSignal
-from sweeper.run import _report
+from sweeper.run.sweep import _report
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.view import StudyView
