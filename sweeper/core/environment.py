@@ -54,7 +54,10 @@ def commit() -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
-_CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit")
+_CHATTER = re.compile(
+    rb"WARNING: All log messages before absl|To enable the following instructions|"
+    rb"[IW]0000 |[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |E0000 .*cuInit"
+)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sweeper.tracking.check import check_store
 from sweeper.tracking.client import store_uri, tracking_uri
 from sweeper.tracking.models.classifier import Classifier, load_classifier
+from sweeper.tracking.models.exporting import export_model
 from sweeper.tracking.models.fetching import KeptModel, download_model, find_kept_model
 from sweeper.tracking.models.saving import save_model
 from sweeper.tracking.packaging import PACKED, read_evaluation, read_test, store_evaluation
@@ -26,6 +27,7 @@ __all__ = [
     "comparison_link",
     "delete_runs",
     "download_model",
+    "export_model",
     "find_kept_model",
     "load_classifier",
     "log_report",

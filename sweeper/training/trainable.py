@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sweeper.core.errors import InputError
 from sweeper.training.hparams import RNNParams
 from sweeper.training.predictions import summarise
+from sweeper.training.script import as_script
 
 if TYPE_CHECKING:
     from sweeper.datasets.catalog import AnyDataset
@@ -67,6 +68,7 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
 
 
 train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
+train_rnn.as_script = as_script  # type: ignore[attr-defined]
 
 
 def _start(params: RNNParams, trial: Trial, checkpoint: Path | None) -> Loop:

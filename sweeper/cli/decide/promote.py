@@ -86,7 +86,7 @@ def complete_trial(study: StudyView, number: int | None) -> TrialRecord:
     if number is None:
         if (best := study.best()) is not None:
             return best
-        raise InputError(f"no trial of sweep {study.name!r} has completed yet, so none has a model to promote")
+        raise InputError(f"no trial of sweep {study.name!r} has completed yet, so none has left a model")
     if number not in rows:
         nearest = min(rows, key=lambda other: abs(other - number), default=None)
         hint = (
@@ -98,7 +98,7 @@ def complete_trial(study: StudyView, number: int | None) -> TrialRecord:
         complete = [str(other) for other, found in rows.items() if found.state == "COMPLETE"]
         reason = f", {row.reason}" if row.reason else ""
         raise InputError(
-            f"trial {number} is {row.state}{reason}; only a COMPLETE trial can be promoted: "
+            f"trial {number} is {row.state}{reason}; only a COMPLETE trial leaves a model: "
             f"{format_list(complete, nothing='there is none')}"
         )
     if row.is_added:

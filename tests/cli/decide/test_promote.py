@@ -99,7 +99,7 @@ def test_trial_whose_model_is_gone_is_refused_with_the_reason(
     ("arguments", "message"),
     [
         (["9"], "sweep 'plain' has no trial 9; its trials are 0 to 1; the nearest is 1"),
-        (["1"], "trial 1 is PRUNED, pruned by its own code after epoch 1; only a COMPLETE trial can be promoted: 0"),
+        (["1"], "trial 1 is PRUNED, pruned by its own code after epoch 1; only a COMPLETE trial leaves a model: 0"),
         (["--", "-1"], "'-1' is not the number of a trial. Name the first trial of sweep 'plain' as `plain 0`"),
         ([], "trial 0 has left no model: its trainable called neither trial.save_model(model) nor trial.keras(model)"),
         (["--model", "a/b"], "--model: 'a/b' must be letters a-z, digits, '.', '_' and '-', at most 64"),
