@@ -11,12 +11,13 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial, create_trial
 
 from sweeper.core.schema import scalars_equal
 from sweeper.core.text import format_value
+from sweeper.core.trials import TrialRecord
 from sweeper.search.budget import Budget
 from sweeper.search.optuna_internals import rung_marks, storage_of, trial_id
 from sweeper.search.pruning.pruners import Patient, Pruner, SuccessiveHalving, WrappablePruner
 from sweeper.search.samplers import Sampler
 from sweeper.search.seeding import DRAW, SeededByTrial
-from sweeper.search.space import Point, Space, check_point, draw, is_complete, normalized, point_key, suggest
+from sweeper.search.space import Point, Space, check_point, draw, grid_size, is_complete, normalized, point_key, suggest
 
 FORKED_FROM = "forked_from"
 """User attribute of a trial that another sweep ran: that sweep's name and the trial's number in it, `lstm:7`."""
@@ -91,8 +92,32 @@ MAX_PROPOSALS, MAX_RANDOM_POINTS = 10, 1000
 """Proposals of the sampler for one trial, and points drawn at random after these, before a point is repeated."""
 
 
+class TriedPoints:
+    """The points that need not be run again: those of another sweep, and in a finite space the own ones.
+
+    Once every point of the space was run, the own ones count no more.
+    """
+
+    def __init__(self, space: Space, history: Iterable[TrialRecord], own: Iterable[TrialRecord]) -> None:
+        self._size = grid_size(space)
+        self._history = {point_key(row.params) for row in history}
+        self._own: set[object] = set()
+        for row in own:
+            self.add(row.params)
+
+    def add(self, point: Mapping[str, Any]) -> None:
+        """Note that a point is run."""
+        if self._size is not None:
+            self._own.add(point_key(point))
+
+    def keys(self) -> Collection[object]:
+        """Return the points that a sampler should not propose, as `point_key` returns them."""
+        known = self._history | self._own if self._own else self._history
+        return known if self._size is None or len(known) < self._size else self._history
+
+
 def suggest_untried(trial: Trial, space: Space, tried: Collection[object]) -> tuple[Trial, Point]:
-    """Let the sampler choose the parameters of a trial, and again while these are a point that another sweep has run.
+    """Let the sampler choose the parameters of a trial, and again while these are a point that was run.
 
     A sampler with a model may insist on the best point of a small space; then a random point is taken.
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from sweeper.core.errors import StopReason
 from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict, announce, notify
-from sweeper.search.history import origin_of, suggest_untried
+from sweeper.search.history import TriedPoints, origin_of, suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.pruning.promotion import forget_rungs, note_end, note_revived, revival
 from sweeper.spec import Sweep
@@ -65,6 +65,7 @@ class SweepStudy(StudyView):
     def _read(self) -> list[FrozenTrial]:
         frozen = super()._read()
         forget_rungs(self._study)
+        self._tried = TriedPoints(self.sweep.space, self._history, self._rows.values())
         self.retries.load(self._attempts.all())
         self.retries.uncounted = {t.number: t.user_attrs[UNCOUNTED] for t in frozen if UNCOUNTED in t.user_attrs}
         running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
@@ -135,7 +136,7 @@ class SweepStudy(StudyView):
                 trial = records.reopened(self._study, again)
                 row, lost = self._next_attempt(again, connection)
             problem = records.problem_of_enqueued(trial, self.sweep)
-            tried = self._history_points if is_new else ()
+            tried = self._tried.keys() if is_new else ()
             trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
             origin = origin_of(trial, self.sweep.chosen_sampler) if is_new else row.origin
             row = replace(row, params=params, origin=origin)
@@ -148,6 +149,7 @@ class SweepStudy(StudyView):
         self.retries.waiting.pop(row.number, None)
         if due is None and again is not None:
             note_revived(self._study, again)
+        self._tried.add(params)
         if over is None:
             self._trials[row.number] = trial
         row = self._update(row)

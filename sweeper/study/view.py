@@ -18,7 +18,6 @@ from sweeper.core.trials import Attempt, Decision, Report, TrialRecord, best_tri
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
 from sweeper.search.optuna_internals import storage_of
-from sweeper.search.space import point_key
 from sweeper.search.spending import seconds_until
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
@@ -78,7 +77,6 @@ class StudyView:
         engine, name = self._database.engine, self._study.study_name
         frozen = self._study.get_trials(deepcopy=False) if is_owner else read_trials(name, engine)
         self._history = [record_of(trial, self.sweep) for trial in frozen if is_history(trial)]
-        self._history_points = {point_key(row.params) for row in self._history}
         started = [trial for trial in frozen if trial.state != TrialState.WAITING and not is_history(trial)]
         self._rows = {trial.number: record_of(trial, self.sweep) for trial in started}
         return frozen
