@@ -15,7 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -44,6 +47,52 @@ def draw_terminal(arguments: list[str], file: Path) -> None:
     text = printed.decode().replace("\r", "").replace(str(Path.cwd()), "/home/ada")
     console.print(Text.from_ansi(text))
     console.save_svg(str(file), title=f"sweeper {' '.join(arguments)}")
+
+
+def draw_run(name: str, file: Path, share: float = 0.4) -> None:
+    """Write the live view of a sweep, after a share of its time, from what its study has recorded."""
+    from sweeper import read_study
+    from sweeper.analysis.progress import Progress
+    from sweeper.cli.live import LiveProgress
+
+    study = read_study(name, "sqlite:///sweeper.db")
+    events = sorted(_events(study), key=lambda event: event[0])
+    first, last = events[0][0], events[-1][0]
+    until, now = first + share * (last - first), first
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    view = LiveProgress(study.sweep, console)
+    view.progress = Progress(study.sweep, clock=lambda: now)
+    for moment, row, report in events:
+        if moment <= until:
+            now = moment
+            view.on_trial(row, report)
+    now = until
+    command = f"sweeper run search_spaces/{name}.yaml"
+    for shown in (Text(f"$ {command}\n"), Text(f"MLflow: sweeper ui {name}\n", "dim"), view.__rich__()):
+        console.print(shown)
+    console.save_svg(str(file), title="sweeper")
+
+
+def _events(study: Any) -> Iterator[tuple[float, Any, Any]]:
+    """Yield what the listeners of a sweep got: starts, reports, pauses, returns and ends, each with its moment."""
+    for row in study.rows():
+        stops = {decision.step for decision in study.decisions().get(row.number, ()) if decision.is_pruned}
+        reports, attempt = study.reports(row.number), 1
+        begun, metric = row.started.timestamp(), study.sweep.objective.metric
+        state = replace(row, state="RUNNING", step=0, value=None, attempt=1, spent=0.0, resumed=None, is_paused=False)
+        yield begun, state, None
+        for index, report in enumerate(reports):
+            state = replace(state, step=report.step, value=report.metrics[metric])
+            yield report.time, state, report
+            if report.step in stops:
+                yield report.time, replace(state, state="PRUNED", is_paused=True), None
+                if index + 1 < len(reports):
+                    attempt += 1
+                    pace = (report.time - begun) / report.step
+                    state = replace(state, attempt=attempt)
+                    yield max(report.time, reports[index + 1].time - pace), state, None
+        if row.state == "COMPLETE":
+            yield row.ended.timestamp(), row, None
 
 
 def draw_page(url: str, file: Path, size: str, wait_ms: int) -> None:
@@ -108,6 +157,7 @@ def draw_search(saved: Path, share: str = "0.02") -> None:
 def main(name: str, trial: str) -> None:
     if name == "search":
         return draw_search(Path(trial))
+    draw_run(name, DOCS / "run.svg")
     draw_terminal(["show", name, trial], DOCS / "show.svg")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"

@@ -408,10 +408,10 @@ def test_budget_in_cpu_hours_is_kept_to_three_percent(make_sweep: MakeSweep, res
     limit_s = 20.0
     budget = {"trials": 99, "epochs": 20, "cpu_hours": limit_s / 3600}
     sweep = make_sweep(trainable="tests.samples:slow_count", budget=budget, pruner={"type": "none"})
-    for part in range(1, resumed + 1):
+    for _ in range(resumed):
         spy = Spy()
-        tune(sweep, listeners=(spy,), stop_when=lambda spy=spy: len(spy.seen) > 40)
-        assert 0 < used_of(read_study(sweep.name, sweep.storage_url()))[0].share < 0.5 * part
+        tune(sweep, listeners=(spy,), stop_when=lambda spy=spy: len(spy.seen) > 30)
+        assert 0 < used_of(read_study(sweep.name, sweep.storage_url()))[0].share < 0.9
     rows = tune(sweep)
     (used,) = used_of(read_study(sweep.name, sweep.storage_url()))
     assert 0.9 < used.share < 1.03

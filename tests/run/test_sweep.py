@@ -260,7 +260,7 @@ def test_signal_stops_the_sweep_and_the_message_names_the_next_command(
     space = space.replace("epochs: 3, reports_per_epoch: 2", "epochs: 400") + "objective: {metric: score}\n"
     (tmp_path / "small.yaml").write_text(space)
     command = [sys.executable, "-m", "sweeper", "run", "small.yaml"]
-    env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    env = environment() | {"PYTHONPATH": str(Path(__file__).parents[2])}
     driver = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
     _wait_for_report(tmp_path, driver)  # type: ignore[arg-type]
     began = time.monotonic()
@@ -316,7 +316,7 @@ def test_damaged_data_is_refused_and_leaves_nothing_behind(tmp_path: Path, damag
 def test_sweep_that_ends_before_mlflow_is_loaded_remembers_its_store(tmp_path: Path) -> None:
     space = "name: far\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
     (tmp_path / "far.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")
-    env = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    env = environment() | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "sweeper"]
     run = [*command, "run", "far.yaml", "--tracking-uri", f"sqlite:///{tmp_path}/other.db"]
     done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -184,6 +184,7 @@ EXIT_CODES = {
     StopReason.INTERRUPTED: 130,
     StopReason.TERMINATED: 143,
     StopReason.TIMEOUT: 0,
+    StopReason.BUDGET: 0,
     StopReason.COMMAND: 0,
     StopReason.REPEATED_FAILURE: 1,
 }

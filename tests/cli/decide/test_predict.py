@@ -142,8 +142,8 @@ def test_terminal_shows_the_picture_beside_the_class(model: Path, tmp_path: Path
     draw(1, tmp_path)
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "80"}
-    command = [sys.executable, "-m", "sweeper", "predict", str(model), str(tmp_path / "00.png")]
-    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
+    command = [sys.executable, "-m", "sweeper", "predict", str(model), "00.png"]
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment, cwd=tmp_path)
     os.close(theirs)
     shown = b""
     try:
@@ -151,6 +151,7 @@ def test_terminal_shows_the_picture_beside_the_class(model: Path, tmp_path: Path
             shown += piece
     except OSError:  # the other end is closed
         pass
+    os.close(ours)
     assert process.wait() == 0
     assert shown.decode().count("▀") == 8 * 4 and b"00.png" in shown
 
