@@ -17,7 +17,14 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.observed import CountedRandomSampler
-from sweeper.search.optuna_internals import all_trials, best_value, is_first_of_interval, partial_study, start_with
+from sweeper.search.optuna_internals import (
+    all_trials,
+    best_value,
+    compute_tails_in_c,
+    is_first_of_interval,
+    partial_study,
+    start_with,
+)
 from sweeper.search.pruning.promotion import promotion_of
 
 MAX_MODELLED_TRIALS = 500
@@ -40,6 +47,7 @@ class BoundedTPESampler(TPESampler):
 
     def __init__(self, *, n_startup_trials: int, modelled: int = MAX_MODELLED_TRIALS, **options: Any) -> None:
         super().__init__(n_startup_trials=n_startup_trials, **options)
+        compute_tails_in_c()
         start_with(self, CountedRandomSampler(options.get("seed")))
         self._trials = _ModelledTrials(max(modelled, n_startup_trials))
 

@@ -155,3 +155,19 @@ def start_with(sampler: TPESampler, random: RandomSampler) -> None:
     processes have. A trial's record says whether it was used.
     """
     sampler._random_sampler = random
+
+
+def compute_tails_in_c() -> None:
+    """Let Optuna's TPE compute the logarithm of the normal distribution with SciPy, to the same numbers.
+
+    Optuna 5.0 calls a function of Python for each number: among a thousand trials, for two thirds of a proposal's time.
+    """
+    from optuna.samplers._tpe import _truncnorm
+
+    _truncnorm._log_ndtr = _log_ndtr
+
+
+def _log_ndtr(points: Any) -> Any:
+    from scipy.special import log_ndtr  # here: it takes a quarter of a second, and the first trials need no model
+
+    return log_ndtr(points)

@@ -6,6 +6,7 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -20,6 +21,7 @@ from sweeper.search.optuna_internals import (
     all_trials,
     best_value,
     bracket_of,
+    compute_tails_in_c,
     generators_of,
     is_first_of_interval,
     is_rung_mark,
@@ -194,3 +196,13 @@ def test_tpe_draws_its_first_points_from_the_given_sampler() -> None:
         study.tell(trial, trial.suggest_float("x", 0, 1))
 
     assert counted.draws == 2
+
+
+def test_tails_in_c_are_those_of_optuna() -> None:
+    from optuna.samplers._tpe import _truncnorm
+
+    points = np.concatenate([np.linspace(-40, 10, 5001), [-1e3, -1e-300, 0.0, 1e3]])
+    expected = [_truncnorm._log_ndtr_single(point) for point in points]
+    compute_tails_in_c()
+    assert np.allclose(_truncnorm._log_ndtr(points), expected, rtol=1e-9, atol=1e-15)
+    assert np.isfinite(_truncnorm._log_gauss_mass(np.array([-30.0, 0.5]), np.array([-20.0, 3.0]))).all()
