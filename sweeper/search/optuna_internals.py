@@ -164,7 +164,7 @@ def compute_tails_in_c() -> None:
     """
     from optuna.samplers._tpe import _truncnorm
 
-    _truncnorm._log_ndtr = _log_ndtr
+    _truncnorm._log_ndtr = _log_ndtr  # type: ignore[assignment]
 
 
 def _log_ndtr(points: Any) -> Any:
