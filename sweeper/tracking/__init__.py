@@ -7,7 +7,7 @@ from sweeper.tracking.client import store_uri, tracking_uri
 from sweeper.tracking.models.classifier import Classifier, load_classifier
 from sweeper.tracking.models.exporting import export_model
 from sweeper.tracking.models.fetching import KeptModel, download_model, find_kept_model
-from sweeper.tracking.models.saving import prepare_to_save, save_model
+from sweeper.tracking.models.saving import save_model
 from sweeper.tracking.packaging import PACKED, read_evaluation, read_test, store_evaluation
 from sweeper.tracking.pages.links import Link, comparison_link, sweep_links
 from sweeper.tracking.pages.ui import Ui, start_server, start_ui
@@ -32,7 +32,6 @@ __all__ = [
     "load_classifier",
     "log_report",
     "lost_model_notes",
-    "prepare_to_save",
     "promote",
     "read_evaluation",
     "read_test",

@@ -145,10 +145,6 @@ class TaskRunner:
             self._notify(f"{findings} The evaluation {consequence}.")
         trial.checkpoint, trial.step = (latest.path, latest.step) if latest else (None, self._task.recorded or 0)
         trial.model = None if saved is None else saved.path
-        if self._context.sweep.leaves_model(self._context.code):
-            from sweeper.tracking import prepare_to_save
-
-            prepare_to_save()
         with restored_process():
             metrics = train.evaluate(params, trial)
         if not isinstance(metrics, Mapping):

@@ -9,10 +9,9 @@ import inspect
 import os
 import shutil
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -42,17 +41,6 @@ class Flavour:
     classes: tuple[str, ...]
     packages: tuple[str, ...]
     save: Callable[[Any, Path, dict[str, Any]], None]
-
-
-def prepare_to_save() -> None:
-    """Begin to import, in a thread, what saves a model: it takes a second, in which the model can be tested."""
-    configure_mlflow()
-    threading.Thread(target=_import_mlflow, name="sweeper-mlflow-import", daemon=True).start()
-
-
-def _import_mlflow() -> None:
-    with suppress(Exception):  # whoever saves a model meets the same error, and reports it
-        import_module("mlflow.pyfunc")
 
 
 def save_model(model: Any, folder: Path, example: Any = None) -> None:
