@@ -75,6 +75,7 @@ def reproduce(
         whole_gpu = any(attempt.kind == "gpu" for attempt in study.attempts().get(row.number, ()))
         task = Task(row.number, row.params, whole_gpu=whole_gpu, recorded=row.step, cpus=computed)
         first: dict[str, tuple[int, float | None, float | None]] = {}
+        made = 0
         with closing(_reports(context, task, len(recorded))) as reports:
             for before, now in zip(recorded, reports, strict=False):
                 on_report(now)

@@ -171,6 +171,14 @@ def test_trial_that_returns_earlier_differs(own: Sweep, capsys: pytest.CaptureFi
     assert code == 1 and out.startswith("differs from epoch 3 on: score nothing (was ")
 
 
+def test_trial_that_returns_at_once_differs_from_its_first_report_on(
+    own: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text("def train(params, trial):\n    pass\n")
+    code, out, _ = run(capsys, "own", "0")
+    assert code == 1 and out.startswith("differs from epoch 1 on: score nothing (was ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,1 +1,1 @@
-"""The verbs that decide: which model is the champion, and what a model makes of pictures."""
+"""The verbs that decide: on the champion, what a model predicts, where it goes, and whether a trial comes out again."""

@@ -65,9 +65,7 @@ def _lines(study: StudyView, found: Reproduction, seconds: float) -> list[str]:
         lines.append(f"equal: every metric of all {found.reports} reports, bit for bit; {duration(int(seconds))}")
     for metric, (step, before, now) in found.first.items():
         gap = "" if before is None or now is None else f", by {abs(now - before):.1e}"
-        values = (
-            f"{'nothing' if now is None else f'{now:.9g}'} (was {'nothing' if before is None else f'{before:.9g}'})"
-        )
+        values = f"{_number(now)} (was {_number(before)})"
         lines.append(f"differs from {unit} {budget.epoch_of(step):g} on: {metric} {values}{gap}")
     if found.first and objective not in found.first:
         lines.append(f"{objective} is equal in all {found.reports} reports")
