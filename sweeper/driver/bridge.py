@@ -24,6 +24,10 @@ FINISHED = "FINISHED"
 """Value that a searcher of Tune returns when there is nothing left to run."""
 
 
+MAX_PREPARED = 8
+"""Trials that are asked for at once, for workers that are about to be free. Reports wait meanwhile."""
+
+
 MAX_EVALUATION_ATTEMPTS = 3
 """Attempts at evaluating the best trial, of which each may lose its worker."""
 
@@ -53,6 +57,7 @@ class TuneBridge:
         self._has_room = has_room
         self._handed_out: dict[AttemptId, Task] = {}
         self._undelivered: dict[AttemptId, tuple[Task, Verdict]] = {}
+        self._prepared: list[TrialRecord] = []
         self._must_evaluate = must_evaluate
         self._is_evaluation_started = False
         self._evaluation_attempts = 0
@@ -75,14 +80,19 @@ class TuneBridge:
     def _next_trial_task(self) -> Task | None:
         """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid."""
         running = {(row.number, row.attempt): row for row in self._study.running()}
+        self._prepared = [row for row in self._prepared if (row.number, row.attempt) in running]
+        waiting = {(row.number, row.attempt) for row in self._prepared}
         self._handed_out = {key: self._handed_out.get(key) or self._task(row) for key, row in running.items()}
         self._handed_out |= {key: task for key, (task, _) in self._undelivered.items()}  # their workers are not free
-        has_room = self._has_room(self._handed_out)
-        has_next = has_room and self._study.has_next()
+        has_room = self._has_room({key: task for key, task in self._handed_out.items() if key not in waiting})
+        has_next = has_room and (bool(waiting) or self._study.has_next())
         self.has_idle_cpus = has_room and not has_next
         if not has_next:
             return None
-        row = self._study.ask()
+        if not waiting:
+            stopping = sum(verdict is Verdict.STOP for _, verdict in self._undelivered.values())
+            self._prepared = self._study.ask_together(min(1 + stopping, MAX_PREPARED))
+        row = self._prepared.pop(0)
         if row.state == "FAIL":  # it was enqueued with a value outside the space
             return None
         task = self._task(row)

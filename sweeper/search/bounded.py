@@ -12,12 +12,12 @@ from typing import Any, cast
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
-from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import (
+    RememberingTPESampler,
     all_trials,
     best_value,
     compute_tails_in_c,
@@ -38,7 +38,7 @@ MAX_GOOD_TRIALS = 25
 _Rank = tuple[float, ...]
 
 
-class BoundedTPESampler(TPESampler):
+class BoundedTPESampler(RememberingTPESampler):
     """Optuna's TPE on the best trials and the newest of the others, so that its cost has an upper bound.
 
     Up to `modelled` trials, its proposals are those of Optuna. With more trials, the good ones are still the best of
@@ -192,6 +192,8 @@ class EndedTrials:
     def update(self, study: Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         """Return the trials that have ended since the last call, and those that have not ended, each by number."""
         trials, pruner = all_trials(study), promotion_of(study)
+        self._open = [number for number in self._open if number < len(trials)]
+        self._seen = min(self._seen, len(trials))  # trials that were begun are none if their commit has failed
         revived = pruner.revived[self._revived :] if pruner else []
         self._revived += len(revived)
         self.reopened = sorted({number for number in revived if number < self._seen} - {*self._open})

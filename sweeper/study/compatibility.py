@@ -17,8 +17,8 @@ from sweeper.core.trials import leaderboard
 from sweeper.search.history import Era, as_history, is_history, is_tried, marks_of, point_in, with_era
 from sweeper.search.space import Point, check_point, normalized
 from sweeper.spec import Sweep
-from sweeper.study.records import record_of
 from sweeper.study.retry import failed_trials
+from sweeper.study.storage.records import record_of
 from sweeper.study.study import SweepStudy
 from sweeper.study.view import ERAS, HISTORY
 

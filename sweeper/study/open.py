@@ -22,8 +22,9 @@ from sweeper.study.commands import Command
 from sweeper.study.compatibility import Origin, check_resumable, next_eras, take_over, with_reached_total
 from sweeper.study.database import Database, open_database
 from sweeper.study.lease import Lease, find_held
-from sweeper.study.storage.cache import OwnerCachedStorage, add_ended_trials
+from sweeper.study.storage.cache import OwnerCachedStorage
 from sweeper.study.storage.outage import storage_errors
+from sweeper.study.storage.records import add_ended_trials
 from sweeper.study.storage.tables import SWEEP, delete_rows
 from sweeper.study.study import SweepStudy
 from sweeper.study.view import DELETING, ERAS, FACTS, HISTORY, StudyView, SweepSummary

@@ -1,167 +1,32 @@
-"""The owner's side of a study: hand out trials, record their reports, end them."""
+"""The owner's side of a study: record the reports of its trials, decide on them, end them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import optuna
 from optuna.trial import TrialState
 
-from sweeper.core.errors import StopReason
-from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict, announce, notify
-from sweeper.search.history import TriedPoints, origin_of, suggest_untried
-from sweeper.search.optuna_internals import storage_of, trial_id
-from sweeper.search.pruning.promotion import forget_rungs, note_end, note_revived, revival
-from sweeper.spec import Sweep
-from sweeper.study import records
-from sweeper.study.database import Database
-from sweeper.study.lease import Lease
-from sweeper.study.retry import RetryPolicy, missing_metric
-from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
-from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
+from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
+from sweeper.search.pruning.promotion import note_end
+from sweeper.study.queue import TrialQueue
+from sweeper.study.retry import missing_metric
+from sweeper.study.storage import records
+from sweeper.study.storage.outage import retry_while_unavailable
 from sweeper.study.storage.tables import storable
-from sweeper.study.view import FACTS, StudyView, seconds_of
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+    pass
 
 
-class SweepStudy(StudyView):
+class SweepStudy(TrialQueue):
     """The study of a sweep, opened by its owner: the only process that may write to it.
 
     It decides what happens to each trial, and knows nothing of Ray: the driver calls `ask`, `report`, `finish` and
     `fail`, and follows the verdict. `open_study` creates one.
     """
-
-    def __init__(
-        self,
-        sweep: Sweep,
-        study: optuna.Study,
-        database: Database,
-        lease: Lease,
-        *,
-        listeners: Sequence[Listener] = (),
-        stop_reason: Callable[[], StopReason | None] = lambda: None,
-    ) -> None:
-        self.require_lease = lease.require  # raises LeaseLostError if another process has become the owner
-        self.has_displaced_owner = lease.has_displaced  # the process that had it may still write to the folder
-        self._transaction = partial(database.transaction, lease)
-        self._listeners = tuple(listeners)
-        self.announce = partial(announce, self._listeners)
-        self.outage = partial(DatabaseOutage, database, self.announce, stop_reason)
-        self._trials: dict[int, optuna.Trial] = {}
-        self.commands = database.commands(sweep.name)
-        self.retries = RetryPolicy({}, sweep.budget.max_failures)
-        self.spending = sweep.spending()
-        super().__init__(sweep, study, database)
-        self.resumed = len(self.retries.waiting)  # trials that an earlier run left unfinished
-        self._set_aside()
-
-    def _read(self) -> list[FrozenTrial]:
-        frozen = super()._read()
-        forget_rungs(self._study)
-        self._tried = TriedPoints(self.sweep.space, self._history, self._rows.values())
-        self.retries.load(self._attempts.all())
-        self.retries.uncounted = {t.number: t.user_attrs[UNCOUNTED] for t in frozen if UNCOUNTED in t.user_attrs}
-        running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
-        held = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
-        self._trials = {number: optuna.Trial(self._study, running[number]) for number in held}
-        due, left = self.retries.waiting, running.keys() - {*held} - self.spending.set_aside
-        self.retries.waiting = {number: due.get(number, 0.0) for number in sorted(left)}
-        for row in self._rows.values():
-            if row.number in held:
-                self.spending.note(row)
-            else:
-                self.spending.settle(row, seconds_of(self, row))
-        return frozen
-
-    def refresh(self) -> None:
-        """Read the study again after a write that failed or whose outcome is unknown."""
-        if isinstance(storage := storage_of(self._study), OwnerCachedStorage):
-            storage.refresh()
-        before = self._rows
-        self._read()
-        for number, old in before.items():
-            row = self._rows[number]
-            is_same = (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt)
-            self._rows[number] = old if is_same else self._update(row)
-
-    @retry_while_unavailable
-    def record_facts(self, facts: Mapping[str, Any]) -> None:
-        """Add facts about the sweep to the study; a fact of the same name is replaced."""
-        with self._transaction():
-            self._study.set_user_attr(FACTS, {**self._facts, **facts})
-        self._facts = {**self._facts, **facts}
-
-    def running(self) -> list[TrialRecord]:
-        """Return the trials that were handed out and have not ended."""
-        return [self._rows[number] for number in self._trials]
-
-    def has_next(self) -> bool:
-        """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""
-        may_begin = len(self._rows) < self.trial_limit and not self.spending.is_closing
-        return self.retries.due() is not None or may_begin or self._paused() is not None
-
-    def is_exhausted(self) -> bool:
-        """Return whether every trial of the budget was handed out and none waits for another attempt or to go on."""
-        return not self.retries.waiting and not self.has_next()
-
-    def _paused(self) -> int | None:
-        """Return the number of the paused trial that continues now; None if none does."""
-        is_last_round = len(self._rows) >= self.trial_limit or self.spending.is_closing
-        number = revival(self._study, is_last_round=is_last_round)
-        return number if number is not None and self.spending.admits(self._rows[number]) else None
-
-    def is_done(self) -> bool:
-        """Return whether every trial of the budget has ended."""
-        are_enough = len(self._rows) >= self.trial_limit and revival(self._study, is_last_round=True) is None
-        return are_enough and all(row.state != "RUNNING" for row in self._rows.values())
-
-    @retry_while_unavailable
-    def ask(self) -> TrialRecord:
-        """Return the next trial to run: an interrupted, failed, paused or new one; FAIL if others enqueued nonsense."""
-        due = self.retries.due()
-        again = self._paused() if due is None else due
-        lost: Attempt | None = None
-        with self._transaction() as connection:
-            if is_new := again is None:
-                trial = self._study.ask()
-                row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
-            else:
-                trial = records.reopened(self._study, again)
-                row, lost = self._next_attempt(again, connection)
-            problem = records.problem_of_enqueued(trial, self.sweep)
-            tried = self._tried.keys() if is_new else ()
-            trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
-            origin = origin_of(trial, self.sweep.chosen_sampler) if is_new else row.origin
-            row = replace(row, params=params, origin=origin)
-            records.begin(trial, row)
-            over = records.ended(row, TrialState.FAIL, problem) if problem else None
-            if over is not None:
-                records.tell(self._study, trial, over)
-        if lost is not None:
-            self.retries.add(row.number, lost)
-        self.retries.waiting.pop(row.number, None)
-        if due is None and again is not None:
-            note_revived(self._study, again)
-        self._tried.add(params)
-        if over is None:
-            self._trials[row.number] = trial
-        row = self._update(row)
-        return row if over is None else self._update(over)
-
-    def _next_attempt(self, number: int, connection: Any) -> tuple[TrialRecord, Attempt | None]:
-        """Return a trial's record with its next attempt, and the attempt before if that was lost with its driver."""
-        row, lost = self._rows.get(number) or TrialRecord(number, "RUNNING", {}), None
-        if row.state == "RUNNING" and not self.retries.has(number, row.attempt):
-            lost = records.failed_attempt(row, Failure("driver", "the sweep was interrupted"))
-            self._attempts.add(number, lost, connection)
-        return records.next_attempt(row, self.retries.of(number), self._reports.of(number)), lost
 
     def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
         """Record one report of a running trial, and decide whether the trial continues."""
@@ -249,22 +114,6 @@ class SweepStudy(StudyView):
             self._attempts.blame_node(attempts, connection)
         self.retries.load(self._attempts.all())
 
-    @retry_while_unavailable
-    def put_back(self, numbers: Sequence[int]) -> None:
-        """Run failed trials again: `ask` returns them, and their failures so far do not count any more."""
-        with self._transaction():
-            for number in numbers:
-                records.reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
-        self._read()
-
-    def _set_aside(self, reported: Sequence[int] = ()) -> None:
-        """Leave to a later run, with a larger budget, what cannot end within this one: of what waits, and reported."""
-        for number in self.spending.reject((*self.retries.waiting, *reported)):
-            self.retries.waiting.pop(number, None)
-            if self._trials.pop(number, None) is not None:
-                self.spending.settle(self._rows[number])
-                self.announce(f"trial {number} stops: it cannot end within the budget. A larger one continues it")
-
     def _close(self, row: TrialRecord, failure: Failure | None = None) -> Verdict:
         """Drop a trial whose end is recorded, and notify the listeners."""
         del self._trials[row.number]
@@ -272,9 +121,3 @@ class SweepStudy(StudyView):
         self.retries.note_end(failure)
         self._update(row)
         return Verdict.STOP
-
-    def _update(self, row: TrialRecord, report: Report | None = None) -> TrialRecord:
-        self._rows[row.number] = row
-        self.spending.note(row)
-        notify(self._listeners, row, report)
-        return row

@@ -22,11 +22,11 @@ from sweeper.search.spending import seconds_until
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.frames import SHOWN_TRIALS, curves_frame, summary_line, trials_frame
-from sweeper.study.records import record_of
 from sweeper.study.storage.cache import OwnerCachedStorage
 from sweeper.study.storage.decisions import Decisions
 from sweeper.study.storage.outage import storage_errors
 from sweeper.study.storage.reading import read_trials
+from sweeper.study.storage.records import record_of
 from sweeper.study.storage.tables import Attempts, Reports
 
 if TYPE_CHECKING:

@@ -167,6 +167,41 @@ def test_worker_is_not_free_before_it_has_learnt_the_verdict(make_sweep: MakeSwe
         assert isinstance(bridge.next_task(), Task) and study.row(second.number).state == "COMPLETE"
 
 
+def test_trials_for_workers_that_are_about_to_be_free_are_asked_for_together(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(budget={"trials": 5, "epochs": 1})) as study:
+        bridge = bridge_to(study, Running(), has_room=lambda handed_out: len(handed_out) < 3)
+        first = [bridge.next_task() for _ in range(3)]
+        tasks = [task for task in first if isinstance(task, Task)]
+        events = [(task, Event(report=Report(1, 0.0, {"score": 0.5}))) for task in tasks]
+        bridge.record_together(events)
+        assert bridge.next_task() is None  # no worker knows that it is free
+        for task, event in events:
+            assert bridge.handle_event(task, event) is Verdict.STOP
+            following = bridge.next_task()
+            assert bridge.next_task() is None
+            assert len(study.rows()) == 5  # two are left: both were asked for at once
+        assert following is None
+        assert [row.number for row in study.running()] == [3, 4]
+
+
+def test_trial_that_was_asked_for_ahead_is_left_to_the_next_run(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(budget={"trials": 4, "epochs": 1})
+    with open_study(sweep) as study:
+        bridge = bridge_to(study, Running(), has_room=lambda handed_out: len(handed_out) < 2)
+        tasks = [task for task in (bridge.next_task(), bridge.next_task()) if isinstance(task, Task)]
+        events = [(task, Event(report=Report(1, 0.0, {"score": 0.5}))) for task in tasks]
+        bridge.record_together(events)
+        bridge.handle_event(*events[0])
+        bridge.next_task()
+        assert [row.number for row in study.running()] == [2, 3]
+    with open_study(sweep) as study:
+        assert study.resumed == 2
+        bridge = bridge_to(study, Running(), has_room=lambda handed_out: len(handed_out) < 2)
+        again = [bridge.next_task(), bridge.next_task()]
+        assert [task.number for task in again if isinstance(task, Task)] == [2, 3]
+        assert len(study.rows()) == 4
+
+
 def test_verdict_of_a_lost_attempt_does_not_reach_the_next_one(study: SweepStudy) -> None:
     bridge, task = bridge_to(study, Running()), task_of(study)
     bridge.record_together([(task, Event(report=Report(1, 0.0, {"score": 0.5})))])

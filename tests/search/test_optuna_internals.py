@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import (
+    RememberingTPESampler,
     all_trials,
     best_value,
     bracket_of,
@@ -196,6 +197,27 @@ def test_tpe_draws_its_first_points_from_the_given_sampler() -> None:
         study.tell(trial, trial.suggest_float("x", 0, 1))
 
     assert counted.draws == 2
+
+
+def test_remembered_numbers_change_no_proposal() -> None:
+    proposed: list[list[dict[str, Any]]] = []
+    for kind in (TPESampler, RememberingTPESampler):
+        sampler = kind(n_startup_trials=4, constant_liar=True, seed=3)
+        study = optuna.create_study(sampler=sampler)
+        running: list[optuna.Trial] = []
+        for number in range(40):
+            trial = study.ask()
+            x, log = trial.suggest_float("x", 0, 1), trial.suggest_float("log", 1e-4, 1e-1, log=True)
+            if trial.suggest_categorical("kind", ["a", "b"]) == "a":
+                trial.suggest_int("units", 8, 64)
+            if number % 3:
+                study.tell(trial, (x - 0.3) ** 2 + log)
+            else:
+                running.append(trial)
+            if number % 9 == 8:
+                study.tell(running.pop(0), 0.5)
+        proposed.append([trial.params for trial in study.trials])
+    assert proposed[0] == proposed[1]
 
 
 def test_tails_in_c_are_those_of_optuna() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -23,7 +24,8 @@ MakeSweep = Callable[..., Sweep]
 @pytest.fixture
 def study(make_sweep: MakeSweep, postgres: str, tmp_path: Path) -> Iterator[SweepStudy]:
     pruner = {"type": "median", "n_startup_trials": 1, "min_epochs": 1}
-    with open_study(make_sweep(name=tmp_path.name, storage=postgres, pruner=pruner)) as study:
+    budget = {"trials": 100, "epochs": 9}
+    with open_study(make_sweep(name=tmp_path.name, storage=postgres, pruner=pruner, budget=budget)) as study:
         yield study
 
 
@@ -69,10 +71,39 @@ def test_report_with_its_decision_waits_for_one_answer(study: SweepStudy, waits:
 
 
 def test_statements_whose_answer_is_read_are_waited_for(study: SweepStudy, waits: list[str]) -> None:
+    study.ask_together(exchange.RESERVED_IDS)
+    waits.clear()
+    study.ask()
+    assert waits == ["sync", "__exit__"]  # ids for this trial and the next ones
+
+
+def test_trials_that_are_asked_for_together_wait_for_one_answer(study: SweepStudy, waits: list[str]) -> None:
     study.ask()
     waits.clear()
     study.ask()
-    assert waits == ["sync", "__exit__"]  # the id of the new trial
+    assert waits == ["__exit__"]
+    waits.clear()
+    asked = study.ask_together(5)
+    assert waits == ["__exit__"]
+    assert [row.number for row in asked] == [2, 3, 4, 5, 6]
+    assert [row.params for row in read_study(study.name, study.sweep.storage_url()).rows()[2:]] == [
+        row.params for row in asked
+    ]
+
+
+def test_ids_of_trials_are_unique_among_studies(study: SweepStudy, make_sweep: MakeSweep, postgres: str) -> None:
+    study.ask()
+    sweep = make_sweep(name=f"{study.name}-2", storage=postgres, budget={"trials": 100, "epochs": 9})
+    with open_study(sweep) as other:
+        for _ in range(exchange.RESERVED_IDS + 1):
+            other.ask()
+            study.ask_together(2)
+    # Optuna itself, which reserves none, goes on behind them.
+    storage = optuna.storages.RDBStorage(postgres)
+    assert optuna.load_study(study_name=other.name, storage=storage).ask().number == exchange.RESERVED_IDS + 1
+    storage.remove_session()
+    storage.engine.dispose()
+    assert len(read_study(study.name, postgres).rows()) == 2 * exchange.RESERVED_IDS + 3
 
 
 def test_nothing_is_written_once_another_process_has_the_lease(study: SweepStudy, postgres: str) -> None:

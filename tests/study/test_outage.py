@@ -88,8 +88,8 @@ def story(study: SweepStudy) -> None:
 def story_of_many(study: SweepStudy) -> None:
     """Run trials in rounds, in which all of them report together."""
     while not study.is_exhausted() or study.running():
-        while study.has_next() and len(study.running()) < 4:
-            study.ask()
+        if study.has_next() and len(study.running()) < 4:
+            study.ask_together(4 - len(study.running()))
         reports = [
             (row.number, Report(row.step + 1, 0.0, {"score": row.params["height"] * (row.step + 1)}), "here")
             for row in study.running()

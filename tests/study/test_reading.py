@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from sweeper.core.trials import Failure, Report
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
-from sweeper.study.records import record_of
+from sweeper.study.storage.records import record_of
 
 MakeSweep = Callable[..., Sweep]
 

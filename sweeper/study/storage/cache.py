@@ -18,15 +18,13 @@ from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection
 
 from sweeper.search.domains import nearest_step
 from sweeper.search.optuna_internals import is_rung_mark
 from sweeper.search.optuna_internals import trial_id as id_of
 from sweeper.search.pruning.promotion import PAUSED
-from sweeper.study.storage.exchange import UNANSWERED
+from sweeper.study.storage.exchange import UNANSWERED, reserve_ids
 
 END_ATTRIBUTES = ("ended", "reason", PAUSED)
 """User attributes of a trial that are written when it ends."""
@@ -53,6 +51,7 @@ class OwnerCachedStorage(_CachedStorage):
     def __init__(self, backend: RDBStorage, study_id: int) -> None:
         super().__init__(backend)
         self._study_id = study_id
+        self._reserved: list[int] = []
         self.refresh()
 
     def refresh(self) -> None:
@@ -67,6 +66,8 @@ class OwnerCachedStorage(_CachedStorage):
         assert template_trial is None, "start points are written before a study has its owner"
         number, now = len(self._trials), datetime.now()
         row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": now}
+        if (reserved := self._reserved_id()) is not None:
+            row["trial_id"] = reserved
         trial_id: int = self._insert(models.TrialModel, row)
         trial = FrozenTrial(
             number=number,
@@ -229,6 +230,13 @@ class OwnerCachedStorage(_CachedStorage):
             kept = {key: value for key, value in trial.system_attrs.items() if key not in before}
             self._replace(trial_id).system_attrs = {**kept, **after}
 
+    def _reserved_id(self) -> int | None:
+        """Return an id for a new trial; None where the database gives it one with its row."""
+        if not self._reserved:
+            with _create_scoped_session(self._backend.scoped_session) as session:
+                self._reserved = reserve_ids(session.connection())
+        return self._reserved.pop(0) if self._reserved else None
+
     def _number(self, trial_id: int) -> int:
         return self._trial_id_to_study_id_and_number[trial_id][1]
 
@@ -242,12 +250,12 @@ class OwnerCachedStorage(_CachedStorage):
         self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
 
     def _insert(self, model: Any, *rows: dict[str, Any]) -> Any:
-        """Write new rows; return the key of a new trial. For others no key is asked for, and no answer waited for."""
-        insert, is_trial = model.__table__.insert(), model is models.TrialModel
-        statement = insert if is_trial else insert.inline().execution_options(**UNANSWERED)
+        """Write new rows; return the id of their trial. An answer is waited for only where that is not known yet."""
+        insert, key = model.__table__.insert(), rows[0].get("trial_id")
+        statement = insert if key is None else insert.inline().execution_options(**UNANSWERED)
         with _create_scoped_session(self._backend.scoped_session) as session:
             result = session.connection().execute(statement, list(rows))
-            return result.inserted_primary_key[0] if is_trial else None  # type: ignore[index]
+            return result.inserted_primary_key[0] if key is None else key  # type: ignore[index]
 
     def _end(self, trial_id: int, state: TrialState, values: Sequence[float], now: datetime) -> None:
         for objective, value in enumerate(values):
@@ -257,22 +265,3 @@ class OwnerCachedStorage(_CachedStorage):
         update = trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now)
         with _create_scoped_session(self._backend.scoped_session) as session:
             session.connection().execute(update, execution_options=UNANSWERED)
-
-
-def add_ended_trials(study: Study, trials: Sequence[FrozenTrial], connection: Connection) -> None:
-    """Add trials of another study to a new one, as part of the connection's transaction.
-
-    Optuna 5.0. Its `add_trial` takes a millisecond for each report, and the database is locked meanwhile.
-    """
-    for trial in trials:
-        without_reports = copy.copy(trial)
-        without_reports.intermediate_values = {}
-        study.add_trial(without_reports)
-    rows = []
-    for added, trial in zip(study.get_trials(deepcopy=False), trials, strict=True):
-        for step, value in trial.intermediate_values.items():
-            stored, kind = _Intermediate.intermediate_value_to_stored_repr(value)
-            row = {"trial_id": id_of(added), "step": step, "intermediate_value": stored}
-            rows.append({**row, "intermediate_value_type": kind})
-    if rows:
-        connection.execute(_Intermediate.__table__.insert(), rows)

@@ -15,6 +15,10 @@ IDLE_S = 1.0
 """Time after which a connection may have been closed by the server, a firewall or a proxy, and is tried out first."""
 
 
+RESERVED_IDS = 32
+"""Ids that are reserved at once: one wait for so many trials. Those that a process has not used are lost."""
+
+
 UNANSWERED = {"unanswered": True}
 """Execution options of a statement whose answer nobody reads: neither rows, nor how many it has changed."""
 
@@ -70,6 +74,17 @@ def _first_error(error: BaseException) -> Any:
             return original
         found = found.__cause__ or found.__context__
     return getattr(error, "orig", error)
+
+
+def reserve_ids(connection: sa.Connection) -> list[int]:
+    """Return ids for trials to come, which nobody else gets, on PostgreSQL; none on other databases.
+
+    Optuna 5.0 waits, after each trial that it creates, for the id that the server gave it.
+    """
+    if connection.dialect.name != "postgresql":
+        return []
+    statement = "SELECT nextval(pg_get_serial_sequence('trials', 'trial_id')) FROM generate_series(1, %(ids)s)"
+    return [row[0] for row in connection.exec_driver_sql(statement, {"ids": RESERVED_IDS}) if row[0] is not None]
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from sweeper.search.history import is_history
 from sweeper.study.database import open_database
 from sweeper.study.lease import Holder, Lease, find_holder
 from sweeper.study.open import find_study
-from sweeper.study.records import record_of
 from sweeper.study.storage.outage import storage_errors
+from sweeper.study.storage.records import record_of
 from sweeper.study.view import StudyView
 
 MAX_SILENCE_S = 4 * Lease.EXPIRY_S

@@ -1,0 +1,185 @@
+"""The owner's side of a study up to the start of a trial: which trials run next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import TrialState
+
+from sweeper.core.errors import StopReason
+from sweeper.core.trials import Failure, Listener, Report, TrialRecord, announce, notify
+from sweeper.search.history import TriedPoints
+from sweeper.search.optuna_internals import storage_of, trial_id
+from sweeper.search.pruning.promotion import forget_rungs, note_revived, revival
+from sweeper.spec import Sweep
+from sweeper.study.database import Database
+from sweeper.study.lease import Lease
+from sweeper.study.retry import RetryPolicy
+from sweeper.study.storage import records
+from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
+from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
+from sweeper.study.view import FACTS, StudyView, seconds_of
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+class TrialQueue(StudyView):
+    """The part of an owned study that hands out trials: interrupted and failed ones, then paused, then new ones."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        study: optuna.Study,
+        database: Database,
+        lease: Lease,
+        *,
+        listeners: Sequence[Listener] = (),
+        stop_reason: Callable[[], StopReason | None] = lambda: None,
+    ) -> None:
+        self.require_lease = lease.require  # raises LeaseLostError if another process has become the owner
+        self.has_displaced_owner = lease.has_displaced  # the process that had it may still write to the folder
+        self._transaction = partial(database.transaction, lease)
+        self._listeners = tuple(listeners)
+        self.announce = partial(announce, self._listeners)
+        self.outage = partial(DatabaseOutage, database, self.announce, stop_reason)
+        self._trials: dict[int, optuna.Trial] = {}
+        self.commands = database.commands(sweep.name)
+        self.retries = RetryPolicy({}, sweep.budget.max_failures)
+        self.spending = sweep.spending()
+        super().__init__(sweep, study, database)
+        self.resumed = len(self.retries.waiting)  # trials that an earlier run left unfinished
+        self._set_aside()
+
+    def _read(self) -> list[FrozenTrial]:
+        frozen = super()._read()
+        forget_rungs(self._study)
+        self._tried = TriedPoints(self.sweep.space, self._history, self._rows.values())
+        self.retries.load(self._attempts.all())
+        self.retries.uncounted = {t.number: t.user_attrs[UNCOUNTED] for t in frozen if UNCOUNTED in t.user_attrs}
+        running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
+        held = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
+        self._trials = {number: optuna.Trial(self._study, running[number]) for number in held}
+        due, left = self.retries.waiting, running.keys() - {*held} - self.spending.set_aside
+        self.retries.waiting = {number: due.get(number, 0.0) for number in sorted(left)}
+        for row in self._rows.values():
+            if row.number in held:
+                self.spending.note(row)
+            else:
+                self.spending.settle(row, seconds_of(self, row))
+        return frozen
+
+    def refresh(self) -> None:
+        """Read the study again after a write that failed or whose outcome is unknown."""
+        if isinstance(storage := storage_of(self._study), OwnerCachedStorage):
+            storage.refresh()
+        before = self._rows
+        self._read()
+        for number, row in list(self._rows.items()):
+            old = before.get(number, row)
+            is_same = (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt)
+            self._rows[number] = old if is_same else self._update(row)
+
+    @retry_while_unavailable
+    def record_facts(self, facts: Mapping[str, Any]) -> None:
+        """Add facts about the sweep to the study; a fact of the same name is replaced."""
+        with self._transaction():
+            self._study.set_user_attr(FACTS, {**self._facts, **facts})
+        self._facts = {**self._facts, **facts}
+
+    def running(self) -> list[TrialRecord]:
+        """Return the trials that were handed out and have not ended."""
+        return [self._rows[number] for number in self._trials]
+
+    def has_next(self) -> bool:
+        """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""
+        may_begin = len(self._rows) < self.trial_limit and not self.spending.is_closing
+        return self.retries.due() is not None or may_begin or self._paused() is not None
+
+    def is_exhausted(self) -> bool:
+        """Return whether every trial of the budget was handed out and none waits for another attempt or to go on."""
+        return not self.retries.waiting and not self.has_next()
+
+    def _paused(self) -> int | None:
+        """Return the number of the paused trial that continues now; None if none does."""
+        is_last_round = len(self._rows) >= self.trial_limit or self.spending.is_closing
+        number = revival(self._study, is_last_round=is_last_round)
+        return number if number is not None and self.spending.admits(self._rows[number]) else None
+
+    def is_done(self) -> bool:
+        """Return whether every trial of the budget has ended."""
+        are_enough = len(self._rows) >= self.trial_limit and revival(self._study, is_last_round=True) is None
+        return are_enough and all(row.state != "RUNNING" for row in self._rows.values())
+
+    def ask(self) -> TrialRecord:
+        """Return the next trial to run: an interrupted, failed, paused or new one; FAIL if others enqueued nonsense."""
+        return self.ask_together(1)[0]
+
+    @retry_while_unavailable
+    def ask_together(self, count: int) -> list[TrialRecord]:
+        """Return the next trials to run, as many as there are now, up to `count`: one commit is enough for all."""
+        asked: list[tuple[optuna.Trial, TrialRecord, TrialRecord | None]] = []
+        with self._transaction() as connection:
+            while not asked or (len(asked) < count and self.has_next()):
+                asked.append(self._ask(connection))
+        for trial, row, over in asked:
+            self._update(row)
+            if over is None:
+                self._trials[row.number] = trial
+            else:
+                self._update(over)
+        return [over or row for _, row, over in asked]
+
+    def _ask(self, connection: Any) -> tuple[optuna.Trial, TrialRecord, TrialRecord | None]:
+        """Begin one trial; return it, its record, and the record of its end if it cannot be run."""
+        due = self.retries.due()
+        again = self._paused() if due is None else due
+        if again is None:
+            trial = self._study.ask()
+            row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
+        else:
+            trial = records.reopened(self._study, again)
+            row = self._next_attempt(again, connection)
+            self.retries.waiting.pop(again, None)
+            if due is None:
+                note_revived(self._study, again)
+        trial, row, over = records.begin(trial, row, self.sweep, self._tried.keys() if again is None else None)
+        self._rows[row.number] = row
+        self._tried.add(row.params)
+        return trial, row, over
+
+    def _next_attempt(self, number: int, connection: Any) -> TrialRecord:
+        """Return a trial's record with its next attempt; record the attempt before if that was lost with its driver."""
+        row = self._rows.get(number) or TrialRecord(number, "RUNNING", {})
+        before = self.retries.of(number)
+        if row.state == "RUNNING" and not self.retries.has(number, row.attempt):
+            lost = records.failed_attempt(row, Failure("driver", "the sweep was interrupted"))
+            self._attempts.add(number, lost, connection)
+            self.retries.add(number, lost)
+        return records.next_attempt(row, before, self._reports.of(number))
+
+    @retry_while_unavailable
+    def put_back(self, numbers: Sequence[int]) -> None:
+        """Run failed trials again: `ask` returns them, and their failures so far do not count any more."""
+        with self._transaction():
+            for number in numbers:
+                records.reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
+        self._read()
+
+    def _set_aside(self, reported: Sequence[int] = ()) -> None:
+        """Leave to a later run, with a larger budget, what cannot end within this one: of what waits, and reported."""
+        for number in self.spending.reject((*self.retries.waiting, *reported)):
+            self.retries.waiting.pop(number, None)
+            if self._trials.pop(number, None) is not None:
+                self.spending.settle(self._rows[number])
+                self.announce(f"trial {number} stops: it cannot end within the budget. A larger one continues it")
+
+    def _update(self, row: TrialRecord, report: Report | None = None) -> TrialRecord:
+        self._rows[row.number] = row
+        self.spending.note(row)
+        notify(self._listeners, row, report)
+        return row
