@@ -45,10 +45,14 @@ def user() -> str | None:
         return None
 
 
-def commit() -> str | None:
-    """Return the git commit of the working directory; None outside a repository or without git."""
+def commit(folder: Path | None = None) -> str | None:
+    """Return the git commit of a folder, by default the current one; None outside a repository or without git.
+
+    It ends in `-dirty` if a file that git knows has changed since.
+    """
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=GIT_TIMEOUT_S)
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=GIT_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if found.returncode == 0 else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sweeper.core.schema import StrictModel
@@ -65,6 +66,14 @@ class Arrays:
         sizes = {"train": len(self.x_train), "validation": len(self.x_val), "test": len(self.x_test)}
         return {"name": self.name, "digest": self.digest, "source": self.source, **sizes}
 
+    def with_validation(self) -> Arrays:
+        """Return the data with the samples of the validation part in the training part too, after its own."""
+        import numpy as np
+
+        x, y = np.concatenate([self.x_train, self.x_val]), np.concatenate([self.y_train, self.y_val])
+        digest = hashlib.sha256(f"{self.digest} with its validation part".encode()).hexdigest()
+        return replace(self, digest=digest, x_train=x, y_train=y)
+
 
 class Dataset(StrictModel, ABC):
     """Base class of the datasets that a sweep can declare."""
@@ -115,3 +124,9 @@ class Dataset(StrictModel, ABC):
     def arrange(self, x: Array) -> Array:
         """Return inputs in the layout that the sweep declares."""
         return x
+
+
+@functools.lru_cache(maxsize=2)
+def load_once(dataset: Dataset) -> Arrays:
+    """Load a dataset, or return the arrays that this process has loaded of it before."""
+    return dataset.load()

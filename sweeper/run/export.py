@@ -9,7 +9,7 @@ from sweeper.core.code.user_code import find_trainable, load_trainable
 from sweeper.core.errors import InputError
 from sweeper.core.schema import integral
 from sweeper.core.text import clean, metric, to_yaml
-from sweeper.run.sweep import saved_model
+from sweeper.run.promote import saved_model
 from sweeper.worker.task import trial_seed
 
 if TYPE_CHECKING:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.trials import folder_at_hand
-from sweeper.core.code.user_code import digest_user_code, user_code_root
 from sweeper.core.environment import processor, versions
-from sweeper.core.errors import InputError, SweeperError
-from sweeper.core.sweep_folder import SweepFolder
+from sweeper.core.errors import InputError
 from sweeper.core.trials import Report, TrialRecord
-from sweeper.worker.runner import TaskRunner
-from sweeper.worker.task import Task, WorkerContext
+from sweeper.run.training import changed_code, changed_data, context_in, needs_whole_gpu, reports_of
+from sweeper.worker.task import Task
 
 if TYPE_CHECKING:
     from sweeper.study.view import StudyView
@@ -58,25 +54,21 @@ def reproduce(
         InputError: the trial has no reports, was not trained here, or its data or code is not at hand.
         SweeperError: it failed this time.
     """
-    recorded = study.reports(row.number)
+    recorded, objective = study.reports(row.number), study.sweep.objective.metric
     if row.is_added or not recorded:
         why = "was added to the study with its value" if row.is_added else "has made no report"
         raise InputError(f"trial {row.number} {why}, so there is nothing to compare with")
-    dataset = study.sweep.dataset
-    sweep = study.sweep.model_copy(update={"dataset": None if dataset is None else dataset.resolve()})
-    code, changed = _code_of(study)
     with TemporaryDirectory(prefix="sweeper-") as folder:
-        context = WorkerContext(sweep, SweepFolder.of(folder, sweep.name), study=study.id or "", code=code)
-        context = replace(context, data=context.load_data())
-        changed += _changes(study, context)
+        context = context_in(folder, study)
+        changed = [*changed_code(study, context), *_changes(study), *changed_data(study, context)]
         computed = row.cpus if cpus is None else ((1, cpus),)
         if cpus is not None and computed != (row.cpus or ((1, 1),)):
             changed.append(f"{cpus} {'CPU' if cpus == 1 else 'CPUs'} (was {_in_words(row)})")
-        whole_gpu = any(attempt.kind == "gpu" for attempt in study.attempts().get(row.number, ()))
+        whole_gpu = needs_whole_gpu(study, row)
         task = Task(row.number, row.params, whole_gpu=whole_gpu, recorded=row.step, cpus=computed)
         first: dict[str, tuple[int, float | None, float | None]] = {}
         made = 0
-        with closing(_reports(context, task, len(recorded))) as reports:
+        with closing(reports_of(context, task, len(recorded))) as reports:
             for before, now in zip(recorded, reports, strict=False):
                 on_report(now)
                 for name in before.metrics.keys() | now.metrics.keys():
@@ -85,50 +77,16 @@ def reproduce(
                         first.setdefault(name, (before.step, *pair))
                 made = now.step
     if made < recorded[-1].step:
-        first.setdefault(sweep.objective.metric, (made + 1, recorded[made].metrics.get(sweep.objective.metric), None))
+        first.setdefault(objective, (made + 1, recorded[made].metrics.get(objective), None))
     return Reproduction(made, dict(sorted(first.items(), key=lambda item: (item[1][0], item[0]))), tuple(changed))
 
 
-def _reports(context: WorkerContext, task: Task, count: int) -> Generator[Report, None, None]:
-    """Train in this process; yield the reports as they are made."""
-    runner = TaskRunner(context, task)
-    try:
-        for _ in range(count):
-            event = runner.next_event()
-            while event.notice is not None:
-                event = runner.next_event()
-            if event.failure is not None:
-                raise SweeperError(f"trial {task.number} failed this time: {event.failure.reason}")
-            if event.report is None:  # it has returned
-                return
-            yield event.report
-    finally:
-        runner.stop()
-
-
-def _code_of(study: StudyView) -> tuple[Path | None, list[str]]:
-    """Return the folder to import the user's code from, None if it is on Python's path, and whether it has changed."""
-    trainable, place = study.sweep.trainable, folder_at_hand(study)
-    root = user_code_root(trainable)
-    if root is None:
-        return None, []
-    if place is not None and (frozen := place.code / root.name).is_dir():
-        return frozen, []
-    before, now = study.facts.get("files", {}), digest_user_code(trainable)
-    changed = sorted(file for file in {**before, **now} if before.get(file) != now.get(file))
-    return None, [f"the code has changed: {', '.join(changed)}"] if changed else []
-
-
-def _changes(study: StudyView, context: WorkerContext) -> list[str]:
-    """Return what differs from when the sweep was recorded: versions, processor and data."""
+def _changes(study: StudyView) -> list[str]:
+    """Return which versions and whether the processor differ from when the sweep was recorded."""
     facts = study.facts
     before = {**facts.get("versions", {}), "processor": facts.get("processor", processor())}
     now = {**versions(before), "processor": processor()}
-    found = [f"{name} {now.get(name)} (was {was})" for name, was in before.items() if now.get(name) != was]
-    data, known = context.data.facts() if context.data else None, facts.get("dataset")
-    if data is not None and known is not None and data["digest"] != known["digest"]:
-        found.append(f"other data: {data['name']} from {data['source']} (was {known['name']} from {known['source']})")
-    return found
+    return [f"{name} {now.get(name)} (was {was})" for name, was in before.items() if now.get(name) != was]
 
 
 def _in_words(row: TrialRecord) -> str:

@@ -267,11 +267,3 @@ def report_page(study: StudyView, *, is_running: bool = False, champion: Champio
     place, best = folder_at_hand(study), study.best()
     metrics, predictions = known_test(place, best, study.facts) if place and best else (None, None)
     return make_page(study, Evaluated(metrics, predictions, champion, place is not None), is_running=is_running)
-
-
-def saved_model(study: StudyView, trial: TrialRecord) -> tuple[Path | None, dict[str, float]]:
-    """Return the folder of the MLflow model that a trial has left, None without one, and its test metrics."""
-    from sweeper.worker.champion import known_model
-
-    context = WorkerContext(study.sweep, SweepFolder.of(study.folder, study.name), study=study.id or "")
-    return known_model(context, trial, study.facts)

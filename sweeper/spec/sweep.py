@@ -208,8 +208,8 @@ class Sweep(StrictModel):
             lacks = (
                 "the command has no {model}, and no script of it names SWEEPER_MODEL; see docs/scripts.md"
                 if isinstance(self.trainable, Command)
-                else f"{self.trainable} calls neither trial.save_model(model) nor trial.keras(model), and has no "
-                "`evaluate`; see docs/trainables.md"
+                else f"{self.trainable} calls neither trial.save_model(model) nor trial.keras(model), returns no "
+                "model, and has no `evaluate`; see docs/trainables.md"
             )
             found.append(f"nothing can be registered as tracking.model {self.tracking.model!r}: {lacks}")
         if len(self.enqueue) > self.budget.trials:

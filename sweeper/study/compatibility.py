@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.core.code.user_code import digest_user_code, find_trainable
-from sweeper.core.environment import processor, versions
+from sweeper.core.code.user_code import digest_user_code, find_trainable, user_code_root
+from sweeper.core.environment import commit, processor, versions
 from sweeper.core.errors import InputError
 from sweeper.core.files import write_json
 from sweeper.core.secrets import has_secret, redact
@@ -173,13 +173,13 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
 
     Returns:
         The facts "code" (the digest of the trainable's module), "files" (the digests of all files of the user that it
-        consists of), "versions" and "processor", for the caller to record.
+        consists of), "versions", "processor" and "commit" (that of git), for the caller to record.
 
     Raises:
         InputError: the code differs, and `allow_code_change` is False.
     """
     code, now = _code_digest(study.sweep), versions(_PACKAGES)
-    files = digest_user_code(study.sweep.trainable)
+    files, root = digest_user_code(study.sweep.trainable), user_code_root(study.sweep.trainable)
     changed = _changed_code(study.facts, code, files)
     rows = [row for row in study.rows() if not row.is_added]
     has_results = any(row.state in ("COMPLETE", "PRUNED") or (row.state == "RUNNING" and row.step) for row in rows)
@@ -192,7 +192,7 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
         changes += [f"changed code of {study.sweep.trainable} ({changed})"] if changed else []
         if changes:
             study.announce(f"Resuming with {', '.join(changes)}.")
-    return {"code": code, "files": files, "versions": now, "processor": processor()}
+    return {"code": code, "files": files, "versions": now, "processor": processor(), "commit": commit(root)}
 
 
 def _code_digest(sweep: Sweep) -> str:

@@ -6,8 +6,8 @@ from sweeper.tracking.check import check_store
 from sweeper.tracking.client import store_uri, tracking_uri
 from sweeper.tracking.models.classifier import Classifier, load_classifier
 from sweeper.tracking.models.exporting import export_model
-from sweeper.tracking.models.fetching import KeptModel, download_model, find_kept_model
-from sweeper.tracking.models.saving import save_model
+from sweeper.tracking.models.fetching import KeptModel, download_model, find_kept_model, has_model
+from sweeper.tracking.models.saving import can_save, save_model
 from sweeper.tracking.packaging import PACKED, read_evaluation, read_test, store_evaluation
 from sweeper.tracking.pages.links import Link, comparison_link, sweep_links
 from sweeper.tracking.pages.ui import Ui, start_server, start_ui
@@ -23,12 +23,14 @@ __all__ = [
     "Projection",
     "Registered",
     "Ui",
+    "can_save",
     "check_store",
     "comparison_link",
     "delete_runs",
     "download_model",
     "export_model",
     "find_kept_model",
+    "has_model",
     "load_classifier",
     "log_report",
     "lost_model_notes",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cache
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sweeper.core.environment import commit, user
+from sweeper.core.environment import user
 from sweeper.core.text import to_yaml
 from sweeper.core.trials import best_trial
 
@@ -90,7 +91,15 @@ def sweep_tags(study: Study, rows: Sequence[TrialRecord], *, is_live: bool) -> d
         tags |= {"sweeper.best_trial": str(leader.number), "sweeper.best_value": repr(leader.value)}
     for name, value in dataset_facts(facts).items():
         tags[f"sweeper.dataset.{name}"] = str(value)
-    return tags
+    return tags | lineage(sweep, facts)
+
+
+def lineage(sweep: Sweep, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags that say what a sweep ran with: commit, space, versions. What was not recorded is left out."""
+    space = json.dumps(sweep.model_dump(mode="json")["space"], sort_keys=True)
+    tags = {"sweeper.commit": facts.get("commit"), "sweeper.space": hashlib.sha256(space.encode()).hexdigest()}
+    tags |= {f"sweeper.versions.{name}": number for name, number in facts.get("versions", {}).items()}
+    return {name: str(value) for name, value in tags.items() if value}
 
 
 def sweep_state(rows: Sequence[TrialRecord], limit: int, *, is_live: bool) -> str:
@@ -137,10 +146,10 @@ def dataset_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {} if not isinstance(found, Mapping) else {str(name): value for name, value in found.items()}
 
 
-@cache
-def run_tags() -> dict[str, str]:
+def run_tags(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the tags of every run: who runs it, and from which commit."""
-    known = {"mlflow.user": user(), "mlflow.source.git.commit": commit()}
+    commit = (facts.get("commit") or "").removesuffix("-dirty") or None
+    known = {"mlflow.user": user(), "mlflow.source.git.commit": commit}
     tags = {name: value for name, value in known.items() if value is not None}
     return {"mlflow.source.name": "sweeper", "mlflow.source.type": "LOCAL", **tags}
 

@@ -105,12 +105,20 @@ def register_champion(
 
 
 def promote(
-    study: content.Study, trial: TrialRecord, packed: Path | None, uri: str, *, name: str, metrics: Mapping[str, float]
+    study: content.Study,
+    trial: TrialRecord,
+    packed: Path | None,
+    uri: str,
+    *,
+    name: str,
+    metrics: Mapping[str, float],
+    retrained: Mapping[str, Any] | None = None,
 ) -> Champion | None:
     """Make a trial's model the champion of the registered model `name`, whatever a comparison says.
 
     Args:
         packed: the model that the trial has saved; None: the one that was logged in MLflow before.
+        retrained: for the model that was trained again, on training and validation data: facts of where that was done.
 
     Returns:
         None if there is neither.
@@ -120,7 +128,7 @@ def promote(
     """
     sync(study, uri)  # the run of the trial may be missing
     try:
-        champion = _Registration(study, trial, uri).promote(metrics, packed, name)
+        champion = _Registration(study, trial, uri, retrained=retrained).promote(metrics, packed, name)
         if champion is not None:
             sync(study, uri, outcome_tags(champion, trial, {}))
         return champion
@@ -131,9 +139,12 @@ def promote(
 class _Registration:
     """The decision about a trial's logged model, and what follows from it in the registry."""
 
-    def __init__(self, study: content.Study, trial: TrialRecord, uri: str) -> None:
+    def __init__(
+        self, study: content.Study, trial: TrialRecord, uri: str, *, retrained: Mapping[str, Any] | None = None
+    ) -> None:
         self._sweep, self._uri = study.sweep, uri
-        self._log = ModelLog(study, trial, uri)
+        self._how = "promoted by hand" + ("" if retrained is None else ", retrained on training and validation data")
+        self._log = ModelLog(study, trial, uri, retrained=retrained)
 
     def run(self, metrics: Mapping[str, float], packed: Path, load: LoadData) -> Champion | None:
         """Log the packed model, and make it the champion if it beats the one that is."""
@@ -142,7 +153,7 @@ class _Registration:
         if (name := self._sweep.tracking.model) is None:
             reason = "not registered: the sweep has no tracking.model"
             return _champion(None, _Entry(model, None, None), Decision(False, reason))
-        versions, tags = Versions(self._log.client, self._uri, name), self._version_tags(metrics)
+        versions, tags = Versions(self._log.client, self._uri, name), self._version_tags(model, metrics)
         entry = _Entry.of(model, versions)
         if (decision := _known_decision(entry, versions)) is None:
             decision = compare(Challenger(tags, metrics, packed, load), entry.current, versions, self._uri)
@@ -154,11 +165,13 @@ class _Registration:
             return None
         versions = Versions(self._log.client, self._uri, name)
         entry = _Entry.of(model, versions)
-        decision = Decision(True, "as before" if entry.is_champion else "promoted by hand")
-        return self._carry_out(decision, entry, versions, self._version_tags(metrics))
+        decision = Decision(True, "as before" if entry.is_champion else self._how)
+        return self._carry_out(decision, entry, versions, self._version_tags(model, metrics))
 
-    def _version_tags(self, metrics: Mapping[str, float]) -> dict[str, str]:
-        return fit_tags(self._log.tags() | {key: repr(value) for key, value in metrics.items()})
+    def _version_tags(self, model: LoggedModel, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Return the tags of a version: those that its model has already, as one of an earlier call may."""
+        tags = {name: model.tags.get(name, value) for name, value in self._log.tags().items()}
+        return fit_tags(tags | {key: repr(value) for key, value in metrics.items()})
 
     def _carry_out(self, decision: Decision, entry: _Entry, versions: Versions, tags: Mapping[str, str]) -> Champion:
         if not decision.promoted:

@@ -131,7 +131,12 @@ class StudySync:
         return run
 
     def _create(self, client: MlflowClient, name: str, started: Any, tags: Mapping[str, str]) -> KnownRun:
-        tags = {"sweeper.id": self._id, "sweeper.sweep": self._sweep.name, **content.run_tags(), **tags}
+        tags = {
+            "sweeper.id": self._id,
+            "sweeper.sweep": self._sweep.name,
+            **content.run_tags(self._study.facts),
+            **tags,
+        }
         tags = fit_tags({key: value for key, value in tags.items() if value})
         when = content.milliseconds(started)
         run = client.create_run(self._experiment, start_time=when, tags=tags, run_name=name)

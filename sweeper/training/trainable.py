@@ -14,6 +14,7 @@ from sweeper.training.predictions import summarise
 from sweeper.training.script import as_script
 
 if TYPE_CHECKING:
+    from sweeper.datasets.base import Arrays
     from sweeper.datasets.catalog import AnyDataset
     from sweeper.training.engine.loop import Loop
     from sweeper.worker.trial import Trial
@@ -24,14 +25,26 @@ CHECKPOINT_SECONDS = 2.0
 
 def train_rnn(params: RNNParams, trial: Trial) -> None:
     """Train a recurrent network, and validate it at each report."""
-    loop, cpus = _start(params, trial, trial.checkpoint), trial.resources.cpus
+    _train(params, trial, trial.data)
+
+
+def retrain(params: RNNParams, trial: Trial) -> None:
+    """Train the network of a trial on its training and validation data, for as many gradient steps.
+
+    The learning rate follows the same schedule. The test data is not used, also with `watch_test`.
+    """
+    _train(params.model_copy(update={"watch_test": False}), trial, trial.data.with_validation())
+
+
+def _train(params: RNNParams, trial: Trial, data: Arrays) -> None:
+    loop, cpus = _start(params, trial, trial.checkpoint, data), trial.resources.cpus
     saved = time.monotonic()
     while trial.step < trial.reports:
         if cpus != (cpus := trial.resources.cpus):
             with TemporaryDirectory() as folder:
                 loop.save(Path(folder))
                 del loop  # its tensors, before TensorFlow starts again
-                loop = _start(params, trial, Path(folder))
+                loop = _start(params, trial, Path(folder), data)
         metrics = loop.advance(loop.plan.step_at(trial.step + 1))
         if bad := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
             raise trial.diverged(bad)  # weights that are NaN stay NaN, also where the objective is finite
@@ -51,7 +64,7 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
 
     if trial.checkpoint is None:
         raise ValueError(f"trial {trial.number} has no checkpoint to evaluate")
-    loop = _start(params, trial, trial.checkpoint)
+    loop = _start(params, trial, trial.checkpoint, trial.data)
     metrics = loop.test()
     dataset = _dataset_of(trial)
     task = dataset.task
@@ -68,11 +81,15 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
 
 
 train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
+train_rnn.retrain = retrain  # type: ignore[attr-defined]
 train_rnn.as_script = as_script  # type: ignore[attr-defined]
 
 
-def _start(params: RNNParams, trial: Trial, checkpoint: Path | None) -> Loop:
-    """Return the training loop of a trial, at its start or restored from a checkpoint."""
+def _start(params: RNNParams, trial: Trial, checkpoint: Path | None, data: Arrays) -> Loop:
+    """Return the training loop of a trial on some data, at its start or restored from a checkpoint.
+
+    It makes as many gradient steps as on the trial's own data.
+    """
     from sweeper.training.engine import runtime
 
     cpus = max(1, int(trial.resources.cpus))
@@ -82,10 +99,9 @@ def _start(params: RNNParams, trial: Trial, checkpoint: Path | None) -> Loop:
     from sweeper.training.engine.program import Program
 
     dataset = _dataset_of(trial)
-    data = device_data(trial.data)
-    plan = StepPlan.of(trial, len(data.y_train), params.batch_size)
+    plan = StepPlan.of(trial, len(trial.data.y_train), params.batch_size)
     program = Program(params, dataset.task, cpus)
-    loop = Loop(params, program, data, plan, trial.seed if params.seed is None else params.seed)
+    loop = Loop(params, program, device_data(data), plan, trial.seed if params.seed is None else params.seed)
     if checkpoint is not None:
         loop.restore(checkpoint)
     return loop

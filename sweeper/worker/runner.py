@@ -120,11 +120,12 @@ class TaskRunner:
 
     def _train(self) -> Event:
         train, params, trial = self._prepare()
+        if self._task.retrain:
+            train, trial.reports = train.retrain, self._task.recorded or trial.reports
         trial.resume(self._task.recorded)
         if trial.step < trial.reports or self._lacks_only_its_model(train):
             with restored_process():
-                train(params, trial)
-                trial.end()
+                trial.end(train(params, trial))
         return Event()
 
     def _lacks_only_its_model(self, train: Any) -> bool:

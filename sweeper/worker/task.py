@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a worker: train a trial, or evaluate the best trial on the test set."""
+    """One task of a worker: train a trial, evaluate the best trial on the test set, or retrain a trial."""
 
     number: int
     params: dict[str, Any]
     attempt: int = 1
     evaluate: bool = False
+    retrain: bool = False
+    """Train on the training and the validation part together, for as many reports as are recorded."""
     whole_gpu: bool = False
     """Round the trial's GPUs up to whole ones, because an attempt ran out of memory on its share of one."""
     recorded: int | None = None

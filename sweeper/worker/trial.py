@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.core.errors import InputError, TrialDivergedError, TrialStopped
 from sweeper.core.files import disk_full_message, is_disk_full, make_folder, write_json
 from sweeper.core.trials import Predictions, Report
+from sweeper.datasets.base import load_once
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.manifest import FILES
 from sweeper.worker.metrics import check_metric_names, numbers_of
@@ -120,7 +120,7 @@ class Trial:
         if self._data is None:
             if self.dataset is None:
                 raise InputError("the trainable needs a dataset, but the sweep names none; add `dataset` to its file")
-            self._data = _load(self.dataset)
+            self._data = load_once(self.dataset)
         return self._data
 
     @property
@@ -239,8 +239,12 @@ class Trial:
     def _save_at_end(self, model: Any) -> None:
         self._unsaved = model
 
-    def end(self) -> None:
-        """Save the model that the callback of `keras` has trained. Called when the trainable has returned."""
+    def end(self, returned: Any = None) -> None:
+        """Save what the callback of `keras` has trained, or a model that the trainable has returned and not saved."""
+        if returned is not None and self._unsaved is None and self.model is None:
+            from sweeper.tracking import can_save
+
+            self._unsaved = returned if can_save(returned) else None
         if self._unsaved is not None:
             self.save_model(self._unsaved)
 
@@ -271,8 +275,3 @@ class Trial:
                 "Free some space, or stop the sweep."
             )
             time.sleep(_DISK_POLL_INTERVAL_S)
-
-
-@functools.lru_cache(maxsize=2)
-def _load(dataset: AnyDataset) -> Arrays:
-    return dataset.load()

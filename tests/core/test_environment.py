@@ -25,6 +25,20 @@ def test_commit_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: py
     subprocess.run(["git", *author, "commit", "--quiet", "--allow-empty", "--message", "one"], check=True)
     known = commit()
     assert known is not None and len(known) == 40
+    monkeypatch.chdir("/")
+    assert commit(tmp_path) == known and commit() is None
+
+
+def test_commit_says_that_files_have_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    author = ["-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    (tmp_path / "train.py").write_text("one")
+    for command in (["init", "--quiet"], ["add", "train.py"], [*author, "commit", "--quiet", "--message", "one"]):
+        subprocess.run(["git", *command], check=True)
+    known = commit()
+    (tmp_path / "unknown.py").touch()
+    assert commit() == known
+    (tmp_path / "train.py").write_text("two")
+    assert commit() == f"{known}-dirty"
 
 
 def test_commit_is_unknown_without_git(monkeypatch: pytest.MonkeyPatch) -> None:

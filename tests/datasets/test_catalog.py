@@ -23,6 +23,15 @@ def test_split_of_digits_never_changes() -> None:
     assert data.x_train.shape[1:] == (8, 8) and set(data.y_train) == set(range(Digits().task.outputs))
 
 
+def test_validation_part_follows_the_training_part_where_both_are_trained_on() -> None:
+    data = Digits(train=20, validation=10, test=5).load()
+    both = data.with_validation()
+    assert (len(both.x_train), len(both.y_train), len(both.x_val), len(both.x_test)) == (30, 30, 10, 5)
+    np.testing.assert_array_equal(both.x_train, np.concatenate([data.x_train, data.x_val]))
+    np.testing.assert_array_equal(both.y_train[20:], data.y_val)
+    assert both.digest != data.digest
+
+
 def test_smaller_sizes_take_the_first_samples_and_change_the_digest() -> None:
     whole, few = Digits().load(), Digits(train=5, validation=6, test=7).load()
     for part, size in (("train", 5), ("val", 6), ("test", 7)):

@@ -8,7 +8,20 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from tests.faults.bad_input import GRID, RNN, Case, budget, finished, height, line, looking, option, source, space
+from tests.faults.bad_input import (
+    GRID,
+    RNN,
+    Case,
+    budget,
+    ended,
+    finished,
+    height,
+    line,
+    looking,
+    option,
+    source,
+    space,
+)
 
 LONG = "p" * 65
 TOO_LONG = f"/tmp/{'x' * 95}"
@@ -73,6 +86,11 @@ def linked(name: str) -> Callable[[Path], None]:
         (folder / "own" / name).symlink_to(folder)
 
     return prepare
+
+
+def promoted(message: str, *arguments: str, prepare: Callable[[Path], None]) -> Case:
+    """Return a case of `sweeper promote`."""
+    return Case(message, path="x", options=arguments, prepare=prepare, verbs=("promote",))
 
 
 def compared(first: str, *others: str, message: str) -> Case:
@@ -487,6 +505,25 @@ SWEEPS: dict[str, list[Case]] = {
         looking("--where 'height ** 2', column 1: 'height ** 2' is not allowed", "--where", "height ** 2"),
         looking("--sort 'hight': there is no such column. Did you mean 'height'?", "--sort", "hight"),
         looking("--state 'failed': there is no such state. Did you mean 'FAIL'?", "--state", "failed"),
+    ],
+    "a model that cannot be promoted": [
+        promoted(
+            "--retrain: tests.samples:climb has no `retrain`, and sweeper does not know how it uses its data",
+            "--retrain",
+            prepare=ended(0.5),
+        ),
+        promoted(
+            "--retrain: sweeper does not know how a command splits its data, so it cannot retrain one",
+            "--retrain",
+            prepare=ended(0.5, trainable={"command": "true {height}"}),
+        ),
+        promoted("no trial of sweep 'x' has completed yet, so none has left a model", prepare=ended()),
+        promoted(
+            "the model of trial 0 is gone: only the best trial's is kept, and trial 1 was better, so it was deleted at",
+            "0",
+            prepare=ended(0.5, 0.9, 0.4),
+        ),
+        promoted("trial 0 has left no model: its trainable called neither", prepare=ended(0.5, 0.4, 0.3)),
     ],
     "a report that cannot be written": [
         report(

@@ -94,7 +94,7 @@ def record(sweep: Sweep, change: Callable[[int, dict[str, float]], dict[str, flo
     """Record the trials of a sweep as its code reports them, after a change to what is recorded."""
     from sweeper.core.environment import processor, versions
     from sweeper.core.sweep_folder import SweepFolder
-    from sweeper.run.reproduce import _reports
+    from sweeper.run.training import reports_of
     from sweeper.worker.task import Task, WorkerContext
 
     context = WorkerContext(sweep, SweepFolder.of("recorded", sweep.name))
@@ -102,7 +102,7 @@ def record(sweep: Sweep, change: Callable[[int, dict[str, float]], dict[str, flo
         study.record_facts({"versions": versions(["numpy"]), "processor": processor()})
         for _ in range(2):
             row = study.ask()
-            for made in _reports(context, Task(row.number, row.params), 3):
+            for made in reports_of(context, Task(row.number, row.params), 3):
                 study.report(row.number, Report(made.step, made.time, change(made.step, dict(made.metrics))))
 
 

@@ -224,6 +224,8 @@ def test_loading_imports_nothing_heavy(write: Callable[..., Path]) -> None:
         ("    model.fit(x, callbacks=[trial.keras(model)])", False),
         ("    pass\n\ntrain.evaluate = train", False),
         ("    from helper import finish\n    finish(trial)", False),
+        ("    return model", False),
+        ("    return loss", True),
     ],
 )
 def test_model_name_of_a_trainable_that_leaves_none_is_a_warning(tmp_path: Path, body: str, warned: bool) -> None:

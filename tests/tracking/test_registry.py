@@ -19,6 +19,7 @@ from sweeper.core.trials import Champion
 from sweeper.spec import Sweep
 from sweeper.tracking import promote, register_champion, start_ui, sync
 from sweeper.tracking.client import connect
+from sweeper.tracking.content import lineage
 from sweeper.tracking.models import decision
 from tests.tracking.tools import DATASET, RecordedStudy, assert_equal, history, sweep_run, trial_runs
 
@@ -343,6 +344,68 @@ def test_promoted_model_stays_champion_when_the_other_sweep_runs_again(
     again = _register(better, champion_folder, uri)
     assert (again.promoted, again.version) == (False, 1)
     assert _register(finish("best", 0.7), champion_folder, uri).promoted
+
+
+def test_version_and_runs_say_where_the_model_comes_from(
+    finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
+) -> None:
+    study = finish("traced", 0.5)
+    study.facts |= {"commit": f"{'c0' * 20}-dirty", "versions": {"python": "3.12.1", "keras": "3.15.0"}}
+    champion = _register(study, champion_folder, uri)
+    sync(study, uri)
+    client = connect(uri)
+    expected = {
+        "sweeper.commit": f"{'c0' * 20}-dirty",
+        "sweeper.versions.python": "3.12.1",
+        "sweeper.versions.keras": "3.15.0",
+        "sweeper.dataset.digest": DATASET["digest"],
+    }
+    version = client.get_model_version(champion.name, str(champion.version)).tags
+    for tags in (version, client.get_logged_model(champion.model_id).tags, sweep_run(uri, study).data.tags):
+        assert expected.items() <= tags.items() and len(tags["sweeper.space"]) == 64
+    assert {"sweeper.sweep": "traced", "sweeper.trial": "0", "sweeper.retrained": "no"}.items() <= version.items()
+    other = finish("wider", 0.6, space={"height": {"type": "float", "low": 0.0, "high": 2.0}})
+    assert lineage(other.sweep, {}).keys() == {"sweeper.space"}  # an older sweeper recorded no more
+    assert lineage(other.sweep, {})["sweeper.space"] != version["sweeper.space"]
+
+
+def test_runs_name_the_commit_that_the_sweep_began_with(make_sweep: Callable[..., Sweep], uri: str) -> None:
+    study = RecordedStudy(make_sweep(name="committed"))
+    study.facts["commit"] = f"{'c0' * 20}-dirty"
+    study.trial(0, 0.5)
+    sync(study, uri)
+    for run in (sweep_run(uri, study), trial_runs(uri, study)[0]):
+        assert run.data.tags["mlflow.source.git.commit"] == "c0" * 20
+
+
+def test_retrained_model_is_a_version_beside_that_of_its_trial(
+    finish: Callable[..., RecordedStudy], champion_folder: Path, packed: Path, uri: str
+) -> None:
+    study = finish("retrained", 0.5)
+    study.facts["versions"] = {"python": "3.11.0"}
+    first, row = _register(study, champion_folder, uri), study.rows()[0]
+    facts = {"versions": {"python": "3.12.1"}, "commit": "c1" * 20}
+
+    def promote_it(folder: Path | None, metrics: dict[str, float]) -> Champion | None:
+        return promote(study, row, folder, uri, name=str(first.name), metrics=metrics, retrained=facts)
+
+    assert promote_it(None, {}) is None  # that of the trial is another model
+    again = promote_it(packed / "bad/mlflow_model", {"test_accuracy": 0.95})
+    assert again is not None and again.model_id != first.model_id
+    assert (again.version, again.previous, again.promoted) == (2, 1, True)
+    assert again.reason == "promoted by hand, retrained on training and validation data"
+    client = connect(uri)
+    tags = client.get_model_version(str(first.name), "2").tags
+    expected = {"sweeper.retrained": "train+validation", "sweeper.versions.python": "3.12.1", "test_accuracy": "0.95"}
+    assert (expected | {"sweeper.commit": "c1" * 20, "sweeper.value": "0.5"}).items() <= tags.items()
+    assert client.get_model_version(str(first.name), "1").tags["sweeper.versions.python"] == "3.11.0"
+    measured = trial_runs(uri, study)[0].data.metrics
+    assert (measured["test_accuracy"], measured["retrained_test_accuracy"]) == (0.9, 0.95)
+    found = promote_it(None, {})
+    assert found is not None and (found.version, found.model_id, found.reason) == (2, again.model_id, "as before")
+    assert promote(study, row, None, uri, name=str(first.name), metrics={}).version == 1  # type: ignore[union-attr]
+    assert _versions(uri, first) == [1, 2]
+    assert _register(study, champion_folder, uri).model_id == first.model_id
 
 
 def test_trial_without_a_model_anywhere_cannot_be_promoted(finish: Callable[..., RecordedStudy], uri: str) -> None:

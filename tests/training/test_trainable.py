@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,29 @@ def test_batch_larger_than_the_data_spans_epochs(make_trial: MakeTrial) -> None:
     trial = make_trial(epochs=4)
     train_rnn(SMALL.model_copy(update={"batch_size": 192}), trial)
     assert [metrics["epoch"] for metrics in trial.metrics] == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_retraining_makes_the_same_steps_on_training_and_validation_data(make_trial: MakeTrial) -> None:
+    params = RANDOM.model_copy(update={"batch_size": 16, "watch_test": True})  # 96 samples to train, 32 to validate
+    first, again = make_trial("first"), make_trial("again")
+    train_rnn(params, first)
+    trainable.retrain(params, again)
+    assert [report["learning_rate"] for report in again.metrics] == [
+        report["learning_rate"] for report in first.metrics
+    ]
+    assert [report["epoch"] * 128 for report in again.metrics] == [report["epoch"] * 96 for report in first.metrics]
+    assert {"test_loss", "test_accuracy"} <= first.metrics[-1].keys()
+    assert not any(name.startswith("test_") for report in again.metrics for name in report)
+    assert again.metrics[-1]["loss"] != first.metrics[-1]["loss"]
+
+
+def test_retraining_reads_no_test_data(make_trial: MakeTrial) -> None:
+    whole, blind = make_trial("whole"), make_trial("blind")
+    data = whole.data
+    blind._data = replace(data, x_test=data.x_test * 0, y_test=data.y_test * 0)
+    for trial in (whole, blind):
+        trainable.retrain(RANDOM, trial)
+    assert whole.metrics == blind.metrics and (weights_of(whole) == weights_of(blind)).all()
 
 
 def test_evaluation_saves_the_network_that_it_tested(make_trial: MakeTrial) -> None:

@@ -98,6 +98,29 @@ def test_last_report_waits_until_the_model_is_saved(make_sweep: MakeSweep, tmp_p
     run.stop()
 
 
+def test_model_that_a_trainable_returns_is_saved(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:return_model", budget={"trials": 1, "epochs": 2})
+    assert [event.report.step for event in all_events(start(sweep, tmp_path), 2) if event.report] == [1, 2]
+    (files,) = (tmp_path / "trials/0000/model").glob("*/files")
+    assert "sklearn" in (files / "MLmodel").read_text()
+
+
+def test_other_things_that_a_trainable_returns_are_ignored(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:return_history", budget={"trials": 1, "epochs": 2})
+    assert all(event.report and event.notice is None for event in all_events(start(sweep, tmp_path), 2))
+    assert not (tmp_path / "trials/0000/model").exists()
+
+
+def test_task_to_retrain_calls_the_function_for_it(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    data = {"type": "digits", "train": 20, "validation": 10, "test": 5}
+    sweep = make_sweep(trainable="tests.samples:count_samples", budget={"trials": 1, "epochs": 1}, dataset=data)
+    for name, options, samples in (("plain", {}, "20"), ("again", {"retrain": True}, "30")):
+        (tmp_path / name).mkdir()
+        all_events(start(sweep, tmp_path / name, **options), 1)
+        (file,) = (tmp_path / name / "trials/0000/model").glob("*/files/files/count")
+        assert file.read_text() == samples
+
+
 def test_failure_after_the_last_report_is_a_notice_and_the_report_counts(make_sweep: MakeSweep, tmp_path: Path) -> None:
     sweep = make_sweep(trainable="tests.samples:fail_after_the_last_report", budget={"trials": 1, "epochs": 2})
     first, notice, last = all_events(start(sweep, tmp_path), 3)

@@ -12,7 +12,6 @@ from sweeper.cli import options, report
 from sweeper.core.text import clean, duration
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import Report
     from sweeper.run.reproduce import Reproduction
     from sweeper.study.view import StudyView
 
@@ -31,23 +30,16 @@ def reproduce(
     """Train a recorded trial again, the best if none is named, and compare every metric bit for bit."""
     from sweeper.analysis.names import parse_target, trial_named
     from sweeper.cli import console
-    from sweeper.cli.decide.promote import complete_trial
+    from sweeper.cli.decide.promote import complete_trial, progress_of
     from sweeper.run.reproduce import reproduce as train_again
     from sweeper.study.open import read_study
 
     name, numbers = parse_target(name, [] if trial is None else [trial])
     study = read_study(name, storage)
     row = trial_named(study, numbers[0]) if numbers else complete_trial(study, None)
-    began, last = time.monotonic(), time.monotonic()
-
-    def show(made: Report) -> None:
-        nonlocal last
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            console.print_note(f"{made.step} of {row.step} reports, {duration(int(last - began))}")
-
+    began = time.monotonic()
     console.print_note(f"training trial {row.number} of {name} again: {row.step} reports")
-    found = train_again(study, row, cpus=cpus, on_report=show)
+    found = train_again(study, row, cpus=cpus, on_report=progress_of(row.step))
     if json:
         report.emit(report.to_json({**asdict(found), "is_equal": found.is_equal}))
     else:

@@ -78,11 +78,14 @@ def code_digests(root: Path, module: str) -> dict[str, str]:
 
 
 def mentions_model(code: str) -> bool:
-    """Return whether code mentions what leaves a model to register: `save_model`, `keras` or `evaluate`."""
+    """Return whether code mentions what leaves a model to register: `save_model`, `keras`, `evaluate`, a return."""
     return bool(_LEAVES_MODEL.search(code))
 
 
-_LEAVES_MODEL = re.compile(r"\bsave_model\b|\.keras\(|\.evaluate = |\bdef evaluate\(|['\"]evaluate['\"]")
+_LEAVES_MODEL = re.compile(
+    r"\bsave_model\b|\.keras\(|\.evaluate = |\bdef evaluate\(|['\"]evaluate['\"]|"
+    r"\breturn \w*(model|net|network|classifier|regressor|clf|estimator)\b"
+)
 
 
 def own_files(root: Path, module: str) -> Iterator[tuple[str, bytes]]:

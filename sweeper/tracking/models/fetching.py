@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
@@ -12,8 +15,15 @@ from sweeper.core.trials import best_trial
 from sweeper.core.urls import sqlite_path
 from sweeper.tracking import content
 from sweeper.tracking.client import connect
+from sweeper.tracking.models.logged import is_retrained
 from sweeper.tracking.models.versions import Versions, has_files
 from sweeper.tracking.server import short_reason
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+
+    from sweeper.core.trials import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -51,26 +61,54 @@ def find_kept_model(study: content.Study, uri: str) -> KeptModel | None:
     Raises:
         TrackingError: MLflow cannot be reached, or refuses.
     """
-    if (file := sqlite_path(uri)) is not None and not file.exists():  # to connect would create it
-        return None
+    with _reading(uri) as exists:
+        return _find(study, uri) if exists else None
+
+
+def has_model(study: content.Study, trial: TrialRecord, uri: str, *, retrained: bool = False) -> bool:
+    """Return whether MLflow keeps the model of a trial, or the one that was retrained; nothing is written.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or refuses.
+    """
+    with _reading(uri) as exists:
+        return exists and bool(_models_of(_ready_models(study, connect(uri)), trial, retrained))
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[bool]:
+    """Turn the errors of MLflow in the block into one; yield whether there is a store, as to connect creates a file."""
+    file = sqlite_path(uri)
     try:
-        return _find(study, uri)
+        yield file is None or file.exists()
     except Exception as error:
         raise TrackingError(f"MLflow at {redact(uri)} does not tell of the models ({short_reason(error)})") from error
+
+
+def _ready_models(study: content.Study, client: MlflowClient) -> list[LoggedModel]:
+    """Return the models of a study whose files are there."""
+    experiment = client.get_experiment_by_name(study.sweep.tracking.experiment)
+    if experiment is None:
+        return []
+    logged = client.search_logged_models([experiment.experiment_id], f"tags.`sweeper.id` = '{study.id}'")
+    return [model for model in logged if str(model.status) == "READY" and has_files(client, model.model_id)]
+
+
+def _models_of(models: list[LoggedModel], trial: TrialRecord, retrained: bool) -> list[LoggedModel]:
+    number = str(trial.number)
+    return [each for each in models if each.tags.get("sweeper.trial") == number and is_retrained(each) == retrained]
 
 
 def _find(study: content.Study, uri: str) -> KeptModel | None:
     client, sweep = connect(uri), study.sweep
     best = best_trial(study.rows(), sweep.objective.direction)
-    experiment = client.get_experiment_by_name(sweep.tracking.experiment)
-    if best is None or experiment is None:
+    if best is None:
         return None
-    logged = client.search_logged_models([experiment.experiment_id], f"tags.`sweeper.id` = '{study.id}'")
     versions = Versions(client, uri, sweep.tracking.model) if sweep.tracking.model else None
     champion = versions.champion() if versions else None
-    ready = [model for model in logged if str(model.status) == "READY" and has_files(client, model.model_id)]
+    ready = _ready_models(study, client)
     chosen = [model for model in ready if champion is not None and champion.source == f"models:/{model.model_id}"]
-    chosen += [model for model in ready if model.tags.get("sweeper.trial") == str(best.number)]
+    chosen += _models_of(ready, best, retrained=False)
     if not chosen:
         return None
     model = chosen[0]

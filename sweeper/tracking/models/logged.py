@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import TrackingError
 from sweeper.tracking import content
@@ -22,15 +22,32 @@ if TYPE_CHECKING:
     from sweeper.core.trials import TrialRecord
 
 
+RETRAINED = "sweeper.retrained"
+"""Tag of a model: the data that it was trained on after the sweep, or `no` if it is the model of the trial itself."""
+
+
+def is_retrained(model: LoggedModel) -> bool:
+    """Return whether a logged model was trained again after its sweep."""
+    return bool(model.tags.get(RETRAINED, "no") != "no")
+
+
 class ModelLog:
     """Logs the model of one trial and its test metrics.
+
+    Args:
+        retrained: for the model that was trained again, which is another one than the trial's own: facts of where it
+            was trained that differ from the sweep's.
 
     Raises:
         TrackingError: the run of the trial or of the sweep has not been delivered yet.
     """
 
-    def __init__(self, study: content.Study, trial: TrialRecord, uri: str) -> None:
-        self._sweep, self._facts, self._trial, self._id = study.sweep, study.facts, trial, str(study.id)
+    def __init__(
+        self, study: content.Study, trial: TrialRecord, uri: str, *, retrained: Mapping[str, Any] | None = None
+    ) -> None:
+        self._sweep, self._trial, self._id = study.sweep, trial, str(study.id)
+        self._facts = {**study.facts, **(retrained or {})}
+        self._is_retrained = retrained is not None
         self.client = connect(uri)
         self._experiment = open_experiment(self.client, uri, self._sweep.tracking.experiment)
         found = search_runs(self.client, self._experiment, f"tags.`sweeper.id` = '{self._id}'")
@@ -55,7 +72,10 @@ class ModelLog:
         return model
 
     def tags(self) -> dict[str, str]:
-        """Return the tags of the model: its value in validation, which decides, and what makes it comparable."""
+        """Return the tags of the model: its value in validation, which decides, what makes it comparable, its lineage.
+
+        The value of one that was retrained is that of its trial, as it has seen the validation data.
+        """
         sweep, data = self._sweep, content.dataset_facts(self._facts)
         sizes = [str(data.get(part, "?")) for part in ("train", "validation", "test")]
         return {
@@ -67,6 +87,8 @@ class ModelLog:
             "sweeper.metric": sweep.objective.metric,
             "sweeper.direction": sweep.objective.direction,
             "sweeper.value": repr(self._trial.value),
+            RETRAINED: "train+validation" if self._is_retrained else "no",
+            **content.lineage(sweep, self._facts),
         }
 
     def _log_model(self, packed: Path | None) -> LoggedModel | None:
@@ -76,7 +98,8 @@ class ModelLog:
         same = f"tags.`sweeper.id` = '{self._id}' AND tags.`sweeper.trial` = '{self._trial.number}'"
         found = self.client.search_logged_models([self._experiment], same)
         # A model whose files are gone, as after moving only the database, is of no use and is logged again.
-        usable = (model for model in found if str(model.status) != "READY" or has_files(self.client, model.model_id))
+        own = [model for model in found if is_retrained(model) == self._is_retrained]
+        usable = (model for model in own if str(model.status) != "READY" or has_files(self.client, model.model_id))
         model = next(usable, None)
         if packed is None:
             return model if model is not None and str(model.status) == "READY" else None
@@ -110,20 +133,22 @@ class ModelLog:
             self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, self._trial.step)])
 
     def _log_metrics(self, evaluation: Mapping[str, float], model: LoggedModel | None) -> None:
-        """Log the test metrics on the trial's run, and through it on the model."""
+        """Log the test metrics on the trial's run, and through it on the model.
+
+        Those of a retrained model have names of their own: the trial's run has those of the trial's model.
+        """
         from mlflow.entities import Metric
 
+        prefix = "retrained_" if self._is_retrained else ""
         model_id = None if model is None else model.model_id
         known = self._child.data.metrics if model is None else {metric.key for metric in model.metrics or ()}
         data = content.dataset_facts(self._facts)
         name, digest = data.get("name"), str(data.get("digest", ""))[:36] or None
         when = content.milliseconds(self._trial.ended) or 0
         metrics = [
-            Metric(
-                fit_key(key), value, when, self._trial.step, model_id=model_id, dataset_name=name, dataset_digest=digest
-            )
-            for key, value in evaluation.items()
-            if fit_key(key) not in known
+            Metric(key, value, when, self._trial.step, model_id=model_id, dataset_name=name, dataset_digest=digest)
+            for key, value in ((fit_key(f"{prefix}{key}"), value) for key, value in evaluation.items())
+            if key not in known
         ]
         if metrics:
             self.client.log_batch(self._child.info.run_id, metrics=metrics)

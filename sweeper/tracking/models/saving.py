@@ -78,6 +78,11 @@ def save_model(model: Any, folder: Path, example: Any = None) -> None:
         flavour.save(model, folder, options)
 
 
+def can_save(thing: Any) -> bool:
+    """Return whether `save_model` takes a thing as the model of a library."""
+    return _flavour_of(thing) is not None
+
+
 def _flavour_of(model: Any) -> Flavour | None:
     """Return the flavour of the first class of a library among the classes that the model's class derives from."""
     for kind in type(model).__mro__:
