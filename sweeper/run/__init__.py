@@ -1,6 +1,7 @@
 """What sweeper does from end to end: it runs a sweep (start reading in `sweep`), and reproduces a trial."""
 
 from sweeper.analysis.result import SweepResult
-from sweeper.run.sweep import report_page, run_sweep, saved_model
+from sweeper.run.export import saved_model
+from sweeper.run.sweep import report_page, run_sweep
 
 __all__ = ["SweepResult", "report_page", "run_sweep", "saved_model"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sweeper.core.code.user_code import find_trainable, load_trainable
 from sweeper.core.errors import InputError
 from sweeper.core.schema import integral
+from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import clean, metric, to_yaml
-from sweeper.run.sweep import saved_model
-from sweeper.worker.task import trial_seed
+from sweeper.worker.task import WorkerContext, trial_seed
 
 if TYPE_CHECKING:
     from sweeper.core.trials import TrialRecord
@@ -81,3 +81,11 @@ def _script(study: StudyView, row: TrialRecord, title: str) -> str:
     steps = budget.steps or max(round(epochs * data["train"] / params.batch_size), budget.reports)
     seed = trial_seed(sweep.seed, row.number) if params.seed is None else params.seed
     return str(write(params, dataset, steps=steps, epochs=epochs, seed=seed, title=title))
+
+
+def saved_model(study: StudyView, trial: TrialRecord) -> tuple[Path | None, dict[str, float]]:
+    """Return the folder of the MLflow model that a trial has left, None without one, and its test metrics."""
+    from sweeper.worker.champion import known_model
+
+    context = WorkerContext(study.sweep, SweepFolder.of(study.folder, study.name), study=study.id or "")
+    return known_model(context, trial, study.facts)

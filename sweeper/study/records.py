@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
-from sweeper.core.trials import Attempt, Decision, Failure, Report, TrialRecord
+from sweeper.core.trials import Attempt, Decision, Failure, FreshRun, Report, TrialRecord
 from sweeper.search.budget import Budget
+from sweeper.search.confirming import CONFIRMS
 from sweeper.search.history import ORIGIN
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.pruning.decisions import judge_report
@@ -54,6 +55,7 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
         origin=own.get(ORIGIN),
         is_paused=PAUSED in own,
         cpus=tuple((first, cpus) for first, cpus in own.get(CPUS, ())),
+        confirms=FreshRun(*own[CONFIRMS]) if CONFIRMS in own else None,
     )
 
 
@@ -96,6 +98,8 @@ def _with_report(trial: optuna.Trial, row: TrialRecord, report: Report, node: st
 def _judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRecord | None, Decision | None]:
     if row.step >= sweep.budget.reports:
         return ended(row, TrialState.COMPLETE, None), None
+    if row.confirms is not None:  # the race decides, with whole runs
+        return None, None
     pruner = sweep.chosen_pruner
     is_pruned, decision = judge_report(trial, row.step, pruner, sweep.budget)
     if not is_pruned:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.core.errors import StopReason
-from sweeper.core.trials import Attempt, Failure, Listener, Report, TrialRecord, Verdict, announce, notify
+from sweeper.core.trials import Attempt, Failure, FreshRun, Listener, Report, TrialRecord, Verdict, announce, notify
 from sweeper.search.history import TriedPoints, origin_of, suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.pruning.promotion import forget_rungs, note_end, note_revived, revival
@@ -22,13 +22,11 @@ from sweeper.study import records
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
 from sweeper.study.retry import RetryPolicy, missing_metric
+from sweeper.study.storage.adding import add_fresh_run
 from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
 from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
 from sweeper.study.storage.tables import storable
 from sweeper.study.view import FACTS, StudyView, seconds_of
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 
 class SweepStudy(StudyView):
@@ -69,11 +67,11 @@ class SweepStudy(StudyView):
         self.retries.load(self._attempts.all())
         self.retries.uncounted = {t.number: t.user_attrs[UNCOUNTED] for t in frozen if UNCOUNTED in t.user_attrs}
         running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
-        held = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
+        held = [n for n in self._trials if n in running and not self.retries.has(n, self.row(n).attempt)]
         self._trials = {number: optuna.Trial(self._study, running[number]) for number in held}
         due, left = self.retries.waiting, running.keys() - {*held} - self.spending.set_aside
         self.retries.waiting = {number: due.get(number, 0.0) for number in sorted(left)}
-        for row in self._rows.values():
+        for row in self.rows(with_fresh=True):
             if row.number in held:
                 self.spending.note(row)
             else:
@@ -84,12 +82,12 @@ class SweepStudy(StudyView):
         """Read the study again after a write that failed or whose outcome is unknown."""
         if isinstance(storage := storage_of(self._study), OwnerCachedStorage):
             storage.refresh()
-        before = self._rows
+        before = {**self._rows, **self._fresh}
         self._read()
         for number, old in before.items():
-            row = self._rows[number]
+            row, rows = self.row(number), self._rows if old.confirms is None else self._fresh
             is_same = (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt)
-            self._rows[number] = old if is_same else self._update(row)
+            rows[number] = old if is_same else self._update(row)
 
     @retry_while_unavailable
     def record_facts(self, facts: Mapping[str, Any]) -> None:
@@ -100,12 +98,13 @@ class SweepStudy(StudyView):
 
     def running(self) -> list[TrialRecord]:
         """Return the trials that were handed out and have not ended."""
-        return [self._rows[number] for number in self._trials]
+        return [self.row(number) for number in self._trials]
 
     def has_next(self) -> bool:
         """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""
         may_begin = len(self._rows) < self.trial_limit and not self.spending.is_closing
-        return self.retries.due() is not None or may_begin or self._paused() is not None
+        is_searching = self.retries.due() is not None or may_begin or self._paused() is not None
+        return is_searching or self._fresh_run() is not None
 
     def is_exhausted(self) -> bool:
         """Return whether every trial of the budget was handed out and none waits for another attempt or to go on."""
@@ -117,24 +116,33 @@ class SweepStudy(StudyView):
         number = revival(self._study, is_last_round=is_last_round)
         return number if number is not None and self.spending.admits(self._rows[number]) else None
 
+    def _fresh_run(self) -> FreshRun | None:
+        """Return the run with a fresh seed that is next; None before the search is over, and if there is none now."""
+        is_over = not self.spending.is_closing and revival(self._study, is_last_round=True) is None
+        return next(iter(found.missing), None) if is_over and (found := self.confirmation()) else None
+
     def is_done(self) -> bool:
-        """Return whether every trial of the budget has ended."""
+        """Return whether every trial of the budget has ended, and the best are confirmed if the sweep asks for it."""
         are_enough = len(self._rows) >= self.trial_limit and revival(self._study, is_last_round=True) is None
-        return are_enough and all(row.state != "RUNNING" for row in self._rows.values())
+        have_ended = are_enough and all(row.state != "RUNNING" for row in self._rows.values())
+        return have_ended and ((found := self.confirmation()) is None or found.is_complete)
 
     @retry_while_unavailable
     def ask(self) -> TrialRecord:
-        """Return the next trial to run: an interrupted, failed, paused or new one; FAIL if others enqueued nonsense."""
+        """Return the next trial to run: interrupted, failed, paused, new or fresh; FAIL if others enqueued nonsense."""
         due = self.retries.due()
         again = self._paused() if due is None else due
+        fresh = self._fresh_run() if again is None else None
         lost: Attempt | None = None
         with self._transaction() as connection:
             if is_new := again is None:
-                trial = self._study.ask()
-                row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
+                trial = self._study.ask() if fresh is None else add_fresh_run(self._study, fresh)
+                row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC), confirms=fresh)
             else:
-                trial = records.reopened(self._study, again)
-                row, lost = self._next_attempt(again, connection)
+                trial, row = records.reopened(self._study, again), self.row(again)
+                if (lost := self.retries.lost(row)) is not None:
+                    self._attempts.add(again, lost, connection)
+                row = records.next_attempt(row, self.retries.of(again), self._reports.of(again))
             problem = records.problem_of_enqueued(trial, self.sweep)
             tried = self._tried.keys() if is_new else ()
             trial, params = (trial, {}) if problem else suggest_untried(trial, self.sweep.space, tried)
@@ -155,14 +163,6 @@ class SweepStudy(StudyView):
         row = self._update(row)
         return row if over is None else self._update(over)
 
-    def _next_attempt(self, number: int, connection: Any) -> tuple[TrialRecord, Attempt | None]:
-        """Return a trial's record with its next attempt, and the attempt before if that was lost with its driver."""
-        row, lost = self._rows.get(number) or TrialRecord(number, "RUNNING", {}), None
-        if row.state == "RUNNING" and not self.retries.has(number, row.attempt):
-            lost = records.failed_attempt(row, Failure("driver", "the sweep was interrupted"))
-            self._attempts.add(number, lost, connection)
-        return records.next_attempt(row, self.retries.of(number), self._reports.of(number)), lost
-
     def report(self, number: int, report: Report, *, node: str | None = None) -> Verdict:
         """Record one report of a running trial, and decide whether the trial continues."""
         return self.report_together([(number, report, node)])[0]
@@ -178,13 +178,13 @@ class SweepStudy(StudyView):
         new = [
             (number, report, node)
             for number, report, node in arrived
-            if number in self._trials and metric in report.metrics and report.step > self._rows[number].step
+            if number in self._trials and metric in report.metrics and report.step > self.row(number).step
         ]
         changed: list[tuple[Report, TrialRecord, TrialRecord | None]] = []
         with self._transaction() as connection:
             for number, report, node in new:
                 self._reports.add(number, report, connection)
-                before, trial = self._rows[number], self._trials[number]
+                before, trial = self.row(number), self._trials[number]
                 row, over, decision = records.record(trial, before, report, node, self.sweep)
                 if decision is not None:
                     self._decisions.add(number, decision, connection)
@@ -197,7 +197,7 @@ class SweepStudy(StudyView):
         for number, report, _ in arrived:
             if number in self._trials and metric not in report.metrics:
                 self.fail(number, missing_metric(metric, report.metrics))
-            elif number in self._trials and self._rows[number].step >= self.sweep.budget.reports:
+            elif number in self._trials and self.row(number).step >= self.sweep.budget.reports:
                 self.finish(number)
         return [Verdict.CONTINUE if number in self._trials else Verdict.STOP for number, _, _ in arrived]
 
@@ -208,7 +208,7 @@ class SweepStudy(StudyView):
         Args:
             is_pruned: whether the function pruned itself with `optuna.TrialPruned`: the trial is PRUNED then.
         """
-        row, trial = self._rows[number], self._trials.get(number)
+        row, trial = self.row(number), self._trials.get(number)
         if row.step == 0 and not is_pruned:
             return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
         if trial is None:
@@ -221,7 +221,7 @@ class SweepStudy(StudyView):
     @retry_while_unavailable
     def fail(self, number: int, failure: Failure, *, node: str | None = None) -> Verdict:
         """Record a failed attempt; its kind decides whether the trial is retried or ends as FAIL."""
-        row, trial = self._rows[number], self._trials.get(number)
+        row, trial = self.row(number), self._trials.get(number)
         if trial is None:
             return Verdict.STOP
         failure = replace(failure, reason=storable(failure.reason))
@@ -254,7 +254,7 @@ class SweepStudy(StudyView):
         """Run failed trials again: `ask` returns them, and their failures so far do not count any more."""
         with self._transaction():
             for number in numbers:
-                records.reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
+                records.reopened(self._study, number).set_user_attr(UNCOUNTED, self.row(number).attempt)
         self._read()
 
     def _set_aside(self, reported: Sequence[int] = ()) -> None:
@@ -262,7 +262,7 @@ class SweepStudy(StudyView):
         for number in self.spending.reject((*self.retries.waiting, *reported)):
             self.retries.waiting.pop(number, None)
             if self._trials.pop(number, None) is not None:
-                self.spending.settle(self._rows[number])
+                self.spending.settle(self.row(number))
                 self.announce(f"trial {number} stops: it cannot end within the budget. A larger one continues it")
 
     def _close(self, row: TrialRecord, failure: Failure | None = None) -> Verdict:
@@ -274,7 +274,7 @@ class SweepStudy(StudyView):
         return Verdict.STOP
 
     def _update(self, row: TrialRecord, report: Report | None = None) -> TrialRecord:
-        self._rows[row.number] = row
+        (self._rows if row.confirms is None else self._fresh)[row.number] = row
         self.spending.note(row)
         notify(self._listeners, row, report)
         return row

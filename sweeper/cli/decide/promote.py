@@ -126,7 +126,7 @@ def why_gone(study: StudyView, row: TrialRecord) -> str:
             "trial.keras(model), or the call failed, or the files were deleted; see docs/trainables.md"
         )
     trained = [other for other in study.leaderboard() if other.state == "COMPLETE" and not other.is_added]
-    better = trained[: trained.index(row)]
+    better = trained[: trained.index(row)] or [best]  # the best one by its confirmed mean may rank lower
     winner = min(better, key=lambda other: other.ended.timestamp() if other.ended else math.inf)
     moments = [moment for moment in (row.ended, winner.ended) if moment is not None]
     when = f" at {max(moments):%Y-%m-%d %H:%M} UTC" if moments else ""

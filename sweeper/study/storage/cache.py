@@ -18,11 +18,11 @@ from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection
 
+from sweeper.search.confirming import CONFIRMS
 from sweeper.search.domains import nearest_step
+from sweeper.search.history import is_fresh_run, without_result
 from sweeper.search.optuna_internals import is_rung_mark
 from sweeper.search.optuna_internals import trial_id as id_of
 from sweeper.search.pruning.promotion import PAUSED
@@ -62,6 +62,11 @@ class OwnerCachedStorage(_CachedStorage):
         self._study_id_and_number_to_trial_id.clear()
         self._trials = super().get_all_trials(self._study_id, deepcopy=False)
         self._waiting = self._trials
+        self._hidden = {trial.number: without_result(trial) for trial in self._trials if is_fresh_run(trial)}
+
+    def recorded(self) -> list[FrozenTrial]:
+        """Return all trials as they are; `get_all_trials`, which samplers and pruners use, hides fresh runs."""
+        return list(self._trials)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         assert template_trial is None, "start points are written before a study has its owner"
@@ -97,10 +102,11 @@ class OwnerCachedStorage(_CachedStorage):
         if states == (TrialState.WAITING,):  # asked before each new trial; no trial starts to wait later
             self._waiting = [self._trials[trial.number] for trial in self._waiting]
             self._waiting = trials = [trial for trial in self._waiting if trial.state == TrialState.WAITING]
-        elif states is None:
-            trials = list(self._trials)
         else:
-            trials = [trial for trial in self._trials if trial.state in states]
+            trials = self.recorded()
+            for number, trial in self._hidden.items():
+                trials[number] = trial
+            trials = trials if states is None else [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
     def set_trial_param(
@@ -167,6 +173,8 @@ class OwnerCachedStorage(_CachedStorage):
             self._insert(models.TrialUserAttributeModel, *rows)
         trial = self._replace(trial_id)
         trial.user_attrs = {**trial.user_attrs, **attributes}
+        if CONFIRMS in attributes:
+            self._hidden[trial.number] = without_result(trial)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         if key in self._trials[self._number(trial_id)].system_attrs:
@@ -257,22 +265,3 @@ class OwnerCachedStorage(_CachedStorage):
         update = trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now)
         with _create_scoped_session(self._backend.scoped_session) as session:
             session.connection().execute(update, execution_options=UNANSWERED)
-
-
-def add_ended_trials(study: Study, trials: Sequence[FrozenTrial], connection: Connection) -> None:
-    """Add trials of another study to a new one, as part of the connection's transaction.
-
-    Optuna 5.0. Its `add_trial` takes a millisecond for each report, and the database is locked meanwhile.
-    """
-    for trial in trials:
-        without_reports = copy.copy(trial)
-        without_reports.intermediate_values = {}
-        study.add_trial(without_reports)
-    rows = []
-    for added, trial in zip(study.get_trials(deepcopy=False), trials, strict=True):
-        for step, value in trial.intermediate_values.items():
-            stored, kind = _Intermediate.intermediate_value_to_stored_repr(value)
-            row = {"trial_id": id_of(added), "step": step, "intermediate_value": stored}
-            rows.append({**row, "intermediate_value_type": kind})
-    if rows:
-        connection.execute(_Intermediate.__table__.insert(), rows)

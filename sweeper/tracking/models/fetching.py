@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.core.trials import best_trial
 from sweeper.core.urls import sqlite_path
 from sweeper.tracking import content
 from sweeper.tracking.client import connect
@@ -61,7 +60,7 @@ def find_kept_model(study: content.Study, uri: str) -> KeptModel | None:
 
 def _find(study: content.Study, uri: str) -> KeptModel | None:
     client, sweep = connect(uri), study.sweep
-    best = best_trial(study.rows(), sweep.objective.direction)
+    best = study.best()
     experiment = client.get_experiment_by_name(sweep.tracking.experiment)
     if best is None or experiment is None:
         return None
