@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def used_of(study: StudyView) -> tuple[Amount, ...]:
     """Return what a sweep has used of the limits of its budget until now; nothing without one."""
     spending = study.sweep.spending()
-    for row in study.rows():
+    for row in study.rows(with_fresh=True):
         spending.settle(row, seconds_of(study, row))
     return tuple(spending.amounts())
 

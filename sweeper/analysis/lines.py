@@ -95,5 +95,6 @@ class PlainLines:
                 with self._lock:
                     progress = self.progress
                     line = f"{tally(progress.counts())}; {progress.summary()}{progress.best_so_far()}"
-                    line += "".join(f"; {more}" for more in (progress.used(), progress.waits_for()) if more)
+                    others = progress.used(), progress.waits_for(), progress.confirms()
+                    line += "".join(f"; {more}" for more in others if more)
                 self._print(line)

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.estimate import MIN_ENDED, Effort, seconds_left
-from sweeper.analysis.trials import as_seen, ending, position
-from sweeper.core.text import duration, format_list, metric, span
+from sweeper.analysis.trials import as_seen, cut_reason, ending, position
+from sweeper.core.text import clean, duration, format_list, metric, span
 from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Progress:
         self.full = sweep.budget.reports
         self.limit = sweep.trial_limit
         self.rows: dict[int, TrialRecord] = {}
+        self.fresh: dict[int, TrialRecord] = {}
+        """The runs with fresh seeds that confirm the best trials; nothing else counts them."""
         self.best: TrialRecord | None = None
         self._clock = clock
         self._began = clock()
@@ -48,6 +50,8 @@ class Progress:
 
     def record(self, row: TrialRecord, report: Report | None) -> str | None:
         """Record an event of the study; return a line about the trial if it ran here and has ended now."""
+        if row.confirms is not None:
+            return self._record_fresh(row)
         known = self.rows.get(row.number)
         self.rows[row.number] = row
         now = self._clock()
@@ -72,6 +76,30 @@ class Progress:
             return ending(row, self.sweep)
         ended = self.ended() - sum(other.is_paused for other in self.rows.values())
         return f"{ending(row, self.sweep)}; {ended} of {self.trials} ended{self.best_so_far()}"
+
+    def _record_fresh(self, row: TrialRecord) -> str | None:
+        """Record an event of a fresh run; return a line if it begins or ends now."""
+        known = self.fresh.get(row.number)
+        self.fresh[row.number] = row
+        self._spending.note(row)
+        is_new = known is None or (known.state, known.attempt) != (row.state, row.attempt)
+        if not is_new or (known is None and row.state != "RUNNING"):
+            return None
+        if row.state == "RUNNING":
+            return f"confirming {self.seed_of(row)}"
+        if row.state != "COMPLETE":
+            return f"{self.seed_of(row)} {row.state.lower()}: {cut_reason(row.reason or 'unknown reason')}"
+        return f"{self.seed_of(row)}: {clean(self.sweep.objective.metric)} {metric(row.value)}"
+
+    def seed_of(self, row: TrialRecord) -> str:
+        """Name a fresh run: trial 12, seed 3 of 5."""
+        assert row.confirms is not None
+        seeds = f" of {self.sweep.confirm.seeds}" if self.sweep.confirm else ""
+        return f"trial {row.confirms.trial}, seed {row.confirms.run}{seeds}"
+
+    def confirming(self) -> list[TrialRecord]:
+        """Return the fresh runs that have not ended."""
+        return [row for row in self.fresh.values() if row.state == "RUNNING"]
 
     def attach(self, rows: Iterable[TrialRecord], seconds: float) -> None:
         """Begin with the trials of a run that another process began so many seconds ago."""
@@ -149,6 +177,12 @@ class Progress:
         which = format_list([f"{row.number} ({position(row, self.sweep)})" for row in running])
         long = f", for up to {duration(math.ceil(left))}" if 0 < left < float("inf") else ""
         return f"waits for trial{'s' * (len(running) > 1)} {which}{long}"
+
+    def confirms(self) -> str:
+        """Say which of the best trials are trained again now; empty if none is."""
+        running = [self.seed_of(row) for row in self.confirming()]
+        ended = len(self.fresh) - len(running)
+        return f"confirming {'; '.join(running)} ({ended} runs have ended)" if running else ""
 
     def used(self) -> str:
         """Say what is used of the budget's limits in hours or money; empty without one."""

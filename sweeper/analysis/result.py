@@ -13,7 +13,7 @@ from sweeper.analysis.costs import costs_of, used_of
 from sweeper.core.errors import StopReason
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import duration
-from sweeper.core.trials import Champion, TrialRecord, best_trial
+from sweeper.core.trials import Champion, Confirmation, TrialRecord, best_trial
 from sweeper.spec import Sweep
 from sweeper.study.frames import SHOWN_TRIALS, summary_line, trials_frame
 from sweeper.study.open import read_study
@@ -61,6 +61,8 @@ class SweepResult:
         seconds: duration of this run of it.
         resumed, ended_now: trials that this run resumed, and that ended in it.
         used: what was used of each limit of the budget in hours or money, in all runs.
+        confirmation: the best trials, trained again with fresh seeds; None if the sweep did not ask for it, or has not
+            come so far.
         is_delivered: whether MLflow has everything, the best model too; otherwise the same command delivers the rest.
 
     Example:
@@ -86,6 +88,7 @@ class SweepResult:
     used: tuple[Amount, ...] = ()
     checkpoint_bytes: int = 0
     stop_detail: str = ""
+    confirmation: Confirmation | None = None
     is_delivered: bool = True
 
     @classmethod
@@ -102,9 +105,10 @@ class SweepResult:
             reports_run=sum(row.step for row in rows),
             reports_budgeted=sum(study.sweep.budget.reports if row.state == "PRUNED" else row.step for row in rows),
             resumed=study.resumed,
-            ended_now=sum(row.ended is not None and row.ended >= began for row in rows),
+            ended_now=sum(row.ended is not None and row.ended >= began for row in study.rows(with_fresh=True)),
             seconds=seconds,
             used=used_of(study),
+            confirmation=study.confirmation(),
             checkpoint_bytes=place.checkpoint_bytes(),
             **others,
         )
@@ -138,6 +142,7 @@ class SweepResult:
             resumed=0,
             ended_now=0,
             used=used_of(study),
+            confirmation=study.confirmation(),
             tracking_uri=str(study.facts.get("tracking_uri", "")),
             notes=study.remarks() + (() if is_here else (f"its folder is not on this machine: {place.location}",)),
             checkpoint_bytes=place.checkpoint_bytes() if is_here else 0,
@@ -145,7 +150,9 @@ class SweepResult:
 
     @property
     def best(self) -> TrialRecord | None:
-        """Best COMPLETE trial, None if there is none."""
+        """Trial with the best confirmed mean, else the best COMPLETE one, None if there is none."""
+        if self.confirmation is not None and (found := self.confirmation.best) is not None:
+            return next(row for row in self.leaderboard if row.number == found.trial)
         return best_trial(self.leaderboard, self.sweep.objective.direction)
 
     @property

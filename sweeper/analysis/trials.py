@@ -13,7 +13,7 @@ from sweeper.core.text import clean, metric, shorten
 from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import TrialRecord
+    from sweeper.core.trials import Confirmation, Contender, Direction, TrialRecord
     from sweeper.search.budget import Budget
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
@@ -94,6 +94,48 @@ def remark_on_pruned(rows: Sequence[TrialRecord], sweep: Sweep) -> str | None:
         f"trial {top.number} reached {metric(top.value)} before it was pruned; "
         f"the best complete one has {metric(best.value)}"
     )
+
+
+CONFIRMED_HEAD = ("trial", "searched", "confirmed", "runs", "")
+"""Columns of the table of a confirmation."""
+
+
+def confirmed_cells(found: Confirmation) -> list[tuple[str, ...]]:
+    """Return the rows of the table of a confirmation, one for each contender."""
+    return [
+        (str(each.trial), metric(each.searched), _interval(each), f"{len(each.values)} of {found.seeds}", each.dropped)
+        for each in found.contenders
+    ]
+
+
+def _interval(each: Contender) -> str:
+    width = "" if each.half_width is None else f" ± {metric(each.half_width)}"
+    return metric(each.mean) + width
+
+
+def describe_confirmed(found: Confirmation, direction: Direction) -> str:
+    """Say what the best trial really reaches, by how much the search flattered it, and what sets it apart.
+
+    The searched value is the best of many, so chance has made it too good: the winner's curse.
+    """
+    best, runs = found.best, sum(len(each.values) for each in found.contenders)
+    if not found.is_complete:
+        return f"not confirmed yet: {runs} runs with fresh seeds have ended"
+    if best is None or best.mean is None:
+        return "not confirmed: a run of each of the best trials failed"
+    gain = (best.searched - best.mean) * (1 if direction == "maximize" else -1)
+    curse = f"the search flattered it by {metric(gain)}" if gain > 0 else "the search did not flatter it"
+    text = f"searched {metric(best.searched)}, confirmed {_interval(best)} over {len(best.values)} seeds: {curse}"
+    if found.p_value is not None:
+        verdict = "more than noise" if found.p_value < MAX_P_VALUE else "perhaps only noise"
+        text += f"; the lead over trial {found.contenders[1].trial} is {verdict} (p = {found.p_value:.2g})"
+    if len(set(best.values)) == 1:
+        text += "; all its runs came to the same value, so perhaps the trainable does not use `trial.seed`"
+    return text
+
+
+MAX_P_VALUE = 0.05
+"""Largest p-value of a difference that is called more than noise."""
 
 
 def is_done(study: StudyView) -> bool:

@@ -13,7 +13,18 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.analysis.trials import INTERRUPTED, PAUSED, as_seen, counts_as_seen, cut_reason, remark_on_pruned, unit
+from sweeper.analysis.trials import (
+    CONFIRMED_HEAD,
+    INTERRUPTED,
+    PAUSED,
+    as_seen,
+    confirmed_cells,
+    counts_as_seen,
+    cut_reason,
+    describe_confirmed,
+    remark_on_pruned,
+    unit,
+)
 from sweeper.cli.cluster import reach
 from sweeper.cli.report import Board, board, saved
 from sweeper.core.secrets import redact
@@ -21,10 +32,8 @@ from sweeper.core.text import clean, duration, metric, shorten, tally
 
 if TYPE_CHECKING:
     from sweeper.analysis.result import SweepResult
-    from sweeper.cli.check.doctor import Check
-    from sweeper.core.trials import Attempt, Champion, TrialRecord
+    from sweeper.core.trials import Attempt, Champion, Confirmation, TrialRecord
     from sweeper.spec import Sweep
-    from sweeper.study.view import SweepSummary
 
 STATE_STYLES = {
     "RUNNING": "cyan",
@@ -170,24 +179,6 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     print_table(rendered)
 
 
-def print_sweeps(summaries: Sequence[SweepSummary]) -> None:
-    """Print one line per sweep."""
-    rendered = table(("sweep", "started", "time", "trials", "failed", "", "metric", "best"))
-    for summary in summaries:
-        cells = (
-            summary.name,
-            summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else "",
-            duration(summary.seconds) if summary.seconds else "",
-            f"{summary.ended}/{summary.trials}",
-            str(summary.counts.get("FAIL") or ""),
-            summary.state,
-            f"{summary.direction[:3]} {summary.metric}",
-            metric(summary.best),
-        )
-        rendered.add_row(*(Text(clean(cell)) for cell in cells))
-    print_table(rendered)
-
-
 def print_links(links: Sequence[tuple[str, str]]) -> None:
     """Print a title and a URL per line; URLs are never wrapped."""
     width = max(len(title) for title, _ in links) + _GAP
@@ -195,12 +186,13 @@ def print_links(links: Sequence[tuple[str, str]]) -> None:
         out.print(Text.assemble((f"{title:<{width}}", "dim"), clean(url)), soft_wrap=True)
 
 
-def print_check(check: Check) -> None:
-    """Print one finding of the doctor and its advice."""
-    style = {"ok": "green", "warn": "yellow", "fail": "bold red"}[check.state]
-    out.print(Text.assemble((f"{check.state:<5}", style), f"{check.name:<13} ", clean(check.found)), soft_wrap=True)
-    if check.advice:
-        out.print(Text(f"{'':<19}{clean(check.advice)}", "dim"), soft_wrap=True)
+def print_confirmation(found: Confirmation) -> None:
+    """Print a line for each of the best trials that were trained again with fresh seeds."""
+    rendered = table(CONFIRMED_HEAD)
+    for cells in confirmed_cells(found):
+        rendered.add_row(*map(Text, cells))
+    out.print()
+    print_table(rendered)
 
 
 def print_result(result: SweepResult) -> None:
@@ -215,6 +207,8 @@ def print_result(result: SweepResult) -> None:
     if hidden:
         command = _command("show", result)
         out.print(Text(clean(f"too narrow for {', '.join(hidden)}: {command} --csv"), "dim"), soft_wrap=True)
+    if result.confirmation is not None:
+        print_confirmation(result.confirmation)
     out.print()
     print_facts([(name, clean(text)) for name, text in _facts(result)])
 
@@ -237,6 +231,8 @@ def outcome_facts(result: SweepResult) -> list[tuple[str, str]]:
     if remark := remark_on_pruned(result.leaderboard, result.sweep):
         facts.append(("", remark))
     champion = result.champion
+    if result.confirmation is not None and result.sweep.confirm is not None:
+        facts.append(("confirmed", describe_confirmed(result.confirmation, result.sweep.objective.direction)))
     if champion is not None:
         facts += [("model", _champion_line(champion)), ("", champion.uri)]
     return facts

@@ -144,10 +144,10 @@ class LiveProgress:
             if used := self.progress.used():
                 lines.append(_line((used, "dim")))
             if not has_ended:
-                running = sorted(self.progress.running(), key=lambda row: row.number)
+                running = sorted([*self.progress.running(), *self.progress.confirming()], key=lambda row: row.number)
                 if running:
                     lines += [Text(), *self._workers(running)]
-                if waits := self.progress.waits_for():
+                if waits := self.progress.waits_for() or self.progress.confirms():
                     lines.append(_line((waits, "dim")))
                 if self._phase:
                     self._spinner.update(text=_line((self._phase, "cyan")))
@@ -195,7 +195,8 @@ class LiveProgress:
         return [workers, *([_line(("; ".join(rest), "dim"))] if rest else [])]
 
     def _worker(self, row: TrialRecord, has_nodes: bool) -> list[str]:
-        number = f"{row.number}" if row.attempt == 1 else f"{row.number} (attempt {row.attempt})"
+        number = f"{row.number}" if row.confirms is None else f"{row.confirms.trial}, seed {row.confirms.run}"
+        number += "" if row.attempt == 1 else f" (attempt {row.attempt})"
         node = [clean(row.node or "")] if has_nodes else []
         params = [scalar(row.params[name]) if name in row.params else "" for name in self._params]
         place = position(row, self.progress.sweep).partition(" ")[2]

@@ -19,7 +19,7 @@ import typer
 from sweeper.cli import control, options, run
 from sweeper.cli.check import verbs
 from sweeper.cli.cluster import fetch, reach, submit
-from sweeper.cli.decide import export, predict, promote, reproduce
+from sweeper.cli.decide import confirm, export, predict, promote, reproduce
 from sweeper.cli.look import compare, html, show, ui, watch
 from sweeper.cli.streams import open_missing_streams, unfailing_streams
 from sweeper.core.errors import CapacityError, StoppedError, StorageError, SweeperError
@@ -48,6 +48,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "report": html.report,
     "ui": ui.ui,
     "sync": ui.sync,
+    "confirm": confirm.confirm,
     "promote": promote.promote,
     "predict": predict.predict,
     "export": export.export,
@@ -58,7 +59,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
 PANELS: dict[str, tuple[str, ...]] = {
     "Run": ("run", "resume", "retry", "stop", "pause", "unpause", "delete"),
     "Look": ("list", "show", "watch", "compare", "report", "logs", "ui", "sync"),
-    "Decide": ("best", "promote", "predict", "export", "reproduce"),
+    "Decide": ("best", "confirm", "promote", "predict", "export", "reproduce"),
     "Cluster": ("submit", "status", "fetch"),
     "Check": ("validate", "doctor", "convert", "schema"),
 }

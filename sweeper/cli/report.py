@@ -21,7 +21,7 @@ from sweeper.core.text import clean, duration, metric, scalar, to_yaml
 
 if TYPE_CHECKING:
     from sweeper.analysis.result import SweepResult
-    from sweeper.core.trials import Attempt, Report, TrialRecord
+    from sweeper.core.trials import Attempt, Confirmation, Report, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView, SweepSummary
 
@@ -123,6 +123,7 @@ def result_document(result: SweepResult) -> dict[str, Any]:
         "best": trial_document(result.sweep, result.best) if result.best else None,
         "test": result.evaluation,
         "champion": None if champion is None else asdict(champion),
+        "confirmation": confirmation_document(result.confirmation),
         "reports_run": result.reports_run,
         "reports_budgeted": result.reports_budgeted,
         "saved": saved(result),
@@ -135,6 +136,16 @@ def result_document(result: SweepResult) -> dict[str, Any]:
         "delivered": result.is_delivered,
         "notes": list(result.notes),
     }
+
+
+def confirmation_document(found: Confirmation | None) -> dict[str, Any] | None:
+    """Build the document of the best trials that were trained again with fresh seeds; None if none was."""
+    if found is None:
+        return None
+    best = None if found.best is None else found.best.trial
+    contenders = [{**asdict(each), "mean": each.mean, "values": list(each.values)} for each in found.contenders]
+    seeds = {"seeds": found.seeds, "complete": found.is_complete, "best": best, "p_value": found.p_value}
+    return seeds | {"contenders": contenders}
 
 
 def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:

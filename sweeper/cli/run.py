@@ -6,6 +6,7 @@ import gc
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from sweeper.core.text import format_list, tally
 if TYPE_CHECKING:
     from sweeper.analysis.result import SweepResult
     from sweeper.spec import Sweep
+    from sweeper.study.view import StudyView
 
 
 def run(
@@ -93,7 +95,7 @@ def resume(
     flags = {"parallel": parallel, "timeout": timeout, "cpus": cpus, "gpus": gpus}
     where: dict[str, Any] = {"address": address, "insecure": insecure, "allow_code_change": allow_code_change}
     where |= {"retry": () if retry_failed else None, "tracking_uri": tracking_uri}
-    return _resume(name, storage, AskedTrials.of(trials, settings), flags, json=json, **where)
+    return resume_stored(name, storage, AskedTrials.of(trials, settings), flags, json=json, **where)
 
 
 def retry(
@@ -119,10 +121,10 @@ def retry(
     flags = {"parallel": parallel, "timeout": timeout, "cpus": cpus, "gpus": gpus}
     where: dict[str, Any] = {"address": address, "insecure": insecure, "allow_code_change": allow_code_change}
     where |= {"retry": tuple(chosen), "must_retry": True, "tracking_uri": tracking_uri}
-    return _resume(name, storage, AskedTrials.of(trials, settings), flags, json=json, **where)
+    return resume_stored(name, storage, AskedTrials.of(trials, settings), flags, json=json, **where)
 
 
-def _resume(
+def resume_stored(
     name: str | None,
     storage: str | None,
     asked: AskedTrials,
@@ -131,6 +133,7 @@ def _resume(
     json: bool,
     tracking_uri: str | None,
     must_retry: bool = False,
+    confirm: Callable[[StudyView], str] | None = None,
     **where: Any,
 ) -> int:
     """Run a sweep as its study has it, with changes.
@@ -138,6 +141,7 @@ def _resume(
     Args:
         flags: options and their values.
         must_retry: refuse a sweep without a failed trial.
+        confirm: returns the value of `confirm` for this study.
         where: arguments of `run_sweep`.
     """
     from sweeper.core.urls import expand, problem_of_database_url
@@ -149,12 +153,13 @@ def _resume(
         raise InputError(f"--storage: {problem}")
     study = read_study(chosen_sweep(name, expand(url)), expand(url))
     name = study.name
-    if must_retry and not failed_trials(name, study.rows(), where["retry"]):
+    if must_retry and not failed_trials(name, study.rows(with_fresh=True), where["retry"]):
         states = [row.state for row in study.rows()]
         counted = tally({state: states.count(state) for state in states})
         raise InputError(f"no trial of sweep {name!r} has failed, so there is nothing to retry: {counted}")
     keys = options.by_key(trials=asked.total, **flags)
-    with options.blame_options(keys):
+    keys |= {} if confirm is None else {"confirm": confirm(study)}
+    with options.blame_options(keys, confirm="confirm"):
         sweep = study.sweep.changed({**options.overrides(asked.settings, keys), "storage": options.quoted(url)})
     sweep = asked.applied_to(sweep, lambda: len(study.rows()))
     where |= {"folder": study.folder, "tracking_uri": tracking_uri or study.facts.get("tracking_uri")}
@@ -231,7 +236,7 @@ def _command(verb: str, sweep: Sweep, address: str | None = None) -> str:
 def _proposals(result: SweepResult) -> list[str]:
     """Return what to do about a sweep that has used all its trials and did not end any of them now."""
     trials = sum(result.counts.values())
-    if result.stopped or result.ended_now or not trials:
+    if result.stopped or result.ended_now or result.confirmation or not trials:
         return []
     more = "" if result.sweep.chosen_sampler.type == "grid" else f"run {trials} more with --trials +{trials}, or "
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -82,3 +82,30 @@ def scalar_key(value: object) -> object:
 def scalars_equal(one: object, other: object) -> bool:
     """Return whether two scalars are equal, and both or neither is a bool."""
     return scalar_key(one) == scalar_key(other)
+
+
+_BOUNDS = {
+    "ge": ("minimum", max),
+    "le": ("maximum", min),
+    "gt": ("exclusiveMinimum", max),
+    "lt": ("exclusiveMaximum", min),
+}
+"""Names of bounds in pydantic and in JSON Schema, and the function that returns the stricter of two bounds."""
+
+
+def rename_bounds(schema: Any) -> None:
+    """Give the bounds of integers the names that JSON Schema has for them.
+
+    pydantic 2.14 writes its own names where a bound follows a BeforeValidator, as in `Integer`; editors
+    ignore these. The bound cannot precede the validator: then 0 passes `ge=1`.
+    """
+    if isinstance(schema, list):
+        for item in schema:
+            rename_bounds(item)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            for name, (standard, stricter) in _BOUNDS.items():
+                if (bound := schema.pop(name, None)) is not None:
+                    schema[standard] = stricter(bound, schema.get(standard, bound))
+        for item in schema.values():
+            rename_bounds(item)

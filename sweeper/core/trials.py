@@ -30,6 +30,15 @@ class Report:
 
 
 @dataclass(frozen=True)
+class FreshRun:
+    """What a run with a fresh seed confirms: a trial of the search; `run` counts its runs from 1."""
+
+    trial: int
+    run: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial as the study records it. `step` is the number of its last report; times are UTC.
 
@@ -43,6 +52,7 @@ class TrialRecord:
         is_paused: whether it is PRUNED, but continues if it ranks higher later.
         cpus: each change of the CPUs that computed it: the number of the first report, and how many. Before the first
             change there was one.
+        confirms: the trial that it trains again with a fresh seed; None for a trial of the search.
     """
 
     number: int
@@ -61,6 +71,7 @@ class TrialRecord:
     origin: str | None = None
     is_paused: bool = False
     cpus: tuple[tuple[int, int], ...] = ()
+    confirms: FreshRun | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -79,7 +90,7 @@ class Verdict(Enum):
 
 
 class Listener(Protocol):
-    """Receives every change of a running sweep. The driver waits for each call, so return quickly."""
+    """Receives every change of a running sweep, also of its fresh runs. The driver waits for each call: be quick."""
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
         """Handle a trial that started, reported, resumed or ended; `report` is None unless it reported."""
@@ -126,6 +137,45 @@ def best_trial(rows: Iterable[TrialRecord], direction: Direction) -> TrialRecord
     """Return the first trial of the leaderboard that is COMPLETE and was trained here; None if there is none."""
     trained = (row for row in rows if row.state == "COMPLETE" and not row.is_added)
     return next(iter(leaderboard(trained, direction)), None)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the best trials of a search, which is trained again: its fresh runs that have ended, beside its value.
+
+    `half_width` is that of the 95 % interval around the mean, None before two runs. `dropped` says why it gets no more
+    runs; it is empty while the trial may still win.
+    """
+
+    trial: int
+    searched: float
+    values: tuple[float, ...] = ()
+    half_width: float | None = None
+    dropped: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        return sum(self.values) / len(self.values) if self.values else None
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The best trials, trained again with fresh seeds: the best mean first, those that were dropped last.
+
+    `missing` are the runs that may begin now; it is complete when all runs that count have ended. `p_value` says how
+    likely chance alone sets the means of the first two so far apart (Welch's t test); None if that is unknown.
+    """
+
+    contenders: tuple[Contender, ...]
+    seeds: int
+    missing: tuple[FreshRun, ...] = ()
+    is_complete: bool = False
+    p_value: float | None = None
+
+    @property
+    def best(self) -> Contender | None:
+        """Contender with the best confirmed mean; None until it is complete, or if each contender has failed."""
+        return next((each for each in self.contenders if self.is_complete and not each.dropped), None)
 
 
 FailureKind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu", "error", "diverged"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -45,6 +46,7 @@ class TuneBridge:
         has_room: Callable[[Mapping[AttemptId, Task]], bool],
         must_evaluate: Callable[[TrialRecord], bool],
         control: Control,
+        model_of: Callable[[TrialRecord], TrialRecord] = lambda best: best,
         search: bool = True,
     ) -> None:
         self.error: BaseException | None = None
@@ -58,7 +60,7 @@ class TuneBridge:
         self._handed_out: dict[AttemptId, Task] = {}
         self._undelivered: dict[AttemptId, tuple[Task, Verdict]] = {}
         self._prepared: list[TrialRecord] = []
-        self._must_evaluate = must_evaluate
+        self._must_evaluate, self._model_of = must_evaluate, model_of
         self._is_evaluation_started = False
         self._evaluation_attempts = 0
         self._control = control
@@ -111,12 +113,14 @@ class TuneBridge:
         self._is_evaluation_started = True
         self._evaluation_attempts += 1
         self._study.announce(f"Evaluating trial {best.number}, the best one, on the test set.")
-        return Task(best.number, best.params, best.attempt, evaluate=True, recorded=best.step)
+        model = self._model_of(best)
+        return Task(model.number, model.params, model.attempt, evaluate=True, recorded=model.step)
 
     def _task(self, row: TrialRecord) -> Task:
         past = self._study.retries.of(row.number)
         whole_gpu = any(attempt.kind == "gpu" for attempt in past)
-        return Task(row.number, row.params, row.attempt, whole_gpu=whole_gpu, recorded=row.step, cpus=row.cpus)
+        task = Task(row.number, row.params, row.attempt, whole_gpu=whole_gpu, recorded=row.step, cpus=row.cpus)
+        return task if row.confirms is None else replace(task, seed=row.confirms.seed)
 
     def handle_event(self, task: Task, event: Event) -> Verdict:
         """Pass an event of a worker to the study; return whether its task continues. Never blocks."""

@@ -58,6 +58,7 @@ def tune_trials(
     *,
     control: Control,
     must_evaluate: Callable[[TrialRecord], bool],
+    model_of: Callable[[TrialRecord], TrialRecord] = lambda best: best,
     search: bool = True,
 ) -> dict[str, float] | None:
     """Run the study's trials to their end on Ray, then evaluate the best one on the test set.
@@ -65,6 +66,7 @@ def tune_trials(
     Args:
         control: asked about ten times a second whether to stop; unfinished trials are left for a later run to resume.
         must_evaluate: decides whether the best trial is evaluated at the end, on a worker that is already warm.
+        model_of: returns the trial whose model is that of the best one; by default itself.
         search: whether to run trials at all; if not, only the best one so far is evaluated.
 
     Returns:
@@ -78,8 +80,9 @@ def tune_trials(
         study.announce(f"Running {count} {'trial' if count == 1 else 'trials'} at a time.")
     request_of = partial(_request, context.sweep.resources)
 
+    room = Room(nodes, request_of, parallel)
     bridge = TuneBridge(
-        study, has_room=Room(nodes, request_of, parallel), must_evaluate=must_evaluate, control=control, search=search
+        study, has_room=room, must_evaluate=must_evaluate, model_of=model_of, control=control, search=search
     )
     spare = SpareCpus(context.sweep)
     hooks = make_hooks(bridge, nodes, request_of, stall_timeout=context.sweep.budget.stall_timeout, spare=spare)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from sweeper.core.trials import Champion, Listener, TrialRecord
 from sweeper.driver.auth import check_cluster, cluster_address
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
+from sweeper.run.confirm import clear_others, is_settled, model_source
 from sweeper.spec import Sweep
 from sweeper.worker.checkpoints import CheckpointCleaner
 from sweeper.worker.task import WorkerContext
@@ -92,7 +94,8 @@ def run_sweep(
     check_cluster(address, insecure=insecure)
     tracking.check_store(uri, sweep.tracking.experiment)
     projection = tracking.Projection(sweep, uri)
-    cleaner = CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=place.url is not None)
+    kept, is_slow = sweep.confirm.top if sweep.confirm else 1, place.url is not None
+    cleaner = CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=is_slow, kept=kept)
     from sweeper.study.compatibility import check_environment, record_start  # not before a refusal: Optuna is slow
     from sweeper.study.open import open_study
 
@@ -149,6 +152,8 @@ def search_and_evaluate(
 ) -> dict[str, float] | None:
     """Run the trials that are left, test the best one on the test set, and put its model into `champion/`.
 
+    A best trial that is still to be confirmed is not tested.
+
     Returns:
         The metrics on the test set, empty if the trainable has no `evaluate`; None if there is nothing to register.
     """
@@ -159,8 +164,8 @@ def search_and_evaluate(
     known = read_evaluation(context.folder.champion, study.facts.get("champion", ""))
 
     def must_evaluate(best: TrialRecord) -> bool:
-        is_new = known is None or known[0] != best.number
-        return can_evaluate and is_new and context.checkpoints(best.number).has_any()
+        is_new = (known is None or known[0] != best.number) and is_settled(study)
+        return can_evaluate and is_new and context.checkpoints(model_source(study, context, best).number).has_any()
 
     best, found = study.best(), None
     if study.is_exhausted() and (best is None or not must_evaluate(best)):
@@ -172,17 +177,21 @@ def search_and_evaluate(
         best = study.best()
         for row in [row for row in study.rows() if row.is_paused and study.is_done()]:  # none of them continues
             context.checkpoints(row.number).clear()
+        clear_others(study, context)
     if study.is_exhausted() and not study.is_done() and stop.reason is None:
         stop.reason = StopReason.BUDGET
         stop.detail = f"its budget is used: {', '.join(map(str, study.spending.amounts()))}"
     is_over = study.is_done() or stop.reason in (StopReason.TIMEOUT, StopReason.BUDGET)
-    if best is None or (found is None and known is not None and known[0] == best.number):
-        return None if best is None or known is None else known[1]
+    if best is None or not is_settled(study):
+        return None
+    if found is None and known is not None and known[0] == best.number:
+        return known[1]
     if found is None and (can_evaluate or not is_over):
         return None
     from sweeper.worker.champion import take_champion
 
-    if (digest := take_champion(context, best, found or {})) is not None:
+    source = model_source(study, context, best)
+    if (digest := take_champion(context, best, found or {}, source=source)) is not None:
         study.record_facts({"champion": digest})
     return found or {}
 
@@ -206,10 +215,12 @@ def _train(
 
         projection.start(study, first_report_wait_s=projection.FIRST_REPORT_WAIT_S)
         control = RunControl(study, stop, PinnedPath(context.folder.path, "the folder of the sweep"))
-        found = tune_trials(study, context, control=control, must_evaluate=must_evaluate)
+        model_of = partial(model_source, study, context)
+        found = tune_trials(study, context, control=control, must_evaluate=must_evaluate, model_of=model_of)
         if stop.reason is StopReason.TIMEOUT:
             # The timeout limits the search only; evaluating the best trial takes seconds.
-            found = tune_trials(study, context, control=control.past_timeout(), must_evaluate=wanted, search=False)
+            rest = control.past_timeout()
+            found = tune_trials(study, context, control=rest, must_evaluate=wanted, model_of=model_of, search=False)
         return found
 
 
@@ -249,7 +260,7 @@ def _report(study: SweepStudy, outcome: Registered, uri: str, stop: StopSignal, 
     if not study.rows() or not (study.is_done() or stop.reason in (StopReason.TIMEOUT, StopReason.BUDGET)):
         return ()
     began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started)
-    has_news = any(row.ended is not None and row.ended >= began for row in study.rows())
+    has_news = any(row.ended is not None and row.ended >= began for row in study.rows(with_fresh=True))
     try:
         log_report(study, uri, lambda: report_page(study, champion=outcome.champion), replace=has_news)
     except Exception as error:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from optuna.trial import FixedTrial, FrozenTrial, Trial, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 
 from sweeper.core.schema import scalars_equal
 from sweeper.core.text import format_value
 from sweeper.core.trials import TrialRecord
 from sweeper.search.budget import Budget
+from sweeper.search.confirming import CONFIRMS
 from sweeper.search.optuna_internals import rung_marks, storage_of, trial_id
 from sweeper.search.pruning.pruners import Patient, Pruner, SuccessiveHalving, WrappablePruner
 from sweeper.search.samplers import Sampler
@@ -25,13 +27,30 @@ FORKED_FROM = "forked_from"
 ORIGIN = "origin"
 """User attribute of a trial that says where its parameters came from; see `origin_of`."""
 
-_START_POINT = "fixed_params"
+START_POINT = "fixed_params"
 """System attribute of a trial that was enqueued, with its start point, as Optuna writes it."""
 
 
 def is_history(trial: FrozenTrial) -> bool:
     """Return whether another sweep ran this trial. Samplers and pruners see it; nothing else counts or shows it."""
     return FORKED_FROM in trial.user_attrs
+
+
+def is_fresh_run(trial: FrozenTrial) -> bool:
+    """Return whether this trial trains another one again with a fresh seed, and is none of the search."""
+    return CONFIRMS in trial.user_attrs
+
+
+def without_result(trial: FrozenTrial) -> FrozenTrial:
+    """Return a fresh run as samplers and pruners see it: as a trial that failed before its first report.
+
+    It keeps its number, which is its place in the study. They learn nothing from it: it is no new point, and its value
+    would count the best points several times.
+    """
+    hidden = copy.copy(trial)
+    hidden.state, hidden.values, hidden.datetime_complete = TrialState.FAIL, None, trial.datetime_start
+    hidden.params, hidden.distributions, hidden.system_attrs, hidden.intermediate_values = {}, {}, {}, {}
+    return hidden
 
 
 def point_in(params: Mapping[str, Any], space: Space) -> Point | None:
@@ -61,7 +80,7 @@ def as_history(
     """
     drawn = FixedTrial(point)
     suggest(drawn, space)
-    start_point = {key: value for key, value in trial.system_attrs.items() if key == _START_POINT}
+    start_point = {key: value for key, value in trial.system_attrs.items() if key == START_POINT}
     added = create_trial(
         state=trial.state,
         value=trial.value,
@@ -78,7 +97,7 @@ def as_history(
 def is_tried(point: Point, trials: Iterable[FrozenTrial]) -> bool:
     """Return whether one of these trials has this point, or began with this start point."""
     return any(
-        _is_same(point, trial.params) or _is_same(point, trial.system_attrs.get(_START_POINT)) for trial in trials
+        _is_same(point, trial.params) or _is_same(point, trial.system_attrs.get(START_POINT)) for trial in trials
     )
 
 
@@ -129,13 +148,13 @@ def suggest_untried(trial: Trial, space: Space, tried: Collection[object]) -> tu
     """
     storage: Any = storage_of(trial.study)
     point = suggest(trial, space)
-    if not tried or _START_POINT in storage.get_trial(trial_id(trial)).system_attrs:
+    if not tried or START_POINT in storage.get_trial(trial_id(trial)).system_attrs:
         return trial, point
     for count in range(1, MAX_PROPOSALS + 1):
         if point_key(point) not in tried:
             break
         is_last = count == MAX_PROPOSALS
-        rejected = {_START_POINT: _random_point(trial, space, tried)} if is_last else {DRAW: count}
+        rejected = {START_POINT: _random_point(trial, space, tried)} if is_last else {DRAW: count}
         storage.forget_params(trial_id(trial))
         for name, value in rejected.items():
             storage.set_trial_system_attr(trial_id(trial), name, value)
@@ -156,7 +175,7 @@ def origin_of(trial: Trial, sampler: Sampler) -> str:
     stored = storage_of(trial.study).get_trial(trial_id(trial))
     if ORIGIN in stored.user_attrs:
         return str(stored.user_attrs[ORIGIN])
-    if stored.system_attrs.get(_START_POINT):
+    if stored.system_attrs.get(START_POINT):
         return REPEATED if DRAW in stored.system_attrs else "start point"
     used = trial.study.sampler
     if isinstance(used, SeededByTrial) and used.has_no_model:

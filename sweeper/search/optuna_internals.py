@@ -31,6 +31,15 @@ def trial_id(trial: Trial | FrozenTrial) -> int:
     return trial._trial_id
 
 
+def study_id(study: Study) -> int:
+    """Return the id of a study in its storage.
+
+    Optuna 5.0. `ask` makes a trial for which the sampler proposes; one with given parameters is made in the storage,
+    whose methods take this id.
+    """
+    return study._study_id
+
+
 def storage_of(study: Study) -> BaseStorage:
     """Return the storage of a study.
 

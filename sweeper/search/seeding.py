@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.search.confirming import CONFIRMS
 from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import generators_of
 
@@ -42,7 +43,9 @@ class SeededByTrial(BaseSampler):
         yield from (part for part in vars(self.sampler).values() if isinstance(part, CountedRandomSampler))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Reseed the sampler for this trial."""
+        """Reseed the sampler for this trial; not for a fresh run, about which it is not asked."""
+        if CONFIRMS in trial.user_attrs:
+            return
         entropy = [self._seed, trial.number, *([trial.system_attrs[DRAW]] if DRAW in trial.system_attrs else [])]
         (seed,) = np.random.SeedSequence(entropy).generate_state(1)
         for generator in self._generators:
@@ -53,14 +56,14 @@ class SeededByTrial(BaseSampler):
         self.sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the parameters that the sampler proposes together."""
-        return self.sampler.infer_relative_search_space(study, trial)
+        """Return the parameters that the sampler proposes together; none for a fresh run, which has its parameters."""
+        return {} if CONFIRMS in trial.user_attrs else self.sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the proposal for these parameters."""
-        proposal = self.sampler.sample_relative(study, trial, search_space)
+        proposal = self.sampler.sample_relative(study, trial, search_space) if search_space else {}
         self._has_proposed = self._has_proposed or bool(proposal)
         return proposal
 
@@ -73,7 +76,8 @@ class SeededByTrial(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         """Pass the end of a trial on to the sampler."""
-        self.sampler.after_trial(study, trial, state, values)
+        if CONFIRMS not in trial.user_attrs:
+            self.sampler.after_trial(study, trial, state, values)
 
 
 def fork_seed(seed: int, name: str) -> int:

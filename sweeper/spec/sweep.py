@@ -9,11 +9,12 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from sweeper.core.code.user_code import leaves_model
-from sweeper.core.schema import Problem, Scalar, Seed, StrictModel, raise_problems
+from sweeper.core.schema import Problem, Scalar, Seed, StrictModel, raise_problems, rename_bounds
 from sweeper.core.trials import Direction
 from sweeper.core.urls import expand
 from sweeper.datasets.catalog import AnyDataset
 from sweeper.search.budget import Budget
+from sweeper.search.confirming import Confirm
 from sweeper.search.pruning.pruners import Hyperband, Median, NoPruner, Pruner
 from sweeper.search.samplers import Grid, Sampler, Tpe
 from sweeper.search.space import AnyDomain, Domain, check_point, check_space, grid_size, normalized, suspicious_settings
@@ -92,6 +93,7 @@ class Sweep(StrictModel):
     enqueue: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = Field(
         (), description="Points to try first; the sampler chooses the parameters that they leave out."
     )
+    confirm: Confirm | None = Field(None, description="Train the best trials again with fresh seeds after the search.")
     tracking: Tracking = Field(
         default_factory=Tracking, description="MLflow server, experiment and registered model of the sweep."
     )
@@ -129,6 +131,13 @@ class Sweep(StrictModel):
         found = ((i, problem) for i, point in enumerate(points) for problem in check_point(point, space))
         raise_problems(Problem((i, *problem.key), problem.message) for i, problem in found)
         return tuple(normalized(point, space) for point in points)
+
+    @field_validator("confirm")
+    @classmethod
+    def _has_fresh_seeds(cls, confirm: Confirm | None, info: ValidationInfo) -> Confirm | None:
+        if confirm is not None and "seed" in info.data.get("space", {}):
+            raise_problems([Problem((), "space.seed gives each run of a trial the same seed; leave one of them out")])
+        return confirm
 
     @classmethod
     def from_mapping(cls, declared: Mapping[str, Any]) -> Sweep:
@@ -242,32 +251,5 @@ def sweep_schema() -> dict[str, Any]:
     schema["description"] = schema["description"].partition("\n\n")[0]
     for definition in schema["$defs"].values():  # an editor shows the class's docstring at its `type`
         definition["properties"].get("type", {}).setdefault("description", definition.get("description", ""))
-    _rename_bounds(schema)
+    rename_bounds(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
-
-
-_BOUNDS = {
-    "ge": ("minimum", max),
-    "le": ("maximum", min),
-    "gt": ("exclusiveMinimum", max),
-    "lt": ("exclusiveMaximum", min),
-}
-"""Names of bounds in pydantic and in JSON Schema, and the function that returns the stricter of two bounds."""
-
-
-def _rename_bounds(schema: Any) -> None:
-    """Give the bounds of integers the names that JSON Schema has for them.
-
-    pydantic 2.14 writes its own names where a bound follows a BeforeValidator, as in `core.schema.Integer`; editors
-    ignore these. The bound cannot precede the validator: then 0 passes `ge=1`.
-    """
-    if isinstance(schema, list):
-        for item in schema:
-            _rename_bounds(item)
-    elif isinstance(schema, dict):
-        if schema.get("type") == "integer":
-            for name, (standard, stricter) in _BOUNDS.items():
-                if (bound := schema.pop(name, None)) is not None:
-                    schema[standard] = stricter(bound, schema.get(standard, bound))
-        for item in schema.values():
-            _rename_bounds(item)

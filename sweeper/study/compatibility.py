@@ -25,7 +25,7 @@ from sweeper.study.view import ERAS, HISTORY
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-_FREE_SECTIONS = ("budget", "resources", "sampler", "pruner", "tracking", "storage", "description")
+_FREE_SECTIONS = ("budget", "resources", "sampler", "pruner", "tracking", "storage", "description", "confirm")
 _FIXED_KEYS = ("budget.epochs", "budget.steps", "budget.reports_per_epoch", "budget.report_every")
 
 MAX_LISTED_CHANGES = 20
@@ -273,7 +273,7 @@ def record_start(
     # Never store a URI that contains a password.
     store = {} if has_secret(tracking_uri) else {"tracking_uri": tracking_uri}
     origin = {"forked": forked} if forked else {}
-    if retry is not None and (numbers := failed_trials(study.name, study.rows(), retry)):
+    if retry is not None and (numbers := failed_trials(study.name, study.rows(with_fresh=True), retry)):
         study.put_back(numbers)
         study.announce(f"Running failed trials again: {format_list([str(number) for number in numbers])}.")
     study.record_facts({"folder": str(folder.location), **facts, **store, **origin})

@@ -15,16 +15,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.core.errors import InputError, StopReason, StorageError, SweeperError
 from sweeper.core.trials import Listener, notify
-from sweeper.search.history import ORIGIN, is_history, marks_of
+from sweeper.search.history import ORIGIN, is_fresh_run, is_history, marks_of
 from sweeper.search.seeding import fork_seed
 from sweeper.spec import Sweep
 from sweeper.study.commands import Command
 from sweeper.study.compatibility import Origin, check_resumable, next_eras, take_over, with_reached_total
 from sweeper.study.database import Database, open_database
 from sweeper.study.lease import Lease, find_held
+from sweeper.study.storage.adding import add_ended_trials
 from sweeper.study.storage.cache import OwnerCachedStorage
 from sweeper.study.storage.outage import storage_errors
-from sweeper.study.storage.records import add_ended_trials
 from sweeper.study.storage.tables import SWEEP, delete_rows
 from sweeper.study.study import SweepStudy
 from sweeper.study.view import DELETING, ERAS, FACTS, HISTORY, StudyView, SweepSummary
@@ -61,8 +61,9 @@ def open_study(
             study = SweepStudy(sweep, optuna_study, database, lease, listeners=listeners, stop_reason=stop_reason)
             study.commands.clear()  # those of an earlier run
             _ensure_id(study)
-        for row in [row for row in study.rows() if row.state != "RUNNING"]:  # those that ended in earlier runs
-            notify(listeners, row, None)
+        for row in study.rows(with_fresh=True):
+            if row.state != "RUNNING":  # it ended in an earlier run
+                notify(listeners, row, None)
         for note in (*notes, *changes):
             study.announce(note)
         try:
@@ -79,7 +80,8 @@ def _create(sweep: Sweep, database: Database, lease: Lease, forked: str | None) 
     origin = Origin([], list(sweep.enqueue), {}, "")
     if forked:
         parent = find_study(forked, database)
-        origin = take_over(parent.sweep, parent.facts, _load(forked, database).get_trials(deepcopy=False), sweep)
+        trials = [trial for trial in _load(forked, database).get_trials(deepcopy=False) if not is_fresh_run(trial)]
+        origin = take_over(parent.sweep, parent.facts, trials, sweep)
     with database.transaction(lease) as connection:  # all or nothing: half a study could not be resumed
         delete_rows(sweep.name, connection)  # of a study that another tool deleted
         study = optuna.create_study(study_name=sweep.name, storage=database.optuna, direction=sweep.objective.direction)
@@ -102,7 +104,9 @@ def _load_to_own(sweep: Sweep, database: Database, lease: Lease) -> tuple[Sweep,
     _refuse_half_deleted(sweep.name, facts)
     trials = study.get_trials(deepcopy=False)
     begun = [trial.number for trial in trials if trial.state != TrialState.WAITING]
-    own = sum(not is_history(trials[number]) for number in begun)
+    if sweep.confirm is None:  # that `sweeper confirm` asked for it is not taken back by a file that does not
+        sweep = sweep.model_copy(update={"confirm": before.confirm})
+    own = sum(not is_history(trials[number]) and not is_fresh_run(trials[number]) for number in begun)
     sweep, notes = with_reached_total(sweep, own)
     if changes := check_resumable(before, sweep):
         notes.append(f"Resuming with {', '.join(changes)}.")

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeper.core.errors import StopReason
-from sweeper.core.trials import Failure, Listener, Report, TrialRecord, announce, notify
+from sweeper.core.trials import FreshRun, Listener, Report, TrialRecord, announce, notify
 from sweeper.search.history import TriedPoints
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.pruning.promotion import forget_rungs, note_revived, revival
@@ -20,6 +20,7 @@ from sweeper.study.database import Database
 from sweeper.study.lease import Lease
 from sweeper.study.retry import RetryPolicy
 from sweeper.study.storage import records
+from sweeper.study.storage.adding import add_fresh_run
 from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
 from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
 from sweeper.study.view import FACTS, StudyView, seconds_of
@@ -62,11 +63,11 @@ class TrialQueue(StudyView):
         self.retries.load(self._attempts.all())
         self.retries.uncounted = {t.number: t.user_attrs[UNCOUNTED] for t in frozen if UNCOUNTED in t.user_attrs}
         running = {trial.number: trial_id(trial) for trial in frozen if trial.state == TrialState.RUNNING}
-        held = [n for n in self._trials if n in running and not self.retries.has(n, self._rows[n].attempt)]
+        held = [n for n in self._trials if n in running and not self.retries.has(n, self.row(n).attempt)]
         self._trials = {number: optuna.Trial(self._study, running[number]) for number in held}
         due, left = self.retries.waiting, running.keys() - {*held} - self.spending.set_aside
         self.retries.waiting = {number: due.get(number, 0.0) for number in sorted(left)}
-        for row in self._rows.values():
+        for row in self.rows(with_fresh=True):
             if row.number in held:
                 self.spending.note(row)
             else:
@@ -77,12 +78,14 @@ class TrialQueue(StudyView):
         """Read the study again after a write that failed or whose outcome is unknown."""
         if isinstance(storage := storage_of(self._study), OwnerCachedStorage):
             storage.refresh()
-        before = self._rows
+        before = {row.number: row for row in self.rows(with_fresh=True)}
         self._read()
-        for number, row in list(self._rows.items()):
-            old = before.get(number, row)
-            is_same = (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt)
-            self._rows[number] = old if is_same else self._update(row)
+        for row in self.rows(with_fresh=True):
+            old = before.get(row.number, row)
+            if (row.state, row.step, row.attempt) == (old.state, old.step, old.attempt):
+                self._keep(old)
+            else:
+                self._update(row)
 
     @retry_while_unavailable
     def record_facts(self, facts: Mapping[str, Any]) -> None:
@@ -93,12 +96,13 @@ class TrialQueue(StudyView):
 
     def running(self) -> list[TrialRecord]:
         """Return the trials that were handed out and have not ended."""
-        return [self._rows[number] for number in self._trials]
+        return [self.row(number) for number in self._trials]
 
     def has_next(self) -> bool:
         """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""
         may_begin = len(self._rows) < self.trial_limit and not self.spending.is_closing
-        return self.retries.due() is not None or may_begin or self._paused() is not None
+        is_searching = self.retries.due() is not None or may_begin or self._paused() is not None
+        return is_searching or self._fresh_run() is not None
 
     def is_exhausted(self) -> bool:
         """Return whether every trial of the budget was handed out and none waits for another attempt or to go on."""
@@ -110,13 +114,19 @@ class TrialQueue(StudyView):
         number = revival(self._study, is_last_round=is_last_round)
         return number if number is not None and self.spending.admits(self._rows[number]) else None
 
+    def _fresh_run(self) -> FreshRun | None:
+        """Return the run with a fresh seed that is next; None before the search is over, and if there is none now."""
+        is_over = not self.spending.is_closing and revival(self._study, is_last_round=True) is None
+        return next(iter(found.missing), None) if is_over and (found := self.confirmation()) else None
+
     def is_done(self) -> bool:
-        """Return whether every trial of the budget has ended."""
+        """Return whether every trial of the budget has ended, and the best are confirmed if the sweep asks for it."""
         are_enough = len(self._rows) >= self.trial_limit and revival(self._study, is_last_round=True) is None
-        return are_enough and all(row.state != "RUNNING" for row in self._rows.values())
+        have_ended = are_enough and all(row.state != "RUNNING" for row in self._rows.values())
+        return have_ended and ((found := self.confirmation()) is None or found.is_complete)
 
     def ask(self) -> TrialRecord:
-        """Return the next trial to run: an interrupted, failed, paused or new one; FAIL if others enqueued nonsense."""
+        """Return the next trial to run: interrupted, failed, paused, new or fresh; FAIL if others enqueued nonsense."""
         return self.ask_together(1)[0]
 
     @retry_while_unavailable
@@ -139,8 +149,9 @@ class TrialQueue(StudyView):
         due = self.retries.due()
         again = self._paused() if due is None else due
         if again is None:
-            trial = self._study.ask()
-            row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC))
+            fresh = self._fresh_run()
+            trial = self._study.ask() if fresh is None else add_fresh_run(self._study, fresh)
+            row = TrialRecord(trial.number, "RUNNING", {}, started=datetime.now(UTC), confirms=fresh)
         else:
             trial = records.reopened(self._study, again)
             row = self._next_attempt(again, connection)
@@ -148,16 +159,14 @@ class TrialQueue(StudyView):
             if due is None:
                 note_revived(self._study, again)
         trial, row, over = records.begin(trial, row, self.sweep, self._tried.keys() if again is None else None)
-        self._rows[row.number] = row
+        self._keep(row)
         self._tried.add(row.params)
         return trial, row, over
 
     def _next_attempt(self, number: int, connection: Any) -> TrialRecord:
         """Return a trial's record with its next attempt; record the attempt before if that was lost with its driver."""
-        row = self._rows.get(number) or TrialRecord(number, "RUNNING", {})
-        before = self.retries.of(number)
-        if row.state == "RUNNING" and not self.retries.has(number, row.attempt):
-            lost = records.failed_attempt(row, Failure("driver", "the sweep was interrupted"))
+        row, before = self.row(number), self.retries.of(number)
+        if (lost := self.retries.lost(row)) is not None:
             self._attempts.add(number, lost, connection)
             self.retries.add(number, lost)
         return records.next_attempt(row, before, self._reports.of(number))
@@ -167,7 +176,7 @@ class TrialQueue(StudyView):
         """Run failed trials again: `ask` returns them, and their failures so far do not count any more."""
         with self._transaction():
             for number in numbers:
-                records.reopened(self._study, number).set_user_attr(UNCOUNTED, self._rows[number].attempt)
+                records.reopened(self._study, number).set_user_attr(UNCOUNTED, self.row(number).attempt)
         self._read()
 
     def _set_aside(self, reported: Sequence[int] = ()) -> None:
@@ -175,11 +184,14 @@ class TrialQueue(StudyView):
         for number in self.spending.reject((*self.retries.waiting, *reported)):
             self.retries.waiting.pop(number, None)
             if self._trials.pop(number, None) is not None:
-                self.spending.settle(self._rows[number])
+                self.spending.settle(self.row(number))
                 self.announce(f"trial {number} stops: it cannot end within the budget. A larger one continues it")
 
+    def _keep(self, row: TrialRecord) -> None:
+        (self._rows if row.confirms is None else self._fresh)[row.number] = row
+
     def _update(self, row: TrialRecord, report: Report | None = None) -> TrialRecord:
-        self._rows[row.number] = row
+        self._keep(row)
         self.spending.note(row)
         notify(self._listeners, row, report)
         return row

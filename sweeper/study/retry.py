@@ -6,6 +6,7 @@ import difflib
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 
 from sweeper.core.errors import InputError
 from sweeper.core.text import format_list
@@ -64,6 +65,12 @@ class RetryPolicy:
     def has(self, number: int, attempt: int) -> bool:
         """Return whether this attempt at a trial has failed."""
         return any(past.attempt == attempt for past in self.of(number))
+
+    def lost(self, row: TrialRecord) -> Attempt | None:
+        """Return the current attempt at a trial if it was lost with its driver; None if the trial ended or failed."""
+        if row.state != "RUNNING" or self.has(row.number, row.attempt):
+            return None
+        return Attempt(row.attempt, "driver", "the sweep was interrupted", row.step, row.node, datetime.now(UTC))
 
     def add(self, number: int, attempt: Attempt) -> None:
         """Add one failed attempt at a trial."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
@@ -16,9 +15,6 @@ from sweeper.study.retry import missing_metric
 from sweeper.study.storage import records
 from sweeper.study.storage.outage import retry_while_unavailable
 from sweeper.study.storage.tables import storable
-
-if TYPE_CHECKING:
-    pass
 
 
 class SweepStudy(TrialQueue):
@@ -43,13 +39,13 @@ class SweepStudy(TrialQueue):
         new = [
             (number, report, node)
             for number, report, node in arrived
-            if number in self._trials and metric in report.metrics and report.step > self._rows[number].step
+            if number in self._trials and metric in report.metrics and report.step > self.row(number).step
         ]
         changed: list[tuple[Report, TrialRecord, TrialRecord | None]] = []
         with self._transaction() as connection:
             for number, report, node in new:
                 self._reports.add(number, report, connection)
-                before, trial = self._rows[number], self._trials[number]
+                before, trial = self.row(number), self._trials[number]
                 row, over, decision = records.record(trial, before, report, node, self.sweep)
                 if decision is not None:
                     self._decisions.add(number, decision, connection)
@@ -62,7 +58,7 @@ class SweepStudy(TrialQueue):
         for number, report, _ in arrived:
             if number in self._trials and metric not in report.metrics:
                 self.fail(number, missing_metric(metric, report.metrics))
-            elif number in self._trials and self._rows[number].step >= self.sweep.budget.reports:
+            elif number in self._trials and self.row(number).step >= self.sweep.budget.reports:
                 self.finish(number)
         return [Verdict.CONTINUE if number in self._trials else Verdict.STOP for number, _, _ in arrived]
 
@@ -73,7 +69,7 @@ class SweepStudy(TrialQueue):
         Args:
             is_pruned: whether the function pruned itself with `optuna.TrialPruned`: the trial is PRUNED then.
         """
-        row, trial = self._rows[number], self._trials.get(number)
+        row, trial = self.row(number), self._trials.get(number)
         if row.step == 0 and not is_pruned:
             return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
         if trial is None:
@@ -86,7 +82,7 @@ class SweepStudy(TrialQueue):
     @retry_while_unavailable
     def fail(self, number: int, failure: Failure, *, node: str | None = None) -> Verdict:
         """Record a failed attempt; its kind decides whether the trial is retried or ends as FAIL."""
-        row, trial = self._rows[number], self._trials.get(number)
+        row, trial = self.row(number), self._trials.get(number)
         if trial is None:
             return Verdict.STOP
         failure = replace(failure, reason=storable(failure.reason))

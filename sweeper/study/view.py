@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from sweeper.core.sweep_folder import is_remote
-from sweeper.core.trials import Attempt, Decision, Report, TrialRecord, best_trial, leaderboard
+from sweeper.core.trials import Attempt, Confirmation, Decision, Report, TrialRecord, best_trial, leaderboard
+from sweeper.search.confirming import confirmation_of
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
 from sweeper.search.optuna_internals import storage_of
@@ -55,6 +56,7 @@ class StudyView:
     Attributes:
         sweep: the sweep file's content when an owner last opened the study.
         name: the name of the sweep and of the study.
+        storage: URL of the study's database, without a password.
         is_running: whether a process ran the sweep when the study was read.
     """
 
@@ -63,6 +65,7 @@ class StudyView:
     def __init__(self, sweep: Sweep, study: Study, database: Database) -> None:
         self.sweep = sweep
         self.name = sweep.name
+        self.storage = database.display_url
         self._study = study
         self._database = database
         self._reports = Reports(database.engine, sweep.name)
@@ -73,12 +76,13 @@ class StudyView:
     def _read(self) -> list[FrozenTrial]:
         """Read the facts and all trials, and return the trials as Optuna stores them."""
         self._facts: dict[str, Any] = self._study.user_attrs.get(FACTS, {})
-        is_owner = isinstance(storage_of(self._study), OwnerCachedStorage)  # which has all in memory
-        engine, name = self._database.engine, self._study.study_name
-        frozen = self._study.get_trials(deepcopy=False) if is_owner else read_trials(name, engine)
+        storage, engine, name = storage_of(self._study), self._database.engine, self._study.study_name
+        frozen = storage.recorded() if isinstance(storage, OwnerCachedStorage) else read_trials(name, engine)
         self._history = [record_of(trial, self.sweep) for trial in frozen if is_history(trial)]
         started = [trial for trial in frozen if trial.state != TrialState.WAITING and not is_history(trial)]
-        self._rows = {trial.number: record_of(trial, self.sweep) for trial in started}
+        rows = [record_of(trial, self.sweep) for trial in started]
+        self._rows = {row.number: row for row in rows if row.confirms is None}
+        self._fresh = {row.number: row for row in rows if row.confirms is not None}
         return frozen
 
     @property
@@ -90,11 +94,6 @@ class StudyView:
     def facts(self) -> dict[str, Any]:
         """Facts about the sweep: its id and folder, the dataset and its digest, versions, the best model's digest."""
         return dict(self._facts)
-
-    @property
-    def storage(self) -> str:
-        """URL of the study's database, without a password."""
-        return self._database.display_url
 
     @property
     def folder(self) -> Path | str:
@@ -110,17 +109,22 @@ class StudyView:
         tried = [row.params for row in (*self._rows.values(), *self._history)]
         return min(self.sweep.budget.trials, len(self._rows) + untried_points(self.sweep.space, tried))
 
-    def rows(self) -> list[TrialRecord]:
-        """Return all trials that have started, in the order of their numbers; not those that a fork took over."""
-        return [self._rows[number] for number in sorted(self._rows)]
+    def rows(self, *, with_fresh: bool = False) -> list[TrialRecord]:
+        """Return all trials that have started, in the order of their numbers; not those that a fork took over.
+
+        Args:
+            with_fresh: also return, after them, the fresh runs that confirm the best ones.
+        """
+        rows = [self._rows[number] for number in sorted(self._rows)]
+        return rows + [self._fresh[number] for number in sorted(self._fresh)] if with_fresh else rows
 
     def row(self, number: int) -> TrialRecord:
-        """Return one trial.
+        """Return one trial, or one fresh run.
 
         Raises:
             KeyError: it has not started.
         """
-        return self._rows[number]
+        return self._fresh[number] if number in self._fresh else self._rows[number]
 
     def reports(self, number: int) -> list[Report]:
         """Read all reports of a trial, in the order of their steps."""
@@ -164,8 +168,23 @@ class StudyView:
         return f"<p>{escape(_line(self))}</p>{self.trials.head(SHOWN_TRIALS).to_html()}"
 
     def best(self) -> TrialRecord | None:
-        """Return the COMPLETE trial with the best value, None if there is none; of equals, the lowest number."""
-        return best_trial(self._rows.values(), self.sweep.objective.direction)
+        """Return the trial with the best confirmed mean, else the COMPLETE one with the best value; None without one.
+
+        Of equals it is the lowest number.
+        """
+        found = self.confirmation()
+        if found is not None and found.best is not None:
+            return self._rows[found.best.trial]
+        return best_trial(self.rows(), self.sweep.objective.direction)
+
+    def confirmation(self) -> Confirmation | None:
+        """Return how far the best trials are confirmed; None if the sweep does not ask for it, or still searches."""
+        rows, direction = self.rows(), self.sweep.objective.direction
+        if self.sweep.confirm is None or len(rows) < self.trial_limit or any(row.state == "RUNNING" for row in rows):
+            return None
+        ranked = [row for row in leaderboard(rows, direction) if row.state == "COMPLETE" and not row.is_added]
+        runs = [row for row in self.rows(with_fresh=True) if row.confirms is not None]
+        return confirmation_of(self.sweep.confirm, ranked, runs, direction=direction, seed=self.sweep.seed)
 
     def leaderboard(self) -> list[TrialRecord]:
         """Return COMPLETE trials from the best value to the worst, then the others by their last step."""

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sweeper.core.environment import user
 from sweeper.core.text import to_yaml
-from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from sweeper.core.trials import Report, TrialRecord
+    from sweeper.core.trials import Confirmation, Report, TrialRecord
     from sweeper.spec import Budget, Sweep
 
 MAX_KEY_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_BATCH_METRICS = 250, 6000, 8000, 1000
@@ -48,17 +47,22 @@ class Study(Protocol):
     def trial_limit(self) -> int: ...
     @property
     def facts(self) -> dict[str, Any]: ...
-    def rows(self) -> list[TrialRecord]: ...
+    def rows(self, *, with_fresh: bool = False) -> list[TrialRecord]: ...
+    def best(self) -> TrialRecord | None: ...
+    def confirmation(self) -> Confirmation | None: ...
     def reports(self, number: int) -> list[Report]: ...
 
 
-def trial_name(number: int) -> str:
-    return f"trial-{number:04d}"
+def trial_name(row: TrialRecord) -> str:
+    """Return the name of a trial's run; that of a fresh run names the trial that it confirms."""
+    fresh = row.confirms
+    return f"trial-{row.number:04d}" if fresh is None else f"trial-{fresh.trial:04d}-seed-{fresh.run}"
 
 
 def trial_tags(sweep: Sweep, row: TrialRecord) -> dict[str, str]:
     """Return the tags of a trial's run. A tag without a value is empty, to replace an earlier value."""
-    reason = row.reason or ""
+    reason, fresh = row.reason or "", row.confirms
+    what = "" if fresh is None else f", which trains trial {fresh.trial} again with a fresh seed"
     return {
         "sweeper.trial": str(row.number),
         "sweeper.state": row.state,
@@ -66,7 +70,8 @@ def trial_tags(sweep: Sweep, row: TrialRecord) -> dict[str, str]:
         "sweeper.attempt": str(row.attempt),
         "sweeper.node": row.node or "",
         "sweeper.seconds": "" if row.seconds is None else f"{row.seconds:.3f}",
-        "mlflow.note.content": f"Trial {row.number} of sweep {sweep.name}: {row.state}{reason and f', {reason}'}",
+        "mlflow.note.content": f"Trial {row.number} of sweep {sweep.name}{what}: {row.state}{reason and f', {reason}'}",
+        **({} if fresh is None else {"sweeper.confirms": str(fresh.trial), "sweeper.seed": str(fresh.seed)}),
     }
 
 
@@ -82,8 +87,10 @@ def sweep_params(sweep: Sweep) -> dict[str, Any]:
 def sweep_tags(study: Study, rows: Sequence[TrialRecord], *, is_live: bool) -> dict[str, str]:
     """Return the tags of the sweep's own run: its state, its best trial, its data."""
     sweep, facts = study.sweep, study.facts
-    leader = best_trial(rows, sweep.objective.direction)
+    leader, confirmation = study.best(), study.confirmation()
     state = sweep_state(rows, study.trial_limit, is_live=is_live)
+    if state == "COMPLETE" and confirmation is not None and not confirmation.is_complete:
+        state = "STOPPED"
     tags = {"sweeper.state": state, "sweeper.trials": str(sweep.budget.trials)}
     for state in STATUS:
         tags[f"sweeper.{state.lower()}"] = str(sum(row.state == state for row in rows))
@@ -100,6 +107,15 @@ def lineage(sweep: Sweep, facts: Mapping[str, Any]) -> dict[str, str]:
     tags = {"sweeper.commit": facts.get("commit"), "sweeper.space": hashlib.sha256(space.encode()).hexdigest()}
     tags |= {f"sweeper.versions.{name}": number for name, number in facts.get("versions", {}).items()}
     return {name: str(value) for name, value in tags.items() if value}
+
+
+def confirmed_metrics(study: Study) -> dict[str, float]:
+    """Return the mean and the 95 % interval of the best trial over its fresh runs; nothing before they have ended."""
+    found = study.confirmation()
+    if found is None or found.best is None or found.best.mean is None or found.best.half_width is None:
+        return {}
+    name, mean, half_width = f"confirmed_{study.sweep.objective.metric}", found.best.mean, found.best.half_width
+    return {fit_key(name): mean, fit_key(f"{name}_low"): mean - half_width, fit_key(f"{name}_high"): mean + half_width}
 
 
 def sweep_state(rows: Sequence[TrialRecord], limit: int, *, is_live: bool) -> str:
@@ -121,6 +137,7 @@ def best_so_far(
     a later sync writes the same curve.
 
     Args:
+        rows: fresh runs, which have numbers too, among them; they count for nothing else.
         first: the number of the first trial, if the sweep took over trials of another one.
     """
     sign = 1 if sweep.objective.direction == "maximize" else -1
@@ -128,7 +145,7 @@ def best_so_far(
     for expected, row in enumerate(sorted(rows, key=lambda row: row.number), first):
         if row.number != expected or row.state == "RUNNING":
             return
-        if row.state == "COMPLETE" and row.value is not None and not row.is_added:
+        if row.state == "COMPLETE" and row.value is not None and not row.is_added and row.confirms is None:
             ended = row.ended.timestamp() if row.ended else 0.0
             if best is None or sign * row.value > sign * best:
                 best, since = row.value, ended

@@ -75,7 +75,7 @@ class Projection:
         self._first_report_wait_s = first_report_wait_s
         self._sync = StudySync(study, self.uri, self.outcome)
         with self._state:
-            self._changed = {**{row.number: row for row in study.rows()}, **self._changed}
+            self._changed = {**{row.number: row for row in study.rows(with_fresh=True)}, **self._changed}
         self._thread.start()
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
@@ -169,7 +169,7 @@ def sync(study: Study, uri: str, outcome: Mapping[str, str] | None = None) -> in
     study_sync = StudySync(study, uri, outcome or {})
     for attempt in range(3):
         try:
-            study_sync.write(study.rows(), is_live=False)
+            study_sync.write(study.rows(with_fresh=True), is_live=False)
             return study_sync.written
         except Exception as error:
             if attempt == 2:

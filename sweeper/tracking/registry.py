@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.core.trials import Champion, best_trial
+from sweeper.core.trials import Champion
 from sweeper.tracking import content
 from sweeper.tracking.content import fit_tags
-from sweeper.tracking.models.decision import Challenger, Decision, compare
+from sweeper.tracking.models.decision import Challenger, Decision, compare, confirmed_decision
 from sweeper.tracking.models.logged import ModelLog
 from sweeper.tracking.models.versions import CHAMPION_ALIAS, REASON_TAG, Versions
 from sweeper.tracking.packaging import PACKED
@@ -55,7 +55,7 @@ def register_best(
         evaluation: its metrics on the test set; None if nothing is to be registered.
         load: loads the sweep's data, to test this model and the champion on it.
     """
-    best, name = best_trial(study.rows(), study.sweep.objective.direction), study.sweep.tracking.model
+    best, name = study.best(), study.sweep.tracking.model
     if best is None or evaluation is None:
         return Registered()
     has_model = (folder / PACKED).is_dir()
@@ -142,7 +142,7 @@ class _Registration:
     def __init__(
         self, study: content.Study, trial: TrialRecord, uri: str, *, retrained: Mapping[str, Any] | None = None
     ) -> None:
-        self._sweep, self._uri = study.sweep, uri
+        self._sweep, self._uri, self._confirmation, self._number = study.sweep, uri, study.confirmation(), trial.number
         self._how = "promoted by hand" + ("" if retrained is None else ", retrained on training and validation data")
         self._log = ModelLog(study, trial, uri, retrained=retrained)
 
@@ -155,9 +155,18 @@ class _Registration:
             return _champion(None, _Entry(model, None, None), Decision(False, reason))
         versions, tags = Versions(self._log.client, self._uri, name), self._version_tags(model, metrics)
         entry = _Entry.of(model, versions)
-        if (decision := _known_decision(entry, versions)) is None:
+        if (decision := self._confirmed_decision(entry) or _known_decision(entry, versions)) is None:
             decision = compare(Challenger(tags, metrics, packed, load), entry.current, versions, self._uri)
         return self._carry_out(decision, entry, versions, tags)
+
+    def _confirmed_decision(self, entry: _Entry) -> Decision | None:
+        """Return the decision against another trial of this sweep; None if it was made before, or is another one."""
+        if entry.current is None:
+            return None
+        rival, holder = self._log.trial_of(entry.current), f"version {entry.current.version}"
+        found = confirmed_decision(self._confirmation, self._number, rival, holder)
+        was_made = found is not None and entry.own is not None and entry.own.tags.get(REASON_TAG) == found.reason
+        return None if was_made else found
 
     def promote(self, metrics: Mapping[str, float], packed: Path | None, name: str) -> Champion | None:
         """Log the packed model, and make it the champion."""

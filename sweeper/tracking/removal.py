@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from sweeper.core.code.user_code import has_evaluation
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.core.trials import best_trial
 from sweeper.tracking.client import connect, search_runs
 from sweeper.tracking.pages.view import delete_view
 from sweeper.tracking.server import short_reason
@@ -53,7 +52,7 @@ def lost_model_notes(
         evaluation: the metrics of the best trial on the test set, if it has been tested.
         checkpoints: returns the checkpoints of a trial, by its number.
     """
-    best = best_trial(study.rows(), study.sweep.objective.direction)
+    best = study.best()
     if best is None or evaluation is not None or checkpoints(best.number).has_any():
         return ()
     if not has_evaluation(study.sweep.trainable):

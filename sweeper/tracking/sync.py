@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ class StudySync:
         self._uri = uri
         self._client: MlflowClient | None = None
         self._file: PinnedPath | None = None
-        self._rows = {row.number: row for row in study.rows()}
+        self._rows = {row.number: row for row in study.rows(with_fresh=True)}
         self._runs: dict[int, KnownRun] | None = None
         self._experiment = ""
         self._must_reload = False
@@ -163,7 +164,7 @@ class StudySync:
         run = runs.get(row.number)
         if run is None:
             running = {**tags, "sweeper.state": "RUNNING", "sweeper.reason": "", "mlflow.note.content": ""}
-            run = self._create(client, content.trial_name(row.number), row.started, running)
+            run = self._create(client, content.trial_name(row), row.started, running)
             runs[row.number] = run
         metric = fit_key(self._sweep.objective.metric)
         status = content.STATUS[row.state]
@@ -218,15 +219,24 @@ class StudySync:
 
     def _write_sweep(self, client: MlflowClient, run: KnownRun, *, is_live: bool) -> None:
         rows, facts = list(self._rows.values()), self._study.facts
-        tags = self._sweep_tags(client, run, rows, is_live=is_live)
+        searched = [row for row in rows if row.confirms is None]
+        tags = self._sweep_tags(client, run, searched, is_live=is_live)
         if run.steps is None or not run.params:
             log_text_best_effort(client, run.id, content.sweep_yaml(self._sweep), "sweep.yaml")
         if run.tags.get("sweeper.dataset.digest") != tags.get("sweeper.dataset.digest"):
             log_dataset(client, run.id, facts)
         self._log(client, run, content.sweep_params(self._sweep), self._sweep_curve(client, run, rows))
+        self._log_confirmed(client, run)
         self._set_tags(client, run, tags)
         ended = max((row.ended for row in rows if row.ended), default=None)
         self._set_status(client, run, content.STATUS.get(tags["sweeper.state"], "KILLED"), ended)
+
+    def _log_confirmed(self, client: MlflowClient, run: KnownRun) -> None:
+        found = content.confirmed_metrics(self._study)
+        if missing := {name: value for name, value in found.items() if run.metrics.get(name) != value}:
+            for batch in batches([Report(0, time.time(), missing)]):
+                client.log_batch(run.id, metrics=batch)
+            run.metrics |= missing
 
     def _sweep_tags(
         self, client: MlflowClient, run: KnownRun, rows: list[TrialRecord], *, is_live: bool

@@ -27,8 +27,13 @@ MAX_PREDICTIONS_BYTES = 5_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def take_champion(context: WorkerContext, best: TrialRecord, metrics: Mapping[str, float]) -> str | None:
+def take_champion(
+    context: WorkerContext, best: TrialRecord, metrics: Mapping[str, float], *, source: TrialRecord | None = None
+) -> str | None:
     """Copy the model that the best trial has saved into the folder `champion/`, with its metrics on the test set.
+
+    Args:
+        source: the trial whose model it is, if not the best one itself.
 
     Returns:
         The digest of both, for the study; None if there is neither.
@@ -37,7 +42,8 @@ def take_champion(context: WorkerContext, best: TrialRecord, metrics: Mapping[st
         StorageError: it cannot be copied.
     """
     champion = context.folder.champion
-    saved = find_model(context, best)
+    source = source or best
+    saved = find_model(context, source)
     if saved is None and not metrics and not champion.exists():
         return None
     try:
@@ -45,7 +51,7 @@ def take_champion(context: WorkerContext, best: TrialRecord, metrics: Mapping[st
             beside.mkdir()
             if saved is not None:
                 shutil.copytree(saved, beside / PACKED)
-            digest = store_evaluation(beside, best.number, metrics, _saved_predictions(context, best))
+            digest = store_evaluation(beside, best.number, metrics, _saved_predictions(context, source))
         if (remote := context.folder.remote) is not None:
             remote.remove(champion.name)
             remote.put(champion, champion.name)

@@ -14,7 +14,7 @@ from uuid import uuid4
 from sweeper.core.errors import InputError
 from sweeper.core.files import make_folder, remove, remove_unfinished, written_whole
 from sweeper.core.remote_folder import RemoteFolder
-from sweeper.core.trials import Direction, Report, TrialRecord, best_trial, leaderboard
+from sweeper.core.trials import Direction, Report, TrialRecord, leaderboard
 from sweeper.worker.manifest import FILES, Manifest, checkpoint_name, fsync, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -220,26 +220,34 @@ MAX_PAUSED = 200
 
 
 class CheckpointCleaner:
-    """Listener of a study that deletes checkpoints, except those of running and paused trials and of the best one.
+    """Listener of a study that deletes checkpoints, except those of running and paused trials and of the best ones.
 
-    The best trial is the one that leads the leaderboard, also among equals.
+    The best trials are those that lead the leaderboard, also among equals. Of the fresh runs that confirm them, the
+    first of each is kept: its model stands in for that of a trial whose own was deleted before.
 
     Args:
         checkpoints: returns the store of a trial.
+        kept: how many of the best trials to keep: those that are confirmed later, each of which may win.
         is_slow: whether deleting is slow, as in a remote folder; a thread deletes then, so that no trial waits.
     """
 
     def __init__(
-        self, checkpoints: Callable[[int], CheckpointStore], direction: Direction, *, is_slow: bool = False
+        self,
+        checkpoints: Callable[[int], CheckpointStore],
+        direction: Direction,
+        *,
+        is_slow: bool = False,
+        kept: int = 1,
     ) -> None:
         self._checkpoints = checkpoints
         self._direction: Direction = direction
         self._executor = ThreadPoolExecutor(1, "sweeper-cleaner") if is_slow else None
-        self._best: TrialRecord | None = None
+        self._kept = kept
+        self._best: list[TrialRecord] = []
         self._paused: dict[int, TrialRecord] = {}
 
     def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-        """Delete the checkpoints of a trial that ended, or those of the trial that was best before it."""
+        """Delete the checkpoints of a trial that ended, or those of a trial that was among the best before it."""
         self._paused.pop(row.number, None)
         if row.state == "RUNNING" or row.is_added:
             return
@@ -248,12 +256,15 @@ class CheckpointCleaner:
             if len(self._paused) > MAX_PAUSED:
                 self._clear(leaderboard(self._paused.values(), self._direction)[-1])
             return
-        candidates = [row] if self._best is None else [self._best, row]
-        best = best_trial(candidates, self._direction)
+        if row.confirms is not None:
+            if row.confirms.run > 1:
+                self._clear(row)
+            return
+        candidates = leaderboard([*(other for other in self._best if other.number != row.number), row], self._direction)
+        self._best = [each for each in candidates if each.state == "COMPLETE"][: self._kept]
         for loser in candidates:
-            if loser is not best:
+            if loser not in self._best:
                 self._clear(loser)
-        self._best = best
 
     def _clear(self, row: TrialRecord) -> None:
         self._paused.pop(row.number, None)

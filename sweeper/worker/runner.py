@@ -161,7 +161,7 @@ class TaskRunner:
         train, params = self._load(sweep.trainable)
         trial = Trial(
             number=task.number,
-            seed=trial_seed(sweep.seed, task.number),
+            seed=trial_seed(sweep.seed, task.number) if task.seed is None else task.seed,
             budget=sweep.budget,
             objective=sweep.objective.metric,
             dataset=sweep.dataset,

@@ -37,6 +37,8 @@ class Task:
     """Number of the trial's reports that are recorded; None if unknown."""
     cpus: tuple[tuple[int, int], ...] = ()
     """The CPUs that computed the recorded reports, see `TrialRecord.cpus`."""
+    seed: int | None = None
+    """Seed of a run that confirms another trial; None: that of the trial's number."""
 
     def cpus_at(self, step: int) -> int | None:
         """Return the CPUs that computed a report; None if it is not recorded yet.

@@ -8,7 +8,14 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
+
+from sweeper.core.trials import Failure
+from sweeper.spec import Sweep
+from sweeper.spec.yaml_file import parse_value
+from sweeper.study.open import open_study
 from tests.faults.bad_input import (
+    BASE,
     GRID,
     RNN,
     Case,
@@ -53,6 +60,22 @@ def others_table(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "trials.db")) as connection:
         connection.execute("CREATE TABLE trials (x)")
         connection.execute("CREATE TABLE runs (x)")
+
+
+def confirming(message: str, *options: str, outcome: str = "FAIL") -> Case:
+    """Return a case of `sweeper confirm` of a sweep x of one trial: it failed, was added, or has not begun."""
+
+    def prepare(_: Path) -> None:
+        declared = Sweep.from_mapping(parse_value(BASE) | {"budget": {"trials": 1, "epochs": 2}})
+        with open_study(declared) as study:
+            if outcome == "FAIL":
+                study.fail(study.ask().number, Failure("error", "ValueError: too high"))
+        if outcome == "added":
+            distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
+            added = optuna.create_trial(value=0.5, params={"height": 0.5}, distributions={"height": distribution})
+            optuna.load_study(study_name="x", storage="sqlite:///sweeper.db").add_trial(added)
+
+    return Case(message, options=options, path="x", prepare=prepare, verbs=("confirm",))
 
 
 def data(message: str, **environment: str) -> Case:
@@ -544,5 +567,20 @@ SWEEPS: dict[str, list[Case]] = {
         cluster("k8s://", "names no namespace of Kubernetes; write k8s://NAMESPACE or k8s://CONTEXT@NAMESPACE"),
         cluster("k8s://@team", "names no context before '@'"),
         cluster("k8s://Team_A", "names no namespace of Kubernetes"),
+    ],
+    "a confirmation that makes no sense": [
+        confirming("none of the 1 trials of sweep 'x' is COMPLETE, so there is nothing to confirm"),
+        confirming("the COMPLETE trials of sweep 'x' were added to the study with their values", outcome="added"),
+        confirming("0 of 1 trials of sweep 'x' have ended, and only a whole search can be confirmed", outcome="none"),
+        confirming("--top", "--top", "0"),
+        confirming("--seeds", "--seeds", "1"),
+        replace(confirming("no sweep 'y' in sqlite:///sweeper.db", outcome="none"), path="y"),
+        line("confirm: {top: 0}", "6:16  confirm.top: 0 must be >= 1"),
+        line("confirm: {seeds: 1}", "6:18  confirm.seeds: 1 must be >= 2"),
+        line("confirm: 3", "6:10  confirm: 3"),
+        line(
+            "space: {height: {type: float, low: 0, high: 1}, seed: 1}\nconfirm: {}",
+            "6:10  confirm: space.seed gives each run of a trial the same seed; leave one of them out",
+        ),
     ],
 }

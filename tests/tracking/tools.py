@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from sweeper.core.trials import Listener, Report, TrialRecord
+from sweeper.core.trials import Confirmation, Listener, Report, TrialRecord, best_trial
 from sweeper.spec import Sweep
 from sweeper.tracking import start_ui
 
@@ -42,8 +42,15 @@ class RecordedStudy:
     def trial_limit(self) -> int:
         return self.sweep.trial_limit
 
-    def rows(self) -> list[TrialRecord]:
-        return [self._rows[number] for number in sorted(self._rows)]
+    def rows(self, *, with_fresh: bool = False) -> list[TrialRecord]:
+        rows = [self._rows[number] for number in sorted(self._rows)]
+        return [row for row in rows if with_fresh or row.confirms is None]
+
+    def best(self) -> TrialRecord | None:
+        return best_trial(self.rows(), self.sweep.objective.direction)
+
+    def confirmation(self) -> Confirmation | None:
+        return None
 
     def reports(self, number: int) -> list[Report]:
         return list(self._reports.get(number, []))

@@ -12,7 +12,7 @@ from sweeper.analysis.report import plots
 from sweeper.analysis.report.material import Material, plain
 from sweeper.analysis.report.parts import Figure, Picture, Section, Table
 from sweeper.analysis.report.timeline import timeline_of
-from sweeper.analysis.trials import remark_on_pruned, varying
+from sweeper.analysis.trials import CONFIRMED_HEAD, confirmed_cells, describe_confirmed, remark_on_pruned, varying
 from sweeper.core.secrets import redact
 from sweeper.core.text import duration, format_list, metric, number, scalar, tally, to_yaml
 from sweeper.core.trials import Predictions
@@ -112,6 +112,28 @@ def _cost(material: Material, costs: Costs) -> list[tuple[str, str]]:
     elif material.rows:
         facts.append(("Saved by pruning", f"nothing: {run:g} {unit} were run, and no trial was pruned"))
     return facts
+
+
+def confirmation(material: Material) -> Section:
+    """Return the section with what the best trials reach with fresh seeds."""
+    name, title = "confirmation", "Is it really better?"
+    found, direction = material.study.confirmation(), material.sweep.objective.direction
+    if found is None or not found.contenders:
+        return Section(
+            name,
+            title,
+            missing="The best value of many is partly luck. "
+            f"`sweeper confirm {plain(material.study.name)}` trains the best trials again with fresh seeds, once the "
+            "search has ended.",
+        )
+    text = "The best trials were trained again with fresh seeds. The champion is the one with the best mean."
+    return Section(
+        name,
+        title,
+        (text, _sentence(describe_confirmed(found, direction))),
+        table=Table.of(CONFIRMED_HEAD, confirmed_cells(found)),
+        table_title="The contenders: mean and 95 % interval of the fresh runs",
+    )
 
 
 def predictions(material: Material) -> Section:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SECTIONS: tuple[Callable[[Material], Section], ...] = (
     outcome.answer,
+    outcome.confirmation,
     course.history,
     course.learning_curves,
     parameters.parallel_coordinates,

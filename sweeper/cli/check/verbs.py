@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import options, report
 from sweeper.core.errors import InputError, SpecError
+from sweeper.core.text import clean
 
 if TYPE_CHECKING:
     from sweeper.cli.check.doctor import Check
@@ -83,7 +84,6 @@ def doctor(
     json: options.Json = False,
 ) -> int:
     """Check versions, data, devices, disks and stores."""
-    from sweeper.cli import console
     from sweeper.cli.check.cluster import check_dashboard, check_nodes
     from sweeper.cli.check.doctor import examine
 
@@ -96,7 +96,19 @@ def doctor(
     for check in examine(storage, tracking_uri, clusters=clusters):
         checks.append(check)
         if not json:
-            console.print_check(check)
+            _print_check(check)
     if json:
         report.emit(report.to_json([asdict(check) for check in checks]))
     return int(any(check.state == "fail" for check in checks))
+
+
+def _print_check(check: Check) -> None:
+    """Print one finding and its advice."""
+    from rich.text import Text
+
+    from sweeper.cli.console import out
+
+    style = {"ok": "green", "warn": "yellow", "fail": "bold red"}[check.state]
+    out.print(Text.assemble((f"{check.state:<5}", style), f"{check.name:<13} ", clean(check.found)), soft_wrap=True)
+    if check.advice:
+        out.print(Text(f"{'':<19}{clean(check.advice)}", "dim"), soft_wrap=True)

@@ -175,7 +175,7 @@ def why_gone(study: StudyView, row: TrialRecord) -> str:
             f"were deleted after the sweep had ended. {_again(study, row)}"
         )
     trained = [other for other in study.leaderboard() if other.state == "COMPLETE" and not other.is_added]
-    better = trained[: trained.index(row)]
+    better = trained[: trained.index(row)] or [best]  # the best one by its confirmed mean may rank lower
     winner = min(better, key=lambda other: other.ended.timestamp() if other.ended else math.inf)
     return (
         f"the model of trial {row.number} is gone: only the best trial's is kept, and trial {winner.number} was "

@@ -13,10 +13,11 @@ import typer
 
 from sweeper.cli import options, report
 from sweeper.core.errors import InputError, SweeperError
+from sweeper.core.text import clean, duration, metric
 
 if TYPE_CHECKING:
     from sweeper.core.trials import TrialRecord
-    from sweeper.study.view import StudyView
+    from sweeper.study.view import StudyView, SweepSummary
 
 SHOWN_TRIALS, HIGHLIGHTED = 20, 5
 """Trials in a leaderboard without --all, and how many of their curves stand out."""
@@ -24,14 +25,35 @@ SHOWN_TRIALS, HIGHLIGHTED = 20, 5
 
 def list_sweeps(storage: options.Storage = options.DEFAULT_STORAGE, json: options.Json = False) -> None:
     """List the sweeps of a database, newest first."""
-    from sweeper.cli import console
     from sweeper.study import open
 
     summaries = open.list_sweeps(storage)
     if json:
         report.emit(report.to_json([report.summary_document(summary) for summary in summaries]))
     else:
-        console.print_sweeps(summaries)
+        _print_sweeps(summaries)
+
+
+def _print_sweeps(summaries: Sequence[SweepSummary]) -> None:
+    """Print one line per sweep."""
+    from rich.text import Text
+
+    from sweeper.cli.console import print_table, table
+
+    rendered = table(("sweep", "started", "time", "trials", "failed", "", "metric", "best"))
+    for summary in summaries:
+        cells = (
+            summary.name,
+            summary.created.astimezone().strftime("%Y-%m-%d %H:%M") if summary.created else "",
+            duration(summary.seconds) if summary.seconds else "",
+            f"{summary.ended}/{summary.trials}",
+            str(summary.counts.get("FAIL") or ""),
+            summary.state,
+            f"{summary.direction[:3]} {summary.metric}",
+            metric(summary.best),
+        )
+        rendered.add_row(*(Text(clean(cell)) for cell in cells))
+    print_table(rendered)
 
 
 _Sort = Annotated[

@@ -52,6 +52,8 @@ def print_summary(study: StudyView) -> None:
     is_here = folder_at_hand(study) is not None
     facts.append(("folder", console.folder_line(result) if is_here else f"{result.folder}, not on this machine"))
     console.print_facts([(label, clean(text)) for label, text in facts])
+    if result.confirmation is not None and any(each.values for each in result.confirmation.contenders):
+        console.print_confirmation(result.confirmation)
     console.out.print()
 
 
@@ -60,7 +62,7 @@ def summary_document(study: StudyView) -> dict[str, Any]:
     result, costs = summarise(study)
     document = report.result_document(result)
     kept = ("counts", "interrupted", "best", "test", "champion", "saved", "used", "folder", "tracking_uri", "notes")
-    return {name: document[name] for name in kept} | {"state": _state(study), "costs": asdict(costs)}
+    return {name: document[name] for name in (*kept, "confirmation")} | {"state": _state(study), "costs": asdict(costs)}
 
 
 def _state(study: StudyView) -> str:

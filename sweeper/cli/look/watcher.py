@@ -61,12 +61,12 @@ class Watcher:
         self.study = study
         self.curves: tuple[Curve, ...] = ()
         self._view = view
-        self._known = {row.number: row for row in study.rows()}
+        self._known = {row.number: row for row in study.rows(with_fresh=True)}
         self._owner = study.holder.owner if study.holder else None
         self._drawn: dict[int, tuple[TrialRecord, Curve]] = {}
         self._phase = ""
         self._is_away = False
-        view.progress.attach(study.rows(), _seconds_of_run(study))
+        view.progress.attach(study.rows(with_fresh=True), _seconds_of_run(study))
         self._read_curves()
 
     def poll(self) -> bool:
@@ -80,7 +80,7 @@ class Watcher:
         if self._is_away:
             self._view.on_phase("The study's database can be read again.")
             self._is_away = False
-        rows, metric = self.study.rows(), self.study.sweep.objective.metric
+        rows, metric = self.study.rows(with_fresh=True), self.study.sweep.objective.metric
         for row, report in changes(self._known, rows, metric):
             self._view.on_trial(row, report)
             if report is None and row.state == "RUNNING" and row.attempt > 1:
@@ -121,7 +121,10 @@ class Watcher:
         elif study.is_running and not progress.rows:
             phase = "No trial has started yet."
         elif study.is_running and progress.ended() >= progress.trials:
-            phase = "All trials have ended. The best one is tested and its model registered."
+            confirmation = study.confirmation()
+            is_settled = confirmation is None or confirmation.is_complete
+            then = "The best one is tested and its model registered" if is_settled else "The best ones are confirmed"
+            phase = f"All trials have ended. {then}."
         self._say(phase)
 
     def _say(self, phase: str) -> None:

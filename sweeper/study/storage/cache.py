@@ -20,7 +20,9 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.search.confirming import CONFIRMS
 from sweeper.search.domains import nearest_step
+from sweeper.search.history import is_fresh_run, without_result
 from sweeper.search.optuna_internals import is_rung_mark
 from sweeper.search.optuna_internals import trial_id as id_of
 from sweeper.search.pruning.promotion import PAUSED
@@ -61,6 +63,11 @@ class OwnerCachedStorage(_CachedStorage):
         self._study_id_and_number_to_trial_id.clear()
         self._trials = super().get_all_trials(self._study_id, deepcopy=False)
         self._waiting = self._trials
+        self._hidden = {trial.number: without_result(trial) for trial in self._trials if is_fresh_run(trial)}
+
+    def recorded(self) -> list[FrozenTrial]:
+        """Return all trials as they are; `get_all_trials`, which samplers and pruners use, hides fresh runs."""
+        return list(self._trials)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         assert template_trial is None, "start points are written before a study has its owner"
@@ -98,10 +105,11 @@ class OwnerCachedStorage(_CachedStorage):
         if states == (TrialState.WAITING,):  # asked before each new trial; no trial starts to wait later
             self._waiting = [self._trials[trial.number] for trial in self._waiting]
             self._waiting = trials = [trial for trial in self._waiting if trial.state == TrialState.WAITING]
-        elif states is None:
-            trials = list(self._trials)
         else:
-            trials = [trial for trial in self._trials if trial.state in states]
+            trials = self.recorded()
+            for number, trial in self._hidden.items():
+                trials[number] = trial
+            trials = trials if states is None else [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
     def set_trial_param(
@@ -168,6 +176,8 @@ class OwnerCachedStorage(_CachedStorage):
             self._insert(models.TrialUserAttributeModel, *rows)
         trial = self._replace(trial_id)
         trial.user_attrs = {**trial.user_attrs, **attributes}
+        if CONFIRMS in attributes:
+            self._hidden[trial.number] = without_result(trial)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         if key in self._trials[self._number(trial_id)].system_attrs:

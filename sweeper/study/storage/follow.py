@@ -32,7 +32,7 @@ class FollowedStudy(StudyView):
 
     def __init__(self, found: StudyView, *, is_running: bool) -> None:
         self.__dict__.update(found.__dict__)  # reading all trials of a long sweep twice takes seconds
-        states = {number: row.state for number, row in self._rows.items()}
+        states = {row.number: row.state for row in self.rows(with_fresh=True)}
         trials = self._study.get_trials(deepcopy=False)  # one that has changed meanwhile is not taken as seen
         self._seen = {trial.number: trial for trial in trials if states.get(trial.number) == trial.state.name}
         self.is_running = is_running
@@ -73,8 +73,9 @@ class FollowedStudy(StudyView):
             self._seen[trial.number] = trial
             if trial.state != TrialState.WAITING and not is_history(trial):
                 row = record_of(trial, self.sweep)
-                if row != self._rows.get(trial.number):
-                    self._rows[trial.number] = row
+                rows = self._rows if row.confirms is None else self._fresh
+                if row != rows.get(trial.number):
+                    rows[trial.number] = row
 
     def _read_holder(self) -> None:
         before, now = self.holder, find_holder(self._database.engine, self.name)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.trial import TrialState
 
-from sweeper.core.trials import Attempt, Decision, Failure, Report, TrialRecord
+from sweeper.core.trials import Attempt, Decision, Failure, FreshRun, Report, TrialRecord
 from sweeper.search.budget import Budget
+from sweeper.search.confirming import CONFIRMS
 from sweeper.search.history import ORIGIN, origin_of, suggest_untried
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.pruning.decisions import judge_report
@@ -25,7 +24,6 @@ from sweeper.study.storage.cache import OwnerCachedStorage
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-    from sqlalchemy import Connection
 
 
 CPUS = "cpus"
@@ -57,6 +55,7 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
         origin=own.get(ORIGIN),
         is_paused=PAUSED in own,
         cpus=tuple((first, cpus) for first, cpus in own.get(CPUS, ())),
+        confirms=FreshRun(*own[CONFIRMS]) if CONFIRMS in own else None,
     )
 
 
@@ -99,6 +98,8 @@ def _with_report(trial: optuna.Trial, row: TrialRecord, report: Report, node: st
 def _judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRecord | None, Decision | None]:
     if row.step >= sweep.budget.reports:
         return ended(row, TrialState.COMPLETE, None), None
+    if row.confirms is not None:  # the race decides, with whole runs
+        return None, None
     pruner = sweep.chosen_pruner
     is_pruned, decision = judge_report(trial, row.step, pruner, sweep.budget)
     if not is_pruned:
@@ -204,22 +205,3 @@ def reopened(study: optuna.Study, number: int) -> optuna.Trial:
     storage = storage_of(study)
     assert isinstance(storage, OwnerCachedStorage)
     return optuna.Trial(study, storage.reopen(number))
-
-
-def add_ended_trials(study: optuna.Study, trials: Sequence[FrozenTrial], connection: Connection) -> None:
-    """Add trials of another study to a new one, as part of the connection's transaction.
-
-    Optuna 5.0. Its `add_trial` takes a millisecond for each report, and the database is locked meanwhile.
-    """
-    for trial in trials:
-        without_reports = copy(trial)
-        without_reports.intermediate_values = {}
-        study.add_trial(without_reports)
-    rows = []
-    for added, trial in zip(study.get_trials(deepcopy=False), trials, strict=True):
-        for step, value in trial.intermediate_values.items():
-            stored, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-            row = {"trial_id": trial_id(added), "step": step, "intermediate_value": stored}
-            rows.append({**row, "intermediate_value_type": kind})
-    if rows:
-        connection.execute(TrialIntermediateValueModel.__table__.insert(), rows)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from sweeper.tracking.models.versions import Versions, is_ours
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+    from sweeper.core.trials import Confirmation
 
 COMPARABILITY_TAGS = (
     "sweeper.dataset.name",
@@ -35,6 +38,9 @@ COMPARABILITY_TAGS = (
 
 REMATCH_TAGS = {"sweeper.dataset.digest", "sweeper.split"}
 """Those of them that may differ if both models are tested on the same test set instead."""
+
+CONFIRMED_TAG = "sweeper.confirmed"
+"""Tag with the values of the fresh runs that confirmed a model's trial, as JSON."""
 
 REMATCH_TIMEOUT_S = 300.0
 """Longest test of two models, in seconds."""
@@ -66,6 +72,30 @@ class Challenger:
     """Returns `datasets.base.Arrays`; None if the sweep names no dataset."""
 
 
+def confirmed_tags(found: Confirmation | None, trial: int) -> dict[str, str]:
+    """Return the tag of a trial whose fresh runs have all ended; nothing for another one."""
+    contenders = found.contenders if found is not None and found.is_complete else ()
+    each = next((each for each in contenders if each.trial == trial and not each.dropped), None)
+    return {} if each is None else {CONFIRMED_TAG: json.dumps(each.values)}
+
+
+def confirmed_decision(found: Confirmation | None, trial: int, rival: int | None, holder: str) -> Decision | None:
+    """Return the decision against the champion if that is another trial of the same sweep, and this one is confirmed.
+
+    The mean of fresh runs decides then: the other one may only have been lucky in the search.
+
+    Args:
+        rival: the trial that is the champion; None if it is of another sweep.
+    """
+    if found is None or found.best is None or found.best.trial != trial or rival in (None, trial):
+        return None
+    other = next((each for each in found.contenders if each.trial == rival), None)
+    means = f"{found.best.mean:.6g} with fresh seeds"
+    if other is not None and other.mean is not None:
+        means += f" against {other.mean:.6g}"
+    return Decision(True, f"beats {holder}, trial {rival} of the same sweep: {means}")
+
+
 def compare(challenger: Challenger, current: ModelVersion, versions: Versions, uri: str) -> Decision:
     """Compare a model with the champion by their values in validation, or else by a test on the same data.
 
@@ -85,8 +115,30 @@ def compare(challenger: Challenger, current: ModelVersion, versions: Versions, u
     if differing:
         names = ", ".join(key.removeprefix("sweeper.") for key in differing)
         return Decision(False, f"{holder} stays champion: not comparable, it has another {names}")
+    noise = ""
+    if (fresh := _fresh_values(tags)) and (others := _fresh_values(current.tags)):  # two searched values are both lucky
+        new, old, noise = fmean(fresh), fmean(others), f", both with fresh seeds{_noise(fresh, others)}"
     better = new > old if tags["sweeper.direction"] == "maximize" else new < old
-    return Decision(better, _reason(better, holder, f"{tags['sweeper.metric']} {new:.6g} against {old:.6g}"))
+    return Decision(better, _reason(better, holder, f"{tags['sweeper.metric']} {new:.6g} against {old:.6g}{noise}"))
+
+
+def _fresh_values(tags: Mapping[str, str]) -> list[float]:
+    """Return the values of the fresh runs that confirmed a version; none if it was not confirmed."""
+    try:
+        values = [float(value) for value in json.loads(tags.get(CONFIRMED_TAG, "[]"))]
+    except (TypeError, ValueError):  # somebody has changed the tag
+        return []
+    return values if len(values) > 1 else []
+
+
+def _noise(one: list[float], other: list[float]) -> str:
+    """Say whether the means differ by more than noise, by Welch's t test."""
+    from scipy.stats import ttest_ind
+
+    if len({*one}) == len({*other}) == 1:
+        return ""
+    p = float(ttest_ind(one, other, equal_var=False).pvalue)
+    return f"; {'more than noise' if p < 0.05 else 'perhaps only noise'}, p = {p:.2g}"
 
 
 def _reason(better: bool, holder: str, scores: str) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.core.trials import best_trial
 from sweeper.core.urls import sqlite_path
 from sweeper.tracking import content
 from sweeper.tracking.client import connect
@@ -101,8 +100,7 @@ def _models_of(models: list[LoggedModel], trial: TrialRecord, retrained: bool) -
 
 def _find(study: content.Study, uri: str) -> KeptModel | None:
     client, sweep = connect(uri), study.sweep
-    best = best_trial(study.rows(), sweep.objective.direction)
-    if best is None:
+    if (best := study.best()) is None:
         return None
     versions = Versions(client, uri, sweep.tracking.model) if sweep.tracking.model else None
     champion = versions.champion() if versions else None

@@ -12,12 +12,14 @@ from sweeper.core.errors import TrackingError
 from sweeper.tracking import content
 from sweeper.tracking.client import connect, log_dataset, open_experiment, search_runs
 from sweeper.tracking.content import fit_key
+from sweeper.tracking.models.decision import confirmed_tags
 from sweeper.tracking.models.versions import has_files
 from sweeper.tracking.packaging import PACKED
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
 
     from sweeper.core.trials import TrialRecord
 
@@ -48,6 +50,7 @@ class ModelLog:
         self._sweep, self._trial, self._id = study.sweep, trial, str(study.id)
         self._facts = {**study.facts, **(retrained or {})}
         self._is_retrained = retrained is not None
+        self._confirmation = study.confirmation()
         self.client = connect(uri)
         self._experiment = open_experiment(self.client, uri, self._sweep.tracking.experiment)
         found = search_runs(self.client, self._experiment, f"tags.`sweeper.id` = '{self._id}'")
@@ -56,6 +59,7 @@ class ModelLog:
         if child is None or parent is None:
             raise TrackingError(f"trial {trial.number} has not been delivered yet")
         self._child, self._parent = child, parent
+        self._numbers = {run.info.run_id: int(number) for number, run in runs.items() if number is not None}
 
     def log(self, packed: Path | None, evaluation: Mapping[str, float]) -> LoggedModel | None:
         """Log the packed model, or find the one that was logged before, and the metrics on the test set.
@@ -70,6 +74,10 @@ class ModelLog:
                 self._link(run, model)
         self._log_metrics(evaluation, model)
         return model
+
+    def trial_of(self, version: ModelVersion) -> int | None:
+        """Return the trial of this sweep that a version comes from; None if it comes from another sweep."""
+        return self._numbers.get(str(version.run_id))
 
     def tags(self) -> dict[str, str]:
         """Return the tags of the model: its value in validation, which decides, what makes it comparable, its lineage.
@@ -89,6 +97,7 @@ class ModelLog:
             "sweeper.value": repr(self._trial.value),
             RETRAINED: "train+validation" if self._is_retrained else "no",
             **content.lineage(sweep, self._facts),
+            **confirmed_tags(self._confirmation, self._trial.number),
         }
 
     def _log_model(self, packed: Path | None) -> LoggedModel | None:

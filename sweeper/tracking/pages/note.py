@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweeper.core.text import clean, metric, tally
-from sweeper.core.trials import best_trial
 from sweeper.tracking.pages.links import REPORT, Pages
 from sweeper.tracking.pages.view import view_key
 
@@ -52,10 +51,14 @@ def sweep_note(study: Study, rows: Sequence[TrialRecord], places: Places, tags: 
     if state == "STOPPED":
         counts = counts.replace(" running", " interrupted")
     lines = [f"Sweep **{sweep.name}** {_WORDS[state]}: {counts}."]
-    if (best := best_trial(rows, sweep.objective.direction)) is not None:
+    if (best := study.best()) is not None:
         name = f"trial {best.number}"
         trial = f"[{name}]({pages.run(places.best)})" if places.best else name
         lines.append(f"Best: **{_plain(sweep.objective.metric)} {metric(best.value)}**, {trial}.")
+        found = study.confirmation()
+        if found is not None and found.best is not None and found.best.half_width is not None:
+            seeds, width = len(found.best.values), metric(found.best.half_width)
+            lines.append(f"Confirmed with {seeds} fresh seeds: **{metric(found.best.mean)} ± {width}**.")
         if tested := tags.get(TEST_TAG):
             lines.append(f"On the test set: {_plain(tested)}.")
         if model := tags.get(MODEL_TAG):

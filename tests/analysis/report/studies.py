@@ -17,7 +17,7 @@ from sweeper.search.space import draw, suggest
 from sweeper.spec import Sweep
 from sweeper.study.database import open_database
 from sweeper.study.open import open_study, read_study
-from sweeper.study.storage.records import add_ended_trials
+from sweeper.study.storage.adding import add_ended_trials
 from sweeper.study.storage.tables import Attempts, Reports
 from sweeper.study.view import StudyView
 
