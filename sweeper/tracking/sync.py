@@ -132,13 +132,8 @@ class StudySync:
         return run
 
     def _create(self, client: MlflowClient, name: str, started: Any, tags: Mapping[str, str]) -> KnownRun:
-        tags = {
-            "sweeper.id": self._id,
-            "sweeper.sweep": self._sweep.name,
-            **content.run_tags(self._study.facts),
-            **tags,
-        }
-        tags = fit_tags({key: value for key, value in tags.items() if value})
+        own = {"sweeper.id": self._id, "sweeper.sweep": self._sweep.name, **content.run_tags(self._study.facts)}
+        tags = fit_tags({key: value for key, value in {**own, **tags}.items() if value})
         when = content.milliseconds(started)
         run = client.create_run(self._experiment, start_time=when, tags=tags, run_name=name)
         return KnownRun(run.info.run_id, run.info.status, tags=tags)
