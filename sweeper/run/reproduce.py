@@ -39,7 +39,12 @@ class Reproduction:
 
 
 def reproduce(
-    study: StudyView, row: TrialRecord, *, cpus: int | None = None, on_report: Callable[[Report], None]
+    study: StudyView,
+    row: TrialRecord,
+    *,
+    cpus: int | None = None,
+    on_change: Callable[[str], None],
+    on_report: Callable[[Report], None],
 ) -> Reproduction:
     """Train a trial again from its start, up to its last recorded report, and compare every metric bit for bit.
 
@@ -48,6 +53,7 @@ def reproduce(
 
     Args:
         cpus: CPUs to train with, instead of those that it was recorded with.
+        on_change: called, before the training, with each thing that differs from when the trial was recorded.
         on_report: called with each new report.
 
     Raises:
@@ -64,6 +70,8 @@ def reproduce(
         computed = row.cpus if cpus is None else ((1, cpus),)
         if cpus is not None and computed != (row.cpus or ((1, 1),)):
             changed.append(f"{cpus} {'CPU' if cpus == 1 else 'CPUs'} (was {_in_words(row)})")
+        for change in changed:
+            on_change(change)
         whole_gpu = needs_whole_gpu(study, row)
         task = Task(row.number, row.params, whole_gpu=whole_gpu, recorded=row.step, cpus=computed)
         first: dict[str, tuple[int, float | None, float | None]] = {}

@@ -139,9 +139,10 @@ def test_changed_versions_processor_and_code_are_named(own: Sweep, capsys: pytes
         files = digest_user_code(own.trainable)
         study.record_facts({"versions": {"numpy": "1.0"}, "processor": "Z80", "files": files})
     Path("own.py").write_text(OWN.replace("+=", "-="))
-    code, out, _ = run(capsys, "own", "0")
+    code, out, err = run(capsys, "own", "0")
     assert code == 1 and "different here: the code has changed: own.py" in out
     assert "(was 1.0)" in out and "(was Z80)" in out
+    assert "different here: the code has changed: own.py" in err  # said before the training, which may take an hour
 
 
 def test_code_is_taken_from_the_copy_of_the_sweep(own: Sweep, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,11 @@ def reproduce(
     row = trial_named(study, numbers[0]) if numbers else complete_trial(study, None)
     began = time.monotonic()
     console.print_note(f"training trial {row.number} of {name} again: {row.step} reports")
-    found = train_again(study, row, cpus=cpus, on_report=progress_of(row.step))
+
+    def warn(change: str) -> None:
+        console.print_note(f"different here: {change}")
+
+    found = train_again(study, row, cpus=cpus, on_change=warn, on_report=progress_of(row.step))
     if json:
         report.emit(report.to_json({**asdict(found), "is_equal": found.is_equal}))
     else:
