@@ -67,7 +67,8 @@ class Progress:
             self._reports_seen += report is not None
             return None
         times = self._times.pop(row.number, None)
-        self._efforts[row.number] = Effort(row.step, now - times[0] if times else row.seconds or 0.0)
+        if not row.is_added:
+            self._efforts[row.number] = Effort(row.step, now - times[0] if times else row.seconds or 0.0)
         if row.state == "COMPLETE":
             self.best = best_trial([row] if self.best is None else [self.best, row], self.sweep.objective.direction)
         if known is None or known.state == row.state:

@@ -51,7 +51,8 @@ def ending(row: TrialRecord, sweep: Sweep) -> str:
     word = {"COMPLETE": "complete", "PRUNED": "paused" if row.is_paused else "pruned"}.get(row.state, row.state)
     early = " (returned early)" if row.state == "COMPLETE" and row.step < sweep.budget.reports else ""
     value = f"{clean(sweep.objective.metric)} {metric(row.value)}"
-    return f"trial {row.number} {word} at {position(row, sweep)}{early}, {value}"
+    taken = f" (taken from {row.reused})" if row.reused else ""
+    return f"trial {row.number} {word} at {position(row, sweep)}{early}, {value}{taken}"
 
 
 def cut_reason(reason: str, length: int = MAX_REASON_CHARS) -> str:

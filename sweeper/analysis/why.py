@@ -81,13 +81,15 @@ def why(study: StudyView, row: TrialRecord, decisions: Sequence[Decision] | None
         decisions = study.decisions().get(row.number, ())
     trial = _Trial(study, seen, study.attempts().get(row.number, ()), decisions)
     sentences = _ENDINGS[seen.state](trial)
-    if not row.is_added:
+    if row.reused:
+        sentences.insert(1, f"Its reports were taken from {row.reused}: no worker trained it.")
+    if row.reused or not row.is_added:
         sentences.append(_origin(row))
     return tuple(clean(sentence) for sentence in sentences)
 
 
 def _origin(row: TrialRecord) -> str:
-    origin = row.origin
+    origin = row.origin and row.origin.partition(";")[0]
     if origin is None:
         return "Where its parameters came from was not recorded."
     if origin.startswith("random,"):
@@ -97,14 +99,15 @@ def _origin(row: TrialRecord) -> str:
 
 def _complete(trial: _Trial) -> list[str]:
     row, budget = trial.row, trial.sweep.budget
-    if row.is_added:
+    if row.is_added and row.reused is None:
         return [f"{trial.name} was added to the study{trial.value}, and was not trained here."]
     if row.step < budget.reports:
         how = row.reason or f"returned after {trial.place}"
         made = f"{row.step} of {budget.reports} reports"
         first = f"{trial.name} is complete although it made only {made}: its code {how}{trial.value}."
     else:
-        first = f"{trial.name} is complete: it ran to {trial.place}{trial.value}, {_rank(trial)}."
+        rank = "" if row.reused else f", {_rank(trial)}"
+        first = f"{trial.name} is complete: it ran to {trial.place}{trial.value}{rank}."
     return [first, *_passed(trial), *_earlier(trial)]
 
 

@@ -21,12 +21,14 @@ class Report:
         time: Unix time in seconds.
         metrics: every metric that was reported.
         cpus: the CPUs that computed it, since the report before; None if unknown.
+        source: the finished trial that it was taken from, as in `lstm:17`; None if the trial's worker made it.
     """
 
     step: int
     time: float
     metrics: dict[str, float]
     cpus: int | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,13 @@ class TrialRecord:
         started, ended: when its first attempt started, and when its last one ended.
         resumed: when its current attempt started, if that is not the first.
         spent: seconds that the attempts before the current one ran.
-        is_added: whether somebody added the trial to the study with its value; sweeper has no checkpoint of it.
+        is_added: whether the trial was not trained here, so that it has no checkpoint: somebody added it to the study
+            with its value, or its reports were taken from another.
         origin: where its parameters came from: the type of the sampler, "random start-up" before that has a model,
-            "start point", "fork", or another phrase for people; None if an older sweeper did not record it.
+            "start point", "fork", or another phrase for people; None if an older sweeper did not record it. It also
+            names the trial that its reports were taken from.
         is_paused: whether it is PRUNED, but continues if it ranks higher later.
+        reused: the finished trial that its reports were taken from, as in `lstm:17`.
         cpus: each change of the CPUs that computed it: the number of the first report, and how many. Before the first
             change there was one.
         confirms: the trial that it trains again with a fresh seed; None for a trial of the search.
@@ -70,6 +75,7 @@ class TrialRecord:
     is_added: bool = False
     origin: str | None = None
     is_paused: bool = False
+    reused: str | None = None
     cpus: tuple[tuple[int, int], ...] = ()
     confirms: FreshRun | None = None
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sweeper.core.errors import SweeperError
 from sweeper.core.trials import Failure, TrialRecord, Verdict
 from sweeper.driver.stop import Control
+from sweeper.study.reuse import FinishedTrials
 from sweeper.study.study import SweepStudy
 from sweeper.worker.task import Event, Task
 
@@ -66,6 +67,8 @@ class TuneBridge:
         self._control = control
         self._search = search
         self._trials_with_notice: dict[int, set[str]] = {}
+        may_reuse = study.sweep.budget.reuse or any(row.reused for row in study.rows())
+        self._finished = FinishedTrials(study) if may_reuse and search else None
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Pickle as None: Tune pickles its hooks into snapshots, and no sweep is ever restored from one."""
@@ -80,7 +83,10 @@ class TuneBridge:
         return self._evaluation_task() or FINISHED
 
     def _next_trial_task(self) -> Task | None:
-        """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid."""
+        """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid.
+
+        A trial that takes its reports from a finished one needs no worker.
+        """
         running = {(row.number, row.attempt): row for row in self._study.running()}
         self._prepared = [row for row in self._prepared if (row.number, row.attempt) in running]
         waiting = {(row.number, row.attempt) for row in self._prepared}
@@ -96,6 +102,8 @@ class TuneBridge:
             self._prepared = self._study.ask_together(min(1 + stopping, MAX_PREPARED))
         row = self._prepared.pop(0)
         if row.state == "FAIL":  # it was enqueued with a value outside the space
+            return None
+        if self._finished is not None and self._finished.give(row):
             return None
         task = self._task(row)
         try:

@@ -54,7 +54,7 @@ def _yaml(study: StudyView, row: TrialRecord, title: str) -> str:
     declared: dict[str, Any] = study.sweep.model_dump(mode="json", exclude_defaults=True)
     if study.sweep.dataset is not None:
         declared["dataset"] = {"type": study.sweep.dataset.type, **declared["dataset"]}
-    left_out = ("parallel", "timeout", "cpu_hours", "gpu_hours", "cost")
+    left_out = ("parallel", "timeout", "cpu_hours", "gpu_hours", "cost", "reuse")
     budget = {key: integral(value) for key, value in declared["budget"].items() if key not in left_out}
     constants = dict(row.params)
     model = find_trainable(study.sweep.trainable).params_model if isinstance(study.sweep.trainable, str) else None

@@ -62,7 +62,8 @@ def reproduce(
     """
     recorded, objective = study.reports(row.number), study.sweep.objective.metric
     if row.is_added or not recorded:
-        why = "was added to the study with its value" if row.is_added else "has made no report"
+        how = f"took its reports from {row.reused}" if row.reused else "was added to the study with its value"
+        why = how if row.is_added else "has made no report"
         raise InputError(f"trial {row.number} {why}, so there is nothing to compare with")
     with TemporaryDirectory(prefix="sweeper-") as folder:
         context = context_in(folder, study)

@@ -70,6 +70,10 @@ class Budget(StrictModel):
         3600.0,
         description="A worker that reports nothing for this long is killed, and its trial is retried: 10m, 1h.",
     )
+    reuse: bool = Field(
+        False,
+        description="Take the reports of a finished trial with the same parameters, data, code and seed of a sweep.",
+    )
     max_failures: Annotated[Integer, Field(ge=0)] = Field(
         3,
         description="Retries of a trial whose worker crashed, hung or met a network or file-system error.",

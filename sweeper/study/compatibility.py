@@ -181,7 +181,7 @@ def check_environment(study: SweepStudy, *, allow_code_change: bool) -> dict[str
     code, now = _code_digest(study.sweep), versions(_PACKAGES)
     files, root = digest_user_code(study.sweep.trainable), user_code_root(study.sweep.trainable)
     changed = _changed_code(study.facts, code, files)
-    rows = [row for row in study.rows() if not row.is_added]
+    rows = [row for row in study.rows() if row.reused or not row.is_added]
     has_results = any(row.state in ("COMPLETE", "PRUNED") or (row.state == "RUNNING" and row.step) for row in rows)
     has_history = bool(study.facts.get(HISTORY, {}).get("trials"))
     if changed and (has_results or has_history) and not allow_code_change:

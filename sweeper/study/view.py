@@ -203,7 +203,10 @@ class StudyView:
             found.append(described)
         if rows and rows[0].is_added:
             model = f"the best model is that of trial {best.number}" if best else "there is no model"
-            found.append(f"trial {rows[0].number} leads, but was added to the study and not trained here; {model}")
+            how = f"taken from {rows[0].reused}" if rows[0].reused else "added to the study"
+            found.append(f"trial {rows[0].number} leads, but was {how} and not trained here; {model}")
+        if reused := sum(row.reused is not None for row in rows):
+            found.append(f"{reused} of {len(rows)} trials took their reports from finished ones (budget.reuse)")
         early = [row for row in rows if row.state == "COMPLETE" and not row.is_added and row.reason]
         if early:
             found.append(

@@ -69,6 +69,7 @@ def trial_tags(sweep: Sweep, row: TrialRecord) -> dict[str, str]:
         "sweeper.reason": reason,
         "sweeper.attempt": str(row.attempt),
         "sweeper.node": row.node or "",
+        "sweeper.reused": row.reused or "",
         "sweeper.seconds": "" if row.seconds is None else f"{row.seconds:.3f}",
         "mlflow.note.content": f"Trial {row.number} of sweep {sweep.name}{what}: {row.state}{reason and f', {reason}'}",
         **({} if fresh is None else {"sweeper.confirms": str(fresh.trial), "sweeper.seed": str(fresh.seed)}),

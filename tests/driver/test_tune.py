@@ -116,6 +116,19 @@ def test_every_sampler_proposes_what_the_space_allows(make_sweep: MakeSweep, kin
     assert len(set(points)) == 8 if kind == "grid" else len(set(points)) > 1
 
 
+def test_trial_that_another_sweep_has_finished_is_not_trained_again(make_sweep: MakeSweep) -> None:
+    space = {"height": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.25}}
+    grid = {"sampler": {"type": "grid"}, "space": space}
+    known = {row.params["height"] for row in tune(make_sweep(name="some", budget={"trials": 3, "epochs": 2}, **grid))}
+    budget = {"trials": 5, "epochs": 2, "reuse": True}
+    spy, again = Spy(), make_sweep(name="again", budget=budget, **grid)
+    rows = tune(again, listeners=(spy,))
+    assert_sound(again, rows, spy)
+    assert {row.params["height"] for row in rows if row.reused} == known
+    assert all((row.node is None) == (row.reused is not None) for row in rows)
+    assert {row.reused is not None for row in tune(make_sweep(name="all", budget=budget, **grid))} == {True}
+
+
 def test_sampler_never_sees_a_pruned_trial_as_complete(make_sweep: MakeSweep) -> None:
     """Ray's own OptunaSearch tells Optuna COMPLETE, with the value of the moment, for what a scheduler stopped."""
     sweep = make_sweep(

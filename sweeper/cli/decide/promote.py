@@ -129,7 +129,9 @@ def complete_trial(study: StudyView, number: int | None) -> TrialRecord:
     if number is None:
         if (best := study.best()) is not None:
             return best
-        raise InputError(f"no trial of sweep {study.name!r} has completed yet, so none has left a model")
+        number = next((row.number for row in study.leaderboard() if row.state == "COMPLETE" and row.reused), None)
+        if number is None:
+            raise InputError(f"no trial of sweep {study.name!r} has completed yet, so none has left a model")
     if number not in rows:
         nearest = min(rows, key=lambda other: abs(other - number), default=None)
         hint = (
@@ -143,6 +145,11 @@ def complete_trial(study: StudyView, number: int | None) -> TrialRecord:
         raise InputError(
             f"trial {number} is {row.state}{reason}; only a COMPLETE trial leaves a model: "
             f"{format_list(complete, nothing='there is none')}"
+        )
+    if row.reused:
+        raise InputError(
+            f"trial {number} took its reports from {row.reused} and was not trained here; `sweeper promote "
+            f"{row.reused}` promotes the model of that trial"
         )
     if row.is_added:
         raise InputError(f"trial {number} was added to the study and not trained here, so it left no model")

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-CPUS = "cpus"
-"""Attribute of a trial for `TrialRecord.cpus`."""
+CPUS, REUSED = "cpus", "reused"
+"""Attributes of a trial for `TrialRecord.cpus` and `TrialRecord.reused`."""
 
 
 def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
@@ -51,12 +51,18 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
         resumed=_moment(own.get("resumed")),
         spent=own.get("spent", 0.0),
         # A trial that sweeper 0.1 trained has no `started`, but the node of its first report.
-        is_added=trial.state == TrialState.COMPLETE and not {"started", "node"} & own.keys(),
-        origin=own.get(ORIGIN),
+        is_added=REUSED in own or (trial.state == TrialState.COMPLETE and not {"started", "node"} & own.keys()),
+        origin=_with_source(own.get(ORIGIN), own.get(REUSED)),
+        reused=own.get(REUSED),
         is_paused=PAUSED in own,
         cpus=tuple((first, cpus) for first, cpus in own.get(CPUS, ())),
         confirms=FreshRun(*own[CONFIRMS]) if CONFIRMS in own else None,
     )
+
+
+def _with_source(origin: str | None, source: str | None) -> str | None:
+    """Return the origin of a trial's parameters with that of its reports."""
+    return origin if source is None else f"{origin or 'unknown'}; reports of {source}"
 
 
 def _moment(seconds: float | None) -> datetime | None:
@@ -91,6 +97,10 @@ def _with_report(trial: optuna.Trial, row: TrialRecord, report: Report, node: st
         trial.set_user_attr(CPUS, cpus)
     if node not in (None, row.node):
         trial.set_user_attr("node", node)
+    if report.source is not None and row.reused is None:
+        trial.set_user_attr(REUSED, report.source)
+        origin = _with_source(row.origin, report.source)
+        row = replace(row, is_added=True, reused=report.source, origin=origin)
     trial.report(value := report.metrics[sweep.objective.metric], report.step)
     return replace(row, value=value, step=report.step, node=node or row.node, cpus=cpus)
 
