@@ -14,8 +14,8 @@ from sweeper.core.secrets import redact
 from sweeper.core.text import clean
 
 if TYPE_CHECKING:
-    from sweeper.study.commands import Command
     from sweeper.study.deletion import Deletion
+    from sweeper.study.storage.commands import Command
     from sweeper.study.view import StudyView
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any, Literal, Protocol
-
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Report:
@@ -103,21 +99,6 @@ class Listener(Protocol):
 
     def on_phase(self, message: str) -> None:
         """Handle the start of a new phase of the sweep, described by `message`."""
-
-
-def notify(listeners: Iterable[Listener], row: TrialRecord, report: Report | None) -> None:
-    """Tell listeners of a change. One that fails is logged: it only watches, and must not be able to stop the sweep."""
-    for listener in listeners:
-        try:
-            listener.on_trial(row, report)
-        except Exception:
-            logger.exception("%s failed on trial %d", type(listener).__name__, row.number)
-
-
-def announce(listeners: Iterable[Listener], message: str) -> None:
-    """Tell listeners that a new phase of a sweep has started, or something else about it as a whole."""
-    for listener in listeners:
-        listener.on_phase(message)
 
 
 Direction = Literal["maximize", "minimize"]

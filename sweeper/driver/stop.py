@@ -25,7 +25,7 @@ from sweeper.core.files import PinnedPath
 from sweeper.core.secrets import redact
 
 if TYPE_CHECKING:
-    from sweeper.study.commands import Command
+    from sweeper.study.storage.commands import Command
     from sweeper.study.study import SweepStudy
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from sweeper.core.errors import InputError, StorageError, SweeperError
 from sweeper.core.files import PinnedPath
 from sweeper.core.text import first_line
 from sweeper.core.urls import connect_to_read
-from sweeper.study.commands import Commands
 from sweeper.study.database_url import is_sqlite_file, parse_database_url, refuse_network_file_system
 from sweeper.study.lease import Lease, find_held
+from sweeper.study.storage.commands import Commands
 from sweeper.study.storage.exchange import division_by_zero_means, one_exchange, try_out_idle_connections
 from sweeper.study.storage.tables import create_tables, drop_unused_tables, is_used, look_at_tables
 

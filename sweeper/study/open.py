@@ -14,16 +14,17 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.core.errors import InputError, StopReason, StorageError, SweeperError
-from sweeper.core.trials import Listener, notify
+from sweeper.core.trials import Listener
 from sweeper.search.history import ORIGIN, is_fresh_run, is_history, marks_of
 from sweeper.search.seeding import fork_seed
 from sweeper.spec import Sweep
-from sweeper.study.commands import Command
 from sweeper.study.compatibility import Origin, check_resumable, next_eras, take_over, with_reached_total
 from sweeper.study.database import Database, open_database
 from sweeper.study.lease import Lease, find_held
+from sweeper.study.queue import notify
 from sweeper.study.storage.adding import add_ended_trials
 from sweeper.study.storage.cache import OwnerCachedStorage
+from sweeper.study.storage.commands import Command
 from sweeper.study.storage.outage import storage_errors
 from sweeper.study.storage.tables import SWEEP, delete_rows
 from sweeper.study.study import SweepStudy

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeper.core.errors import StopReason
-from sweeper.core.trials import FreshRun, Listener, Report, TrialRecord, announce, notify
+from sweeper.core.trials import FreshRun, Listener, Report, TrialRecord
 from sweeper.search.history import TriedPoints
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.pruning.promotion import forget_rungs, note_revived, revival
@@ -27,6 +28,9 @@ from sweeper.study.view import FACTS, StudyView, seconds_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+
+logger = logging.getLogger(__name__)
 
 
 class TrialQueue(StudyView):
@@ -195,3 +199,18 @@ class TrialQueue(StudyView):
         self.spending.note(row)
         notify(self._listeners, row, report)
         return row
+
+
+def notify(listeners: Iterable[Listener], row: TrialRecord, report: Report | None) -> None:
+    """Tell listeners of a change. One that fails is logged: it only watches, and must not be able to stop the sweep."""
+    for listener in listeners:
+        try:
+            listener.on_trial(row, report)
+        except Exception:
+            logger.exception("%s failed on trial %d", type(listener).__name__, row.number)
+
+
+def announce(listeners: Iterable[Listener], message: str) -> None:
+    """Tell listeners that a new phase of a sweep has started, or something else about it as a whole."""
+    for listener in listeners:
+        listener.on_phase(message)

@@ -13,9 +13,9 @@ from sweeper.core.trials import Failure
 from sweeper.driver import stop
 from sweeper.driver.stop import RunControl, StopSignal
 from sweeper.spec import Sweep
-from sweeper.study.commands import Command
 from sweeper.study.open import list_sweeps, open_study, send_command
 from sweeper.study.retry import MAX_SAME_FAILURES
+from sweeper.study.storage.commands import Command
 from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]
