@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Literal, Protocol
 
+
 @dataclass(frozen=True)
 class Report:
     """One report of a trial.
