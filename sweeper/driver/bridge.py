@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sweeper.core.errors import SweeperError
 from sweeper.core.trials import Failure, TrialRecord, Verdict
 from sweeper.driver.stop import Control
-from sweeper.study.storage.reuse import FinishedTrials
+from sweeper.study.reuse import FinishedTrials
 from sweeper.study.study import SweepStudy
 from sweeper.worker.task import Event, Task
 

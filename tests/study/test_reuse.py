@@ -14,7 +14,7 @@ from sweeper.cli.main import main
 from sweeper.core.trials import Report, TrialRecord
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
-from sweeper.study.storage.reuse import FinishedTrials
+from sweeper.study.reuse import FinishedTrials
 from sweeper.study.study import SweepStudy
 
 MakeSweep = Callable[..., Sweep]

@@ -1,1 +1,1 @@
-"""Storage of a study: Optuna's tables with a cache, sweeper's tables, finished trials to reuse, waits for a database."""
+"""Storage of a study: Optuna's tables with a cache, sweeper's tables, and the wait for a database that is down."""
