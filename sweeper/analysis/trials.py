@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.files import read_small
 from sweeper.core.sweep_folder import MARKER, MAX_MARKER_BYTES, SweepFolder
-from sweeper.core.text import clean, metric, shorten
+from sweeper.core.text import clean, metric, number, shorten
 from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
@@ -109,8 +109,12 @@ def confirmed_cells(found: Confirmation) -> list[tuple[str, ...]]:
 
 
 def _interval(each: Contender) -> str:
-    width = "" if each.half_width is None else f" ± {metric(each.half_width)}"
-    return metric(each.mean) + width
+    return metric(each.mean) + ("" if each.half_width is None else f" ± {_difference(each.half_width)}")
+
+
+def _difference(value: float) -> str:
+    """Format a small difference of two values with the decimals of `metric`, where these show any of it."""
+    return f"{value:.4f}" if value == 0 or 5e-5 <= value < 1e4 else number(value, 2)
 
 
 def describe_confirmed(found: Confirmation, direction: Direction) -> str:
@@ -124,7 +128,7 @@ def describe_confirmed(found: Confirmation, direction: Direction) -> str:
     if best is None or best.mean is None:
         return "not confirmed: a run of each of the best trials failed"
     gain = (best.searched - best.mean) * (1 if direction == "maximize" else -1)
-    curse = f"the search flattered it by {metric(gain)}" if gain > 0 else "the search did not flatter it"
+    curse = f"the search flattered it by {_difference(gain)}" if gain > 0 else "the search did not flatter it"
     text = f"searched {metric(best.searched)}, confirmed {_interval(best)} over {len(best.values)} seeds: {curse}"
     if found.p_value is not None:
         verdict = "more than noise" if found.p_value < MAX_P_VALUE else "perhaps only noise"

@@ -90,6 +90,8 @@ def _origin(row: TrialRecord) -> str:
     origin = row.origin
     if origin is None:
         return "Where its parameters came from was not recorded."
+    if row.confirms is not None:
+        return f"Its parameters are those of trial {row.confirms.trial}."
     if origin.startswith("random,"):
         return f"Its parameters were drawn at {origin}."
     return _ORIGINS.get(origin, f"The sampler {origin} proposed its parameters.")
@@ -105,12 +107,15 @@ def _complete(trial: _Trial) -> list[str]:
         first = f"{trial.name} is complete although it made only {made}: its code {how}{trial.value}."
     else:
         first = f"{trial.name} is complete: it ran to {trial.place}{trial.value}, {_rank(trial)}."
+    if (fresh := row.confirms) is not None:
+        first = f"{trial.name} trained trial {fresh.trial} again with a fresh seed, to {trial.place}{trial.value}."
     return [first, *_passed(trial), *_earlier(trial)]
 
 
 def _rank(trial: _Trial) -> str:
     """Say how a complete trial compares with the others."""
-    complete = [other for other in trial.study.rows() if other.state == "COMPLETE" and not other.is_added]
+    rows = trial.study.rows(with_fresh=trial.row.confirms is not None)
+    complete = [other for other in rows if other.state == "COMPLETE" and not other.is_added]
     if len(complete) == 1:
         return "the only complete trial"
     ranked = [other.number for other in leaderboard(complete, trial.sweep.objective.direction)]

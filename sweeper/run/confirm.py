@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.trials import is_done
 from sweeper.core.errors import InputError
+from sweeper.core.text import tally
 from sweeper.core.trials import TrialRecord
 from sweeper.worker.task import WorkerContext
 
@@ -34,8 +36,9 @@ def check_confirmable(study: StudyView) -> None:
         )
     complete = [row for row in rows if row.state == "COMPLETE"]
     if not complete:
+        counts = tally(Counter(row.state for row in rows))
         raise InputError(
-            f"none of the {len(rows)} trials of sweep {study.name!r} is COMPLETE, so there is nothing to confirm. See: "
+            f"no trial of sweep {study.name!r} is COMPLETE ({counts}), so there is nothing to confirm. See: "
             f"sweeper show {study.name}"
         )
     if all(row.is_added for row in complete):

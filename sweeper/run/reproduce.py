@@ -73,7 +73,8 @@ def reproduce(
         if cpus is not None and computed != (row.cpus or ((1, 1),)):
             changed.append(f"{cpus} {'CPU' if cpus == 1 else 'CPUs'} (was {_in_words(row)})")
         whole_gpu = any(attempt.kind == "gpu" for attempt in study.attempts().get(row.number, ()))
-        task = Task(row.number, row.params, whole_gpu=whole_gpu, recorded=row.step, cpus=computed)
+        seed = None if row.confirms is None else row.confirms.seed
+        task = Task(row.number, row.params, whole_gpu=whole_gpu, recorded=row.step, cpus=computed, seed=seed)
         first: dict[str, tuple[int, float | None, float | None]] = {}
         made = 0
         with closing(_reports(context, task, len(recorded))) as reports:

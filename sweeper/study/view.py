@@ -204,6 +204,9 @@ class StudyView:
         if rows and rows[0].is_added:
             model = f"the best model is that of trial {best.number}" if best else "there is no model"
             found.append(f"trial {rows[0].number} leads, but was added to the study and not trained here; {model}")
+        confirmation = self.confirmation()
+        if self.sweep.confirm is not None and (confirmation is None or not confirmation.is_complete):
+            found.append("the best trials are not confirmed with fresh seeds yet; no model is registered before")
         early = [row for row in rows if row.state == "COMPLETE" and not row.is_added and row.reason]
         if early:
             found.append(
