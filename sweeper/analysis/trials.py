@@ -54,6 +54,13 @@ def ending(row: TrialRecord, sweep: Sweep) -> str:
     return f"trial {row.number} {word} at {position(row, sweep)}{early}, {value}"
 
 
+def seed_of(row: TrialRecord, sweep: Sweep) -> str:
+    """Name a fresh run by what it confirms: trial 12, seed 3 of 5."""
+    assert row.confirms is not None
+    seeds = f" of {sweep.confirm.seeds}" if sweep.confirm else ""
+    return f"trial {row.confirms.trial}, seed {row.confirms.run}{seeds}"
+
+
 def cut_reason(reason: str, length: int = MAX_REASON_CHARS) -> str:
     """Cut the reason of a failure to a length, but not the place in the code at its end, as in (train.py:4)."""
     text = clean(reason)
