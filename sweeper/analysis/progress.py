@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.estimate import MIN_ENDED, Effort, seconds_left
-from sweeper.analysis.trials import as_seen, cut_reason, ending, position
+from sweeper.analysis.trials import as_seen, cut_reason, ending, position, seed_of
 from sweeper.core.text import clean, duration, format_list, metric, span
 from sweeper.core.trials import best_trial
 
@@ -87,16 +87,10 @@ class Progress:
         if not is_new or (known is None and row.state != "RUNNING"):
             return None
         if row.state == "RUNNING":
-            return f"confirming {self.seed_of(row)}"
+            return f"confirming {seed_of(row, self.sweep)}"
         if row.state != "COMPLETE":
-            return f"{self.seed_of(row)} {row.state.lower()}: {cut_reason(row.reason or 'unknown reason')}"
-        return f"{self.seed_of(row)}: {clean(self.sweep.objective.metric)} {metric(row.value)}"
-
-    def seed_of(self, row: TrialRecord) -> str:
-        """Name a fresh run: trial 12, seed 3 of 5."""
-        assert row.confirms is not None
-        seeds = f" of {self.sweep.confirm.seeds}" if self.sweep.confirm else ""
-        return f"trial {row.confirms.trial}, seed {row.confirms.run}{seeds}"
+            return f"{seed_of(row, self.sweep)} {row.state.lower()}: {cut_reason(row.reason or 'unknown reason')}"
+        return f"{seed_of(row, self.sweep)}: {clean(self.sweep.objective.metric)} {metric(row.value)}"
 
     def confirming(self) -> list[TrialRecord]:
         """Return the fresh runs that have not ended."""
@@ -181,7 +175,7 @@ class Progress:
 
     def confirms(self) -> str:
         """Say which of the best trials are trained again now; empty if none is."""
-        running = [self.seed_of(row) for row in self.confirming()]
+        running = [seed_of(row, self.sweep) for row in self.confirming()]
         ended = len(self.fresh) - len(running)
         return f"confirming {'; '.join(running)} ({ended} runs have ended)" if running else ""
 

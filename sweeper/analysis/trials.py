@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.files import read_small
 from sweeper.core.sweep_folder import MARKER, MAX_MARKER_BYTES, SweepFolder
-from sweeper.core.text import clean, metric, shorten
+from sweeper.core.text import clean, metric, number, shorten
 from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
@@ -53,6 +53,13 @@ def ending(row: TrialRecord, sweep: Sweep) -> str:
     value = f"{clean(sweep.objective.metric)} {metric(row.value)}"
     taken = f" (taken from {row.reused})" if row.reused else ""
     return f"trial {row.number} {word} at {position(row, sweep)}{early}, {value}{taken}"
+
+
+def seed_of(row: TrialRecord, sweep: Sweep) -> str:
+    """Name a fresh run by what it confirms: trial 12, seed 3 of 5."""
+    assert row.confirms is not None
+    seeds = f" of {sweep.confirm.seeds}" if sweep.confirm else ""
+    return f"trial {row.confirms.trial}, seed {row.confirms.run}{seeds}"
 
 
 def cut_reason(reason: str, length: int = MAX_REASON_CHARS) -> str:
@@ -110,8 +117,12 @@ def confirmed_cells(found: Confirmation) -> list[tuple[str, ...]]:
 
 
 def _interval(each: Contender) -> str:
-    width = "" if each.half_width is None else f" ± {metric(each.half_width)}"
-    return metric(each.mean) + width
+    return metric(each.mean) + ("" if each.half_width is None else f" ± {_difference(each.half_width)}")
+
+
+def _difference(value: float) -> str:
+    """Format a small difference of two values with the decimals of `metric`, where these show any of it."""
+    return f"{value:.4f}" if value == 0 or 5e-5 <= value < 1e4 else number(value, 2)
 
 
 def describe_confirmed(found: Confirmation, direction: Direction) -> str:
@@ -125,7 +136,7 @@ def describe_confirmed(found: Confirmation, direction: Direction) -> str:
     if best is None or best.mean is None:
         return "not confirmed: a run of each of the best trials failed"
     gain = (best.searched - best.mean) * (1 if direction == "maximize" else -1)
-    curse = f"the search flattered it by {metric(gain)}" if gain > 0 else "the search did not flatter it"
+    curse = f"the search flattered it by {_difference(gain)}" if gain > 0 else "the search did not flatter it"
     text = f"searched {metric(best.searched)}, confirmed {_interval(best)} over {len(best.values)} seeds: {curse}"
     if found.p_value is not None:
         verdict = "more than noise" if found.p_value < MAX_P_VALUE else "perhaps only noise"

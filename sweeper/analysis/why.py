@@ -92,6 +92,8 @@ def _origin(row: TrialRecord) -> str:
     origin = row.origin and row.origin.partition(";")[0]
     if origin is None:
         return "Where its parameters came from was not recorded."
+    if row.confirms is not None:
+        return f"Its parameters are those of trial {row.confirms.trial}."
     if origin.startswith("random,"):
         return f"Its parameters were drawn at {origin}."
     return _ORIGINS.get(origin, f"The sampler {origin} proposed its parameters.")
@@ -108,12 +110,15 @@ def _complete(trial: _Trial) -> list[str]:
     else:
         rank = "" if row.reused else f", {_rank(trial)}"
         first = f"{trial.name} is complete: it ran to {trial.place}{trial.value}{rank}."
+    if (fresh := row.confirms) is not None:
+        first = f"{trial.name} trained trial {fresh.trial} again with a fresh seed, to {trial.place}{trial.value}."
     return [first, *_passed(trial), *_earlier(trial)]
 
 
 def _rank(trial: _Trial) -> str:
     """Say how a complete trial compares with the others."""
-    complete = [other for other in trial.study.rows() if other.state == "COMPLETE" and not other.is_added]
+    rows = trial.study.rows(with_fresh=trial.row.confirms is not None)
+    complete = [other for other in rows if other.state == "COMPLETE" and not other.is_added]
     if len(complete) == 1:
         return "the only complete trial"
     ranked = [other.number for other in leaderboard(complete, trial.sweep.objective.direction)]

@@ -150,7 +150,8 @@ def _run_verb(arguments: list[str]) -> int:
         return _print_failure(error, f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug=debug)
     except SweeperError as error:
         code = _print_failure(error, str(error), error.exit_code, debug=debug)
-        if arguments[0] in ("run", "resume") and isinstance(error, StorageError | CapacityError | StoppedError):
+        can_resume = isinstance(error, StorageError | CapacityError | StoppedError)
+        if can_resume and arguments[0] in ("run", "resume", "confirm"):
             from sweeper.cli.console import print_note
 
             print_note(f"The same command resumes the sweep: {shlex.join(['sweeper', *arguments])}")

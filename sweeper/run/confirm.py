@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.trials import is_done
 from sweeper.core.errors import InputError
+from sweeper.core.text import tally
 from sweeper.core.trials import TrialRecord
+from sweeper.worker.checkpoints import CheckpointCleaner
 from sweeper.worker.task import WorkerContext
 
 if TYPE_CHECKING:
@@ -34,8 +37,9 @@ def check_confirmable(study: StudyView) -> None:
         )
     complete = [row for row in rows if row.state == "COMPLETE"]
     if not complete:
+        counts = tally(Counter(row.state for row in rows))
         raise InputError(
-            f"none of the {len(rows)} trials of sweep {study.name!r} is COMPLETE, so there is nothing to confirm. See: "
+            f"no trial of sweep {study.name!r} is COMPLETE ({counts}), so there is nothing to confirm. See: "
             f"sweeper show {study.name}"
         )
     if all(row.is_added for row in complete):
@@ -51,6 +55,13 @@ def is_settled(study: StudyView) -> bool:
         return True
     found = study.confirmation()
     return found is not None and found.is_complete
+
+
+def checkpoint_cleaner(context: WorkerContext) -> CheckpointCleaner:
+    """Return the listener that deletes checkpoints: it keeps those of the best trial, or of all that are confirmed."""
+    sweep, is_slow = context.sweep, context.folder.url is not None
+    kept = sweep.confirm.top if sweep.confirm else 1
+    return CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=is_slow, kept=kept)
 
 
 def model_source(study: StudyView, context: WorkerContext, best: TrialRecord) -> TrialRecord:

@@ -73,8 +73,8 @@ def reproduce(
             changed.append(f"{cpus} {'CPU' if cpus == 1 else 'CPUs'} (was {_in_words(row)})")
         for change in changed:
             on_change(change)
-        whole_gpu = needs_whole_gpu(study, row)
-        task = Task(row.number, row.params, whole_gpu=whole_gpu, recorded=row.step, cpus=computed)
+        whole_gpu, seed = needs_whole_gpu(study, row), None if row.confirms is None else row.confirms.seed
+        task = Task(row.number, row.params, whole_gpu=whole_gpu, recorded=row.step, cpus=computed, seed=seed)
         first: dict[str, tuple[int, float | None, float | None]] = {}
         made = 0
         with closing(reports_of(context, task, len(recorded))) as reports:

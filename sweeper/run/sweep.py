@@ -29,9 +29,8 @@ from sweeper.core.trials import Champion, Listener, TrialRecord
 from sweeper.driver.auth import check_cluster, cluster_address
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
-from sweeper.run.confirm import clear_others, is_settled, model_source
+from sweeper.run.confirm import checkpoint_cleaner, clear_others, is_settled, model_source
 from sweeper.spec import Sweep
-from sweeper.worker.checkpoints import CheckpointCleaner
 from sweeper.worker.task import WorkerContext
 
 if TYPE_CHECKING:
@@ -94,8 +93,7 @@ def run_sweep(
     check_cluster(address, insecure=insecure)
     tracking.check_store(uri, sweep.tracking.experiment)
     projection = tracking.Projection(sweep, uri)
-    kept, is_slow = sweep.confirm.top if sweep.confirm else 1, place.url is not None
-    cleaner = CheckpointCleaner(context.checkpoints, sweep.objective.direction, is_slow=is_slow, kept=kept)
+    cleaner = checkpoint_cleaner(context)
     from sweeper.study.compatibility import check_environment, record_start  # not before a refusal: Optuna is slow
     from sweeper.study.open import open_study
 

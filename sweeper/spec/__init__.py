@@ -1,6 +1,7 @@
 """Sweep files: their models, how they are loaded, and every message about a mistake in them."""
 
 from sweeper.search.budget import Budget
+from sweeper.search.confirming import Confirm
 from sweeper.spec.resources import Resources, TrialResources
 from sweeper.spec.sweep import Objective, Sweep, Tracking, load_sweep, sweep_schema
 from sweeper.spec.trainable import Command
@@ -8,6 +9,7 @@ from sweeper.spec.trainable import Command
 __all__ = [
     "Budget",
     "Command",
+    "Confirm",
     "Objective",
     "Resources",
     "Sweep",

@@ -207,6 +207,9 @@ class StudyView:
             found.append(f"trial {rows[0].number} leads, but was {how} and not trained here; {model}")
         if reused := sum(row.reused is not None for row in rows):
             found.append(f"{reused} of {len(rows)} trials took their reports from finished ones (budget.reuse)")
+        confirmation = self.confirmation()
+        if self.sweep.confirm is not None and (confirmation is None or not confirmation.is_complete):
+            found.append("the best trials are not confirmed with fresh seeds yet; no model is registered before")
         early = [row for row in rows if row.state == "COMPLETE" and not row.is_added and row.reason]
         if early:
             found.append(

@@ -22,10 +22,10 @@ from typing import Any
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  imported before the fork
 from sqlalchemy.engine.default import DefaultDialect
 
-from sweeper import run
 from sweeper.core.trials import Verdict
 from sweeper.driver.bridge import TuneBridge
 from sweeper.driver.stop import Control
+from sweeper.run import sweep as run
 from sweeper.spec import load_sweep
 from sweeper.study.compatibility import record_dataset
 from sweeper.study.study import SweepStudy
@@ -87,11 +87,11 @@ def _is_durable(args: tuple[Any, ...]) -> bool:
 
 
 def tune_trials(
-    study: SweepStudy, context: WorkerContext, *, control: Control, must_evaluate: Any
+    study: SweepStudy, context: WorkerContext, *, control: Control, must_evaluate: Any, **others: Any
 ) -> dict[str, float] | None:
     """Run the trials in this process, in the place of `sweeper.driver.tune.tune_trials`."""
     one_by_one: Any = {"has_room": lambda handed_out: not handed_out}
-    bridge = TuneBridge(study, must_evaluate=must_evaluate, control=control, **one_by_one)
+    bridge = TuneBridge(study, must_evaluate=must_evaluate, control=control, **one_by_one, **others)
     while not isinstance(task := bridge.next_task(), str):
         if task is None:
             time.sleep(0.05)

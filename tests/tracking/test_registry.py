@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sweeper.core.errors import TrackingError
-from sweeper.core.trials import Champion
+from sweeper.core.trials import Champion, Confirmation, Contender
 from sweeper.spec import Sweep
 from sweeper.tracking import promote, register_champion, start_ui, sync
 from sweeper.tracking.client import connect
@@ -481,3 +481,28 @@ def test_champion_registered_through_a_server_loads_through_it(
         _python(LOAD, ui.url, "served", packed, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")
     finally:
         ui.stop()
+
+
+def test_sweeps_that_were_both_confirmed_compare_their_means(
+    finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
+) -> None:
+    lucky, steady = finish("lucky", 0.9), finish("steady", 0.8)
+    lucky.confirmed = Confirmation((Contender(0, 0.9, (0.70, 0.72, 0.71), 0.02),), 3, is_complete=True)
+    steady.confirmed = Confirmation((Contender(0, 0.8, (0.78, 0.79, 0.80), 0.02),), 3, is_complete=True)
+    assert _register(lucky, champion_folder, uri).promoted
+    found = _register(steady, champion_folder, uri)
+    assert found.promoted and "score 0.79 against 0.71, both with fresh seeds; more than noise, p = 0.0" in found.reason
+
+
+def test_confirmed_trial_replaces_the_lucky_champion_of_its_own_sweep(
+    finish: Callable[..., RecordedStudy], champion_folder: Path, uri: str
+) -> None:
+    study = finish("late", 0.9)
+    study.trial(2, 0.85)
+    sync(study, uri)
+    assert _register(study, champion_folder, uri).version == 1
+    contenders = (Contender(2, 0.85, (0.84, 0.85), 0.02), Contender(0, 0.9, (0.5, 0.6), 0.2))
+    study.confirmed = Confirmation(contenders, 2, is_complete=True)
+    for reason in ("beats version 1, trial 0 of the same sweep", "as before"):
+        champion = register_champion(study, study.rows()[2], {"test_accuracy": 0.8}, champion_folder, uri)
+        assert champion is not None and champion.promoted and champion.reason.startswith(reason)

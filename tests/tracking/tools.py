@@ -34,6 +34,7 @@ class RecordedStudy:
         self.sweep, self.name, self.listeners = sweep, sweep.name, listeners
         self.id = uuid4().hex
         self.facts: dict[str, Any] = {"dataset": DATASET}
+        self.confirmed: Confirmation | None = None
         self._rows: dict[int, TrialRecord] = {}
         self._reports: dict[int, list[Report]] = {}
         self._seconds = itertools.count()
@@ -47,10 +48,12 @@ class RecordedStudy:
         return [row for row in rows if with_fresh or row.confirms is None]
 
     def best(self) -> TrialRecord | None:
+        if self.confirmed is not None and self.confirmed.best is not None:
+            return self._rows[self.confirmed.best.trial]
         return best_trial(self.rows(), self.sweep.objective.direction)
 
     def confirmation(self) -> Confirmation | None:
-        return None
+        return self.confirmed
 
     def reports(self, number: int) -> list[Report]:
         return list(self._reports.get(number, []))

@@ -5,25 +5,25 @@ from pathlib import Path
 import pytest
 
 from sweeper.core.sweep_folder import SweepFolder
-from sweeper.core.trials import Direction, TrialRecord
+from sweeper.core.trials import Direction, FreshRun, TrialRecord
 from sweeper.worker.checkpoints import CheckpointCleaner, CheckpointStore
 
 
 class Trials:
     """Trials that have a checkpoint each and end in any order."""
 
-    def __init__(self, folder: Path, direction: Direction) -> None:
+    def __init__(self, folder: Path, direction: Direction, kept: int = 1) -> None:
         self.folder = SweepFolder(folder)
         (folder / "trials").mkdir()
-        self.cleaner = CheckpointCleaner(self.store, direction)
+        self.cleaner = CheckpointCleaner(self.store, direction, kept=kept)
 
     def store(self, number: int) -> CheckpointStore:
         return CheckpointStore(self.folder.trial(number))
 
-    def end(self, number: int, value: float | None, state: str = "COMPLETE") -> None:
+    def end(self, number: int, value: float | None, state: str = "COMPLETE", confirms: FreshRun | None = None) -> None:
         self.store(number).save(3, {"score": 1.0}, lambda folder: (folder / "weights").touch())
         self.cleaner.on_trial(TrialRecord(number, "RUNNING", {}), None)
-        self.cleaner.on_trial(TrialRecord(number, state, {}, value=value, step=3), None)
+        self.cleaner.on_trial(TrialRecord(number, state, {}, value=value, step=3, confirms=confirms), None)
 
     def left(self) -> list[int]:
         return [number for number in range(9) if self.store(number).latest() is not None]
@@ -45,3 +45,13 @@ def test_only_the_best_complete_trial_keeps_its_checkpoint(tmp_path: Path, direc
     trials.end(3, 2.0, "PRUNED")
     trials.end(4, None, "FAIL")
     assert trials.left() == [best]
+
+
+def test_trials_that_are_confirmed_later_keep_their_checkpoints(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, "maximize", kept=2)
+    for number, value in enumerate([0.1, 0.9, 0.4]):
+        trials.end(number, value)
+    assert trials.left() == [1, 2]
+    for number, fresh in enumerate([FreshRun(1, 1, 7), FreshRun(2, 1, 8), FreshRun(1, 2, 9)], 3):
+        trials.end(number, 2.0, confirms=fresh)
+    assert trials.left() == [1, 2, 3, 4], "the first fresh run of each may have to stand in for its trial"

@@ -74,7 +74,9 @@ class Material:
     def of(cls, study: StudyView, tested: Evaluated, *, is_running: bool, moment: datetime) -> Material:
         """Read a study."""
         rows = as_seen(study.rows(), is_running=is_running)
-        read = study.all_reports(), study.attempts(), study.decisions()
+        numbers = {row.number for row in rows}
+        attempts = {number: failed for number, failed in study.attempts().items() if number in numbers}
+        read = study.all_reports(), attempts, study.decisions()
         return cls(study, rows, *read, tested.with_recorded(study), is_running, moment)
 
     @property

@@ -38,7 +38,7 @@ def confirm(
 
     def wanted(study: StudyView) -> str:
         from sweeper.run.confirm import check_confirmable
-        from sweeper.search.confirming import Confirm
+        from sweeper.spec import Confirm
 
         check_confirmable(study)
         asked = study.sweep.confirm or Confirm()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweeper.core.text import clean, metric, tally
+from sweeper.core.text import clean, metric, number, tally
 from sweeper.tracking.pages.links import REPORT, Pages
 from sweeper.tracking.pages.view import view_key
 
@@ -57,7 +57,7 @@ def sweep_note(study: Study, rows: Sequence[TrialRecord], places: Places, tags: 
         lines.append(f"Best: **{_plain(sweep.objective.metric)} {metric(best.value)}**, {trial}.")
         found = study.confirmation()
         if found is not None and found.best is not None and found.best.half_width is not None:
-            seeds, width = len(found.best.values), metric(found.best.half_width)
+            seeds, width = len(found.best.values), number(found.best.half_width, 2)
             lines.append(f"Confirmed with {seeds} fresh seeds: **{metric(found.best.mean)} ± {width}**.")
         if tested := tags.get(TEST_TAG):
             lines.append(f"On the test set: {_plain(tested)}.")

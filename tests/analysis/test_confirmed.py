@@ -1,0 +1,65 @@
+"""What a confirmation is in words, and its runs in the progress of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sweeper.analysis.progress import Progress
+from sweeper.analysis.trials import confirmed_cells, describe_confirmed
+from sweeper.core.trials import Confirmation, Contender, FreshRun, Report, TrialRecord
+from sweeper.spec import Sweep
+
+MakeSweep = Callable[..., Sweep]
+
+CONTENDERS = (
+    Contender(12, 0.9942, (0.9930, 0.9932, 0.9931), 0.0006),
+    Contender(3, 0.9940, (0.9921, 0.9919), 0.0009, "could not win after 2 runs"),
+)
+
+
+def test_summary_says_by_how_much_the_search_flattered_the_best() -> None:
+    found = Confirmation(CONTENDERS, 3, is_complete=True, p_value=0.002)
+    assert describe_confirmed(found, "maximize") == (
+        "searched 0.9942, confirmed 0.9931 ± 0.0006 over 3 seeds: the search flattered it by 0.0011; "
+        "the lead over trial 3 is more than noise (p = 0.002)"
+    )
+    assert "perhaps only noise" in describe_confirmed(replace(found, p_value=0.2), "maximize")
+    assert "the search did not flatter it" in describe_confirmed(found, "minimize")
+
+
+def test_confirmation_that_has_not_ended_names_no_best() -> None:
+    assert describe_confirmed(Confirmation(CONTENDERS, 5), "maximize") == (
+        "not confirmed yet: 5 runs with fresh seeds have ended"
+    )
+    failed = tuple(replace(each, dropped="run 1 failed") for each in CONTENDERS)
+    text = describe_confirmed(Confirmation(failed, 5, is_complete=True), "maximize")
+    assert text == "not confirmed: a run of each of the best trials failed"
+
+
+def test_trainable_that_ignores_its_seed_is_noticed() -> None:
+    same = Confirmation((Contender(0, 0.9, (0.9, 0.9), 0.0),), 2, is_complete=True)
+    assert "perhaps the trainable does not use `trial.seed`" in describe_confirmed(same, "maximize")
+
+
+def test_table_has_a_row_for_each_contender() -> None:
+    assert confirmed_cells(Confirmation(CONTENDERS, 3))[1] == (
+        "3",
+        "0.9940",
+        "0.9920 ± 0.0009",
+        "2 of 3",
+        "could not win after 2 runs",
+    )
+
+
+def test_progress_says_which_seed_runs_and_counts_no_fresh_run(make_sweep: MakeSweep) -> None:
+    progress = Progress(make_sweep(budget={"trials": 1, "epochs": 2}, confirm={"top": 1, "seeds": 3}))
+    progress.record(TrialRecord(0, "RUNNING", {"height": 0.5}), None)
+    progress.record(TrialRecord(0, "COMPLETE", {"height": 0.5}, 0.5, 2), None)
+    fresh = TrialRecord(1, "RUNNING", {"height": 0.5}, confirms=FreshRun(0, 2, 77))
+    assert progress.record(fresh, None) == "confirming trial 0, seed 2 of 3"
+    assert progress.record(replace(fresh, step=1, value=0.4), Report(1, 0.0, {"score": 0.4})) is None
+    assert progress.confirms() == "confirming trial 0, seed 2 of 3 (0 runs have ended)"
+    assert progress.record(replace(fresh, state="COMPLETE", value=0.4), None) == "trial 0, seed 2 of 3: score 0.4000"
+    assert (progress.ended(), progress.trials, progress.share(), progress.confirms()) == (1, 1, 1.0, "")
+    assert progress.best is not None and progress.best.number == 0
