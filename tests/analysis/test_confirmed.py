@@ -28,6 +28,12 @@ def test_summary_says_by_how_much_the_search_flattered_the_best() -> None:
     assert "the search did not flatter it" in describe_confirmed(found, "minimize")
 
 
+def test_summary_names_the_trial_that_led_the_search_and_lost() -> None:
+    lucky = replace(CONTENDERS[1], searched=0.9950)
+    text = describe_confirmed(Confirmation((CONTENDERS[0], lucky), 3, is_complete=True), "maximize")
+    assert text.endswith("flattered it by 0.0011; trial 3, which led with 0.9950, reached 0.9920")
+
+
 def test_confirmation_that_has_not_ended_names_no_best() -> None:
     assert describe_confirmed(Confirmation(CONTENDERS, 5), "maximize") == (
         "not confirmed yet: 5 runs with fresh seeds have ended"
