@@ -135,9 +135,12 @@ def describe_confirmed(found: Confirmation, direction: Direction) -> str:
         return f"not confirmed yet: {runs} runs with fresh seeds have ended"
     if best is None or best.mean is None:
         return "not confirmed: a run of each of the best trials failed"
-    gain = (best.searched - best.mean) * (1 if direction == "maximize" else -1)
+    sign = 1 if direction == "maximize" else -1
+    gain, leader = sign * (best.searched - best.mean), max(found.contenders, key=lambda each: sign * each.searched)
     curse = f"the search flattered it by {_difference(gain)}" if gain > 0 else "the search did not flatter it"
     text = f"searched {metric(best.searched)}, confirmed {_interval(best)} over {len(best.values)} seeds: {curse}"
+    if leader.searched != best.searched and leader.mean is not None:
+        text += f"; trial {leader.trial}, which led with {metric(leader.searched)}, reached {metric(leader.mean)}"
     if found.p_value is not None:
         verdict = "more than noise" if found.p_value < MAX_P_VALUE else "perhaps only noise"
         text += f"; the lead over trial {found.contenders[1].trial} is {verdict} (p = {found.p_value:.2g})"

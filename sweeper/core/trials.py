@@ -131,8 +131,8 @@ def best_trial(rows: Iterable[TrialRecord], direction: Direction) -> TrialRecord
 class Contender:
     """One of the best trials of a search, which is trained again: its fresh runs that have ended, beside its value.
 
-    `half_width` is that of the 95 % interval around the mean, None before two runs. `dropped` says why it gets no more
-    runs; it is empty while the trial may still win.
+    `half_width` is that of the 95 % interval around the mean; None before two runs, or if it was dropped. `dropped`
+    says why it gets no more runs; it is empty while the trial may still win.
     """
 
     trial: int

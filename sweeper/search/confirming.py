@@ -75,12 +75,12 @@ def confirmation_of(
         if missing or is_waiting:
             break
         for number in _losers({one: _values(known, one, run) for one in alive}, asked.seeds, sign):
-            dropped[number] = f"could not win after {run} runs"
+            dropped[number] = f"too far behind after {run} runs"
             alive.remove(number)
     found = []
     for row in contenders:
         values = _values(known, row.number, asked.seeds)
-        width = half_width(values, len(contenders))
+        width = None if row.number in dropped else half_width(values, len(contenders))
         found.append(Contender(row.number, row.value or 0.0, values, width, dropped.get(row.number, "")))
     found.sort(key=lambda each: (bool(each.dropped), math.inf if each.mean is None else -sign * each.mean))
     if missing or is_waiting:

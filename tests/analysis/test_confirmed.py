@@ -14,7 +14,7 @@ MakeSweep = Callable[..., Sweep]
 
 CONTENDERS = (
     Contender(12, 0.9942, (0.9930, 0.9932, 0.9931), 0.0006),
-    Contender(3, 0.9940, (0.9921, 0.9919), 0.0009, "could not win after 2 runs"),
+    Contender(3, 0.9940, (0.9921, 0.9919), None, "too far behind after 2 runs"),
 )
 
 
@@ -26,6 +26,12 @@ def test_summary_says_by_how_much_the_search_flattered_the_best() -> None:
     )
     assert "perhaps only noise" in describe_confirmed(replace(found, p_value=0.2), "maximize")
     assert "the search did not flatter it" in describe_confirmed(found, "minimize")
+
+
+def test_summary_names_the_trial_that_led_the_search_and_lost() -> None:
+    lucky = replace(CONTENDERS[1], searched=0.9950)
+    text = describe_confirmed(Confirmation((CONTENDERS[0], lucky), 3, is_complete=True), "maximize")
+    assert text.endswith("flattered it by 0.0011; trial 3, which led with 0.9950, reached 0.9920")
 
 
 def test_confirmation_that_has_not_ended_names_no_best() -> None:
@@ -46,9 +52,9 @@ def test_table_has_a_row_for_each_contender() -> None:
     assert confirmed_cells(Confirmation(CONTENDERS, 3))[1] == (
         "3",
         "0.9940",
-        "0.9920 ± 0.0009",
+        "0.9920",
         "2 of 3",
-        "could not win after 2 runs",
+        "too far behind after 2 runs",
     )
 
 

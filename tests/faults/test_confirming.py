@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from sweeper.core.trials import TrialRecord
 from sweeper.study.open import read_study
+from tests.faults import test_writes
 from tests.faults.harness import PAPER, Campaign
+from tests.faults.light import Point
 
 SWEEP: dict[str, Any] = PAPER | {
     "budget": {"trials": 4, "epochs": 4, "parallel": 2},
@@ -26,6 +29,29 @@ def outcome(campaign: Campaign) -> tuple[Any, ...]:
     study = read_study("paper", campaign.storage)
     runs = {row.confirms: (row.state, row.params, row.value) for row in fresh_runs(campaign)}
     return study.confirmation(), study.best() and study.best().params, runs
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", [1])
+def test_confirmation_killed_at_any_write_comes_out_the_same(campaign: Campaign, tmp_path: Path) -> None:
+    sweep = test_writes.SWEEP | {"confirm": {"top": 2, "seeds": 3}}
+    campaign.declare(sweep)
+    assert test_writes.run(campaign, None) == 0
+    confirmation, *_ = expected = outcome(campaign)
+    assert confirmation.is_complete and [each.dropped for each in confirmation.contenders] == [
+        "",
+        "too far behind after 2 runs",
+    ]
+    count = test_writes.writes(tmp_path)["study"]
+    for place in campaign.random.sample(range(count // 2, count), 4):
+        (tmp_path / f"{place}").mkdir()
+        killed = Campaign(tmp_path / f"{place}", 0)
+        killed.declare(sweep)
+        moment = campaign.random.choice(["before", "after"])
+        assert test_writes.run(killed, Point("study", place, moment)) == -signal.SIGKILL
+        assert test_writes.run(killed, None) == 0
+        assert outcome(killed) == expected, f"killed {moment} write {place}"
 
 
 @pytest.mark.long

@@ -44,7 +44,7 @@ def test_contender_that_can_no_longer_win_gets_no_more_runs() -> None:
     runs = [run(0, 1, 0.90), run(0, 2, 0.91), run(1, 1, 0.50), run(1, 2, 0.51)]
     found = confirm(Confirm(top=2, seeds=5), ranked(0.95, 0.94), runs)
     assert due(found) == [(0, 3), (0, 4), (0, 5)]
-    assert [each.dropped for each in found.contenders] == ["", "could not win after 2 runs"]
+    assert [each.dropped for each in found.contenders] == ["", "too far behind after 2 runs"]
 
 
 def test_lower_mean_leads_when_the_objective_is_minimized() -> None:

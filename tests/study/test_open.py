@@ -54,7 +54,7 @@ def test_study_view_has_no_method_that_writes() -> None:
     reading = {
         "id",
         "facts",
-        "storage",
+        "confirmation",
         "folder",
         "rows",
         "row",
