@@ -1,1 +1,1 @@
-"""Storage of a study: Optuna's tables with a cache, sweeper's tables, finished trials to reuse, waits for a database."""
+"""Storage of a study: Optuna's tables with a cache, sweeper's tables, finished trials, waits for a database."""
