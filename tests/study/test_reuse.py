@@ -67,6 +67,7 @@ def test_reports_of_a_finished_trial_are_taken_and_marked(finished: Callable[...
     sentences = why(study, row)
     assert sentences[0] == "Trial 0 is complete: it ran to epoch 4, with score 0.4000."
     assert sentences[1] == "Its reports were taken from first:0: no worker trained it."
+    assert main(["best", "second", "--storage", sweep.storage_url()]) == 0  # its parameters are of use
     assert study.best() is None and study.remarks() == (
         "trial 0 leads, but was taken from first:0 and not trained here; there is no model",
         "1 of 1 trials took their reports from finished ones (budget.reuse)",

@@ -166,7 +166,8 @@ def best(
     from sweeper.study.open import read_study
 
     study = read_study(chosen_sweep(name, storage), storage)
-    row = study.best()
+    complete = (row for row in study.leaderboard() if row.state == "COMPLETE")
+    row = next((row for row in complete if row.reused or not row.is_added), None)  # its parameters, not its model
     if row is None:
         is_over = not study.is_running and is_done(study)
         how = ", and all its trials have ended" if is_over else " yet"
