@@ -13,6 +13,7 @@ from benchmarks.replay.candidates import Candidates
 from benchmarks.replay.table import Table
 from sweeper.analysis.forecast.played import PlayedStudy
 from sweeper.search.optuna_internals import trial_id
+from sweeper.search.seeding import SeededByTrial
 from sweeper.search.space import suggest
 from sweeper.spec import Sweep
 
@@ -24,6 +25,7 @@ class StudySearch(PlayedStudy):
         super().__init__(sweep)
         self._table = table
         self._candidates = Candidates(table, sweep.space, order)
+        assert isinstance(self.study.sampler, SeededByTrial)
         self._sampler = self._candidates.offer_to(self.study.sampler)
         self._places: list[int] = []
 
