@@ -59,7 +59,7 @@ def run(
     if plan:
         from sweeper.cli.check.plan import note_plan
 
-        note_plan(sweep)
+        note_plan(sweep, address)
     return _run(sweep, json=json, is_repeatable=is_repeatable, forked=forked, **where)
 
 

@@ -1,4 +1,4 @@
-"""What sweeper does from end to end: it runs a sweep (start reading in `sweep`), and reproduces a trial."""
+"""What sweeper does from end to end: it runs a sweep (start reading in `sweep`), plans one, reproduces a trial."""
 
 from sweeper.analysis.result import SweepResult
 from sweeper.run.sweep import report_page, run_sweep, saved_model

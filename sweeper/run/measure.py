@@ -19,6 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.forecast.past import Timed
+from sweeper.core.code.copies import freeze_user_code
+from sweeper.core.code.user_code import digest_user_code
 from sweeper.core.errors import InputError
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.worker.probe import Probe, part_of
@@ -66,7 +68,8 @@ def measure(
     deadline = time.time() + seconds
     until = deadline - END_S
     with TemporaryDirectory(prefix="sweeper-") as folder:
-        context = WorkerContext(sweep, SweepFolder.of(folder, sweep.name), study="plan")
+        code = freeze_user_code(sweep.trainable, Path(folder, "code"), digest_user_code(sweep.trainable))
+        context = WorkerContext(sweep, SweepFolder.of(folder, sweep.name), study="plan", code=code)
         context = replace(context, data=context.load_data())
         tasks = [Task(number, dict(point)) for number, point in enumerate(points[:MAX_POINTS])]
         parts = [_part(context, task, work) for task in tasks]

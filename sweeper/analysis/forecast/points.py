@@ -113,7 +113,7 @@ MEASURED_POOL = 100
 
 
 def points_to_measure(space: Space, first: Sequence[Point], *, seed: int) -> list[Point]:
-    """Return points whose trials tell most about what a trial costs; the first proposal is the first."""
+    """Return points, proposals and random ones, those first whose trials tell most about what a trial costs."""
     rng = random.Random(seed)
     return varied([*first, *(draw(space, rng) for _ in range(MEASURED_POOL))], space)
 

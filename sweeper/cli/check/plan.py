@@ -10,6 +10,7 @@ import typer
 
 from sweeper.analysis.trials import unit, varying
 from sweeper.cli import options, report
+from sweeper.core.errors import SweeperError
 from sweeper.core.text import clean, duration, format_list, number, scalar, shorten, span
 
 if TYPE_CHECKING:
@@ -63,10 +64,14 @@ def plan(
         _print(made)
 
 
-def note_plan(sweep: Sweep) -> None:
+def note_plan(sweep: Sweep, address: str | None = None) -> None:
     """Print the likely time of a sweep before it starts; or why that is not known, which changes nothing."""
     from sweeper.cli import console
-    from sweeper.core.errors import SweeperError
+    from sweeper.driver.auth import cluster_address
+
+    if cluster_address(address) is not None:
+        console.print_note("no plan: it would be one for this machine, and the sweep runs on a cluster")
+        return
     from sweeper.run.plan import QUICK_MEASURE_S, make_plan
 
     try:
