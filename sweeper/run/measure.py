@@ -43,24 +43,28 @@ END_S = 1.0
 
 POLL_INTERVAL_S = 0.05
 
+MIN_OWN_SHARE, BUSY_SHARE = 0.25, 0.15
+"""Least share of the time that counts as a trial's own, and share of it spent waiting for a CPU that is reported."""
+
 REPORT_S, MIN_SAMPLES = 0.3, 1000
 """Seconds that a report is to take if it may be measured on a part of the data, and the fewest samples of that part."""
 
 
 def measure(
     sweep: Sweep, points: Sequence[Mapping[str, Any]], *, work: Work | None, seconds: float, processes: int, gpus: int
-) -> tuple[list[Timed], str]:
+) -> tuple[list[Timed], list[str]]:
     """Begin trials with these parameters one after the other in each process, for some seconds in all.
 
     As many processes train side by side as trials will: they share the memory and the caches of the machine, so that
-    each is slower than one alone. Nothing is left behind.
+    each is slower than one alone. Time in which another program held the CPU is subtracted, if the trainable computes
+    with as many threads as it has CPUs. Nothing is left behind.
 
     Args:
         work: what a sample costs; a trial is measured on a part of the data then. None: that is not known.
         gpus: GPUs of this machine.
 
     Returns:
-        The times of the trials, and a note about what they cannot tell; empty if there is nothing to say.
+        The times of the trials, and notes about what they cannot tell.
 
     Raises:
         InputError: no trial made a report.
@@ -84,7 +88,8 @@ def measure(
             while time.time() < deadline and any(process.poll() is None for process in running):
                 time.sleep(POLL_INTERVAL_S)
         begun = [trial for i, probe in enumerate(probes) for trial in _begun(i, probe.output)]
-    return _timed(begun, tasks, parts, seconds)
+    is_corrected = work is not None and tasks[0].trial_resources(sweep.resources).cpus >= 1
+    return _timed(begun, tasks, parts, seconds=seconds, is_corrected=is_corrected)
 
 
 def _part(context: WorkerContext, task: Task, work: Work | None) -> float:
@@ -128,13 +133,16 @@ def _running(probes: Sequence[Probe], gpus: int) -> Iterator[list[subprocess.Pop
 
 @dataclass
 class _Begun:
-    """A trial that a process has begun, and what it wrote of it."""
+    """A trial that a process has begun, and what it wrote of it.
+
+    `begun` and `reports` are moments: Unix time, and the seconds that the process had waited for a CPU by then.
+    """
 
     number: int
     process: int
     is_first: bool
-    begun: float
-    reports: list[float] = field(default_factory=list)
+    begun: tuple[float, float]
+    reports: list[tuple[float, float]] = field(default_factory=list)
     failure: str | None = None
     bytes: int | None = None
 
@@ -145,10 +153,11 @@ def _begun(process: int, output: Path) -> list[_Begun]:
     for line in output.read_text().splitlines() if output.exists() else ():
         with suppress(ValueError):
             event = json.loads(line)
+            moment = event["time"], event["waited"]
             if event["event"] == "begin":
-                found.append(_Begun(event["trial"], process, not found, event["time"]))
+                found.append(_Begun(event["trial"], process, not found, moment))
             elif event["event"] == "report":
-                found[-1].reports.append(event["time"])
+                found[-1].reports.append(moment)
             elif event["event"] == "failure":
                 found[-1].failure = event["reason"]
             else:
@@ -157,26 +166,40 @@ def _begun(process: int, output: Path) -> list[_Begun]:
 
 
 def _timed(
-    begun: Sequence[_Begun], tasks: Sequence[Task], parts: Sequence[float], seconds: float
-) -> tuple[list[Timed], str]:
+    begun: Sequence[_Begun], tasks: Sequence[Task], parts: Sequence[float], *, seconds: float, is_corrected: bool
+) -> tuple[list[Timed], list[str]]:
+    """Return the times of trials, and notes.
+
+    Args:
+        is_corrected: whether the time is subtracted in which they waited for a CPU that another program used.
+    """
     failures = [one.failure for one in begun if one.failure is not None]
-    note = f"{len(failures)} of {len(begun)} trials failed when they were measured: {failures[0]}" if failures else ""
-    found = []
+    notes = (
+        [f"{len(failures)} of {len(begun)} trials failed when they were measured: {failures[0]}"] if failures else []
+    )
+    found, waited = [], list[float]()
+
+    def passed(before: tuple[float, float], after: tuple[float, float]) -> float:
+        wall, wait = after[0] - before[0], after[1] - before[1]
+        waited.append(wait / max(wall, 1e-6))
+        return max(wall - wait, MIN_OWN_SHARE * wall) if is_corrected else wall
+
     for one in (one for one in begun if len(one.reports) > 1):
-        interval = statistics.median(after - before for before, after in pairwise(one.reports))
-        delay = max(0.0, one.reports[0] - one.begun - interval)
+        interval = statistics.median(passed(before, after) for before, after in pairwise(one.reports))
+        delay = max(0.0, passed(one.begun, one.reports[0]) - interval)
         pace = max(interval, 1e-6) / parts[one.number]
         found.append(Timed(tasks[one.number].params, pace, delay, one.is_first, one.bytes, one.process))
     if not found:  # the first report is better than nothing
-        note = note or f"no trial made two reports within {seconds:g} s: start and pace cannot be told apart"
-        found = [
-            Timed(tasks[one.number].params, (one.reports[0] - one.begun) / parts[one.number], 0.0, True, one.bytes)
-            for one in begun
-            if one.reports
-        ]
+        notes.append(f"no trial made two reports within {seconds:g} s, so that start and pace cannot be told apart")
+        for one in (one for one in begun if one.reports):
+            pace = passed(one.begun, one.reports[0]) / parts[one.number]
+            found.append(Timed(tasks[one.number].params, pace, 0.0, True, one.bytes, one.process))
     if not found and failures:
         raise InputError(f"no trial could be measured: {failures[0]}")
     if not found:
         remedy = f"Measure for longer, as with --measure {max(60, 4 * round(seconds))}, or not at all: --measure 0"
         raise InputError(f"no trial made a report within {seconds:g} s, so that its pace is not known. {remedy}")
-    return found, note
+    if (share := statistics.median(waited)) > BUSY_SHARE:
+        meaning = "which is subtracted" if is_corrected else "which makes the forecast too long"
+        notes.append(f"other programs use this machine: trials waited for a CPU {share:.0%} of the time, {meaning}")
+    return found, notes

@@ -112,8 +112,8 @@ def make_plan(sweep: Sweep, *, measure_s: float | None = None, default_measure_s
     if seconds:
         chosen = points_to_measure(sweep.space, first, seed=sweep.seed)
         gpus = int(node.get("GPU", 0))
-        timed, note = measure(sweep, chosen, work=work, seconds=seconds, processes=machine.workers, gpus=gpus)
-        notes += [note] if note else []
+        timed, more = measure(sweep, chosen, work=work, seconds=seconds, processes=machine.workers, gpus=gpus)
+        notes += more
     else:
         timed = [one for view in views for one in timed_trials(view, sweep.budget)]
     costs = _costs(sweep, timed, work, is_measured=seconds > 0) if timed else None

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def main() -> None:
     with probe.output.open("a") as lines:
 
         def write(task: Task, event: str, **more: Any) -> None:
-            lines.write(json.dumps({"trial": task.number, "event": event, "time": time.time(), **more}) + "\n")
+            known = {"trial": task.number, "event": event, "time": time.time(), "waited": _waited()}
+            lines.write(json.dumps(known | more) + "\n")
             lines.flush()
 
         for task, part in zip(probe.tasks, probe.parts, strict=True):
@@ -72,6 +74,15 @@ def _train_start(context: WorkerContext, task: Task, write: Any, until: float) -
     folder = context.folder.trial(task.number)
     write(task, "end", bytes=sum(map(bytes_below, folder.glob("attempt-*"))))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _waited() -> float:
+    """Return the seconds that threads of this process have waited for a CPU; 0 where the system does not tell."""
+    total = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # the thread has ended, or Linux was built without this
+            total += int(file.read_text().split()[1])
+    return total / 1e9
 
 
 def _is_enough(times: Sequence[float], until: float) -> bool:
