@@ -15,10 +15,10 @@ import pytest
 
 from benchmarks.replay.__main__ import SHARES, interval, main, search
 from benchmarks.replay.candidates import distance
-from benchmarks.replay.clock import Clock
 from benchmarks.replay.recipes import RECIPES, Declared, OneEpoch, Oracle, RayAsha
 from benchmarks.replay.search import StudySearch
 from benchmarks.replay.table import Row, Table
+from sweeper.analysis.forecast.clock import Clock
 from sweeper.search.space import check_point
 from sweeper.spec.sweep import load_sweep
 from sweeper.study.open import read_study

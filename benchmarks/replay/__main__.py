@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import keep
-from benchmarks.replay.clock import Clock
 from benchmarks.replay.recipes import RECIPES
 from benchmarks.replay.table import Table
+from sweeper.analysis.forecast.clock import Clock
 
 SHARES = (0.1, 0.02, 0.005)
 """Which configurations count as found: the truly best of all."""

@@ -10,8 +10,9 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.replay.search import Search, StudySearch
+from benchmarks.replay.search import StudySearch
 from benchmarks.replay.table import Table
+from sweeper.analysis.forecast.clock import Search
 
 Make = Callable[[Table, list[int], int], Search]
 """Takes the table, the order of its rows, and a seed."""

@@ -82,6 +82,18 @@ class Table:
         """Number of reports of a full trial."""
         return len(self.rows[0].curve)
 
+    def value(self, place: int, step: int) -> float:
+        """Return the value of a report; NaN if the training has diverged."""
+        return self.rows[place].curve[step - 1]
+
+    def seconds(self, place: int, step: int, running: int) -> float:
+        """Return the seconds that a report takes, whatever runs beside it."""
+        return self.rows[place].seconds
+
+    def delay(self, place: int, worker: int) -> float:
+        """Return 0: no time was recorded between two trials of a worker."""
+        return 0.0
+
     @cached_property
     def ranking(self) -> tuple[int, ...]:
         """Places of the rows, the truly best first: by the last value of their curves."""

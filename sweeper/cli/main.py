@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from sweeper.cli import control, options, run
-from sweeper.cli.check import verbs
+from sweeper.cli.check import plan, verbs
 from sweeper.cli.cluster import fetch, reach, submit
 from sweeper.cli.decide import confirm, export, predict, promote, reproduce
 from sweeper.cli.look import compare, html, show, ui, watch
@@ -37,6 +37,7 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "status": submit.status,
     "logs": submit.logs,
     "fetch": fetch.fetch,
+    "plan": plan.plan,
     "validate": verbs.validate,
     "schema": verbs.schema,
     "convert": verbs.convert,
@@ -61,7 +62,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Look": ("list", "show", "watch", "compare", "report", "logs", "ui", "sync"),
     "Decide": ("best", "confirm", "promote", "predict", "export", "reproduce"),
     "Cluster": ("submit", "status", "fetch"),
-    "Check": ("validate", "doctor", "convert", "schema"),
+    "Check": ("validate", "plan", "doctor", "convert", "schema"),
 }
 """Groups of verbs in `sweeper --help`, in the order in which a person needs them."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import options, report
+from sweeper.cli.check.plan import ShowPlan
 from sweeper.cli.look.show import chosen_sweep
 from sweeper.cli.trials import AskedTrials, started_trials
 from sweeper.core.errors import InputError, StopReason, TrackingError
@@ -41,6 +42,7 @@ def run(
     allow_code_change: options.AllowCodeChange = False,
     retry_failed: options.RetryFailed = False,
     folder: options.Folder = None,
+    plan: ShowPlan = False,
     json: options.Json = False,
 ) -> int:
     """Run a sweep; the same command resumes one that was stopped."""
@@ -56,6 +58,10 @@ def run(
     where: dict[str, Any] = {"folder": folder, "address": address, "insecure": insecure, "tracking_uri": tracking_uri}
     where |= {"allow_code_change": allow_code_change, "retry": () if retry_failed else None}
     is_repeatable = asked.added is None and not retry_failed
+    if plan:
+        from sweeper.cli.check.plan import note_plan
+
+        note_plan(sweep, address)
     return _run(sweep, json=json, is_repeatable=is_repeatable, forked=forked, **where)
 
 

@@ -1,4 +1,4 @@
-"""What sweeper does from end to end: it runs a sweep (start reading in `sweep`), and trains a trial again."""
+"""What sweeper does from end to end: it runs a sweep (start reading in `sweep`), plans one, trains a trial again."""
 
 from sweeper.analysis.result import SweepResult
 from sweeper.run.promote import saved_model

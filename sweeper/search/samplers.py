@@ -57,6 +57,10 @@ class _Sampler(StrictModel):
         """Return why the sampler cannot search this space; None if it can."""
         return None
 
+    def random_trials(self, trials: int) -> int:
+        """Return how many trials begin before values of others count, in a sweep of so many trials."""
+        return trials
+
 
 class Tpe(_Sampler):
     """Tree-structured Parzen estimator, Optuna's default; useful from about ten trials on."""
@@ -79,6 +83,9 @@ class Tpe(_Sampler):
             constant_liar=self.constant_liar,
             seed=seed,
         )
+
+    def random_trials(self, trials: int) -> int:
+        return min(trials, _startup(self.n_startup_trials, trials))
 
 
 class Random(_Sampler):
@@ -171,6 +178,9 @@ class CmaEs(_Sampler):
                 seed=seed,
             )
 
+    def random_trials(self, trials: int) -> int:
+        return min(trials, self.n_startup_trials)
+
     def unsupported_reason(self, space: Space) -> str | None:
         numeric = [d for d in space.values() if isinstance(d, Float | Int) and d.low < d.high and not d.when]
         if len(numeric) < 2:
@@ -201,6 +211,9 @@ class Gp(_Sampler):
                 warn_independent_sampling=False,
                 seed=seed,
             )
+
+    def random_trials(self, trials: int) -> int:
+        return min(trials, _startup(self.n_startup_trials, trials))
 
 
 class Auto(_Sampler):

@@ -77,12 +77,16 @@ def is_complete(point: Mapping[str, Value], space: Space) -> bool:
     return all(name in point for name, domain in space.items() if domain.is_active(point))
 
 
-def draw(space: Space, rng: random.Random) -> Point:
-    """Return a random point of the space."""
+def draw(space: Space, rng: random.Random, given: Mapping[str, Value] | None = None) -> Point:
+    """Return a random point of the space.
+
+    Args:
+        given: values of some parameters, which the point has where it uses these parameters.
+    """
     point: Point = {}
     for name in _parents_first(space):
         if space[name].is_active(point):
-            point[name] = space[name].draw(rng)
+            point[name] = given[name] if given and name in given else space[name].draw(rng)
     return _in_order(point, space)
 
 

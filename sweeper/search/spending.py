@@ -48,16 +48,22 @@ class Spending:
     Args:
         resources_of: returns the CPUs and GPUs of a trial with some parameters.
         sign: 1 if the objective is minimized, -1 if it is maximized.
+        now: returns the time, in UTC.
     """
 
     def __init__(
-        self, budget: Budget, resources_of: Callable[[Mapping[str, Any]], tuple[float, float]], sign: float
+        self,
+        budget: Budget,
+        resources_of: Callable[[Mapping[str, Any]], tuple[float, float]],
+        sign: float,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.set_aside: set[int] = set()
         """Trials that could not end within the budget."""
         self._budget = budget
         self._resources_of = resources_of
         self._sign = sign
+        self._now = now
         self._rates: dict[int, tuple[float, float]] = {}
         self._settled: dict[int, float] = {}  # seconds of each trial that does not run
         self._sums = (0.0, 0.0)  # CPU- and GPU-seconds of those
@@ -78,13 +84,13 @@ class Spending:
         self._running.pop(row.number, None)
         if row.state == "RUNNING":
             self._waiting[row.number] = row
-        spent = seconds_until(row, datetime.now(UTC)) if seconds is None else seconds
+        spent = seconds_until(row, self._now()) if seconds is None else seconds
         self._add(row, spent - self._settled.get(row.number, 0.0))
         self._settled[row.number] = spent
 
     def amounts(self) -> list[Amount]:
         """Return what was used until now of each limit; nothing without one."""
-        now, budget = datetime.now(UTC), self._budget
+        now, budget = self._now(), self._budget
         if budget.cpu_hours is None and budget.gpu_hours is None and budget.cost is None:
             return []
         cpu, gpu = self._sums
@@ -121,7 +127,7 @@ class Spending:
         They are those that have not ended, and others. A trial needs its pace until now for the reports that it lacks;
         one without a report has no pace, and cannot.
         """
-        now, kept = datetime.now(UTC), set()
+        now, kept = self._now(), set()
         left = [amount.limit - amount.used for amount in self.amounts()]
         rows = {**self._waiting, **self._running, **{row.number: row for row in others}}
         for row in sorted(rows.values(), key=self._rank):

@@ -191,14 +191,19 @@ class Sweep(StrictModel):
         """Return whether the trainable's code mentions what leaves a model to register; see `core.code.user_code`."""
         return leaves_model(self.trainable, code)
 
-    def spending(self) -> Spending:
-        """Return what its trials have used of the budget: nothing yet."""
+    def spending(self, **options: Any) -> Spending:
+        """Return what its trials have used of the budget: nothing yet.
+
+        Args:
+            options: more arguments of `Spending`.
+        """
 
         def resources_of(params: Mapping[str, Any]) -> tuple[float, float]:
             resources = self.resources.for_trial(params)
             return resources.cpus, resources.gpus
 
-        return Spending(self.budget, resources_of, -1.0 if self.objective.direction == "maximize" else 1.0)
+        sign = -1.0 if self.objective.direction == "maximize" else 1.0
+        return Spending(self.budget, resources_of, sign, **options)
 
     def warnings(self) -> list[str]:
         """Return messages about settings that are allowed and still look like mistakes."""

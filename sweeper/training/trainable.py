@@ -12,6 +12,7 @@ from sweeper.core.errors import InputError
 from sweeper.training.hparams import RNNParams
 from sweeper.training.predictions import summarise
 from sweeper.training.script import as_script
+from sweeper.training.work import work
 
 if TYPE_CHECKING:
     from sweeper.datasets.base import Arrays
@@ -83,6 +84,7 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
 train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
 train_rnn.retrain = retrain  # type: ignore[attr-defined]
 train_rnn.as_script = as_script  # type: ignore[attr-defined]
+train_rnn.work = work  # type: ignore[attr-defined]
 
 
 def _start(params: RNNParams, trial: Trial, checkpoint: Path | None, data: Arrays) -> Loop:

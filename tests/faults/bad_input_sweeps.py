@@ -481,6 +481,11 @@ SWEEPS: dict[str, list[Case]] = {
         ),
         option("--tracking-uri", "sqlite:////proc/x/m.db", "cannot write to /proc/x "),
     ],
+    "a plan that cannot be made": [
+        Case("--trials +3: give a total here", options=("--trials", "+3"), verbs=("plan",)),
+        Case("Invalid value for '--measure'", options=("--measure", "-1"), verbs=("plan",)),
+        Case("each trial needs 1 CPU and 700 GPU; this machine has", options=("--gpus", "700"), verbs=("plan",)),
+    ],
     "what cannot be compared": [
         compared(
             "x:0",

@@ -43,6 +43,10 @@ class PrunerOptions(StrictModel):
         """Return the reports at which a trial may be stopped for a while only."""
         return []
 
+    def rungs(self, budget: Budget) -> list[int]:
+        """Return the reports at which trials are compared, of a pruner that compares them at a few only."""
+        return self.pauses(budget)
+
     def problems(self, budget: Budget) -> list[Problem]:
         """Return the problems of the options with this budget."""
         problems = [

@@ -29,6 +29,12 @@ class _Halving(WithWarmup):
     def _rung(self, budget: Budget) -> int:
         return self.span("min", budget, otherwise=budget.reports // self.reduction_factor**2)
 
+    def rungs(self, budget: Budget) -> list[int]:
+        rungs = [self.first(budget)]
+        while (following := rungs[-1] * self.reduction_factor) < budget.reports:
+            rungs.append(following)
+        return rungs
+
     def problems(self, budget: Budget) -> list[Problem]:
         problems = super().problems(budget)
         if self.bootstrap_count >= budget.trials:
