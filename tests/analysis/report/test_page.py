@@ -24,6 +24,7 @@ MakeSweep = Callable[..., Sweep]
 
 ORDER = [
     "answer",
+    "confirmation",
     "history",
     "curves",
     "parallel",
@@ -128,7 +129,7 @@ def test_sections_and_figures_are_all_there_in_their_order(page_of_many: str) ->
     assert page.figures.keys() == FIGURES | SLICES
     assert all(figure["data"] for figure in page.figures.values())
     assert len(page.labels) == len(page.figures) and all(page.labels)
-    assert page.tags.count("table") == 12  # all sections but the sweep file and how to reproduce
+    assert page.tags.count("table") == 12  # all sections but the confirmation, the sweep file and how to reproduce
     assert "could not be made" not in page_of_many
 
 
