@@ -189,16 +189,17 @@ def _timed(
         delay = max(0.0, passed(one.begun, one.reports[0]) - interval)
         pace = max(interval, 1e-6) / parts[one.number]
         found.append(Timed(tasks[one.number].params, pace, delay, one.is_first, one.bytes, one.process))
-    if not found:  # the first report is better than nothing
-        notes.append(f"no trial made two reports within {seconds:g} s, so that start and pace cannot be told apart")
-        for one in (one for one in begun if one.reports):
-            pace = passed(one.begun, one.reports[0]) / parts[one.number]
+    if not found:  # the first report of a whole trial is better than nothing
+        for one in (one for one in begun if one.reports and parts[one.number] == 1):
+            pace = passed(one.begun, one.reports[0])
             found.append(Timed(tasks[one.number].params, pace, 0.0, True, one.bytes, one.process))
+        if found:
+            notes.append(f"no trial made two reports within {seconds:g} s, so that start and pace cannot be told apart")
     if not found and failures:
         raise InputError(f"no trial could be measured: {failures[0]}")
     if not found:
         remedy = f"Measure for longer, as with --measure {max(60, 4 * round(seconds))}, or not at all: --measure 0"
-        raise InputError(f"no trial made a report within {seconds:g} s, so that its pace is not known. {remedy}")
+        raise InputError(f"no trial has shown its pace within {seconds:g} s, by a second report. {remedy}")
     if (share := statistics.median(waited)) > BUSY_SHARE:
         meaning = "which is subtracted" if is_corrected else "which makes the forecast too long"
         notes.append(f"other programs use this machine: trials waited for a CPU {share:.0%} of the time, {meaning}")
