@@ -103,9 +103,10 @@ def make_plan(sweep: Sweep, *, measure_s: float | None = None, default_measure_s
     """
     node = detect_local_resources(allowed_cpus())
     refuse_infeasible(sweep, [node], "this machine")
-    if sweep.dataset is not None:
-        sweep = sweep.model_copy(update={"dataset": sweep.dataset.resolve()})
-    views, proposals, machine = earlier_sweeps(sweep), first_proposals(sweep), machine_of(sweep, node)
+    dataset = None if sweep.dataset is None else sweep.dataset.resolve()
+    views = earlier_sweeps(sweep, None if dataset is None else dataset.type)
+    sweep = sweep.model_copy(update={"dataset": dataset})
+    proposals, machine = first_proposals(sweep), machine_of(sweep, node)
     work, first = work_of(sweep), [dict(row.params) for row in proposals]
     seconds = (0.0 if views else default_measure_s) if measure_s is None else measure_s
     notes = _notes(sweep)

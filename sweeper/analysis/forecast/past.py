@@ -52,29 +52,31 @@ class Timed:
     worker: int = 0
 
 
-def earlier_sweeps(sweep: Sweep) -> list[StudyView]:
+def earlier_sweeps(sweep: Sweep, data: str | None = None) -> list[StudyView]:
     """Return the sweeps in the storage of a sweep that trained the same on a machine like this one, the newest first.
 
     The same are the trainable, the data, the objective, the resources of a trial, and the unit of its length.
+
+    Args:
+        data: type of the dataset that is used, which may be the fallback of the declared one.
     """
     try:
         names = [summary.name for summary in list_sweeps(sweep.storage_url()) if summary.ended]
     except InputError:  # there is no database yet; what else is wrong with it, `run` reports when it opens it
         return []
     views = (read_study(name, sweep.storage_url()) for name in names)
-    found = [view for view in views if _trained_alike(view, sweep)]
+    found = [view for view in views if _trained_alike(view, sweep, data)]
     return found[:MAX_SWEEPS] if sum(len(timed_trials(view, sweep.budget)) for view in found) >= MIN_TRIALS else []
 
 
-def _trained_alike(view: StudyView, sweep: Sweep) -> bool:
-    before, data = view.sweep, view.facts.get("dataset")
-    keys = ("trainable", "objective", "resources")
+def _trained_alike(view: StudyView, sweep: Sweep, data: str | None) -> bool:
+    before, facts = view.sweep, view.facts
+    keys = ("trainable", "dataset", "objective", "resources")
     is_same = all(getattr(before, key) == getattr(sweep, key) for key in keys)
     if not is_same or (before.budget.steps is None) != (sweep.budget.steps is None):
         return False
-    if view.facts.get("processor", processor()) != processor():
-        return False
-    return before.dataset == sweep.dataset and (sweep.dataset is None or (data or {}).get("name") == sweep.dataset.type)
+    used = None if sweep.dataset is None else facts.get("dataset", {}).get("name")
+    return used == data and bool(facts.get("processor", processor()) == processor())
 
 
 def timed_trials(view: StudyView, budget: Budget) -> list[Timed]:
