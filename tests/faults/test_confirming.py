@@ -61,8 +61,8 @@ def test_confirmation_survives_a_kill_of_its_driver(campaign: Campaign, tmp_path
     campaign.declare(SWEEP)
     for wanted in (1, 3):
         driver = campaign.start()
-        campaign.wait_for_lines(1, driver)
-        campaign.wait_for(lambda wanted=wanted: len(fresh_runs(campaign)) >= wanted, driver)
+        assert campaign.wait_for_lines(1, driver), campaign.output()
+        assert campaign.wait_for(lambda wanted=wanted: len(fresh_runs(campaign)) >= wanted, driver), campaign.output()
         campaign.kill(driver.pid)
         driver.wait()
         campaign.wait_for_exit()
