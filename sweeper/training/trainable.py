@@ -26,7 +26,7 @@ CHECKPOINT_SECONDS = 2.0
 
 def train_rnn(params: RNNParams, trial: Trial) -> None:
     """Train a recurrent network, and validate it at each report."""
-    _train(params, trial, trial.data)
+    _train(params, trial, _data_of(trial))
 
 
 def retrain(params: RNNParams, trial: Trial) -> None:
@@ -34,7 +34,7 @@ def retrain(params: RNNParams, trial: Trial) -> None:
 
     The learning rate follows the same schedule. The test data is not used, also with `watch_test`.
     """
-    _train(params.model_copy(update={"watch_test": False}), trial, trial.data.with_validation())
+    _train(params.model_copy(update={"watch_test": False}), trial, _data_of(trial).with_validation())
 
 
 def _train(params: RNNParams, trial: Trial, data: Arrays) -> None:
@@ -65,7 +65,7 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
 
     if trial.checkpoint is None:
         raise ValueError(f"trial {trial.number} has no checkpoint to evaluate")
-    loop = _start(params, trial, trial.checkpoint, trial.data)
+    loop = _start(params, trial, trial.checkpoint, _data_of(trial))
     metrics = loop.test()
     dataset = _dataset_of(trial)
     task = dataset.task
@@ -107,6 +107,11 @@ def _start(params: RNNParams, trial: Trial, checkpoint: Path | None, data: Array
     if checkpoint is not None:
         loop.restore(checkpoint)
     return loop
+
+
+def _data_of(trial: Trial) -> Arrays:
+    _dataset_of(trial)
+    return trial.data
 
 
 def _dataset_of(trial: Trial) -> AnyDataset:

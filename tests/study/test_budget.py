@@ -29,7 +29,7 @@ class Clock(datetime):
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Clock]]:
-    for module in ("search.spending", "study.study", "study.records", "study.view"):
+    for module in ("search.spending", "study.queue", "study.storage.records", "study.view"):
         monkeypatch.setattr(f"sweeper.{module}.datetime", Clock)
     Clock.minutes = 0.0
     yield Clock

@@ -19,6 +19,7 @@ from sweeper.study import database
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease, find_holder
 from sweeper.study.open import list_sweeps, lock_study, open_study, read_study
+from sweeper.study.queue import TrialQueue
 from sweeper.study.study import SweepStudy
 from sweeper.study.view import StudyView
 
@@ -70,9 +71,10 @@ def test_study_view_has_no_method_that_writes() -> None:
         "trials",
         "trial_limit",
     }
-    writing = {"ask", "report", "finish", "fail", "record_facts", "blame_node", "put_back", "refresh"}
+    waiting = {"ask", "ask_together", "record_facts", "put_back", "refresh"}
+    writing = {"report", "report_together", "finish", "fail", "blame_node"}
     assert public_names(StudyView) == reading
-    assert writing <= public_names(SweepStudy)
+    assert waiting <= public_names(TrialQueue) and writing <= public_names(SweepStudy)
 
 
 def test_transaction_demands_a_lease(tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_locking_gives_an_id_to_a_study_of_the_first_version(restored: Path) -> 
 def test_study_gets_its_id_in_the_commit_that_creates_it(
     make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(SweepStudy, "record_facts")
+    monkeypatch.delattr(TrialQueue, "record_facts")
     with open_study(make_sweep()) as study:
         assert len(study.id) == 32 and read_study("climbing", URL).id == study.id
     with open_study(make_sweep()) as resumed:

@@ -73,8 +73,11 @@ class OwnerCachedStorage(_CachedStorage):
         assert template_trial is None, "start points are written before a study has its owner"
         number, now = len(self._trials), datetime.now()
         row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": now}
-        if (reserved := self._reserved_id()) is not None:
-            row["trial_id"] = reserved
+        if not self._reserved:
+            with _create_scoped_session(self._backend.scoped_session) as session:
+                self._reserved = reserve_ids(session.connection())
+        if self._reserved:  # on other databases, the row gets its id when it is written
+            row["trial_id"] = self._reserved.pop(0)
         trial_id: int = self._insert(models.TrialModel, row)
         trial = FrozenTrial(
             number=number,
@@ -239,13 +242,6 @@ class OwnerCachedStorage(_CachedStorage):
                 self._insert(models.TrialSystemAttributeModel, row)
             kept = {key: value for key, value in trial.system_attrs.items() if key not in before}
             self._replace(trial_id).system_attrs = {**kept, **after}
-
-    def _reserved_id(self) -> int | None:
-        """Return an id for a new trial; None where the database gives it one with its row."""
-        if not self._reserved:
-            with _create_scoped_session(self._backend.scoped_session) as session:
-                self._reserved = reserve_ids(session.connection())
-        return self._reserved.pop(0) if self._reserved else None
 
     def _number(self, trial_id: int) -> int:
         return self._trial_id_to_study_id_and_number[trial_id][1]
