@@ -62,6 +62,7 @@ def execute(*cells: str) -> list[list[Any]]:
     return [cell.outputs for cell in notebook.cells]
 
 
+@pytest.mark.long
 def test_function_of_a_notebook_is_swept_registered_and_resumed(own_folder: Path) -> None:
     frames = ["result.trials", "result.curves", "read_study('notebook').trials"]
     _, run, trials, curves, _ = execute(TRAIN, RUN, *frames)

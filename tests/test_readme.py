@@ -27,7 +27,7 @@ def test_sweep_file_of_the_readme_is_valid(tmp_path: Path, monkeypatch: pytest.M
     assert (sweep.name, sweep.budget.reports, sweep.warnings()) == ("lstm", 32, [])
 
 
-@pytest.mark.parametrize("name", ["digits", "linear"])
+@pytest.mark.parametrize("name", ["digits", pytest.param("linear", marks=pytest.mark.long)])
 def test_own_model_of_the_readme_runs_and_is_registered(tmp_path: Path, name: str) -> None:
     (code,) = [block for block in blocks("python") if block.startswith(f"# {name}.py")]
     (space,) = [block for block in blocks("yaml") if f"name: {name}" in block]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sweeper.study.open import read_study
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +78,7 @@ def sweeper(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_script_with_one_line_of_output_is_swept_and_shown(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     (tmp_path / "sweep.yaml").write_text(SWEEP)
@@ -98,6 +101,7 @@ def test_script_with_one_line_of_output_is_swept_and_shown(tmp_path: Path) -> No
     assert "== trial 5, FAIL: exited with 1: ValueError: a bug" in logs.stdout and "Traceback" in logs.stdout
 
 
+@pytest.mark.long
 def test_sweep_of_wandb_is_converted_and_run_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     (tmp_path / "wandb.yaml").write_text(WANDB)

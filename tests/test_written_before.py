@@ -46,6 +46,7 @@ def test_old_study_is_shown(project: Path) -> None:
     assert "the network refused" in sweeper(project, "show", "flaky", "--json")
 
 
+@pytest.mark.long
 def test_interrupted_old_sweep_resumes_from_its_checkpoints(project: Path) -> None:
     (project / "fast").touch()
     sweeper(project, "resume", "counting")

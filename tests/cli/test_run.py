@@ -125,6 +125,7 @@ def test_sweep_ends_when_ray_dies_and_the_same_command_resumes_it(tmp_path: Path
     assert again.returncode == 0 and json.loads(again.stdout)["counts"] == {"COMPLETE": 2}
 
 
+@pytest.mark.long
 def test_run_that_mlflow_misses_ends_with_code_69_until_it_is_delivered(tmp_path: Path) -> None:
     (tmp_path / "counting.yaml").write_text(SPACE.replace("slow_count", "climb").replace("trials: 4", "trials: 2"))
     away = sweeper("run", "counting.yaml", "--tracking-uri", "http://127.0.0.1:9", "--json")
@@ -142,6 +143,7 @@ def train(params, trial):
 """
 
 
+@pytest.mark.long
 def test_failed_trials_run_again_once_the_code_is_corrected(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     (tmp_path / "buggy.py").write_text(BUGGY)

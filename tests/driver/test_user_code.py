@@ -78,6 +78,7 @@ def test_sweep_runs_the_code_that_it_began_with(tmp_path: Path) -> None:
     assert again.returncode == 2 and "own:train has changed since sweep 'own' began (own.py, parts.py)" in again.stderr
 
 
+@pytest.mark.long
 def test_files_beside_a_built_in_sweep_hide_no_library(tmp_path: Path) -> None:
     for name in ("keras", "tensorflow", "pandas", "sqlalchemy", "statistics", "mlflow", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('hidden')\n")

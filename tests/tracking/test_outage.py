@@ -65,6 +65,7 @@ def test_lost_answer_duplicates_nothing_and_is_not_reported(
     assert _warnings(caplog) == []
 
 
+@pytest.mark.long
 def test_server_that_dies_and_returns_has_everything_once(
     server: Server, study: RecordedStudy, caplog: pytest.LogCaptureFixture
 ) -> None:

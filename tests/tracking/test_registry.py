@@ -221,6 +221,7 @@ def _data(packed: Path, *, wrong: int = 0) -> Any:
     return SimpleNamespace(x_test=x, y_test=y)
 
 
+@pytest.mark.long
 def test_models_judged_on_different_splits_are_tested_on_the_same_data(
     finish: Callable[..., RecordedStudy], packed: Path, uri: str
 ) -> None:

@@ -108,6 +108,7 @@ def test_what_keras_cannot_do_is_refused() -> None:
         script({"joint_fans": True}, Digits())
 
 
+@pytest.mark.long
 def test_script_learns_as_well_as_the_trial(tmp_path: Path) -> None:
     text = as_script(
         RNNParams(cell="gru", units=32, batch_size=32, learning_rate=0.005),

@@ -149,6 +149,7 @@ def check(campaign: Campaign, whole: Campaign) -> None:
     assert not list((campaign.folder / "sweeps/scripted/trials").glob("*/work-*"))
 
 
+@pytest.mark.long
 def test_killed_and_pruned_commands_give_the_values_of_an_undisturbed_sweep(make: Make) -> None:
     whole, campaign = make("whole"), make("disturbed")
     whole.finish()
