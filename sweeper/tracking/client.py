@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from sweeper.spec import Sweep
 
 logger = logging.getLogger(__name__)
+
+WAY, MAX_WAY_S = 4.0, 1.0
+"""Seconds to sleep for each one computed beside a thread that is always busy; and at most at a time."""
 
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -194,6 +198,23 @@ def log_dataset(client: MlflowClient, run_id: str, facts: Mapping[str, Any]) -> 
         # MLflow accepts 36 characters of a digest; the tags have all of it.
         dataset = Dataset(str(found["name"]), str(found["digest"])[:36], "local", source, profile=json.dumps(sizes))
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def _clocks() -> tuple[float, float, float]:
+    return time.monotonic(), time.process_time(), time.thread_time()
+
+
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """Sleep after the block: the longer it computed, and the busier the other threads of this process were meanwhile.
+
+    Python runs one thread at a time. The driver answers its workers first, and MLflow may lag behind.
+    """
+    before = _clocks()
+    yield
+    wall, process, own = (now - then for now, then in zip(_clocks(), before, strict=True))
+    others = min(1.0, max(0.0, process - own) / wall) if wall > 0 else 0.0  # the clocks of a process differ a little
+    time.sleep(min(MAX_WAY_S, WAY * others * max(0.0, own)))
 
 
 def log_text_best_effort(client: MlflowClient, run_id: str, text: str, name: str) -> None:

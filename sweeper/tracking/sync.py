@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from sweeper.tracking import content
 from sweeper.tracking.client import (
     KnownRun,
     connect,
+    giving_way,
     has_file,
     known_run,
     log_dataset,
@@ -85,7 +87,8 @@ class StudySync:
             runs = self._runs if self._runs is not None else self._load(client)
             parent = runs.get(PARENT) or self._create_parent(client, runs)
             for row in rows:
-                self._write_or_skip_trial(client, runs, parent, row)
+                with giving_way() if is_live else nullcontext():
+                    self._write_or_skip_trial(client, runs, parent, row)
             self._write_sweep(client, parent, is_live=is_live)
             if self._must_reload:
                 self._load(client)

@@ -4,6 +4,7 @@ import random
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from sweeper.core.errors import InputError, TrackingError
 from sweeper.core.secrets import redact
 from sweeper.spec import Sweep
 from sweeper.study.database_url import check_database_url
-from sweeper.tracking import store_uri, sync, tracking_uri
-from sweeper.tracking.client import connect
+from sweeper.tracking import client, store_uri, sync, tracking_uri
+from sweeper.tracking.client import MAX_WAY_S, WAY, connect, giving_way
 from tests.core.test_urls import PARTS, SECRET
 from tests.tracking.tools import (
     RecordedStudy,
@@ -131,3 +132,21 @@ def test_store_whose_maker_was_killed_is_created_by_the_next_one(tmp_path: Path)
     assert connect(f"sqlite:///{path}").search_experiments()
     assert sorted(file.name for file in tmp_path.iterdir()) == [".writing-0123abcd.json", "mlflow.db"]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_way_is_given_to_other_threads_of_the_process_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(client, "_clocks", iter([(0.0, 5.0, 1.0), (0.4, 5.4, 1.2)]).__next__)
+    with giving_way():  # 0.2 s of its own within 0.4 s, in which others computed for as long
+        pass
+    assert slept == [pytest.approx(WAY * 0.5 * 0.2)]
+    for alone in ((0.2, 5.2, 1.2), (0.2, 5.19, 1.2), (0.0, 5.0, 1.0)):
+        monkeypatch.setattr(client, "_clocks", iter([(0.0, 5.0, 1.0), alone]).__next__)
+        with giving_way():
+            pass
+    assert slept[1:] == pytest.approx([0.0, 0.0, 0.0], abs=1e-9) and min(slept) >= 0
+    monkeypatch.setattr(client, "_clocks", iter([(0.0, 5.0, 1.0), (30.0, 45.0, 16.0)]).__next__)
+    with giving_way():
+        pass
+    assert slept[-1] == MAX_WAY_S
