@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from sweeper.spec import Sweep
@@ -19,6 +20,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # busy cores are no fault of the code
+hypothesis.settings.load_profile("untimed")
 
 
 for _name in ("COLUMNS", "LINES"):
