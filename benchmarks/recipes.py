@@ -164,7 +164,7 @@ def bare(count: int) -> dict[str, float]:
         store = CheckpointStore(Path(tempfile.mkdtemp(dir=".")))
         trial = Trial(
             number=number, seed=number, budget=budget, objective="val_accuracy", dataset=dataset,
-            resources=TrialResources(), checkpoints=store, send=lambda report: None,
+            resources=TrialResources(), checkpoints=store, send=lambda report, meanwhile: None,
         )  # fmt: skip
         train_rnn(RNNParams(**config), trial)
         return time.perf_counter() - started

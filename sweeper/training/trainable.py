@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from pathlib import Path
@@ -46,12 +47,17 @@ def _train(params: RNNParams, trial: Trial, data: Arrays) -> None:
                 loop.save(Path(folder))
                 del loop  # its tensors, before TensorFlow starts again
                 loop = _start(params, trial, Path(folder), data)
-        metrics = loop.advance(loop.plan.step_at(trial.step + 1))
+        stop, after = loop.plan.step_at(trial.step + 1), loop.plan.step_at(trial.step + 2)
+        metrics = loop.advance(stop)
         if bad := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
             raise trial.diverged(bad)  # weights that are NaN stay NaN, also where the objective is finite
         is_last = trial.step + 1 == trial.reports or trial.may_pause
         is_due = is_last or time.monotonic() - saved >= CHECKPOINT_SECONDS
-        trial.report(metrics, checkpoint=loop.save if is_due else None)
+        trial.report(
+            metrics,
+            checkpoint=loop.save if is_due else None,
+            meanwhile=functools.partial(loop.train_ahead, after),
+        )
         saved = time.monotonic() if is_due else saved
 
 

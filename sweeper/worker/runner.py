@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +65,7 @@ class TaskRunner:
         return self._events.get()
 
     def allow(self, cpus: int) -> None:
-        """Let the trial use so many CPUs from its next event on. Call it while the task waits."""
+        """Let the trial use so many CPUs from its next event on. Call it while the task waits for the answer to one."""
         self._cpus = cpus
 
     def stop(self) -> None:
@@ -184,7 +184,7 @@ class TaskRunner:
         model = find_trainable(trainable, code).params_model
         return load_trainable(trainable, code), params if model is None else model(**params)
 
-    def _send(self, report: Report) -> None:
+    def _send(self, report: Report, meanwhile: Callable[[], bool] | None = None) -> None:
         if self._task.evaluate:
             raise RuntimeError("evaluate makes no reports; it returns its metrics")
         last = self._context.sweep.budget.reports
@@ -194,6 +194,8 @@ class TaskRunner:
             self._last_report = report
             return
         self._events.put(Event(report=report, has_threads=has_own_threads()))
+        while meanwhile is not None and self._continue.empty() and meanwhile():
+            pass
         if not self._continue.get():
             raise TrialStopped
 

@@ -84,7 +84,7 @@ class Trial:
         dataset: AnyDataset | None,
         resources: TrialResources,
         checkpoints: CheckpointStore,
-        send: Callable[[Report], None],
+        send: Callable[[Report, Callable[[], bool] | None], None],
         data: Arrays | None = None,
         attempt: int = 1,
         pauses: Collection[int] = (),
@@ -149,13 +149,14 @@ class Trial:
             self._notify(f"{findings} The trial {consequence}.")
         if latest is not None:
             self.checkpoint, self.step = latest.path, latest.step
-            self._send(Report(latest.step, time.time(), latest.metrics))
+            self._send(Report(latest.step, time.time(), latest.metrics), None)
 
     def report(
         self,
         metrics: Mapping[str, float] | None = None,
         *,
         checkpoint: Callable[[Path], None] | None = None,
+        meanwhile: Callable[[], bool] | None = None,
         **named: float,
     ) -> None:
         """Send one report, and wait until the study has recorded and judged it.
@@ -165,6 +166,8 @@ class Trial:
                 is left out, with a note.
             checkpoint: writes into the folder it gets every file that is needed to resume from here, bit for bit. It
                 may use any names and subfolders, but no links. Without it, the trial resumes from an earlier report.
+            meanwhile: trains on for a moment; returns whether it can go on before the next report. It is called until
+                the answer is there, unless the trial may pause here; what it has trained is lost if the trial ends.
             named: metrics too: `report(score=0.5)` is `report({"score": 0.5})`.
 
         Raises:
@@ -183,12 +186,12 @@ class Trial:
         numbers = {name: value for name, value in numbers.items() if name not in bad}
         check_metric_names(numbers.keys() - self._names)
         self._names.update(numbers)
-        cpus = max(1, int(self.resources.cpus))
+        cpus, may_pause = max(1, int(self.resources.cpus)), self.may_pause
         self.step += 1
         if checkpoint is not None:
             self._save(self._checkpoints, numbers, checkpoint)
         try:
-            self._send(Report(self.step, time.time(), numbers, cpus))
+            self._send(Report(self.step, time.time(), numbers, cpus), None if may_pause else meanwhile)
         except TrialStopped:
             self._is_stopped = self.step <= self.reports  # not if only a report too many was made
             raise

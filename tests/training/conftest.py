@@ -19,10 +19,15 @@ FEW = Digits(train=96, validation=32, test=32)
 
 
 class RecordedTrial(Trial):
-    """A trial that keeps its reports."""
+    """A trial that keeps its reports.
 
-    def __init__(self, folder: Path, *, dataset: Any = FEW, seed: int = 7, **budget: Any) -> None:
+    Args:
+        ahead: calls in which the trial trains on before each report is answered.
+    """
+
+    def __init__(self, folder: Path, *, dataset: Any = FEW, seed: int = 7, ahead: int = 0, **budget: Any) -> None:
         self.sent: list[Report] = []
+        self.ahead = ahead
         self.checkpoints = CheckpointStore(folder)
         super().__init__(
             number=0,
@@ -32,8 +37,15 @@ class RecordedTrial(Trial):
             dataset=dataset,
             resources=TrialResources(),
             checkpoints=self.checkpoints,
-            send=self.sent.append,
+            send=self._keep,
         )
+
+    def _keep(self, report: Report, meanwhile: Callable[[], bool] | None) -> None:
+        self.sent.append(report)
+        for _ in range(self.ahead):
+            assert meanwhile is not None
+            if not meanwhile():
+                break
 
     @property
     def metrics(self) -> list[dict[str, float]]:

@@ -19,7 +19,9 @@ import pytest
 from sweeper.core.errors import InputError, TrialDivergedError
 from sweeper.datasets.catalog import Digits, TimeSeries
 from sweeper.training import RNNParams, train_rnn, trainable
+from sweeper.training.engine import loop
 from sweeper.training.engine.optimizers import OPTIMIZERS
+from sweeper.training.engine.program import Program
 from sweeper.training.engine.recurrence import CELLS
 from tests.training.conftest import RecordedTrial
 
@@ -111,8 +113,9 @@ def test_resumed_trial_gives_the_same_bits_as_an_uninterrupted_one(make_trial: M
     class Interrupted(Exception):
         pass
 
-    def interrupt(report: Any) -> None:
+    def interrupt(report: Any, meanwhile: Any) -> None:
         if report.step == stop:
+            meanwhile()
             raise Interrupted
 
     budget = {"epochs": 3, "reports_per_epoch": 2}
@@ -125,6 +128,34 @@ def test_resumed_trial_gives_the_same_bits_as_an_uninterrupted_one(make_trial: M
     train_rnn(RANDOM, rest)
     assert rest.metrics == whole.metrics[stop - 1 :]
     assert (weights_of(rest) == weights_of(whole)).all()
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 1000])
+@pytest.mark.parametrize("steps_per_call", [500, 4])
+def test_training_ahead_gives_the_same_bits(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, ahead: int, steps_per_call: int
+) -> None:
+    monkeypatch.setattr(loop, "STEPS_PER_CALL", steps_per_call)
+    waiting, working = make_trial("waiting", epochs=3), make_trial("working", epochs=3, ahead=ahead)
+    train_rnn(RANDOM, waiting)
+    calls = steps_in_each_call(monkeypatch)
+    train_rnn(RANDOM, working)
+    assert working.metrics == waiting.metrics
+    assert (weights_of(working) == weights_of(waiting)).all()
+    assert sum(calls) == 22 and len(calls) > (3 if steps_per_call == 500 else 6)
+
+
+def steps_in_each_call(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    train = Program.train
+
+    def count(self: Program, *args: Any, **options: Any) -> Any:
+        calls.append(len(options["rates"]))
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(Program, "train", count)
+    monkeypatch.setattr(loop, "AHEAD_SECONDS", 0.0)  # one step in each call
+    return calls
 
 
 @pytest.mark.parametrize("_round", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, 6))])
@@ -278,15 +309,18 @@ threads = []
 def trial(folder, stop=None, changes=True):
     made = RecordedTrial(pathlib.Path(folder), epochs=3, reports_per_epoch=2)
     made._cpus_at = lambda step: 2 if changes and 2 < step < 6 else 1
-    def send(report):
+    def send(report, meanwhile):
         threads.append(runtime.tensorflow.config.threading.get_inter_op_parallelism_threads())
         made.sent.append(report)
+        if made is not whole and meanwhile:
+            meanwhile()
         if report.step == stop:
             raise KeyboardInterrupt
     made._send = send
     return made
 
-whole, broken, rest, alone = trial("whole"), trial("broken", 4), trial("broken"), trial("alone", changes=False)
+whole = trial("whole")
+broken, rest, alone = trial("broken", 4), trial("broken"), trial("alone", changes=False)
 train_rnn(params, whole)
 assert threads == [1, 1, 2, 2, 2, 1], threads
 assert [report.cpus for report in whole.sent] == threads

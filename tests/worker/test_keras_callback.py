@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class FitTrial(Trial):
             send=self._keep,
         )
 
-    def _keep(self, report: Report) -> None:
+    def _keep(self, report: Report, meanwhile: Callable[[], bool] | None) -> None:
         self.sent.append(report)
         if report.step == self.stop:
             raise TrialStopped
@@ -152,6 +153,7 @@ def test_callback_works_on_jax(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     code = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 import pytest
 from tests.worker import test_keras_callback as tests

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +257,28 @@ def test_trial_that_lacks_only_its_last_report_is_not_trained_again(make_sweep: 
     report = run.next_event().report
     assert report is not None and report.step == 3
     assert replace(run.next_event(), has_threads=False) == Event()  # other tests may have left threads
+
+
+def test_trial_works_ahead_until_its_report_is_answered(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    run = start(make_sweep(trainable="tests.samples:work_ahead"), tmp_path)
+    run.next_event()
+    time.sleep(0.5)
+    report = run.next_event().report
+    assert report is not None and 10 < report.metrics["calls"] < 1000
+    run.stop()
+    assert not run._thread.is_alive()
+
+
+def test_trial_does_not_work_ahead_where_it_may_pause(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:work_ahead", pruner={"type": "promotion", "min_epochs": 2})
+    assert sweep.chosen_pruner.pauses(sweep.budget)[0] == 2
+    run = start(sweep, tmp_path)
+    reports = []
+    for _ in range(3):
+        reports.append(run.next_event().report)
+        time.sleep(0.1)
+    run.stop()
+    assert [report.metrics["calls"] > 0 for report in reports if report] == [False, True, False]
 
 
 def cpus_of(events: list[Event]) -> list[int | None]:

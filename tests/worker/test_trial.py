@@ -36,7 +36,7 @@ class Driver:
             dataset=None,
             resources=TrialResources(),
             checkpoints=self.checkpoints,
-            send=self.reports.append,
+            send=lambda report, meanwhile: self.reports.append(report),
             notify=self.notices.append,
         )
 
@@ -161,7 +161,7 @@ def test_model_can_be_saved_before_the_first_report(driver: Driver, tmp_path: Pa
 def test_stopped_trial_saves_no_model(driver: Driver, tmp_path: Path) -> None:
     trial = driver.trial()
 
-    def stop(report: Report) -> None:
+    def stop(report: Report, meanwhile: object) -> None:
         raise TrialStopped
 
     trial._send = stop

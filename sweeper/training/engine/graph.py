@@ -72,7 +72,7 @@ class CompiledTraining:
         x = spec((None, task.steps, None), task.input_type)
         y = spec((None, *(task.steps, None) * task.forecasts), task.target_type)
         given = () if shapes else tuple(spec((rank,), "int32") for rank in network.ranks)
-        state = (vector, (vector,) * self._optimizer.slots, (seed,) * network.generators)
+        state = (vector, (vector,) * self._optimizer.slots, (seed,) * network.generators, number, count)
         numbers = {name: number for name in NUMBERS}
         indices = spec((None, None), "int32")
         # Without signatures, each new number of steps in a call and each new size of the data would be traced again.
@@ -173,8 +173,7 @@ class CompiledTraining:
         def should_continue(i: Tensor, *rest: Any) -> Tensor:
             return ops.logical_and(i < count, ops.isfinite(rest[-2]))  # stop when it diverged
 
-        start = (ops.zeros((), "int32"), *state, ops.zeros(()), ops.zeros((), "int32"))
-        return tuple(ops.while_loop(should_continue, body, start)[1:])
+        return tuple(ops.while_loop(should_continue, body, (ops.zeros((), "int32"), *state))[1:])
 
 
 def unpack(weights: Tensor, shapes: Any) -> Tensors:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ _STATE_FILE = "state.npz"
 
 _EVALUATION_BATCH_SIZE = 250
 """With larger batches, XLA is half as fast on a CPU, and TensorFlow no faster."""
+
+AHEAD_SECONDS = 0.05
+"""Length of one call that trains ahead: if the trial is stopped, its worker is free after no more than that."""
 
 FIRST_TEST_IMAGES = 128
 """Number of test images that the accuracies of E1 and E3 in `search_spaces/baselines` were measured on."""
@@ -110,8 +115,28 @@ def _permutation(seed: int, epoch: int, samples: int) -> Array:
     return np.random.default_rng([seed, epoch]).permutation(samples).astype(np.int32)
 
 
+@dataclass
+class _Interval:
+    """The training from one report to the next, as far as it has come."""
+
+    first: int
+    step: int
+    state: State
+    losses: list[float] = field(default_factory=lambda: [0.0])
+    """Sums of at most `STEPS_PER_CALL` steps each, also where more calls made them, so that their bits are the same."""
+    hits: int = 0
+
+    def is_left(self, stop: int) -> bool:
+        return self.step < stop and math.isfinite(self.losses[-1])
+
+
 class Loop:
-    """Training of one trial: its state, its steps, its metrics and its checkpoints."""
+    """Training of one trial: its state, its steps, its metrics and its checkpoints.
+
+    Attributes:
+        step: gradient steps made until the last report.
+        state: what they led to. A call of `train_ahead` leaves both as they are.
+    """
 
     def __init__(self, params: RNNParams, program: Program, data: DeviceData, plan: StepPlan, seed: int) -> None:
         self.step = 0
@@ -121,29 +146,59 @@ class Loop:
         self._data = data
         self.plan = plan
         self.order = DataOrder(seed, len(data.y_train), params.batch_size)
+        self._interval: _Interval | None = None
+        self._seconds_per_step = math.inf
 
     def advance(self, stop: int) -> dict[str, float]:
         """Train up to gradient step `stop` and validate; return the metrics since the last report."""
-        first, loss, hits = self.step, 0.0, 0
-        while self.step < stop and np.isfinite(loss):
-            steps = range(self.step, min(stop, self.step + STEPS_PER_CALL))
-            self.state, part_loss, part_hits = self._program.train(
-                self.state,
-                self._data.x_train,
-                self._data.y_train,
-                first=self.step,
-                indices=self.order.batches(self.step, len(steps)),
-                rates=[learning_rate(self._params, step, self.plan.total) for step in steps],
-            )
-            loss, hits, self.step = loss + part_loss, hits + part_hits, steps[-1] + 1
-        count = self.step - first
+        interval, begun = self._begun(), time.monotonic()
+        first = interval.step
+        while interval.is_left(stop):
+            self._train(interval, stop, STEPS_PER_CALL)
+        if interval.step > first:
+            self._seconds_per_step = (time.monotonic() - begun) / (interval.step - first)
+        self.step, self.state, self._interval = interval.step, interval.state, None
+        count, loss = interval.step - interval.first, sum(interval.losses)
         return {
-            **self._named("", loss / count, hits / (count * self._params.batch_size)),
+            **self._named("", loss / count, interval.hits / (count * self._params.batch_size)),
             **self._named("val_", *self._program.evaluate(self.state.weights, self._data.validation)),
             **(self.test() if self._params.watch_test else {}),
             "learning_rate": learning_rate(self._params, self.step - 1, self.plan.total),
             "epoch": self.step * self._params.batch_size / self.order.samples,
         }
+
+    def train_ahead(self, stop: int) -> bool:
+        """Train for `AHEAD_SECONDS` towards gradient step `stop`, while the last report is judged.
+
+        Return whether steps are left. The next call of `advance` continues from here; its metrics are the same bits.
+        """
+        interval = self._begun()
+        if interval.is_left(stop):
+            self._train(interval, stop, max(1, int(AHEAD_SECONDS / self._seconds_per_step)))
+        return interval.is_left(stop)
+
+    def _begun(self) -> _Interval:
+        if self._interval is None:
+            self._interval = _Interval(self.step, self.step, self.state)
+        return self._interval
+
+    def _train(self, interval: _Interval, stop: int, most: int) -> None:
+        """Make the next gradient steps, in one call."""
+        made = (interval.step - interval.first) % STEPS_PER_CALL
+        if made == 0 and interval.step > interval.first:
+            interval.losses.append(0.0)
+        steps = range(interval.step, min(stop, interval.step + min(most, STEPS_PER_CALL - made)))
+        interval.state, interval.losses[-1], interval.hits = self._program.train(
+            interval.state,
+            self._data.x_train,
+            self._data.y_train,
+            first=interval.step,
+            indices=self.order.batches(interval.step, len(steps)),
+            rates=[learning_rate(self._params, step, self.plan.total) for step in steps],
+            loss=interval.losses[-1],
+            hits=interval.hits,
+        )
+        interval.step = steps[-1] + 1
 
     def test(self) -> dict[str, float]:
         """Return the metrics on the test set.
@@ -189,7 +244,7 @@ class Loop:
         with np.load(folder / _STATE_FILE, allow_pickle=False) as saved:
             if saved["weights"].shape != self.state.weights.shape:
                 raise ValueError(f"the checkpoint in {folder} belongs to another network")
-            self.step = int(saved["step"])
+            self.step, self._interval = int(saved["step"]), None
             self.state = State(
                 runtime.tensor(saved["weights"]),
                 tuple(runtime.tensor(saved[f"slot_{number}"]) for number in range(len(self.state.slots))),

@@ -84,7 +84,16 @@ class Program:
         )
 
     def train(
-        self, state: State, x: Tensor, y: Tensor, *, first: int, indices: Array, rates: Array
+        self,
+        state: State,
+        x: Tensor,
+        y: Tensor,
+        *,
+        first: int,
+        indices: Array,
+        rates: Array,
+        loss: float = 0.0,
+        hits: int = 0,
     ) -> tuple[State, float, int]:
         """Make one gradient step for each row of `indices`; return the new state, the sum of the losses, and the hits.
 
@@ -92,24 +101,25 @@ class Program:
             first: number of gradient steps that were made before.
             indices: samples of each batch, `[steps, batch]`; at most `STEPS_PER_CALL` steps.
             rates: learning rate of each step.
+            loss, hits: the sums so far, to which these steps add. In this way, some calls give the bits of one.
         """
         count = len(rates)
         if runtime.is_jax():  # XLA would compile again for another number of rows
             indices = np.pad(indices, ((0, STEPS_PER_CALL - count), (0, 0)))
             rates = np.pad(rates, (0, STEPS_PER_CALL - count))
-        weights, slots, seeds, loss, hits = self.compiled.steps(
+        weights, slots, seeds, losses, all_hits = self.compiled.steps(
             x,
             y,
             self._given,
             self.decayed,
-            (state.weights, state.slots, state.seeds),
+            (state.weights, state.slots, state.seeds, runtime.tensor(loss), runtime.tensor(hits, "int32")),
             runtime.tensor(first),
             runtime.tensor(count, "int32"),
             runtime.tensor(indices, "int32"),
             runtime.tensor(rates),
             self._numbers,
         )
-        return State(weights, slots, seeds), float(loss), int(hits)
+        return State(weights, slots, seeds), float(losses), int(all_hits)
 
     def evaluate(self, weights: Tensor, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
         """Return the mean loss and the accuracy."""
