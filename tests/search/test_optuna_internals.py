@@ -16,7 +16,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
-from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import (
     RememberingTPESampler,
     all_trials,
@@ -35,6 +34,7 @@ from sweeper.search.optuna_internals import (
     values_at_rung,
 )
 from sweeper.search.samplers import Sampler
+from sweeper.search.seeding import CountedRandomSampler
 from sweeper.search.space import Domain
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
