@@ -37,6 +37,8 @@ MAX_GOOD_TRIALS = 25
 """Largest number of trials that Optuna's TPE counts as good, however many trials there are."""
 
 
+_MODELLED = (TrialState.COMPLETE, TrialState.PRUNED)
+
 _Rank = tuple[float, ...]
 
 
@@ -71,56 +73,58 @@ class BoundedTPESampler(RememberingTPESampler):
     ) -> dict[str, Any]:
         if trial is not self._updated_for:  # Optuna asks for both, one after the other
             self._trials.update(study)
-        return super().sample_relative(partial_study(study, self._trials.ended()), trial, search_space)
+        return super().sample_relative(self._ended_part(study), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         self._trials.update(study)
-        part = partial_study(study, self._trials.ended())
-        return super().sample_independent(part, trial, param_name, param_distribution)
+        return super().sample_independent(self._ended_part(study), trial, param_name, param_distribution)
 
-    def split(self, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+    def _ended_part(self, study: Study) -> Study:
+        return partial_study(study, self._trials.modelled, _MODELLED)
+
+    def split(self, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[int], list[int]]:
         return self._trials.split(trial.number)
 
 
 class _ModelledTrials:
-    """Trials to model, kept up to date as trials end.
+    """Trials to model, kept up to date as trials end, by their numbers: to look at a thousand trials takes long.
 
     Attributes:
         space: the parameters that all trials that have ended have in common; None before one has ended.
+        modelled: the trials to model that have ended, by number.
     """
 
     def __init__(self, modelled: int, running: int) -> None:
         self.space: dict[str, BaseDistribution] | None = None
+        self.modelled: list[FrozenTrial] = []
         self._modelled, self._modelled_running = modelled, running
         self._ended = EndedTrials()
         self._best: list[tuple[_Rank, int]] = []
         self._others: list[int] = []
         self._all: list[FrozenTrial] = []
 
-    def update(self, study: Study) -> None:
-        """Look which trials have begun and ended."""
+    def update(self, study: Study) -> list[FrozenTrial]:
+        """Look which trials have begun and ended; return those to model that have ended."""
         self._all = trials = all_trials(study)
         ended = self._ended.update(study, trials)
         for number in self._ended.reopened:
             self._remove(number, study.direction)
         for trial in ended:
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            if trial.state in _MODELLED:
                 self._add(trial, study.direction)
+        if ended or self._ended.reopened:
+            self.modelled = [trials[number] for number in sorted([*self._ranked(), *self._others])]
+        return self.modelled
 
-    def ended(self) -> list[FrozenTrial]:
-        """Return the trials to model that have ended, by number."""
-        return [self._all[number] for number in sorted([*self._ranked(), *self._others])]
-
-    def split(self, proposed: int) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """Return the good trials to model and the others, each by number, without the one that is proposed for."""
-        trials, ranked = self._all, self._ranked()
+    def split(self, proposed: int) -> tuple[list[FrozenTrial], list[int], list[int]]:
+        """Return all trials, and the good ones to model and the others without the one that is proposed for."""
+        ranked, is_left_out = self._ranked(), {proposed, *self._ended.waiting}
         good = number_of_good(len(ranked) + len(self._others))
-        newest = (number for number in reversed(self._ended.open) if number != proposed)
-        running = (number for number in newest if trials[number].state == TrialState.RUNNING)
-        others = sorted([*ranked[good:], *self._others, *islice(running, self._modelled_running)])
-        return [trials[number] for number in sorted(ranked[:good])], [trials[number] for number in others]
+        newest = (number for number in reversed(self._ended.open) if number not in is_left_out)
+        others = sorted([*ranked[good:], *self._others, *islice(newest, self._modelled_running)])
+        return self._all, sorted(ranked[:good]), others
 
     def _ranked(self) -> list[int]:
         return [number for _, number in self._best]
@@ -230,31 +234,43 @@ class IncrementalPercentilePruner(BasePruner):
 class EndedTrials:
     """Trials of a study that have ended, found without reading all trials each time.
 
+    A trial is looked at again only if it is another object: storages replace one that changes.
+
     Attributes:
-        open: the numbers of the trials that have not ended, ascending.
+        open: the trials that have not ended, by number.
+        waiting: the numbers of those that have not begun.
         reopened: those of trials that `update` returned before its last call, and that were taken up again since.
     """
 
     def __init__(self) -> None:
-        self.open: list[int] = []
+        self.open: dict[int, FrozenTrial | None] = {}
+        self.waiting: set[int] = set()
         self.reopened: list[int] = []
         self._seen = self._revived = 0
 
     def update(self, study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials that have ended since the last call, by number; `trials` are all of the study."""
         if len(trials) < self._seen:  # trials that were begun are none if their commit has failed
-            self.open, self._seen = [number for number in self.open if number < len(trials)], len(trials)
+            self.open = {number: seen for number, seen in self.open.items() if number < len(trials)}
+            self._seen = len(trials)
         pruner = promotion_of(study)
         revived = pruner.revived[self._revived :] if pruner else []
         self._revived += len(revived)
-        self.reopened = sorted({number for number in revived if number < self._seen} - {*self.open})
-        known = sorted([*self.open, *self.reopened]) if self.reopened else self.open
-        candidates = [*known, *range(self._seen, len(trials))]
+        self.reopened = sorted({number for number in revived if number < self._seen} - self.open.keys())
+        if self.reopened:
+            self.open = dict(sorted({**self.open, **dict.fromkeys(self.reopened)}.items()))
+        changed = [number for number, seen in self.open.items() if trials[number] is not seen]
+        changed += range(self._seen, len(trials))
         self._seen = len(trials)
-        self.open = [number for number in candidates if trials[number].state in _OPEN]
-        if len(self.open) == len(candidates):
-            return []
-        return [trials[number] for number in candidates if trials[number].state not in _OPEN]
+        for number in changed:
+            self._note(trials[number])
+        return [trials[number] for number in changed if number not in self.open]
 
-
-_OPEN = (TrialState.RUNNING, TrialState.WAITING)
+    def _note(self, trial: FrozenTrial) -> None:
+        self.waiting.discard(trial.number)
+        if trial.state.is_finished():
+            self.open.pop(trial.number, None)
+            return
+        self.open[trial.number] = trial
+        if trial.state == TrialState.WAITING:
+            self.waiting.add(trial.number)

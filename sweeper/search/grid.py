@@ -13,7 +13,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from sweeper.core.schema import scalars_equal
 from sweeper.search.bounded import EndedTrials
@@ -56,8 +56,8 @@ class GridSampler(BaseSampler):
     def _taken_by(self, study: Study) -> set[int]:
         """Return the places of the points that trials have run or run now, also under another sampler or seed."""
         self._taken |= self._places_of(self._ended.update(study, trials := all_trials(study)))
-        is_open = (trials[number] for number in self._ended.open)
-        return self._taken | self._places_of(trial for trial in is_open if trial.state == TrialState.RUNNING)
+        running = self._ended.open.keys() - self._ended.waiting
+        return self._taken | self._places_of(trials[number] for number in running)
 
     def _places_of(self, trials: Iterable[FrozenTrial]) -> set[int]:
         keys = (point_key(trial.params) for trial in trials)

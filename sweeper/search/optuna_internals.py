@@ -6,8 +6,7 @@ reads its tables, keeps the names of the storage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,7 +19,7 @@ from optuna.samplers._tpe.sampler import default_gamma
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from sweeper.search.parzen import log_density
+from sweeper.search.parzen import ParameterTable, log_density
 
 if TYPE_CHECKING:
     from numpy.random import RandomState
@@ -63,18 +62,21 @@ def all_trials(study: Study) -> list[FrozenTrial]:
     return study._get_trials(deepcopy=False)
 
 
-def partial_study(study: Study, trials: list[FrozenTrial]) -> Study:
+def partial_study(study: Study, trials: list[FrozenTrial], states: Sequence[TrialState] | None = None) -> Study:
     """Return a study for Optuna's TPE sampler in which only some trials can be seen.
 
     Optuna 5.0. The sampler reads trials with `_get_trials` alone, and has no option that leaves any of them out.
+
+    Args:
+        states: those that all these trials are in; a sampler that asks for them gets all without a look at each.
     """
-    return cast(Study, _PartialStudy(study, trials))
+    return cast(Study, _PartialStudy(study, trials, states))
 
 
 class _PartialStudy:
-    def __init__(self, study: Study, trials: list[FrozenTrial]) -> None:
+    def __init__(self, study: Study, trials: list[FrozenTrial], states: Sequence[TrialState] | None) -> None:
         self._study = study
-        self._trials = trials
+        self._trials, self._states = trials, states
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -82,7 +84,9 @@ class _PartialStudy:
     def _get_trials(
         self, deepcopy: bool = True, states: tuple[TrialState, ...] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [trial for trial in self._trials if states is None or trial.state in states]
+        if states in (None, self._states):
+            return self._trials
+        return [trial for trial in self._trials if trial.state in states]
 
 
 def generators_of(sampler: BaseSampler) -> Iterator[RandomState]:
@@ -178,11 +182,7 @@ def number_of_good(ended: int) -> int:
     return default_gamma(ended)
 
 
-MAX_REMEMBERED = 10_000
-"""Trials whose parameters are remembered as numbers: many more than are modelled and running."""
-
-_Numbers = dict[int, tuple[dict[str, Any], tuple[float, ...] | None]]
-"""Of each trial: its parameters, and their numbers in the order of the search space; None if it lacks one."""
+_Space = dict[str, BaseDistribution]
 
 
 class RememberingTPESampler(TPESampler):
@@ -195,31 +195,35 @@ class RememberingTPESampler(TPESampler):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._known: dict[tuple[str, ...], tuple[dict[str, BaseDistribution], _Numbers]] = {}
-        self._good: dict[tuple[str, ...], tuple[dict[str, BaseDistribution], list[FrozenTrial], _ParzenEstimator]] = {}
+        self._tables: dict[tuple[str, ...], ParameterTable] = {}
+        self._good: dict[tuple[str, ...], tuple[_Space, list[int], _ParzenEstimator]] = {}
 
-    def split(self, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]] | None:
-        """Return the trials to model a proposal for `trial` by, the good ones and the others; None: as Optuna does."""
+    def split(self, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[int], list[int]] | None:
+        """Return what to model a proposal for `trial` by; None: what Optuna does.
+
+        Returns:
+            All trials of the study by number, the numbers of the good ones to model, and those of the others to model.
+        """
         return None
 
-    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: _Space) -> dict[str, Any]:
         if (split := self.split(trial)) is None:
             return super()._sample(study, trial, search_space)
-        good = self._model_of_good(study, search_space, split[0])
-        others = self._build_parzen_estimator(study, search_space, split[1], handle_below=False)
-        candidates = good.sample(self._rng.rng, self._n_ei_candidates)
-        best = self._compare(candidates, self._compute_acquisition_func(candidates, good, others))
+        trials, good, others = split
+        table = self._tables.get(names := tuple(search_space))
+        if table is None or table.space != search_space:
+            self._tables[names] = table = ParameterTable(search_space, lambda trial: self._get_params(trial, study))
+        known = self._good.get(names)
+        if known is None or known[:2] != (search_space, good):  # often they are those of the last proposal
+            known = dict(search_space), good, self._model(table.columns(good, trials), search_space)
+            self._good[names] = known
+        candidates = known[2].sample(self._rng.rng, self._n_ei_candidates)
+        model = self._model(table.columns(others, trials), search_space)
+        best = self._compare(candidates, self._compute_acquisition_func(candidates, known[2], model))
         return {name: domain.to_external_repr(best[name]) for name, domain in search_space.items()}
 
-    def _model_of_good(
-        self, study: Study, search_space: dict[str, BaseDistribution], trials: list[FrozenTrial]
-    ) -> _ParzenEstimator:
-        """Return the model of the good trials, which are often those of the last proposal."""
-        known = self._good.get(names := tuple(search_space))
-        if known is None or known[:2] != (search_space, trials):
-            model = self._build_parzen_estimator(study, search_space, trials, handle_below=True)
-            self._good[names] = known = dict(search_space), trials, model
-        return known[2]
+    def _model(self, observations: dict[str, np.ndarray], search_space: _Space) -> _ParzenEstimator:
+        return self._parzen_estimator_cls(observations, search_space, self._parzen_estimator_parameters)
 
     def _compute_acquisition_func(
         self, samples: dict[str, np.ndarray], mpe_below: _ParzenEstimator, mpe_above: _ParzenEstimator
@@ -228,32 +232,6 @@ class RememberingTPESampler(TPESampler):
         models = (model._mixture_distribution for model in (mpe_below, mpe_above))
         good, others = (log_density(points, model.weights, model.distributions) for model in models)
         return good - others
-
-    def _get_internal_repr(
-        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
-    ) -> dict[str, np.ndarray]:
-        distributions, known = self._known.get(names := tuple(search_space), ({}, {}))
-        if distributions != search_space or len(known) > MAX_REMEMBERED:
-            known = {}
-            self._known[names] = dict(search_space), known
-        rows: list[tuple[float, ...]] = []
-        for trial in trials:
-            params, numbers = known.get(trial.number, (None, None))
-            if params is not trial.params:  # it is new, or has other parameters now
-                numbers = self._as_numbers(trial, study, search_space)
-                known[trial.number] = trial.params, numbers
-            if numbers is not None:
-                rows.append(numbers)
-        table = np.fromiter(chain.from_iterable(rows), float).reshape(len(rows), len(search_space))
-        return {name: table[:, column] for column, name in enumerate(search_space)}
-
-    def _as_numbers(
-        self, trial: FrozenTrial, study: Study, search_space: dict[str, BaseDistribution]
-    ) -> tuple[float, ...] | None:
-        params = self._get_params(trial, study)
-        if not search_space.keys() <= params.keys():
-            return None
-        return tuple(distribution.to_internal_repr(params[name]) for name, distribution in search_space.items())
 
 
 def compute_tails_in_c() -> None:

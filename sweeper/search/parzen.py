@@ -1,15 +1,55 @@
-"""The density of the models of Optuna's TPE, computed by SciPy for all their kernels at once."""
+"""What the models of Optuna's TPE are made of, kept from one proposal to the next, and their density."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
 
 _Floats = NDArray[np.float64]
+
+
+class ParameterTable:
+    """The parameters of trials as the numbers that Optuna models, each converted once.
+
+    A trial is looked at again only if it is another object: storages replace one that changes.
+
+    Args:
+        space: the parameters to convert.
+        params_of: returns the parameters of a trial.
+    """
+
+    def __init__(
+        self, space: Mapping[str, BaseDistribution], params_of: Callable[[FrozenTrial], Mapping[str, Any]]
+    ) -> None:
+        self.space = dict(space)
+        self._params_of = params_of
+        self._rows = np.empty((0, len(space)))  # by the number of the trial; NaN where it lacks a parameter
+        self._seen: dict[int, FrozenTrial | None] = {}  # None for one that has ended, and does not change any more
+
+    def columns(self, numbers: Sequence[int], trials: Sequence[FrozenTrial]) -> dict[str, _Floats]:
+        """Return each parameter of the trials with these numbers that have all of them; `trials` are all by number."""
+        for number in numbers:
+            seen = self._seen.get(number, self)
+            if seen is not None and seen is not trials[number]:
+                self._convert(trials[number])
+        rows = self._rows[np.array(numbers, int)]
+        return dict(zip(self.space, rows[~np.isnan(rows[:, 0])].T, strict=True))
+
+    def _convert(self, trial: FrozenTrial) -> None:
+        params = self._params_of(trial)
+        if len(self._rows) <= trial.number:
+            more = np.full((trial.number + 1024, len(self.space)), np.nan)
+            more[: len(self._rows)] = self._rows
+            self._rows = more
+        if self.space.keys() <= params.keys():
+            self._rows[trial.number] = [domain.to_internal_repr(params[name]) for name, domain in self.space.items()]
+        self._seen[trial.number] = None if trial.state.is_finished() else trial
 
 
 class Normals(Protocol):

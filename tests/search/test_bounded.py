@@ -54,7 +54,8 @@ def test_proposals_are_those_of_optuna_up_to_the_bound(direction: str, pruner: A
 
 def modelled_by(sampler: BoundedTPESampler, study: optuna.Study) -> list[int]:
     sampler._trials.update(study)
-    return sorted(trial.number for part in sampler._trials.split(-1) for trial in part)
+    _, good, others = sampler._trials.split(-1)
+    return sorted(good + others)
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -79,9 +80,9 @@ def test_newest_running_trials_are_modelled_without_the_proposed_one() -> None:
     run(study, 30)
     running = [ask(study).number for _ in range(40)]
     sampler._trials.update(study)
-    good, others = sampler._trials.split(running[-1])
-    open_trials = [trial.number for trial in others if trial.state == TrialState.RUNNING]
-    assert open_trials == running[-11:-1] and not {trial.number for trial in good} & {*running}
+    trials, good, others = sampler._trials.split(running[-1])
+    open_numbers = [number for number in others if trials[number].state == TrialState.RUNNING]
+    assert open_numbers == running[-11:-1] and not {*good} & {*running}
 
 
 def test_resumed_study_models_the_same_trials() -> None:
