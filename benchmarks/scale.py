@@ -54,11 +54,14 @@ class Load:
     idle: float = 0.0
     jitter: random.Random = field(default_factory=lambda: random.Random(0))
 
+    def __post_init__(self) -> None:
+        self.bridge.has_arrived = lambda: bool(self.due) and self.due[0][0] <= time.monotonic()
+
     def fill(self) -> None:
-        """Hand a trial to every free worker, as long as the bridge has any."""
+        """Ask the bridge for trials until it has none now, as Ray Tune does after each event."""
         from sweeper.worker.task import Task
 
-        while self.free and isinstance(task := self.bridge.next_task(), Task):
+        while isinstance(task := self.bridge.next_task(), Task):
             now = time.monotonic()
             self.idle += now - self.free.popleft()
             heapq.heappush(self.due, (now + self._next(), task.number, task, 1))
@@ -133,7 +136,9 @@ def drive(workers: int, period: float, seconds: float, storage: str) -> dict[str
         )
         load, began = Load(bridge, workers, period), time.monotonic()
         load.free.extend([began] * workers)
-        load.fill()
+        while load.free:  # the first ones report meanwhile
+            load.fill()
+            load.serve(time.monotonic())
         filled = time.monotonic() - began
         load.serve(time.monotonic() + period)  # those that began first have reports that are late
         process, load.idle = psutil.Process(), 0.0

@@ -27,7 +27,7 @@ FINISHED = "FINISHED"
 
 
 MAX_PREPARED = 8
-"""Trials that are asked for at once, for workers that are about to be free. Reports wait meanwhile."""
+"""Trials that are asked for at once, for workers that are or will soon be free. Reports wait meanwhile."""
 
 
 MAX_EVALUATION_ATTEMPTS = 3
@@ -56,11 +56,16 @@ class TuneBridge:
         """Tune's trials whose task is FAIL in the study, and that Tune does not call failed yet."""
         self.has_idle_cpus = False
         """Whether CPUs are free for another trial, and there is none."""
+        self.has_arrived: Callable[[], bool] = lambda: False
+        """Returns whether events have arrived that were not handled yet."""
         self._study = study
         self._has_room = has_room
-        self._handed_out: dict[AttemptId, Task] = {}
+        self._handed_out: dict[AttemptId, Task] = {}  # never changed in place: `has_room` sees a change at once
         self._undelivered: dict[AttemptId, tuple[Task, Verdict]] = {}
         self._prepared: list[TrialRecord] = []
+        self._owed: set[AttemptId] = set()  # verdicts that were undelivered when trials were last asked for
+        self._has_looked = True  # whether an event was handled since then
+        self._places = 0  # tasks that were handed out when there was last no room
         self._must_evaluate, self._model_of = must_evaluate, model_of
         self._is_evaluation_started = False
         self._evaluation_attempts = 0
@@ -78,7 +83,7 @@ class TuneBridge:
         """Return the next task, None if there is none now, or `FINISHED`. Blocks while the sweep is paused."""
         if self.wait_or_stop():
             return FINISHED
-        if self._search and (self._study.running() or not self._study.is_exhausted()):
+        if self._search and (self._study.running_numbers() or not self._study.is_exhausted()):
             return self._next_trial_task()
         return self._evaluation_task() or FINISHED
 
@@ -87,19 +92,14 @@ class TuneBridge:
 
         A trial that takes its reports from a finished one needs no worker.
         """
-        running = {(row.number, row.attempt): row for row in self._study.running()}
-        self._prepared = [row for row in self._prepared if (row.number, row.attempt) in running]
-        waiting = {(row.number, row.attempt) for row in self._prepared}
-        self._handed_out = {key: self._handed_out.get(key) or self._task(row) for key, row in running.items()}
-        self._handed_out |= {key: task for key, (task, _) in self._undelivered.items()}  # their workers are not free
-        has_room = self._has_room({key: task for key, task in self._handed_out.items() if key not in waiting})
-        has_next = has_room and (bool(waiting) or self._study.has_next())
+        self._update_handed_out()
+        has_room = self._has_room(self._handed_out)
+        has_next = has_room and (bool(self._prepared) or self._study.has_next())
         self.has_idle_cpus = has_room and not has_next
-        if not has_next:
+        if not has_room:
+            self._places = len(self._handed_out)
+        if not has_next or not (self._prepared or self._prepare()):
             return None
-        if not waiting:
-            stopping = sum(verdict is Verdict.STOP for _, verdict in self._undelivered.values())
-            self._prepared = self._study.ask_together(min(1 + stopping, MAX_PREPARED))
         row = self._prepared.pop(0)
         if row.state == "FAIL":  # it was enqueued with a value outside the space
             return None
@@ -111,7 +111,42 @@ class TuneBridge:
         except ValueError as error:
             self._study.fail(task.number, Failure("error", str(error)))
             return None
+        self._handed_out = {**self._handed_out, (task.number, task.attempt): task}
         return task
+
+    def _update_handed_out(self) -> None:
+        """Find the tasks whose workers are not free: of trials that run, and of those that have a verdict to learn.
+
+        Tune asks after each event, so nothing is read while their number stays the same.
+        """
+        running = self._study.running_numbers()
+        current = [row for row in self._prepared if row.number in running]
+        self._prepared = [row for row in current if row.attempt == self._study.row(row.number).attempt]
+        stopping = sum(verdict is Verdict.STOP for _, verdict in self._undelivered.values())
+        expected = len(running) - len(self._prepared) + stopping
+        if len(known := self._handed_out) != expected:  # some have ended
+            is_taken = (key for key in known if key[0] in running or key in self._undelivered)
+            self._handed_out = {key: known[key] for key in is_taken}
+        if len(self._handed_out) != expected:  # and some have another attempt
+            rows = {(row.number, row.attempt): row for row in map(self._study.row, running)}
+            waiting = {(row.number, row.attempt) for row in self._prepared}
+            self._handed_out = {key: known.get(key) or self._task(rows[key]) for key in rows.keys() - waiting}
+            self._handed_out |= {key: task for key, (task, _) in self._undelivered.items()}
+
+    def _prepare(self) -> bool:
+        """Ask the study for the next trials, as many as there are free workers; return whether there are any.
+
+        What has arrived goes first: between two requests, the verdicts that were known at the first one are delivered,
+        and an event is handled if there is one. So no report waits for more than `MAX_PREPARED` proposals at a time.
+        """
+        self._owed &= self._undelivered.keys()
+        if self._owed or (not self._has_looked and self.has_arrived()):
+            return False
+        stopping = sum(verdict is Verdict.STOP for _, verdict in self._undelivered.values())
+        free = max(1, self._places - len(self._handed_out))
+        self._owed, self._has_looked = {*self._undelivered}, False
+        self._prepared = self._study.ask_together(min(free + stopping, MAX_PREPARED))
+        return True
 
     def _evaluation_task(self) -> Task | None:
         """Return the task that evaluates the best trial; None if that is done, running or not wanted."""
@@ -132,6 +167,7 @@ class TuneBridge:
 
     def handle_event(self, task: Task, event: Event) -> Verdict:
         """Pass an event of a worker to the study; return whether its task continues. Never blocks."""
+        self._has_looked = True
         _, known = self._undelivered.pop((task.number, task.attempt), (task, None))
         if event.notice is not None:
             self._log_notice(task.number, event.notice)

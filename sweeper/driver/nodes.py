@@ -184,15 +184,16 @@ class Room:
     def __init__(self, nodes: Nodes, request_of: Callable[[Task], dict[str, float]], parallel: int | None) -> None:
         self._nodes, self._request_of, self._parallel = nodes, request_of, parallel
         self._requests: dict[AttemptId, dict[str, float]] = {}
+        self._handed_out: Mapping[AttemptId, Task] = {}
         self._alive: object = None
         self._answer = False
 
     def __call__(self, handed_out: Mapping[AttemptId, Task]) -> bool:
-        """Return whether a trial fits beside those that were handed out."""
+        """Return whether a trial fits beside those that were handed out: another mapping if these have changed."""
         alive = self._nodes.alive()  # the same object for a second
-        if alive is not self._alive or self._requests.keys() != handed_out.keys():
+        if alive is not self._alive or handed_out is not self._handed_out:
             known = self._requests
             self._requests = {key: known.get(key) or self._request_of(task) for key, task in handed_out.items()}
             self._answer = self._nodes.has_room(list(self._requests.values()), self._parallel)
-            self._alive = alive
+            self._alive, self._handed_out = alive, handed_out
         return self._answer

@@ -47,7 +47,6 @@ _TUNE_ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the study hands out no more trials than can be used
 }
 
-
 MAX_ENDED_TRIALS = 100
 """Ended trials that Tune keeps, for whoever inspects Ray."""
 
@@ -79,7 +78,6 @@ def tune_trials(
         count = nodes.room() if parallel is None else min(parallel, nodes.room())
         study.announce(f"Running {count} {'trial' if count == 1 else 'trials'} at a time.")
     request_of = partial(_request, context.sweep.resources)
-
     room = Room(nodes, request_of, parallel)
     bridge = TuneBridge(
         study, has_room=room, must_evaluate=must_evaluate, model_of=model_of, control=control, search=search
@@ -190,6 +188,9 @@ class _StudyScheduler(FIFOScheduler):
         self._nodes = nodes
         self._spare = spare
         self._ended: deque[TuneTrial] = deque()
+
+    def on_trial_add(self, controller: Any, trial: TuneTrial) -> None:
+        self.bridge.has_arrived = lambda: bool(arrived_answers(controller))
 
     @capture_errors(TrialScheduler.STOP)
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:

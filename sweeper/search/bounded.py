@@ -7,6 +7,7 @@ from array import array
 from bisect import insort
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -15,25 +16,28 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import (
     RememberingTPESampler,
     all_trials,
     best_value,
     compute_tails_in_c,
     is_first_of_interval,
+    number_of_good,
     partial_study,
     start_with,
 )
 from sweeper.search.pruning.promotion import promotion_of
+from sweeper.search.seeding import CountedRandomSampler
 
 MAX_MODELLED_TRIALS = 500
-"""Number of trials that are modelled in addition to the best ones."""
+"""Number of trials that are modelled in addition to the best ones, and of running ones."""
 
 
 MAX_GOOD_TRIALS = 25
 """Largest number of trials that Optuna's TPE counts as good, however many trials there are."""
 
+
+_MODELLED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 _Rank = tuple[float, ...]
 
@@ -41,64 +45,111 @@ _Rank = tuple[float, ...]
 class BoundedTPESampler(RememberingTPESampler):
     """Optuna's TPE on the best trials and the newest of the others, so that its cost has an upper bound.
 
-    Up to `modelled` trials, its proposals are those of Optuna. With more trials, the good ones are still the best of
-    all. The oldest of the others, which have the least weight in Optuna, are left out.
+    Up to `modelled` trials that have ended, and as many that run, its proposals are those of Optuna. With more, the
+    good ones are still the best of all. The oldest of the others, which have the least weight in Optuna, are left out.
     """
 
-    def __init__(self, *, n_startup_trials: int, modelled: int = MAX_MODELLED_TRIALS, **options: Any) -> None:
-        super().__init__(n_startup_trials=n_startup_trials, **options)
+    def __init__(
+        self,
+        *,
+        n_startup_trials: int,
+        constant_liar: bool = True,
+        modelled: int = MAX_MODELLED_TRIALS,
+        **options: Any,
+    ) -> None:
+        super().__init__(n_startup_trials=n_startup_trials, constant_liar=constant_liar, **options)
         compute_tails_in_c()
         start_with(self, CountedRandomSampler(options.get("seed")))
-        self._trials = _ModelledTrials(max(modelled, n_startup_trials))
+        self._trials = _ModelledTrials(max(modelled, n_startup_trials), modelled if constant_liar else 0)
+        self._updated_for: FrozenTrial | None = None
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        self._trials.update(study)
+        self._updated_for = trial
+        return {name: domain for name, domain in sorted((self._trials.space or {}).items()) if not domain.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return super().sample_relative(self._modelled_part(study), trial, search_space)
+        if trial is not self._updated_for:  # Optuna asks for both, one after the other
+            self._trials.update(study)
+        return super().sample_relative(self._ended_part(study), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return super().sample_independent(self._modelled_part(study), trial, param_name, param_distribution)
+        self._trials.update(study)
+        return super().sample_independent(self._ended_part(study), trial, param_name, param_distribution)
 
-    def _modelled_part(self, study: Study) -> Study:
-        return partial_study(study, self._trials.update(study))
+    def _ended_part(self, study: Study) -> Study:
+        return partial_study(study, self._trials.modelled, _MODELLED)
+
+    def split(self, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[int], list[int]]:
+        return self._trials.split(trial.number)
 
 
 class _ModelledTrials:
-    """Trials to model, kept up to date as trials end."""
+    """Trials to model, kept up to date as trials end, by their numbers: to look at a thousand trials takes long.
 
-    def __init__(self, modelled: int) -> None:
-        self._modelled = modelled
+    Attributes:
+        space: the parameters that all trials that have ended have in common; None before one has ended.
+        modelled: the trials to model that have ended, by number.
+    """
+
+    def __init__(self, modelled: int, running: int) -> None:
+        self.space: dict[str, BaseDistribution] | None = None
+        self.modelled: list[FrozenTrial] = []
+        self._modelled, self._modelled_running = modelled, running
         self._ended = EndedTrials()
-        self._best: list[tuple[_Rank, FrozenTrial]] = []
-        self._others: list[FrozenTrial] = []
+        self._best: list[tuple[_Rank, int]] = []
+        self._others: list[int] = []
+        self._all: list[FrozenTrial] = []
 
     def update(self, study: Study) -> list[FrozenTrial]:
-        """Return the trials to model and the running ones, by number."""
-        ended, running = self._ended.update(study)
+        """Look which trials have begun and ended; return those to model that have ended."""
+        self._all = trials = all_trials(study)
+        ended = self._ended.update(study, trials)
         for number in self._ended.reopened:
             self._remove(number, study.direction)
         for trial in ended:
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            if trial.state in _MODELLED:
                 self._add(trial, study.direction)
-        best = [trial for _, trial in self._best]
-        return sorted(best + self._others + running, key=lambda trial: trial.number)
+        if ended or self._ended.reopened:
+            self.modelled = [trials[number] for number in sorted([*self._ranked(), *self._others])]
+        return self.modelled
+
+    def split(self, proposed: int) -> tuple[list[FrozenTrial], list[int], list[int]]:
+        """Return all trials, and the good ones to model and the others without the one that is proposed for."""
+        ranked, is_left_out = self._ranked(), {proposed, *self._ended.waiting}
+        good = number_of_good(len(ranked) + len(self._others))
+        newest = (number for number in reversed(self._ended.open) if number not in is_left_out)
+        others = sorted([*ranked[good:], *self._others, *islice(newest, self._modelled_running)])
+        return self._all, sorted(ranked[:good]), others
+
+    def _ranked(self) -> list[int]:
+        return [number for _, number in self._best]
 
     def _remove(self, number: int, direction: StudyDirection) -> None:
         """Forget a trial that runs again; the best of the others takes the place of a good one."""
-        self._others = [trial for trial in self._others if trial.number != number]
-        if len(kept := [pair for pair in self._best if pair[1].number != number]) < len(self._best) and self._others:
-            best = min(self._others, key=lambda trial: _rank(trial, direction))
+        self._others = [other for other in self._others if other != number]
+        if len(kept := [pair for pair in self._best if pair[1] != number]) < len(self._best) and self._others:
+            best = min(self._others, key=lambda other: _rank(self._all[other], direction))
             self._others.remove(best)
-            insort(kept, (_rank(best, direction), best), key=lambda pair: pair[0])
+            insort(kept, (_rank(self._all[best], direction), best))
         self._best = kept
 
     def _add(self, trial: FrozenTrial, direction: StudyDirection) -> None:
-        insort(self._best, (_rank(trial, direction), trial), key=lambda pair: pair[0])
+        self.space = trial.distributions if self.space is None else _common(self.space, trial.distributions)
+        insort(self._best, (_rank(trial, direction), trial.number))
         if len(self._best) > MAX_GOOD_TRIALS:
-            insort(self._others, self._best.pop()[1], key=lambda other: other.number)
-        del self._others[: -self._modelled]
+            insort(self._others, self._best.pop()[1])
+            del self._others[: -self._modelled]
+
+
+def _common(space: dict[str, BaseDistribution], other: dict[str, BaseDistribution]) -> dict[str, BaseDistribution]:
+    """Return the part of a search space that another one has too."""
+    # Trials share the objects, and to compare two takes a microsecond.
+    return {name: found for name, found in space.items() if (own := other.get(name)) is found or own == found}
 
 
 def _rank(trial: FrozenTrial, direction: StudyDirection) -> _Rank:
@@ -173,7 +224,7 @@ class IncrementalPercentilePruner(BasePruner):
         return best < bar if is_maximized else best > bar
 
     def _update(self, study: Study) -> None:
-        for trial in self._ended.update(study)[0]:
+        for trial in self._ended.update(study, all_trials(study)):
             if trial.state == TrialState.COMPLETE:
                 self._complete += 1
                 for step, value in trial.intermediate_values.items():
@@ -181,23 +232,45 @@ class IncrementalPercentilePruner(BasePruner):
 
 
 class EndedTrials:
-    """Trials of a study that have ended, found without reading all trials each time."""
+    """Trials of a study that have ended, found without reading all trials each time.
+
+    A trial is looked at again only if it is another object: storages replace one that changes.
+
+    Attributes:
+        open: the trials that have not ended, by number.
+        waiting: the numbers of those that have not begun.
+        reopened: those of trials that `update` returned before its last call, and that were taken up again since.
+    """
 
     def __init__(self) -> None:
+        self.open: dict[int, FrozenTrial | None] = {}
+        self.waiting: set[int] = set()
         self.reopened: list[int] = []
-        """Trials that were returned as ended before the last call, and were taken up again since."""
-        self._open: list[int] = []
         self._seen = self._revived = 0
 
-    def update(self, study: Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """Return the trials that have ended since the last call, and those that have not ended, each by number."""
-        trials, pruner = all_trials(study), promotion_of(study)
-        self._open = [number for number in self._open if number < len(trials)]
-        self._seen = min(self._seen, len(trials))  # trials that were begun are none if their commit has failed
+    def update(self, study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials that have ended since the last call, by number; `trials` are all of the study."""
+        if len(trials) < self._seen:  # trials that were begun are none if their commit has failed
+            self.open = {number: seen for number, seen in self.open.items() if number < len(trials)}
+            self._seen = len(trials)
+        pruner = promotion_of(study)
         revived = pruner.revived[self._revived :] if pruner else []
         self._revived += len(revived)
-        self.reopened = sorted({number for number in revived if number < self._seen} - {*self._open})
-        candidates = [trials[number] for number in (*self._open, *self.reopened, *range(self._seen, len(trials)))]
-        still_open = [trial for trial in candidates if not trial.state.is_finished()]
-        self._open, self._seen = [trial.number for trial in still_open], len(trials)
-        return [trial for trial in candidates if trial.state.is_finished()], still_open
+        self.reopened = sorted({number for number in revived if number < self._seen} - self.open.keys())
+        if self.reopened:
+            self.open = dict(sorted({**self.open, **dict.fromkeys(self.reopened)}.items()))
+        changed = [number for number, seen in self.open.items() if trials[number] is not seen]
+        changed += range(self._seen, len(trials))
+        self._seen = len(trials)
+        for number in changed:
+            self._note(trials[number])
+        return [trials[number] for number in changed if number not in self.open]
+
+    def _note(self, trial: FrozenTrial) -> None:
+        self.waiting.discard(trial.number)
+        if trial.state.is_finished():
+            self.open.pop(trial.number, None)
+            return
+        self.open[trial.number] = trial
+        if trial.state == TrialState.WAITING:
+            self.waiting.add(trial.number)

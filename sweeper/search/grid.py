@@ -13,11 +13,11 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from sweeper.core.schema import scalars_equal
 from sweeper.search.bounded import EndedTrials
-from sweeper.search.optuna_internals import storage_of, trial_id
+from sweeper.search.optuna_internals import all_trials, storage_of, trial_id
 from sweeper.search.space import Point, Space, grid_size, is_complete, point_key
 
 _INDEX = "sweeper:grid"
@@ -55,9 +55,9 @@ class GridSampler(BaseSampler):
 
     def _taken_by(self, study: Study) -> set[int]:
         """Return the places of the points that trials have run or run now, also under another sampler or seed."""
-        ended, running = self._ended.update(study)
-        self._taken |= self._places_of(ended)
-        return self._taken | self._places_of(trial for trial in running if trial.state == TrialState.RUNNING)
+        self._taken |= self._places_of(self._ended.update(study, trials := all_trials(study)))
+        running = self._ended.open.keys() - self._ended.waiting
+        return self._taken | self._places_of(trials[number] for number in running)
 
     def _places_of(self, trials: Iterable[FrozenTrial]) -> set[int]:
         keys = (point_key(trial.params) for trial in trials)

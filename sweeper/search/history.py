@@ -131,7 +131,7 @@ class TriedPoints:
 
     def keys(self) -> Collection[object]:
         """Return the points that a sampler should not propose, as `point_key` returns them."""
-        known = self._history | self._own if self._own else self._history
+        known = self._history | self._own if self._history and self._own else self._history or self._own
         return known if self._size is None or len(known) < self._size else self._history
 
 

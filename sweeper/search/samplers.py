@@ -133,7 +133,7 @@ class Qmc(_Sampler):
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import QMCSampler
 
-        from sweeper.search.observed import CountedRandomSampler
+        from sweeper.search.seeding import CountedRandomSampler
 
         # The study records the place in the sequence under the seed.
         with _experimental():
@@ -165,7 +165,7 @@ class CmaEs(_Sampler):
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import CmaEsSampler
 
-        from sweeper.search.observed import CountedRandomSampler
+        from sweeper.search.seeding import CountedRandomSampler
 
         with _experimental():
             return CmaEsSampler(
@@ -201,7 +201,7 @@ class Gp(_Sampler):
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import GPSampler
 
-        from sweeper.search.observed import CountedRandomSampler
+        from sweeper.search.seeding import CountedRandomSampler
 
         with _experimental():
             return GPSampler(

@@ -8,16 +8,27 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.confirming import CONFIRMS
-from sweeper.search.observed import CountedRandomSampler
 from sweeper.search.optuna_internals import generators_of
 
 DRAW = "sweeper:draw"
 """System attribute of a trial whose first proposals were rejected: how many of them."""
+
+
+class CountedRandomSampler(RandomSampler):
+    """Optuna's random sampler, which other samplers use until they have a model; it counts what it draws."""
+
+    draws = 0
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        self.draws += 1
+        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 class SeededByTrial(BaseSampler):

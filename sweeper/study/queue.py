@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,10 @@ class TrialQueue(StudyView):
     def running(self) -> list[TrialRecord]:
         """Return the trials that were handed out and have not ended."""
         return [self.row(number) for number in self._trials]
+
+    def running_numbers(self) -> KeysView[int]:
+        """Return their numbers: a view that stays up to date."""
+        return self._trials.keys()
 
     def has_next(self) -> bool:
         """Return whether `ask` has a trial now; a trial whose attempt failed is handed out after its delay."""

@@ -179,8 +179,10 @@ class StudyView:
 
     def confirmation(self) -> Confirmation | None:
         """Return how far the best trials are confirmed; None if the sweep does not ask for it, or still searches."""
+        if self.sweep.confirm is None or len(self._rows) < self.trial_limit:
+            return None
         rows, direction = self.rows(), self.sweep.objective.direction
-        if self.sweep.confirm is None or len(rows) < self.trial_limit or any(row.state == "RUNNING" for row in rows):
+        if any(row.state == "RUNNING" for row in rows):
             return None
         ranked = [row for row in leaderboard(rows, direction) if row.state == "COMPLETE" and not row.is_added]
         runs = [row for row in self.rows(with_fresh=True) if row.confirms is not None]

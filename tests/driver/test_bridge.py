@@ -17,7 +17,7 @@ from sweeper.core.errors import LeaseLostError
 from sweeper.core.files import PinnedPath
 from sweeper.core.trials import Failure, Report, Verdict
 from sweeper.driver import stop
-from sweeper.driver.bridge import FINISHED, MAX_EVALUATION_ATTEMPTS, TuneBridge
+from sweeper.driver.bridge import FINISHED, MAX_EVALUATION_ATTEMPTS, MAX_PREPARED, TuneBridge
 from sweeper.driver.stop import RunControl, StopSignal
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
@@ -182,6 +182,52 @@ def test_trials_for_workers_that_are_about_to_be_free_are_asked_for_together(mak
             assert len(study.rows()) == 5  # two are left: both were asked for at once
         assert following is None
         assert [row.number for row in study.running()] == [3, 4]
+
+
+def test_verdicts_are_delivered_before_trials_are_asked_for_again(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(budget={"trials": 60, "epochs": 1})) as study:
+        bridge = bridge_to(study, Running(), has_room=lambda handed_out: len(handed_out) < 20)
+        tasks = [task for task in (bridge.next_task() for _ in range(20)) if isinstance(task, Task)]
+        assert len(tasks) == 20
+        events = [(task, Event(report=Report(1, 0.0, {"score": 0.5}))) for task in tasks]
+        bridge.record_together(events)
+        begun = []
+        for task, event in events:
+            assert bridge.handle_event(task, event) is Verdict.STOP
+            while isinstance(bridge.next_task(), Task):
+                pass
+            begun.append(len(study.rows()))
+        assert begun[:19] == [20 + MAX_PREPARED] * 19 and begun[19] == 40
+
+
+def test_what_has_arrived_is_handled_before_trials_are_asked_for_again(study: SweepStudy) -> None:
+    bridge, arrived = bridge_to(study, Running()), [False]
+    bridge.has_arrived = lambda: arrived[0]
+    task = bridge.next_task()
+    arrived[0] = True
+    assert isinstance(task, Task) and bridge.next_task() is None and len(study.rows()) == 1
+    bridge.handle_event(task, Event(report=Report(1, 0.0, {"score": 0.5})))
+    assert isinstance(bridge.next_task(), Task)  # also while more keeps arriving
+
+
+def test_places_are_those_of_the_study_whatever_happened_to_its_trials(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(budget={"trials": 9, "epochs": 2})) as study:
+        seen: list[set[tuple[int, int]]] = []
+
+        def has_room(handed_out: dict[tuple[int, int], Task]) -> bool:
+            seen.append({*handed_out})
+            return len(handed_out) < 3
+
+        bridge = bridge_to(study, Running(), has_room=has_room)
+        tasks = [task for task in (bridge.next_task() for _ in range(3)) if isinstance(task, Task)]
+        study.fail(1, Failure("node", "its node was lost"))  # it is retried at once
+        again = bridge.next_task()
+        assert isinstance(again, Task) and (again.number, again.attempt) == (1, 2)
+        assert bridge.next_task() is None and seen[-1] == {(0, 1), (1, 2), (2, 1)}
+        study.fail(0, Failure("error", "it was too high"))
+        study.refresh()
+        assert isinstance(bridge.next_task(), Task)
+        assert bridge.next_task() is None and seen[-1] == {(3, 1), (1, 2), (2, 1)} and len(tasks) == 3
 
 
 def test_trial_that_was_asked_for_ahead_is_left_to_the_next_run(make_sweep: MakeSweep) -> None:

@@ -9,7 +9,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.bounded import BoundedTPESampler
-from sweeper.search.optuna_internals import all_trials, storage_of
+from sweeper.search.optuna_internals import storage_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -53,7 +53,9 @@ def test_proposals_are_those_of_optuna_up_to_the_bound(direction: str, pruner: A
 
 
 def modelled_by(sampler: BoundedTPESampler, study: optuna.Study) -> list[int]:
-    return [trial.number for trial in all_trials(sampler._modelled_part(study))]
+    sampler._trials.update(study)
+    _, good, others = sampler._trials.split(-1)
+    return sorted(good + others)
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -70,6 +72,17 @@ def test_best_newest_and_running_trials_are_modelled_beyond_the_bound(direction:
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     assert modelled_by(sampler, study) == sorted(trial.number for trial in best + others + running)
     assert len(ended) > 85
+
+
+def test_newest_running_trials_are_modelled_without_the_proposed_one() -> None:
+    sampler = BoundedTPESampler(n_startup_trials=5, seed=3, modelled=10)
+    study = study_of(sampler)
+    run(study, 30)
+    running = [ask(study).number for _ in range(40)]
+    sampler._trials.update(study)
+    trials, good, others = sampler._trials.split(running[-1])
+    open_numbers = [number for number in others if trials[number].state == TrialState.RUNNING]
+    assert open_numbers == running[-11:-1] and not {*good} & {*running}
 
 
 def test_resumed_study_models_the_same_trials() -> None:

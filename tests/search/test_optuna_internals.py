@@ -16,9 +16,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
-from sweeper.search.observed import CountedRandomSampler
+from sweeper.search.bounded import BoundedTPESampler
 from sweeper.search.optuna_internals import (
-    RememberingTPESampler,
     all_trials,
     best_value,
     bracket_of,
@@ -35,6 +34,7 @@ from sweeper.search.optuna_internals import (
     values_at_rung,
 )
 from sweeper.search.samplers import Sampler
+from sweeper.search.seeding import CountedRandomSampler
 from sweeper.search.space import Domain
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -201,7 +201,7 @@ def test_tpe_draws_its_first_points_from_the_given_sampler() -> None:
 
 def test_remembered_numbers_change_no_proposal() -> None:
     proposed: list[list[dict[str, Any]]] = []
-    for kind in (TPESampler, RememberingTPESampler):
+    for kind in (TPESampler, BoundedTPESampler):
         sampler = kind(n_startup_trials=4, constant_liar=True, seed=3)
         study = optuna.create_study(sampler=sampler)
         running: list[optuna.Trial] = []

@@ -13,7 +13,6 @@ from optuna.trial import FrozenTrial, Trial
 from sweeper.core.trials import Decision
 from sweeper.search.bounded import IncrementalPercentilePruner
 from sweeper.search.budget import Budget
-from sweeper.search.observed import ObservedPatientPruner
 from sweeper.search.optuna_internals import (
     all_trials,
     bracket_of,
@@ -23,6 +22,7 @@ from sweeper.search.optuna_internals import (
     trial_id,
     values_at_rung,
 )
+from sweeper.search.pruning.patient import ObservedPatientPruner
 from sweeper.search.pruning.promotion import PromotionPruner
 from sweeper.search.pruning.pruners import (
     Auto,

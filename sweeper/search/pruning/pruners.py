@@ -137,7 +137,7 @@ class Patient(PrunerOptions):
     def build(self, budget: Budget) -> BasePruner:
         from optuna.exceptions import ExperimentalWarning
 
-        from sweeper.search.observed import ObservedPatientPruner
+        from sweeper.search.pruning.patient import ObservedPatientPruner
 
         wrapped = self.wrapped.build(budget) if self.wrapped else None
         with warnings.catch_warnings():

@@ -19,6 +19,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
 
 from sweeper.search.confirming import CONFIRMS
 from sweeper.search.domains import nearest_step
@@ -46,8 +47,7 @@ class OwnerCachedStorage(_CachedStorage):
     the trial is unfinished and whether the row exists. The owner of a study (see `Lease`) is the only process that
     changes it, so it knows both, and writes a new row with one INSERT. Rare writes are left to Optuna.
 
-    As in Optuna's storage in memory, a trial that changes is replaced by a copy: a caller that holds the old one sees
-    no change.
+    A trial that changes is replaced by a copy, as in Optuna's storage in memory: who holds the old one sees no change.
     """
 
     def __init__(self, backend: RDBStorage, study_id: int) -> None:
@@ -62,6 +62,10 @@ class OwnerCachedStorage(_CachedStorage):
         self._trial_id_to_study_id_and_number.clear()
         self._study_id_and_number_to_trial_id.clear()
         self._trials = super().get_all_trials(self._study_id, deepcopy=False)
+        shared: dict[str, BaseDistribution] = {}
+        for trial in self._trials:
+            pairs = [(name, own, shared.setdefault(name, own)) for name, own in trial.distributions.items()]
+            trial.distributions = {name: known if known == own else own for name, own, known in pairs}
         self._waiting = self._trials
         self._hidden = {trial.number: without_result(trial) for trial in self._trials if is_fresh_run(trial)}
 
@@ -109,9 +113,8 @@ class OwnerCachedStorage(_CachedStorage):
             self._waiting = [self._trials[trial.number] for trial in self._waiting]
             self._waiting = trials = [trial for trial in self._waiting if trial.state == TrialState.WAITING]
         else:
-            trials = self.recorded()
-            for number, trial in self._hidden.items():
-                trials[number] = trial
+            # Nobody changes the list, and to copy it touches every trial.
+            trials = [self._hidden.get(trial.number, trial) for trial in self._trials] if self._hidden else self._trials
             trials = trials if states is None else [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
@@ -205,10 +208,9 @@ class OwnerCachedStorage(_CachedStorage):
             values = _Value.__table__  # Optuna gives a pruned trial its last report as its value
             running = {"state": TrialState.RUNNING, "datetime_complete": None}
             of_the_end = attributes.c.trial_id == trial_id, attributes.c.key.in_(END_ATTRIBUTES)
-            with _create_scoped_session(self._backend.scoped_session) as session:
-                session.connection().execute(trials.update().where(trials.c.trial_id == trial_id).values(running))
-                session.connection().execute(attributes.delete().where(*of_the_end))
-                session.connection().execute(values.delete().where(values.c.trial_id == trial_id))
+            self._execute(trials.update().where(trials.c.trial_id == trial_id).values(running))
+            self._execute(attributes.delete().where(*of_the_end))
+            self._execute(values.delete().where(values.c.trial_id == trial_id))
             trial = self._replace(trial_id)
             trial.state, trial.datetime_complete, trial.values = TrialState.RUNNING, None, None
             trial.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in END_ATTRIBUTES}
@@ -217,8 +219,7 @@ class OwnerCachedStorage(_CachedStorage):
     def forget_params(self, trial_id: int) -> None:
         """Delete the parameters of a running trial, so that the sampler chooses them again. Optuna 5.0 cannot."""
         params = models.TrialParamModel.__table__
-        with _create_scoped_session(self._backend.scoped_session) as session:
-            session.connection().execute(params.delete().where(params.c.trial_id == trial_id))
+        self._execute(params.delete().where(params.c.trial_id == trial_id))
         trial = self._replace(trial_id)
         trial.params, trial.distributions = {}, {}
 
@@ -235,8 +236,7 @@ class OwnerCachedStorage(_CachedStorage):
                 continue
             trial_id = id_of(trial)
             of_the_trial = attributes.c.trial_id == trial_id, attributes.c.key.in_(before)
-            with _create_scoped_session(self._backend.scoped_session) as session:
-                session.connection().execute(attributes.delete().where(*of_the_trial))
+            self._execute(attributes.delete().where(*of_the_trial))
             for key, value in after.items():
                 row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
                 self._insert(models.TrialSystemAttributeModel, row)
@@ -258,16 +258,23 @@ class OwnerCachedStorage(_CachedStorage):
     def _insert(self, model: Any, *rows: dict[str, Any]) -> Any:
         """Write new rows; return the id of their trial. An answer is waited for only where that is not known yet."""
         insert, key = model.__table__.insert(), rows[0].get("trial_id")
-        statement = insert if key is None else insert.inline().execution_options(**UNANSWERED)
+        if key is not None:
+            self._execute(insert.inline(), list(rows))
+            return key
         with _create_scoped_session(self._backend.scoped_session) as session:
-            result = session.connection().execute(statement, list(rows))
-            return result.inserted_primary_key[0] if key is None else key  # type: ignore[index]
+            return session.connection().execute(insert, list(rows)).inserted_primary_key[0]  # type: ignore[index]
+
+    def _execute(self, statement: Any, rows: list[dict[str, Any]] | None = None) -> None:
+        """Execute a statement whose answer nobody reads; Optuna's session would take as long to pass it on."""
+        if isinstance(connection := self._backend.scoped_session().get_bind(), Connection):
+            connection.execute(statement, rows, execution_options=UNANSWERED)
+            return
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            session.connection().execute(statement, rows, execution_options=UNANSWERED)
 
     def _end(self, trial_id: int, state: TrialState, values: Sequence[float], now: datetime) -> None:
         for objective, value in enumerate(values):
             stored, kind = _Value.value_to_stored_repr(value)
             self._insert(_Value, {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
         trials = models.TrialModel.__table__
-        update = trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now)
-        with _create_scoped_session(self._backend.scoped_session) as session:
-            session.connection().execute(update, execution_options=UNANSWERED)
+        self._execute(trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now))

@@ -1,26 +1,10 @@
-"""Optuna's random sampler and patient pruner, which also remember whether they were used."""
+"""Optuna's patient pruner, which also remembers whether it was used."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, PatientPruner
-from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-
-
-class CountedRandomSampler(RandomSampler):
-    """Optuna's random sampler, which other samplers use until they have a model; it counts what it draws."""
-
-    draws = 0
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        self.draws += 1
-        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 class ObservedPatientPruner(PatientPruner):
