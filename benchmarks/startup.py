@@ -1,21 +1,29 @@
-"""The time from the command's start to the first report of a sweep on MNIST, compared with a bare import of TensorFlow,
+"""The start of a sweep on MNIST, from the command to the first report, and its end, from the last report to the prompt;
 and the time of the commands that start nothing, compared with an empty Python.
 
-Usage: python -m benchmarks.startup [--rounds 5]
+Usage: python -m benchmarks.startup [--rounds 5] [--tree CHECKOUT] [--cluster]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import secrets
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import keep, run, versions
+from benchmarks.measure import ROOT, keep, run, versions
 
 SPACE = """
 name: startup
@@ -31,48 +39,102 @@ LIGHT = {
     "sweeper validate": ["-m", "sweeper", "validate", "search_spaces/lstm.yaml"],
 }
 
+CLUSTER_START_S = 90.0
+"""Longest start of the cluster, which is not measured."""
 
-def sweep() -> None:
-    """Run a sweep; print the seconds to its first report, to its last one, and to its exit."""
-    import json
 
+def sweep(tree: str, address: str | None) -> None:
+    """Run a sweep of this checkout or another one; print the seconds to its first and last report, and to its exit.
+
+    The evaluation counts from the last report on: what a worker did before that, nobody waited for.
+    """
     from sweeper.study.open import read_study
 
     Path("startup.yaml").write_text(SPACE)
-    command = [sys.executable, "-m", "sweeper", "run", "startup.yaml"]
+    command = [sys.executable, "-m", "sweeper", "run", "startup.yaml", *(["--address", address] if address else [])]
+    said: list[tuple[float, str]] = []
     started = time.time()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    ended = time.time()
+    with subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": tree}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        reader = threading.Thread(target=lambda: said.extend((time.time(), line) for line in process.stderr or ()))
+        reader.start()
+        code, ended = process.wait(), time.time()
+        reader.join()
+    if code:
+        sys.exit(said[-1][1] if said else f"exit code {code}")
     study = read_study("startup", "sqlite:///sweeper.db")
     times = [report.time for row in study.rows() for report in study.reports(row.number)]
-    print(json.dumps({"first": min(times) - started, "last": max(times) - started, "exit": ended - started}))
+    began = max(when for when, line in said if "Evaluating trial" in line)
+    tested = Path("sweeps/startup/champion/mlflow_model/MLmodel").stat().st_mtime  # of the original: the worker's
+    found = {"first": min(times) - started, "last": max(times) - started, "exit": ended - started}
+    print(json.dumps(found | {"evaluation": max(0.0, tested - max(began, max(times)))}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sweep", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--tree", metavar="CHECKOUT", help="another checkout, measured in turn with this one")
+    parser.add_argument("--cluster", action="store_true", help="also on a Ray cluster that runs already")
+    parser.add_argument("--sweep", nargs="+", metavar="TREE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.sweep:
-        return sweep()
+        return sweep(arguments.sweep[0], next(iter(arguments.sweep[1:]), None))
+    trees = {"before": str(Path(arguments.tree).resolve()), "now": str(ROOT)} if arguments.tree else {"now": str(ROOT)}
     rounds: list[dict[str, Any]] = []
-    print(f"{'import':>8} {'report':>8} {'beyond':>8} {'to exit':>8}   seconds")
-    for _ in range(arguments.rounds):
-        alone = [_import_tensorflow()]
-        done = run("benchmarks.startup", "--sweep", timeout=300)
-        if isinstance(done, str):
-            sys.exit(done)
-        alone.append(_import_tensorflow())
-        rounds.append({"import": statistics.mean(alone), **done[0]})
-        _show(rounds[-1])
-    middle = {key: statistics.median(row[key] for row in rounds) for key in rounds[0]}
+    print(f"{'':16} {'import':>8} {'report':>8} {'beyond':>8} {'to exit':>8} {'testing':>8} {'rest':>8}   seconds")
+    with _cluster() if arguments.cluster else nullcontext() as address:
+        for _ in range(arguments.rounds):
+            for place in [None, address] if address else [None]:
+                for name, tree in trees.items():
+                    rounds.append({"side": f"{name}, {'cluster' if place else 'local'}", **_round(tree, place)})
+                    _show(rounds[-1])
     print("median:")
-    _show(middle)
+    sides = list(dict.fromkeys(row["side"] for row in rounds))
+    middle = [_median([row for row in rounds if row["side"] == side]) for side in sides]
+    for row in middle:
+        _show(row)
     light = {name: min(_seconds(*command) for _ in range(arguments.rounds)) for name, command in LIGHT.items()}
     for name, seconds in light.items():
         print(f"{seconds:8.2f} {seconds / light['python']:8.1f}x  {name}")
     packages = ("tensorflow", "keras", "ray", "optuna", "mlflow")
     print(keep("startup", {"versions": versions(packages), "rounds": rounds, "median": middle, "light": light}))
+
+
+def _round(tree: str, address: str | None) -> dict[str, float]:
+    """Measure a sweep, and a bare import of TensorFlow before and after it."""
+    alone = [_import_tensorflow()]
+    done = run("benchmarks.startup", "--sweep", tree, *([address] if address else []), timeout=300)
+    if isinstance(done, str):
+        sys.exit(done)
+    alone.append(_import_tensorflow())
+    return {"import": statistics.mean(alone), **done[0]}
+
+
+def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: value if key == "side" else statistics.median(r[key] for r in rows) for key, value in rows[0].items()}
+
+
+@contextmanager
+def _cluster() -> Iterator[str]:
+    """Run a Ray cluster of two CPUs on this machine for the block; yield its address."""
+    os.environ["RAY_AUTH_TOKEN"], os.environ["RAY_AUTH_MODE"] = secrets.token_hex(32), "token"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false"]
+    deadline = time.monotonic() + CLUSTER_START_S
+    with tempfile.NamedTemporaryFile("w+") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            while "Ray runtime started" not in (text := Path(log.name).read_text()):
+                if head.poll() is not None or time.monotonic() > deadline:
+                    sys.exit(f"error: the Ray cluster did not start:\n{text}")
+                time.sleep(0.2)
+            yield f"127.0.0.1:{port}"
+        finally:
+            head.send_signal(signal.SIGTERM)  # `ray stop` would end the Rays of others too
+            head.wait(60)
 
 
 def _import_tensorflow() -> float:
@@ -86,9 +148,11 @@ def _seconds(*arguments: str) -> float:
         return time.perf_counter() - started
 
 
-def _show(row: dict[str, float]) -> None:
-    beyond, rest = row["first"] - row["import"], row["exit"] - row["last"]
-    print(f"{row['import']:8.2f} {row['first']:8.2f} {beyond:8.2f} {rest:8.2f}", flush=True)
+def _show(row: dict[str, Any]) -> None:
+    rest = row["exit"] - row["last"]
+    start = (row["import"], row["first"], row["first"] - row["import"])
+    figures = (*start, rest, row["evaluation"], rest - row["evaluation"])
+    print(f"{row['side']:16}", *(f"{seconds:8.2f}" for seconds in figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from benchmarks.workload import missing_data
 SHORT = {
     "peers": ("--trials", "2", "--only", "sweeper run", "Ray Tune", "Optuna", "bare training"),
     "overhead": ("--trials", "20", "--only", "sweeper", "Optuna, SQLite"),
-    "startup": ("--rounds", "1"),
+    "startup": ("--rounds", "1", "--tree", str(ROOT), "--cluster"),
     "training": ("--cells", "simple_rnn", "--units", "8", "--rounds", "1"),
     "reading": ("--trials", "50", "--rounds", "1"),
     "watching": ("--pairs", "1", "--trials", "6", "--only", "sqlite"),

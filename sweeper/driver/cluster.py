@@ -6,11 +6,13 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,6 +44,10 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 JOIN_TIMEOUT_S = 120.0
 """Longest time to join a cluster that answers. Ray has no limit of its own: it tries again for many minutes."""
+
+
+WORKER_EXIT_GRACE_S = 0.5
+"""Time that workers have to exit at the end of a Ray of our own; then they are killed."""
 
 
 _CLOSING_THREAD = "sweeper-ray-closing"
@@ -87,8 +93,6 @@ def ray_cluster(
 
 def close_in_background(cluster: ExitStack) -> None:
     """Close a connection to a cluster, which takes a second, in a thread; the process ends only after it."""
-    # A handle of Ray's that is freed after the shutdown ends the process at once, with exit code 1.
-    gc.collect()
     threading.Thread(target=cluster.close, name=_CLOSING_THREAD).start()
 
 
@@ -117,7 +121,7 @@ def _connect(address: str, options: dict[str, Any]) -> None:
     if address != "local":
         timer.start()
     try:
-        with own_signal_handlers(), processes_in_own_sessions():
+        with own_signal_handlers(), processes_in_own_sessions(end_process):
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except Exception as error:  # Ray raises many kinds, and at a timeout nothing but Exception
         if address == "local":
@@ -140,10 +144,32 @@ def _shut_down(sessions: Path | None) -> None:
         sessions: the folder with the sessions of a Ray of our own, which ends now.
     """
     # A handle of Ray's that is freed after the shutdown ends the process at once, with exit code 1.
-    gc.collect()
+    if gc.get_freeze_count():  # a command: it ends soon, and to collect garbage would take a third of a second
+        gc.freeze()
+    else:
+        gc.collect()
     ray.shutdown()
     if sessions is not None:
         _delete_old_sessions(sessions)
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """End a process of Ray and all that it has started, when no trial runs any more.
+
+    Workers get `WORKER_EXIT_GRACE_S`: what a trainable has registered with `atexit` may still write. Nothing else has
+    anything to save.
+    """
+    below: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
+    if below:
+        process.send_signal(signal.SIGTERM)
+        psutil.wait_procs(below, timeout=WORKER_EXIT_GRACE_S)
+    process.kill()
+    for child in below:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(below, timeout=WORKER_EXIT_GRACE_S)
 
 
 def _delete_old_sessions(folder: Path) -> None:

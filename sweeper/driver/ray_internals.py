@@ -39,10 +39,9 @@ def resolve_address(address: str) -> str | None:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    try:
+    with suppress(ConnectionError):
         return canonicalize_bootstrap_address(address)  # type: ignore[no-any-return]
-    except ConnectionError:
-        return None
+    return None
 
 
 def reload_auth_token() -> None:
@@ -63,10 +62,9 @@ def auth_token(*, is_optional: bool = False) -> str:
     from ray.exceptions import AuthenticationError
 
     reload_auth_token()
-    try:
+    with suppress(AuthenticationError):
         return str(AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=is_optional))
-    except AuthenticationError:
-        return ""
+    return ""
 
 
 def listen_on_loopback_only() -> AbstractContextManager[None]:
@@ -112,15 +110,17 @@ def own_signal_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def processes_in_own_sessions() -> AbstractContextManager[None]:
+def processes_in_own_sessions(end: Callable[[Any], None]) -> AbstractContextManager[None]:
     """Start Ray's processes, within the block, in sessions of their own: no signal of the terminal reaches them.
 
     Ray 2.60. A terminal that closes would end Ray while the driver stops its trials. The kernel ends them with the
-    driver all the same; where it cannot, Ray does by the process group, which they must stay in.
+    driver all the same; where it cannot, Ray does by the process group, which they must stay in. `ray.shutdown` calls
+    `end` with each process: alone, it gives each a second to end by itself, one after the other.
     """
     from ray._private import services, utils
 
-    popen = partial(services.ConsolePopen, start_new_session=bool(utils.detect_fate_sharing_support()))
+    kind = type("Process", (services.ConsolePopen,), {"terminate": end})
+    popen = partial(kind, start_new_session=bool(utils.detect_fate_sharing_support()))
     return _replaced(services, "ConsolePopen", popen)
 
 

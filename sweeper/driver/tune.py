@@ -164,7 +164,7 @@ class _StudySearcher(Searcher):
         self._monitor.resolve_unreachable()  # without any trial, Tune calls no other hook than this one
         task = self.bridge.next_task()
         if not isinstance(task, Task):
-            return task
+            return None if self.bridge.evaluating else task  # FINISHED is final: no task after it
         request = self._request_of(task)
         return as_config(task) | {"request": request, "excluded": self._nodes.excluded_for(request)}
 
@@ -221,7 +221,7 @@ class _StudyScheduler(FIFOScheduler):
         if not self._spare.is_elastic or node is None or trial.config["request"]["GPU"]:
             return
         cpus_of, free = {task.number: trial.config["request"]["CPU"]}, 0.0
-        live = controller.get_live_trials()
+        live = [other for other in controller.get_live_trials() if not other.config["evaluate"]]
         is_waiting = any(other.status == TuneTrial.PENDING for other in live)
         if self.bridge.has_idle_cpus and not is_waiting and not has_other_jobs():
             here = [other for other in live if self._nodes.node_of_actor(actor_id_of(other)) == node["NodeID"]]

@@ -2,6 +2,7 @@
 
 from sweeper.analysis.result import SweepResult
 from sweeper.run.promote import saved_model
-from sweeper.run.sweep import report_page, run_sweep
+from sweeper.run.report import report_page
+from sweeper.run.sweep import run_sweep
 
 __all__ = ["SweepResult", "report_page", "run_sweep", "saved_model"]

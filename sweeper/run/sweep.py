@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,28 +15,24 @@ from typing import TYPE_CHECKING, Any
 from sweeper.analysis.lines import plain_lines
 from sweeper.analysis.report import import_in_background
 from sweeper.analysis.result import SweepResult, record_outcome
-from sweeper.analysis.trials import folder_at_hand
 from sweeper.core.code.copies import freeze_user_code
 from sweeper.core.code.functions import pickle_function
 from sweeper.core.code.user_code import has_evaluation
 from sweeper.core.errors import LeaseLostError, StopReason
 from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
-from sweeper.core.text import first_line
-from sweeper.core.trials import Champion, Listener, TrialRecord
+from sweeper.core.trials import Listener, TrialRecord
 from sweeper.driver.auth import check_cluster, cluster_address
 from sweeper.driver.preflight import preflight
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
 from sweeper.run.confirm import checkpoint_cleaner, clear_others, is_settled, model_source
+from sweeper.run.report import log_page
 from sweeper.spec import Sweep
 from sweeper.worker.task import WorkerContext
 
 if TYPE_CHECKING:
     from sweeper.study.study import SweepStudy
-    from sweeper.study.view import StudyView
     from sweeper.tracking import Projection, Registered
-
-logger = logging.getLogger(__name__)
 
 UNDELIVERED = "MLflow does not have everything yet; the study has. The same command delivers the rest."
 
@@ -125,7 +119,7 @@ def run_sweep(
             stopped=None if study.is_done() else stop.reason,
             stop_detail=stop.detail,
             is_delivered=not problems,
-            notes=notes + (problems or _report(study, outcome, uri, stop, started)) + outcome.notes + study.remarks(),
+            notes=notes + (problems or log_page(study, outcome, uri, stop, started)) + outcome.notes + study.remarks(),
             seconds=time.monotonic() - started,
             tracking_uri=uri,
         )
@@ -202,10 +196,13 @@ def _train(
         code = freeze_user_code(context.sweep.trainable, context.folder.code, study.facts["files"])
         context = replace(context, code=code)
     study.announce("Starting Ray.")
+    tested: list[int] = []
 
     def must_evaluate(best: TrialRecord) -> bool:
-        import_in_background()  # the search is over, and this process is idle while a worker tests the best model
-        return bool(wanted(best))
+        import_in_background()  # the search is over, or nearly, and this process is idle while workers compute
+        if is_wanted := bool(wanted(best)):
+            tested.append(best.number)
+        return is_wanted
 
     with _ray_with_data(study, context, address=address, stop=stop) as context:
         from sweeper.driver.stop import RunControl
@@ -219,6 +216,10 @@ def _train(
             # The timeout limits the search only; evaluating the best trial takes seconds.
             rest = control.past_timeout()
             found = tune_trials(study, context, control=rest, must_evaluate=wanted, model_of=model_of, search=False)
+        best = study.best()
+        for number in tested:
+            if best is None or best.number != number:  # tested early, and beaten since: the test saved its model
+                context.checkpoints(number).clear()
         return found
 
 
@@ -249,30 +250,3 @@ def _ray_with_data(
         yield replace(context, data=data)
         if study.is_done():
             close_in_background(ray.pop_all())
-
-
-def _report(study: SweepStudy, outcome: Registered, uri: str, stop: StopSignal, started: float) -> tuple[str, ...]:
-    """Log the report with the run of a sweep that has ended; return a note if that fails: nothing else changes then."""
-    from sweeper.tracking import log_report
-
-    if not study.rows() or not (study.is_done() or stop.reason in (StopReason.TIMEOUT, StopReason.BUDGET)):
-        return ()
-    began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started)
-    has_news = any(row.ended is not None and row.ended >= began for row in study.rows(with_fresh=True))
-    try:
-        log_report(study, uri, lambda: report_page(study, champion=outcome.champion), replace=has_news)
-    except Exception as error:
-        logger.debug("the report could not be logged", exc_info=True)
-        return (f"MLflow has no report ({first_line(error)}); `sweeper report {study.name}` makes one as a file",)
-    return ()
-
-
-def report_page(study: StudyView, *, is_running: bool = False, champion: Champion | None = None) -> str:
-    """Return the report on a sweep as an HTML page, with what its folder has of the best model's test."""
-    from sweeper.analysis.report.material import Evaluated
-    from sweeper.analysis.report.page import make_page
-    from sweeper.worker.champion import known_test
-
-    place, best = folder_at_hand(study), study.best()
-    metrics, predictions = known_test(place, best, study.facts) if place and best else (None, None)
-    return make_page(study, Evaluated(metrics, predictions, champion, place is not None), is_running=is_running)

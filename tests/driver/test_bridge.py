@@ -169,7 +169,8 @@ def test_worker_is_not_free_before_it_has_learnt_the_verdict(make_sweep: MakeSwe
 
 def test_trials_for_workers_that_are_about_to_be_free_are_asked_for_together(make_sweep: MakeSweep) -> None:
     with open_study(make_sweep(budget={"trials": 5, "epochs": 1})) as study:
-        bridge = bridge_to(study, Running(), has_room=lambda handed_out: len(handed_out) < 3)
+        few: dict[str, Any] = {"has_room": lambda handed_out: len(handed_out) < 3, "must_evaluate": lambda best: False}
+        bridge = bridge_to(study, Running(), **few)
         first = [bridge.next_task() for _ in range(3)]
         tasks = [task for task in first if isinstance(task, Task)]
         events = [(task, Event(report=Report(1, 0.0, {"score": 0.5}))) for task in tasks]
@@ -295,6 +296,77 @@ def test_best_trial_is_evaluated_once_all_trials_have_ended(study: SweepStudy) -
     assert bridge.next_task() == FINISHED
     assert bridge.handle_event(task, Event(evaluation={"test_score": 1.0})) is Verdict.STOP
     assert bridge.evaluation == {"test_score": 1.0}
+
+
+def last_of_two(study: SweepStudy, score: float) -> tuple[TuneBridge, Task]:
+    """Return a bridge whose first trial has ended with this score, and its second trial, which runs."""
+    bridge = bridge_to(study, Running())
+    first, second = bridge.next_task(), bridge.next_task()
+    assert isinstance(first, Task) and isinstance(second, Task) and bridge.next_task() is None
+    for step in (1, 2):
+        bridge.handle_event(first, Event(report=Report(step, 0.0, {"score": score})))
+    return bridge, second
+
+
+def end(bridge: TuneBridge, task: Task, score: float) -> None:
+    for step in (1, 2):
+        bridge.handle_event(task, Event(report=Report(step, 0.0, {"score": score})))
+
+
+def test_best_trial_is_evaluated_while_the_last_one_runs(study: SweepStudy) -> None:
+    bridge, last = last_of_two(study, 0.9)
+    task = bridge.next_task()
+    assert isinstance(task, Task) and (task.number, task.evaluate) == (0, True) and bridge.next_task() is None
+    bridge.handle_event(task, Event(evaluation={"test_score": 1.0}))
+    assert bridge.evaluation is None and bridge.next_task() is None
+    end(bridge, last, 0.5)
+    assert bridge.next_task() == FINISHED and bridge.evaluation == {"test_score": 1.0}
+
+
+@pytest.mark.parametrize("is_first_done", [True, False])
+def test_early_evaluation_is_dropped_when_a_later_trial_is_better(study: SweepStudy, is_first_done: bool) -> None:
+    bridge, last = last_of_two(study, 0.5)
+    early = bridge.next_task()
+    assert isinstance(early, Task)
+    if is_first_done:
+        bridge.handle_event(early, Event(evaluation={"test_score": 1.0}))
+    end(bridge, last, 0.9)
+    task = bridge.next_task()
+    assert isinstance(task, Task) and (task.number, task.evaluate) == (1, True) and bridge.evaluation is None
+    if not is_first_done:
+        bridge.handle_event(early, Event(failure=Failure("error", "its checkpoint is gone")))
+    bridge.handle_event(task, Event(evaluation={"test_score": 2.0}))
+    assert bridge.next_task() == FINISHED and bridge.evaluation == {"test_score": 2.0}
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_early_evaluation_that_fails_is_repeated_when_the_search_is_over(
+    study: SweepStudy, caplog: pytest.LogCaptureFixture, is_lost: bool
+) -> None:
+    bridge, last = last_of_two(study, 0.9)
+    early = bridge.next_task()
+    assert isinstance(early, Task)
+    if is_lost:
+        bridge.handle_lost_worker(early, DEAD)
+    else:
+        bridge.handle_event(early, Event(failure=Failure("error", "too early")))
+    assert bridge.next_task() is None and not caplog.messages
+    end(bridge, last, 0.5)
+    again = bridge.next_task()
+    assert isinstance(again, Task) and again == early
+    bridge.handle_event(again, Event(failure=Failure("error", "no test set")))
+    assert bridge.next_task() == FINISHED and bridge.evaluation is None
+    assert caplog.messages == ["The best trial could not be evaluated: no test set."]
+
+
+def test_no_worker_is_requested_for_an_early_evaluation(study: SweepStudy) -> None:
+    bridge = bridge_to(study, Running())
+    first = bridge.next_task()
+    assert isinstance(first, Task)
+    end(bridge, first, 0.9)
+    second = bridge.next_task()
+    assert isinstance(second, Task) and not second.evaluate
+    assert bridge.next_task() is None  # one trial has run at a time, so no worker is free
 
 
 def test_evaluation_that_loses_its_worker_is_retried_twice(study: SweepStudy) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from sweeper.core.errors import StopReason
-from sweeper.driver.cluster import KEPT_SESSIONS, _name_of, ray_cluster
+from sweeper.driver.cluster import KEPT_SESSIONS, _name_of, end_process, ray_cluster
 from sweeper.driver.stop import StopSignal
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -52,6 +53,45 @@ def test_ray_keeps_our_signal_handlers_and_the_newest_sessions(
     assert "***" not in capfd.readouterr().err  # Ray's page about SIGTERM
     left = sorted(sessions[0].parent.glob("session_2*"))
     assert left[:-1] == [sessions[0], *sessions[1 - KEPT_SESSIONS :]] and left[-1] not in sessions
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+
+if len(sys.argv) > 1:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, __file__])
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["with a child"]])
+def test_process_of_ray_ends_at_once_with_all_that_it_has_started(tmp_path: Path, arguments: list[str]) -> None:
+    script = tmp_path / "stubborn.py"
+    script.write_text(STUBBORN)
+    with subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(1 + len(arguments)):
+            assert process.stdout.readline() == b"ready\n"
+        below = psutil.Process(process.pid).children()
+        assert len(below) == len(arguments)
+        began = time.monotonic()
+        end_process(process)
+        assert process.wait(5) == -signal.SIGKILL and not any(_name_of(child) for child in below)
+        assert time.monotonic() - began < 20
+
+
+def test_worker_that_exits_by_itself_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.driver.cluster.WORKER_EXIT_GRACE_S", 30.0)
+    script, exited = tmp_path / "raylet.py", tmp_path / "exited"
+    child = f"import time, pathlib; time.sleep(0.2); pathlib.Path({str(exited)!r}).touch()"
+    script.write_text(f"import subprocess, sys\nsubprocess.run([sys.executable, '-S', '-c', {child!r}])\n")
+    with subprocess.Popen([sys.executable, str(script)]) as process:
+        while not psutil.Process(process.pid).children():
+            time.sleep(0.001)
+        end_process(process)
+    assert exited.exists()
 
 
 def test_dead_process_of_ray_has_no_name_whether_it_was_waited_for_or_not() -> None:

@@ -16,6 +16,7 @@ import pytest
 import ray
 from ray._private import ray_constants, services, utils, worker
 from ray._private.authentication_test_utils import reset_auth_token_state
+from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader
 from ray.air._internal import usage
 from ray.air.execution import FixedResourceManager, ResourceRequest
@@ -228,12 +229,16 @@ def test_tune_reuses_no_worker_that_it_does_not_count_as_started() -> None:
 
 def test_ray_starts_its_processes_where_they_get_sessions_of_their_own() -> None:
     assert "ConsolePopen" in names_in(services.start_ray_process)
+    assert {"terminate", "wait"} <= names_in(Node._kill_process_impl)
     assert utils.detect_fate_sharing_support()
     before = services.ConsolePopen
-    with ray_internals.processes_in_own_sessions():
+    ended: list[int] = []
+    with ray_internals.processes_in_own_sessions(lambda process: ended.append(process.pid)):
         process = services.start_ray_process(["sleep", "60"], "sleep", fate_share=True).process
     try:
         assert os.getsid(process.pid) == process.pid != os.getsid(0)
+        process.terminate()
+        assert ended == [process.pid] and process.poll() is None
     finally:
         process.kill()
         process.wait()

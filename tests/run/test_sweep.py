@@ -19,7 +19,7 @@ import pytest
 
 from sweeper.core.trials import Report
 from sweeper.driver.stop import StopSignal
-from sweeper.run.sweep import _report
+from sweeper.run.report import log_page
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.view import StudyView
@@ -141,9 +141,9 @@ def test_report_that_cannot_be_logged_is_only_a_note(make_sweep: Callable[..., S
     began, uri = time.monotonic(), f"sqlite:///{tmp_path}/mlflow.db"
     with StopSignal(None) as stop, open_study(make_sweep(budget={"trials": 2, "epochs": 1})) as study:
         study.report(study.ask().number, Report(1, 1.0, {"score": 0.5}))
-        assert _report(study, Registered(), uri, stop, began) == ()  # the sweep has not ended
+        assert log_page(study, Registered(), uri, stop, began) == ()  # the sweep has not ended
         study.report(study.ask().number, Report(1, 2.0, {"score": 0.6}))
-        (note,) = _report(study, Registered(), uri, stop, began)
+        (note,) = log_page(study, Registered(), uri, stop, began)
     why = f"MLflow at {uri} does not have sweep 'climbing'"
     assert note == f"MLflow has no report ({why}); `sweeper report climbing` makes one as a file"
 
