@@ -22,6 +22,7 @@ from sweeper.search.optuna_internals import (
     best_value,
     compute_tails_in_c,
     is_first_of_interval,
+    numbers_on_front,
     partial_study,
     start_with,
 )
@@ -77,6 +78,8 @@ class _ModelledTrials:
     def update(self, study: Study) -> list[FrozenTrial]:
         """Return the trials to model and the running ones, by number."""
         ended, running = self._ended.update(study)
+        if len(study.directions) > 1:
+            return self._of_several_goals(study, ended) + running
         for number in self._ended.reopened:
             self._remove(number, study.direction)
         for trial in ended:
@@ -84,6 +87,19 @@ class _ModelledTrials:
                 self._add(trial, study.direction)
         best = [trial for _, trial in self._best]
         return sorted(best + self._others + running, key=lambda trial: trial.number)
+
+    def _of_several_goals(self, study: Study, ended: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the newest trials, and those of the older ones that no other betters in every goal."""
+        if not ended and not self._ended.reopened:
+            return list(self._others)
+        kept = [trial for trial in self._others if trial.number not in self._ended.reopened]
+        kept += [trial for trial in ended if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        kept.sort(key=lambda trial: trial.number)
+        if (surplus := len(kept) - self._modelled) > 0:
+            front = numbers_on_front(kept, study.directions)
+            kept = [trial for trial in kept[:surplus] if trial.number in front] + kept[surplus:]
+        self._others = kept
+        return list(kept)
 
     def _remove(self, number: int, direction: StudyDirection) -> None:
         """Forget a trial that runs again; the best of the others takes the place of a good one."""

@@ -83,7 +83,7 @@ def as_history(
     start_point = {key: value for key, value in trial.system_attrs.items() if key == START_POINT}
     added = create_trial(
         state=trial.state,
-        value=trial.value,
+        values=trial.values,
         params=drawn.params,
         distributions=drawn.distributions,
         user_attrs={FORKED_FROM: trial.user_attrs.get(FORKED_FROM, source)},

@@ -6,15 +6,18 @@ reads its tables, keeps the names of the storage.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, _percentile, _successive_halving
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers._lazy_random_state import LazyRandomState
-from optuna.study import Study, StudyDirection
+from optuna.study import Study, StudyDirection, _multi_objective
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -47,6 +50,42 @@ def storage_of(study: Study) -> BaseStorage:
     FrozenTrial are a copy. The owner of a sweep needs its cache, which is the storage, to refresh it.
     """
     return study._storage
+
+
+class GoalStudy(Study):
+    """Optuna's study, whose `direction` is that of its first goal also where it has several.
+
+    Optuna 5.0. Its pruners compare one value of each report and read `direction`, which a study of several goals
+    refuses. Its TPE sampler also does, for the pruned trials, which have their reports alone.
+    """
+
+    @property
+    def direction(self) -> StudyDirection:
+        return self.directions[0]
+
+
+def name_goals(study: Study, metrics: list[str]) -> None:
+    """Name the values of a study's trials, for other tools that read it."""
+    with experimental():
+        study.set_metric_names(metrics)
+
+
+def report_value(trial: Trial, value: float, step: int) -> None:
+    """Record the value by which a trial is pruned, as `Trial.report` does, which refuses studies of several goals."""
+    storage_of(trial.study).set_trial_intermediate_value(trial_id(trial), step, value)
+
+
+def is_to_be_pruned(trial: Trial) -> bool:
+    """Return the verdict of the study's pruner, as `Trial.should_prune` does; see `report_value`."""
+    return trial.study.pruner.prune(trial.study, storage_of(trial.study).get_trial(trial_id(trial)))
+
+
+@contextmanager
+def experimental() -> Iterator[None]:
+    """Silence Optuna's warnings about experimental features: those that sweeper uses have been there for years."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def all_trials(study: Study) -> list[FrozenTrial]:
@@ -159,13 +198,21 @@ def bracket_of(pruner: BasePruner, study: Study, trial: FrozenTrial) -> int:
     return cast(HyperbandPruner, pruner)._get_bracket_id(study, trial)
 
 
-def start_with(sampler: TPESampler, random: RandomSampler) -> None:
-    """Let a TPE sampler draw from this random sampler until it has a model.
+def start_with(sampler: TPESampler | NSGAIISampler, random: RandomSampler) -> None:
+    """Let a sampler draw from this random sampler until it has a model, or a first generation.
 
     Optuna 5.0. The sampler makes one of its own and has no option for another, as the samplers for CMA-ES and Gaussian
     processes have. A trial's record says whether it was used.
     """
     sampler._random_sampler = random
+
+
+def numbers_on_front(trials: list[FrozenTrial], directions: list[StudyDirection]) -> set[int]:
+    """Return the numbers of the COMPLETE trials that no other one equals or betters in every goal.
+
+    Optuna 5.0. The public `Study.best_trials` copies all trials of a study, and has no option for some of them.
+    """
+    return {trial.number for trial in _multi_objective._get_pareto_front_trials_by_trials(trials, directions)}
 
 
 MAX_REMEMBERED = 10_000

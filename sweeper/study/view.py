@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from sweeper.core.sweep_folder import is_remote
-from sweeper.core.trials import Attempt, Confirmation, Decision, Report, TrialRecord, best_trial, leaderboard
+from sweeper.core.trials import (
+    Attempt,
+    Confirmation,
+    Decision,
+    Report,
+    TrialRecord,
+    best_trial,
+    leaderboard,
+    pareto_front,
+)
 from sweeper.search.confirming import confirmation_of
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
@@ -189,6 +198,10 @@ class StudyView:
     def leaderboard(self) -> list[TrialRecord]:
         """Return COMPLETE trials from the best value to the worst, then the others by their last step."""
         return leaderboard(self._rows.values(), self.sweep.objective.direction)
+
+    def front(self) -> list[TrialRecord]:
+        """Return the COMPLETE trials that no other one equals or betters in every goal, the best by the first goal."""
+        return pareto_front(self._rows.values(), self.sweep.objective.direction)
 
     def remarks(self) -> tuple[str, ...]:
         """Return what a person should know about the result that its numbers do not say."""

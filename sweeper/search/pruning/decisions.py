@@ -18,6 +18,7 @@ from sweeper.search.optuna_internals import (
     all_trials,
     bracket_of,
     is_first_of_interval,
+    is_to_be_pruned,
     rungs_passed,
     storage_of,
     trial_id,
@@ -49,11 +50,11 @@ def judge_report(trial: Trial, step: int, declared: Pruner, budget: Budget) -> t
     if isinstance(declared, Auto):
         declared = declared.chosen(budget)
     if isinstance(declared, NoPruner):
-        return trial.should_prune(), None
+        return is_to_be_pruned(trial), None
     compares = declared.wrapped if isinstance(declared, Patient) else declared
     is_halving = isinstance(compares, SuccessiveHalving | Hyperband)
     passed = rungs_passed(_stored(trial)) if is_halving else 0
-    judged = _Judged(trial, step, trial.should_prune(), budget, passed)
+    judged = _Judged(trial, step, is_to_be_pruned(trial), budget, passed)
     pruner = trial.study.pruner
     if not isinstance(declared, Patient):
         return judged.is_pruned, _comparison(judged, declared, pruner)
