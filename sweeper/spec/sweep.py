@@ -59,7 +59,9 @@ class Sweep(StrictModel):
     seed: Seed = Field(0, description="Seed of the sweep; all randomness derives from it and the trial's number.")
     dataset: AnyDataset | None = Field(None, description="Data that the trainable learns from.")
     declared_goals: Goals = Field(
-        (Objective(),), alias="objective", description="Metric that the sweep optimises; or a list of several."
+        default_factory=lambda: (Objective(),),
+        alias="objective",
+        description="Metric that the sweep optimises; or a list of several.",
     )
     prune_on: Metric | None = Field(
         None,
