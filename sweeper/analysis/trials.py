@@ -125,7 +125,9 @@ def remark_on_pruned(rows: Sequence[TrialRecord], sweep: Sweep) -> str | None:
     pruned = [replace(row, state="COMPLETE") for row in rows if row.state == "PRUNED" and row.value is not None]
     if best is None or (top := best_trial(pruned, direction)) is None:
         return None
-    if best_trial([best, replace(top, number=best.number + 1)], direction) is best:  # the complete one wins a tie
+    if (
+        best_trial([best, replace(top, number=best.number + 1, others=best.others)], direction) is best
+    ):  # the complete one wins a tie
         return None
     return (
         f"trial {top.number} reached {metric(top.value)} before it was pruned; "

@@ -79,7 +79,7 @@ class _ModelledTrials:
         """Return the trials to model and the running ones, by number."""
         ended, running = self._ended.update(study)
         if len(study.directions) > 1:
-            return self._of_several_goals(study, ended) + running
+            return sorted(self._of_several_goals(study, ended) + running, key=lambda trial: trial.number)
         for number in self._ended.reopened:
             self._remove(number, study.direction)
         for trial in ended:
@@ -91,7 +91,7 @@ class _ModelledTrials:
     def _of_several_goals(self, study: Study, ended: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the newest trials, and those of the older ones that no other betters in every goal."""
         if not ended and not self._ended.reopened:
-            return list(self._others)
+            return self._others
         kept = [trial for trial in self._others if trial.number not in self._ended.reopened]
         kept += [trial for trial in ended if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         kept.sort(key=lambda trial: trial.number)
@@ -99,7 +99,7 @@ class _ModelledTrials:
             front = numbers_on_front(kept, study.directions)
             kept = [trial for trial in kept[:surplus] if trial.number in front] + kept[surplus:]
         self._others = kept
-        return list(kept)
+        return kept
 
     def _remove(self, number: int, direction: StudyDirection) -> None:
         """Forget a trial that runs again; the best of the others takes the place of a good one."""

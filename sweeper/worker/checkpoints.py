@@ -263,7 +263,7 @@ class CheckpointCleaner:
             return
         candidates = leaderboard([*(other for other in self._best if other.number != row.number), row], self._direction)
         self._best = [each for each in candidates if each.state == "COMPLETE"][: self._kept]
-        if row.others:
+        if any(each.others for each in candidates):
             front = pareto_front(candidates, self._direction)
             self._best += [each for each in front if each not in self._best]
         for loser in candidates:
