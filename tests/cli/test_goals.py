@@ -57,7 +57,7 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_show_has_a_column_for_each_goal_and_names_the_front(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [" ".join(line.split()) for line in shown(capsys, "show", "climbing").splitlines()]
     assert "best trial 1, score 0.9000, parameters 32000" in lines
-    assert "front trials 1 and 2" in lines
+    assert "front trials 1, 2" in lines
     head = next(place for place, line in enumerate(lines) if line.startswith("trial state"))
     assert lines[head].split()[:5] == ["trial", "state", "score", "parameters", "epochs"]
     assert [line.split()[:4] for line in lines[head + 1 : head + 5]] == [

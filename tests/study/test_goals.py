@@ -39,9 +39,9 @@ def run_trial(study: SweepStudy, row: TrialRecord | None = None, *, reports: int
     row = study.ask() if row is None else row
     height, width, verdict = row.params["height"], float(row.params["width"]), Verdict.CONTINUE
     for step in range(row.step + 1, reports + 1):
-        metrics = {"score": height * (1 - 1 / (1 + width)) * step / REPORTS} | (
-            {"parameters": width} if step == 1 else {}
-        )
+        share = 1 if height < 0.5 and step > 2 else step  # a low one falls again
+        size = {"parameters": width} if step == 1 else {}
+        metrics = {"score": height * (1 - 1 / (1 + width)) * share / REPORTS, **size}
         verdict = study.report(row.number, Report(step, 1e9 + step, metrics))
         if verdict is Verdict.STOP:
             break
@@ -210,20 +210,6 @@ def test_fork_learns_from_trials_with_the_same_goals(make: MakeSweep, make_sweep
     single = make_sweep(objective=GOALS[0], space=SPACE, name="single")
     with open_study(single, forked="climbing") as fork:
         assert best is not None and fork.ask().params == best.params, "only the best points are tried first"
-
-
-def test_tpe_learns_the_front_and_not_one_goal(make: MakeSweep) -> None:
-    # The score grows with the width, so that each width is on the front, and only wide ones are good for the score.
-    space = {"height": 1.0, "width": SPACE["width"]}
-    widths = {}
-    for name, objective in (("both", GOALS), ("alone", GOALS[0])):
-        sampler = {"type": "tpe", "n_startup_trials": 6}
-        budget = {"trials": 30, "epochs": REPORTS}
-        with open_study(make(name=name, objective=objective, space=space, sampler=sampler, budget=budget)) as study:
-            run_all(study)
-            widths[name] = [row.params["width"] for row in study.rows()[6:]]
-    narrow = {name: sum(width < 8 for width in found) for name, found in widths.items()}
-    assert narrow["both"] >= 6 > 2 * narrow["alone"], widths
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <function BaseConnection.__del__")

@@ -42,7 +42,7 @@ def front(material: Material) -> Section | None:
     known = [row for row in material.study.rows() if row.state in ("COMPLETE", "PRUNED") and row.value is not None]
     shown = [row for row in known if row.number in numbers]
     shown += thinned([row for row in known if row.number not in numbers], MAX_FRONT_POINTS, sweep.objective.direction)
-    drawn = []
+    drawn = list[Figure]()
     for goal in sweep.goals[1:]:
         rows = [row for row in shown if any(other.metric == goal.metric for other in row.others)]
         figure = figures.front(rows, numbers, sweep.objective, goal, is_whole=len(sweep.goals) == 2)
