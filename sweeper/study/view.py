@@ -14,16 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from sweeper.core.sweep_folder import is_remote
-from sweeper.core.trials import (
-    Attempt,
-    Confirmation,
-    Decision,
-    Report,
-    TrialRecord,
-    best_trial,
-    leaderboard,
-    pareto_front,
-)
+from sweeper.core.trials import TrialRecord, best_trial, leaderboard, pareto_front
 from sweeper.search.confirming import confirmation_of
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
@@ -43,6 +34,8 @@ if TYPE_CHECKING:
     import pandas
     from optuna import Study
     from optuna.trial import FrozenTrial
+
+    from sweeper.core.trials import Attempt, Confirmation, Decision, Report
 
 FACTS = "facts"
 """User attribute of the study that holds facts about the sweep: its id, folder, dataset, versions."""

@@ -165,8 +165,7 @@ class Trial:
         """Send one report, and wait until the study has recorded and judged it.
 
         Args:
-            metrics: numbers by name; the objective's metric must be among them. Another metric that is NaN or infinite
-                is left out, with a note.
+            metrics: numbers by name, the objective's among them. One that is no goal and not finite is left out.
             checkpoint: writes into the folder it gets every file that is needed to resume from here, bit for bit. It
                 may use any names and subfolders, but no links. Without it, the trial resumes from an earlier report.
             named: metrics too: `report(score=0.5)` is `report({"score": 0.5})`.
