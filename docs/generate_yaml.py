@@ -133,7 +133,9 @@ def _table(schema: Schema, definitions: Schema, model: type[BaseModel] | None = 
 def _default(key: str, field: Schema, model: type[BaseModel] | None) -> str:
     value = field.get("default")
     if value is None and "default" not in field and model is not None:
-        value = model.model_fields[key].get_default(call_default_factory=True)
+        declared = {field.alias or name: field for name, field in model.model_fields.items()}
+        value = declared[key].get_default(call_default_factory=True)
+        value = value[0] if isinstance(value, tuple) and value else value
         if isinstance(value, BaseModel):
             kind = getattr(value, "type", None)
             return f"`{{type: {kind}}}`" if kind else "its defaults"
@@ -162,8 +164,9 @@ def _type_of(key: str, field: Schema, definitions: Schema) -> str:
     kinds = _kinds(field, definitions)
     if "additionalProperties" in field and kinds:
         return f"mapping, see [{key}](#{key})"
-    if kinds and key in Sweep.model_fields:
+    if kinds and (key in Sweep.model_fields or key == "objective"):
         text = "text, or " if any(part.get("type") == "string" for part in _parts(field)) else ""
+        text = "mapping or list of mappings, " if any(part.get("type") == "array" for part in _parts(field)) else text
         return (
             f"{text}one of {len(kinds)} types, see [{key}](#{key})" if len(kinds) > 1 else f"{text}see [{key}](#{key})"
         )

@@ -342,3 +342,11 @@ def report_cpus(params: dict[str, Any], trial: Trial) -> None:
         cpus = trial.resources.cpus
         time.sleep(0.01 if trial.number == 0 else 0.2)
         trial.report({"score": params["height"], "cpus": cpus}, checkpoint=_writer(trial.step + 1))
+
+
+def weigh(params: dict[str, Any], trial: Trial) -> None:
+    """Report a score, and with the first report how many parameters that took, as `train_rnn` does."""
+    while trial.step < trial.reports:
+        size = {"parameters": float(params["width"])} if trial.step == 0 else {}
+        score = params["height"] * (1 - 1 / (1 + params["width"])) * (trial.step + 1) / trial.reports
+        trial.report({"score": score, **size}, checkpoint=_writer(trial.step + 1))

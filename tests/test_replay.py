@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.goals import CONTENDERS, hypervolume, replay
 from benchmarks.replay.__main__ import SHARES, interval, main, search
 from benchmarks.replay.candidates import distance
 from benchmarks.replay.recipes import RECIPES, Declared, OneEpoch, Oracle, RayAsha
@@ -262,3 +263,18 @@ def test_proposal_is_compared_parameter_by_parameter() -> None:
 def test_every_recipe_ends(name: str) -> None:
     found = search(table(), name, 4, 1)
     assert set(found) == set(SHARES)
+
+
+def test_hypervolume_is_the_area_between_the_front_and_the_reference_point() -> None:
+    assert hypervolume([]) == 0.0
+    assert hypervolume([(0.9, 1e5)]) == pytest.approx(0.4)
+    front = [(0.9, 1e5), (0.7, 1e3)]
+    assert hypervolume(front) == pytest.approx(0.2 * 3 + 0.2 * 1)
+    dominated = [(0.6, 1e4), (0.9, 2e5), (0.99, 2e6), (0.4, 10.0), (math.nan, 10.0)]
+    assert hypervolume(front + dominated) == pytest.approx(hypervolume(front))
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_goals_are_searched_in_the_table_within_the_budget(name: str) -> None:
+    few, more = (replay(name, trials, 1) for trials in (4, 12))
+    assert few <= more == replay(name, 12, 1) > 0.0

@@ -26,8 +26,12 @@ class StudySearch(PlayedStudy):
         self._table = table
         self._candidates = Candidates(table, sweep.space, order)
         assert isinstance(self.study.sampler, SeededByTrial)
-        self._sampler = self._candidates.offer_to(self.study.sampler)
+        self.use(self.study.sampler)
         self._places: list[int] = []
+
+    def use(self, sampler: SeededByTrial) -> None:
+        """Let another sampler propose."""
+        self.study.sampler = self._sampler = self._candidates.offer_to(sampler)
 
     def next(self) -> tuple[int, int] | None:
         task = super().next()

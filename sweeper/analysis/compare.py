@@ -11,7 +11,7 @@ from sweeper.analysis.costs import costs_of
 from sweeper.analysis.curves import Curve
 from sweeper.analysis.names import parse_targets, trial_named
 from sweeper.analysis.progress import active_seconds, trial_seconds
-from sweeper.analysis.trials import as_seen, is_done, unit
+from sweeper.analysis.trials import as_seen, describe_objective, is_done, unit
 from sweeper.core.errors import InputError
 from sweeper.core.text import format_list
 from sweeper.study.open import read_study
@@ -123,8 +123,8 @@ def _check_comparable(studies: Sequence[StudyView]) -> None:
     first = studies[0].sweep
     for study in studies[1:]:
         other = study.sweep
-        if first.objective != other.objective:
-            one, two = (f"{s.name} has to {s.objective.direction} {s.objective.metric}" for s in (first, other))
+        if first.goals != other.goals:
+            one, two = (f"{s.name} has to {describe_objective(s)}" for s in (first, other))
             raise InputError(f"{one}, and {two}: their values do not compare")
         if unit(first.budget) != unit(other.budget):
             units = f"{first.name} counts in {unit(first.budget)}, and {other.name} in {unit(other.budget)}"

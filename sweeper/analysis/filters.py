@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.trials import INTERRUPTED, PAUSED, unit
@@ -50,7 +51,7 @@ def select(
         where: expressions that are all true of them. A comparison with what a trial does not have, such as a parameter
             that it does not use, is false.
         sort: a parameter or fact to sort by, from the smallest; with a minus from the largest. `value`, or the name of
-            the objective's metric, sorts from the best. Trials without it come last.
+            a goal's metric, sorts from the best. Trials without it come last.
 
     Raises:
         InputError: there is no such state, parameter or fact, or an expression cannot be computed.
@@ -70,9 +71,15 @@ def _known(sweep: Sweep) -> dict[str, tuple[type | None, _Getter]]:
     facts: dict[str, tuple[type | None, _Getter]] = {**_FACTS}
     facts[unit(budget)] = float, lambda row: budget.epoch_of(row.step)
     facts[sweep.objective.metric] = _FACTS["value"]
+    for goal in sweep.goals[1:]:
+        facts[goal.metric] = float, partial(_goal_value, goal.metric)
     for name, domain in sweep.space.items():
         facts[name] = _kind_of(domain), lambda row, name=name: row.params.get(name)  # type: ignore[misc]
     return {name: facts[name] for name in (*sweep.space, *(fact for fact in facts if fact not in sweep.space))}
+
+
+def _goal_value(metric: str, row: TrialRecord) -> float | None:
+    return next((other.value for other in row.others if other.metric == metric), None)
 
 
 def _kind_of(domain: AnyDomain) -> type | None:
@@ -103,7 +110,8 @@ def _order(
     if name not in known:
         raise InputError(f"--sort {format_value(key)}: there is no such column. {did_you_mean(name, known)}")
     get, is_reversed = known[name][1], key.startswith("-")
-    if known[name] is _FACTS["value"] and sweep.objective.direction == "maximize":
+    goals = {"value": sweep.objective, **{goal.metric: goal for goal in sweep.goals}}
+    if name not in sweep.space and name in goals and goals[name].direction == "maximize":
         is_reversed = not is_reversed
 
     def sort(rows: list[TrialRecord]) -> list[TrialRecord]:

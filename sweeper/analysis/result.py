@@ -13,7 +13,7 @@ from sweeper.analysis.costs import costs_of, used_of
 from sweeper.core.errors import StopReason
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import duration
-from sweeper.core.trials import Champion, Confirmation, TrialRecord, best_trial
+from sweeper.core.trials import Champion, Confirmation, TrialRecord, best_trial, pareto_front
 from sweeper.spec import Sweep
 from sweeper.study.frames import SHOWN_TRIALS, summary_line, trials_frame
 from sweeper.study.open import read_study
@@ -154,6 +154,11 @@ class SweepResult:
         if self.confirmation is not None and (found := self.confirmation.best) is not None:
             return next(row for row in self.leaderboard if row.number == found.trial)
         return best_trial(self.leaderboard, self.sweep.objective.direction)
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """COMPLETE trials that no other one equals or betters in every goal, the best by the first goal in front."""
+        return pareto_front(self.leaderboard, self.sweep.objective.direction)
 
     @property
     def trials(self) -> pandas.DataFrame:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from sweeper.core.files import read_small
 from sweeper.core.sweep_folder import MARKER, MAX_MARKER_BYTES, SweepFolder
-from sweeper.core.text import clean, metric, number, shorten
-from sweeper.core.trials import best_trial
+from sweeper.core.text import clean, format_list, metric, number, shorten
+from sweeper.core.trials import best_trial, pareto_front
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Confirmation, Contender, Direction, TrialRecord
@@ -44,13 +44,42 @@ def position(row: TrialRecord, sweep: Sweep) -> str:
     return f"{unit(budget).removesuffix('s')} {budget.epoch_of(row.step):g}/{budget.epoch_of(budget.reports):g}"
 
 
+def goal_cells(row: TrialRecord, sweep: Sweep) -> list[str]:
+    """Return what a trial last reported of each goal, the objective first; empty where it has not."""
+    known = {other.metric: _whole(other.value) for other in row.others}
+    return [metric(row.value), *(known.get(goal.metric, "") for goal in sweep.goals[1:])]
+
+
+def _whole(value: float) -> str:
+    """Format a value as `metric` does, but a whole number, such as a count of weights, in full."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e12 else metric(value)
+
+
+def describe_goals(row: TrialRecord, sweep: Sweep) -> str:
+    """Name what a trial last reported of each goal: val_accuracy 0.9812, parameters 5210."""
+    cells = zip(sweep.goals, goal_cells(row, sweep), strict=True)
+    return ", ".join(f"{clean(goal.metric)} {cell}" for goal, cell in cells if cell)
+
+
+def describe_objective(sweep: Sweep) -> str:
+    """Say what a sweep optimises: maximize val_accuracy, minimize parameters."""
+    return ", ".join(f"{goal.direction} {clean(goal.metric)}" for goal in sweep.goals)
+
+
+def describe_front(rows: Sequence[TrialRecord], sweep: Sweep) -> str:
+    """Name the trials on the front of several goals; empty for one goal, or without a COMPLETE trial."""
+    front = pareto_front(rows, sweep.objective.direction) if len(sweep.goals) > 1 else []
+    numbers = format_list([str(row.number) for row in front], nothing="")
+    return f"trial{'s' * (len(front) > 1)} {numbers}" if front else ""
+
+
 def ending(row: TrialRecord, sweep: Sweep) -> str:
     """Describe in one line how a trial ended."""
     if row.state == "FAIL":
         return f"trial {row.number} failed: {cut_reason(row.reason or 'unknown reason')}"
     word = {"COMPLETE": "complete", "PRUNED": "paused" if row.is_paused else "pruned"}.get(row.state, row.state)
     early = " (returned early)" if row.state == "COMPLETE" and row.step < sweep.budget.reports else ""
-    value = f"{clean(sweep.objective.metric)} {metric(row.value)}"
+    value = describe_goals(row, sweep) or f"{clean(sweep.objective.metric)} "
     taken = f" (taken from {row.reused})" if row.reused else ""
     return f"trial {row.number} {word} at {position(row, sweep)}{early}, {value}{taken}"
 
@@ -96,7 +125,9 @@ def remark_on_pruned(rows: Sequence[TrialRecord], sweep: Sweep) -> str | None:
     pruned = [replace(row, state="COMPLETE") for row in rows if row.state == "PRUNED" and row.value is not None]
     if best is None or (top := best_trial(pruned, direction)) is None:
         return None
-    if best_trial([best, replace(top, number=best.number + 1)], direction) is best:  # the complete one wins a tie
+    if (
+        best_trial([best, replace(top, number=best.number + 1, others=best.others)], direction) is best
+    ):  # the complete one wins a tie
         return None
     return (
         f"trial {top.number} reached {metric(top.value)} before it was pruned; "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.trials import INTERRUPTED, PAUSED, as_seen, position, unit
+from sweeper.analysis.trials import INTERRUPTED, PAUSED, as_seen, describe_goals, position, unit
 from sweeper.core.text import clean, metric, number
 from sweeper.core.trials import leaderboard
 from sweeper.search.pruning.pruners import Patient, Percentile
@@ -26,6 +26,7 @@ _ORIGINS = {
     "tpe": "TPE proposed its parameters.",
     "gp": "The Gaussian process proposed its parameters.",
     "cmaes": "CMA-ES proposed its parameters.",
+    "nsga2": "NSGA-II made its parameters from those of earlier trials.",
 }
 
 FAILURES = {
@@ -67,7 +68,7 @@ class _Trial:
     @property
     def value(self) -> str:
         """Its last value, as the end of a sentence; empty if it has none."""
-        return "" if self.row.value is None else f", with {self.sweep.objective.metric} {metric(self.row.value)}"
+        return "" if self.row.value is None else f", with {describe_goals(self.row, self.sweep)}"
 
 
 def why(study: StudyView, row: TrialRecord, decisions: Sequence[Decision] | None = None) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ from sweeper.analysis.trials import (
     counts_as_seen,
     cut_reason,
     describe_confirmed,
+    describe_front,
+    describe_goals,
     remark_on_pruned,
     unit,
 )
@@ -216,7 +218,8 @@ def print_result(result: SweepResult) -> None:
 def _facts(result: SweepResult) -> list[tuple[str, str]]:
     """Return the facts below the leaderboard, each with its label."""
     facts = [*outcome_facts(result), ("folder", folder_line(result))]
-    verbs = ["resume"] * (result.stopped is not None) + ["show"] + ["best"] * (result.best is not None) + ["ui"]
+    best = "best --front" if len(result.sweep.goals) > 1 else "best"
+    verbs = ["resume"] * (result.stopped is not None) + ["show"] + [best] * (result.best is not None) + ["ui"]
     return facts + [("next" if index == 0 else "", _command(verb, result)) for index, verb in enumerate(verbs)]
 
 
@@ -226,8 +229,10 @@ def outcome_facts(result: SweepResult) -> list[tuple[str, str]]:
     facts += [("budget" * (index == 0), str(amount)) for index, amount in enumerate(result.used)]
     if result.best is not None:
         metrics = ", ".join(f"{name} {metric(value)}" for name, value in (result.evaluation or {}).items())
-        found = f"trial {result.best.number}, {result.sweep.objective.metric} {metric(result.best.value)}"
+        found = f"trial {result.best.number}, {describe_goals(result.best, result.sweep)}"
         facts.append(("best", found + (f"; on the test set: {metrics}" if metrics else "")))
+    if front := describe_front(result.leaderboard, result.sweep):
+        facts.append(("front", front))
     if remark := remark_on_pruned(result.leaderboard, result.sweep):
         facts.append(("", remark))
     champion = result.champion

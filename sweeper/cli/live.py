@@ -18,7 +18,7 @@ from rich.text import Text
 
 from sweeper.analysis.lines import PlainLines
 from sweeper.analysis.progress import Progress
-from sweeper.analysis.trials import position, unit, varying
+from sweeper.analysis.trials import describe_objective, goal_cells, position, unit, varying
 from sweeper.cli.console import STATE_STYLES, columns_that_fit, err, storage_option, table
 from sweeper.core.secrets import redact
 from sweeper.core.text import clean, metric, scalar, shorten, tally
@@ -183,7 +183,7 @@ class LiveProgress:
         others = LINES_BESIDE_WORKERS + (MIN_PLOT_LINES if self._plot else 0)
         limit = max(1, min(MAX_WORKERS, self._console.height - others)) if self._console.is_terminal else MAX_WORKERS
         has_nodes = len({row.node for row in self.progress.rows.values() if row.node}) > 1
-        columns = ["trial", unit(sweep.budget).removesuffix("s"), clean(sweep.objective.metric)]
+        columns = ["trial", unit(sweep.budget).removesuffix("s"), *(clean(goal.metric) for goal in sweep.goals)]
         columns += ["node"] * has_nodes + [clean(name) for name in self._params]
         rows = [self._worker(row, has_nodes) for row in running[:limit]]
         fitting = max(2, columns_that_fit(columns, rows, self._console.width))
@@ -200,13 +200,12 @@ class LiveProgress:
         node = [clean(row.node or "")] if has_nodes else []
         params = [scalar(row.params[name]) if name in row.params else "" for name in self._params]
         place = position(row, self.progress.sweep).partition(" ")[2]
-        return [number, place, metric(row.value), *node, *params]
+        return [number, place, *goal_cells(row, self.progress.sweep), *node, *params]
 
 
 def _title(progress: Progress) -> Text:
-    budget, objective = progress.sweep.budget, progress.sweep.objective
+    budget, goal = progress.sweep.budget, describe_objective(progress.sweep)
     length = f"{budget.epoch_of(budget.reports):g} {unit(budget)}"
-    goal = f"{objective.direction} {clean(objective.metric)}"
     return _line((progress.sweep.name, "bold"), (f"  {goal}, {progress.trials} trials of {length}", "dim"))
 
 

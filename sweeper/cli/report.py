@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.trials import INTERRUPTED, unit, varying
+from sweeper.analysis.trials import INTERRUPTED, describe_goals, describe_objective, goal_cells, unit, varying
+from sweeper.cli.goals import goal_values, goals_document
 from sweeper.core.files import open_regular
 from sweeper.core.secrets import redact
-from sweeper.core.text import clean, duration, metric, scalar, to_yaml
+from sweeper.core.text import clean, duration, scalar, to_yaml
 
 if TYPE_CHECKING:
     from sweeper.analysis.result import SweepResult
@@ -74,12 +75,12 @@ class Board:
 def board(sweep: Sweep, rows: Sequence[TrialRecord]) -> Board:
     """Build the cells of a leaderboard in the order of `rows`."""
     params = varying(sweep)
-    fixed = ("trial", "state", sweep.objective.metric, unit(sweep.budget), "time")
+    fixed = ("trial", "state", *(goal.metric for goal in sweep.goals), unit(sweep.budget), "time")
 
     def cells(row: TrialRecord) -> tuple[str, ...]:
         reached = f"{sweep.budget.epoch_of(row.step):g}"
         values = (scalar(row.params[name]) if name in row.params else "" for name in params)
-        return (str(row.number), row.state, metric(row.value), reached, duration(row.seconds), *values)
+        return (str(row.number), row.state, *goal_cells(row, sweep), reached, duration(row.seconds), *values)
 
     return Board(tuple(map(clean, fixed)), tuple(map(clean, params)), tuple(map(cells, rows)))
 
@@ -88,7 +89,9 @@ def trial_document(sweep: Sweep, row: TrialRecord) -> dict[str, Any]:
     """Build the document of one trial, for JSON and CSV. Its state is Optuna's, which knows no INTERRUPTED."""
     reached = {unit(sweep.budget): sweep.budget.epoch_of(row.step)}
     # Not `asdict`, which copies every value: with 10,000 trials that takes a second.
-    facts = {key: value for key, value in vars(row).items() if key not in ("params", "resumed", "spent")}
+    facts = {key: value for key, value in vars(row).items() if key not in ("params", "resumed", "spent", "others")}
+    if len(sweep.goals) > 1:
+        facts["goals"] = goal_values(sweep, row)
     is_interrupted = row.state == INTERRUPTED
     state = {"state": "RUNNING" if is_interrupted else row.state, "interrupted": is_interrupted}
     return facts | state | reached | {"seconds": row.seconds, "params": dict(row.params)}
@@ -118,6 +121,7 @@ def result_document(result: SweepResult) -> dict[str, Any]:
         "name": result.name,
         "metric": result.sweep.objective.metric,
         "direction": result.sweep.objective.direction,
+        **goals_document(result.sweep, result.front),
         "counts": result.counts,
         "interrupted": result.counts.get("RUNNING", 0),
         "best": trial_document(result.sweep, result.best) if result.best else None,
@@ -159,6 +163,7 @@ def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:
         "trials": study.trial_limit,
         "metric": summary.metric,
         "direction": summary.direction,
+        **goals_document(study.sweep, study.front()),
         "best": None if best is None else {"trial": best.number, "value": best.value},
     }
 
@@ -186,9 +191,13 @@ def to_csv(sweep: Sweep, rows: Sequence[TrialRecord]) -> str:
     names = list(sweep.space) or sorted({name for row in rows for name in row.params})
     measures = ("number", "state", "value", unit(sweep.budget), "seconds", "attempt", "node", "reason", "started")
     facts = (*measures, "ended", "interrupted", "origin")
-    documents = ((row, trial_document(sweep, row)) for row in rows)
-    cells = ([*(one[fact] for fact in facts), *(row.params.get(name, "") for name in names)] for row, one in documents)
-    return csv_text((*facts, *names), cells)
+    others = [goal.metric for goal in sweep.goals[1:]]
+    cells = []
+    for row in rows:
+        one, values = trial_document(sweep, row), goal_values(sweep, row)
+        own = [row.params.get(name, "") for name in names]
+        cells.append([*(one[fact] for fact in facts), *(values[name] for name in others), *own])
+    return csv_text((*facts, *(f"goals.{name}" for name in others), *names), cells)
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -236,13 +245,13 @@ def sweep_line(sweep: Sweep) -> str:
         chosen.type if chosen == declared else f"{chosen.type} (auto)"
         for declared, chosen in ((sweep.sampler, sweep.chosen_sampler), (sweep.pruner, sweep.chosen_pruner))
     )
-    goal = f"{sweep.objective.direction} {sweep.objective.metric}"
-    return clean(f"{sweep.name}: {sweep.trial_limit} trials of {length}, {parameters}, {decides}, {goal}")
+    goals = describe_objective(sweep)
+    return clean(f"{sweep.name}: {sweep.trial_limit} trials of {length}, {parameters}, {decides}, {goals}")
 
 
 def best_yaml(sweep: Sweep, row: TrialRecord) -> str:
     """Write the best trial as YAML, for `best`: the `space` of a sweep, each parameter a constant."""
-    heading = clean(f"{sweep.name}, trial {row.number}: {sweep.objective.metric} {metric(row.value)}")
+    heading = clean(f"{sweep.name}, trial {row.number}: {describe_goals(row, sweep)}")
     return f"# {heading}\n{to_yaml({'space': dict(row.params)}, ascii_only=True)}"
 
 

@@ -93,7 +93,17 @@ _BOUNDS = {
 """Names of bounds in pydantic and in JSON Schema, and the function that returns the stricter of two bounds."""
 
 
-def rename_bounds(schema: Any) -> None:
+def json_schema(model: type[StrictModel]) -> dict[str, Any]:
+    """Return the JSON Schema of what a model declares, for editors."""
+    schema = model.model_json_schema()
+    schema["description"] = schema["description"].partition("\n\n")[0]
+    for definition in schema["$defs"].values():  # an editor shows the class's docstring at its `type`
+        definition["properties"].get("type", {}).setdefault("description", definition.get("description", ""))
+    _rename_bounds(schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def _rename_bounds(schema: Any) -> None:
     """Give the bounds of integers the names that JSON Schema has for them.
 
     pydantic 2.14 writes its own names where a bound follows a BeforeValidator, as in `Integer`; editors
@@ -101,11 +111,11 @@ def rename_bounds(schema: Any) -> None:
     """
     if isinstance(schema, list):
         for item in schema:
-            rename_bounds(item)
+            _rename_bounds(item)
     elif isinstance(schema, dict):
         if schema.get("type") == "integer":
             for name, (standard, stricter) in _BOUNDS.items():
                 if (bound := schema.pop(name, None)) is not None:
                     schema[standard] = stricter(bound, schema.get(standard, bound))
         for item in schema.values():
-            rename_bounds(item)
+            _rename_bounds(item)

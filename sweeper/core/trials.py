@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from operator import gt
 from typing import Any, Literal, Protocol
 
 
@@ -37,11 +38,30 @@ class FreshRun:
     seed: int
 
 
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class GoalValue:
+    """What a trial last reported of a goal beside the objective, in a sweep with several goals."""
+
+    metric: str
+    value: float
+    direction: Direction
+
+    @property
+    def loss(self) -> float:
+        """The value, with its sign changed if it is maximized: less is better."""
+        return -self.value if self.direction == "maximize" else self.value
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial as the study records it. `step` is the number of its last report; times are UTC.
 
     Attributes:
+        value: what it last reported of the objective; of several goals, of the one that prunes.
+        others: what it last reported of the other goals, as far as it has.
         started, ended: when its first attempt started, and when its last one ended.
         resumed: when its current attempt started, if that is not the first.
         spent: seconds that the attempts before the current one ran.
@@ -75,6 +95,7 @@ class TrialRecord:
     reused: str | None = None
     cpus: tuple[tuple[int, int], ...] = ()
     confirms: FreshRun | None = None
+    others: tuple[GoalValue, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -102,21 +123,22 @@ class Listener(Protocol):
         """Handle the start of a new phase of the sweep, described by `message`."""
 
 
-Direction = Literal["maximize", "minimize"]
-
 _STATES = {"COMPLETE": 0, "RUNNING": 1, "PRUNED": 2, "FAIL": 3}
 
 
 def leaderboard(rows: Iterable[TrialRecord], direction: Direction) -> list[TrialRecord]:
     """Sort trials, best first: COMPLETE by value, then RUNNING, PRUNED and FAIL by their last report.
 
-    Equal trials are sorted by number. This is the only order of trials in the package.
+    Equal trials are sorted by their other goals if they are COMPLETE, then by number. This is the only order of trials
+    in the package.
     """
     sign = -1 if direction == "maximize" else 1
 
     def rank(row: TrialRecord) -> tuple[float, ...]:
-        reached = 0 if row.state == "COMPLETE" else -row.step
-        return (_STATES[row.state], reached, float("inf") if row.value is None else sign * row.value, row.number)
+        is_complete = row.state == "COMPLETE"
+        value = float("inf") if row.value is None else sign * row.value
+        others = [other.loss for other in row.others] if is_complete else []
+        return (_STATES[row.state], 0 if is_complete else -row.step, value, *others, row.number)
 
     return sorted(rows, key=rank)
 
@@ -125,6 +147,21 @@ def best_trial(rows: Iterable[TrialRecord], direction: Direction) -> TrialRecord
     """Return the first trial of the leaderboard that is COMPLETE and was trained here; None if there is none."""
     trained = (row for row in rows if row.state == "COMPLETE" and not row.is_added)
     return next(iter(leaderboard(trained, direction)), None)
+
+
+def pareto_front(rows: Iterable[TrialRecord], direction: Direction) -> list[TrialRecord]:
+    """Return the COMPLETE trials that no other one equals or betters in every goal, the best by the objective first.
+
+    Of equal trials all are returned. A trial that somebody added to the study is none of them.
+    """
+    sign, found = -1 if direction == "maximize" else 1, list[tuple[tuple[float, ...], TrialRecord]]()
+    for row in leaderboard(rows, direction):  # no later trial betters an earlier one in every goal
+        if row.state != "COMPLETE" or row.value is None or (row.is_added and row.reused is None):
+            continue
+        losses = (sign * row.value, *(other.loss for other in row.others))
+        if all(better == losses or any(map(gt, better, losses)) for better, _ in found):
+            found.append((losses, row))
+    return [row for _, row in found]
 
 
 @dataclass(frozen=True)
@@ -235,34 +272,3 @@ class Champion:
     uri: str
     run_id: str
     model_id: str
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A sample of the test set that a classifier got wrong.
-
-    Attributes:
-        label, predicted: its class and the predicted one, as places in `Predictions.classes`.
-        probability: the probability that the model gave to the predicted class.
-        picture: the sample as a PNG in base64; empty if it is no image.
-    """
-
-    label: int
-    predicted: int
-    probability: float
-    picture: str = ""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a classifier predicted for the test set.
-
-    Attributes:
-        classes: names of the classes.
-        matrix: number of samples by their class (rows) and the predicted one (columns).
-        mistakes: the wrong predictions with the highest probabilities, the worst first.
-    """
-
-    classes: tuple[str, ...]
-    matrix: tuple[tuple[int, ...], ...]
-    mistakes: tuple[Mistake, ...] = ()

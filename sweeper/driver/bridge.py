@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 from sweeper.core.errors import SweeperError
 from sweeper.core.trials import Failure, TrialRecord, Verdict
+from sweeper.driver.evaluation import BestTrialTests
 from sweeper.driver.stop import Control
 from sweeper.study.reuse import FinishedTrials
 from sweeper.study.study import SweepStudy
@@ -29,14 +29,6 @@ FINISHED = "FINISHED"
 
 MAX_PREPARED = 8
 """Trials that are asked for at once, for workers that are or will soon be free. Reports wait meanwhile."""
-
-
-MAX_EVALUATION_ATTEMPTS = 3
-"""Attempts at evaluating the best trial, of which each may lose its worker."""
-
-
-LOOK_INTERVAL_S = 1.0
-"""Interval between two looks, while the last trials run, for the best one so far: it is long among very many."""
 
 
 class TuneBridge:
@@ -60,13 +52,9 @@ class TuneBridge:
         """Tune's trials whose task is FAIL in the study, and that Tune does not call failed yet."""
         self.has_idle_cpus = False
         """Whether CPUs are free for another trial, and there is none."""
-<<<<<<< HEAD
         self.has_arrived: Callable[[], bool] = lambda: False
         """Returns whether events have arrived that were not handled yet."""
-=======
-        self.evaluating: set[int] = set()
-        """Trials that workers evaluate; if one of these is lost, its task comes again."""
->>>>>>> ends
+        self.tests = BestTrialTests(study, must_evaluate=must_evaluate, model_of=model_of, may_be_early=search)
         self._study = study
         self._has_room = has_room
         self._handed_out: dict[AttemptId, Task] = {}  # never changed in place: `has_room` sees a change at once
@@ -75,12 +63,7 @@ class TuneBridge:
         self._owed: set[AttemptId] = set()  # verdicts that were undelivered when trials were last asked for
         self._has_looked = True  # whether an event was handled since then
         self._places = 0  # tasks that were handed out when there was last no room
-        self._must_evaluate, self._model_of = must_evaluate, model_of
-        self._evaluations: dict[int, dict[str, float] | None] = {}
-        self._lost_evaluations = 0
-        self._may_evaluate_early = search
         self._most_running = 0
-        self._next_look = 0.0
         self._control = control
         self._search = search
         self._trials_with_notice: dict[int, set[str]] = {}
@@ -95,24 +78,17 @@ class TuneBridge:
         """Return the next task, None if there is none now, or `FINISHED`. Blocks while the sweep is paused."""
         if self.wait_or_stop():
             return FINISHED
-<<<<<<< HEAD
-        if self._search and (self._study.running_numbers() or not self._study.is_exhausted()):
-=======
         if self._is_searching():
->>>>>>> ends
             return self._next_trial_task()
-        return self._evaluation_task() or FINISHED
+        return self.tests.next_task() or FINISHED
 
     def _is_searching(self) -> bool:
-        return self._search and bool(self._study.running() or not self._study.is_exhausted())
+        return self._search and bool(self._study.running_numbers() or not self._study.is_exhausted())
 
     @property
     def evaluation(self) -> dict[str, float] | None:
         """Metrics of the best trial on the test set; None before the search is over, and if there are none."""
-        best = self._study.best()
-        if best is None or self._is_searching():
-            return None
-        return self._evaluations.get(self._model_of(best).number)
+        return None if self._is_searching() else self.tests.metrics()
 
     def _next_trial_task(self) -> Task | None:
         """Ask the study for a trial, if one is ready and a node has room; fail it if its resources are invalid.
@@ -120,31 +96,17 @@ class TuneBridge:
         A trial that takes its reports from a finished one needs no worker. A worker that no trial will need any more
         evaluates the best one so far.
         """
-<<<<<<< HEAD
         self._update_handed_out()
+        self._most_running = max(self._most_running, len(self._handed_out))
         has_room = self._has_room(self._handed_out)
         has_next = has_room and (bool(self._prepared) or self._study.has_next())
         self.has_idle_cpus = has_room and not has_next
         if not has_room:
             self._places = len(self._handed_out)
+        elif not has_next:
+            return self._early_test_task()
         if not has_next or not (self._prepared or self._prepare()):
             return None
-=======
-        running = {(row.number, row.attempt): row for row in self._study.running()}
-        self._prepared = [row for row in self._prepared if (row.number, row.attempt) in running]
-        waiting = {(row.number, row.attempt) for row in self._prepared}
-        self._handed_out = {key: self._handed_out.get(key) or self._task(row) for key, row in running.items()}
-        self._handed_out |= {key: task for key, (task, _) in self._undelivered.items()}  # their workers are not free
-        self._most_running = max(self._most_running, len(self._handed_out) - len(waiting))
-        has_room = self._has_room({key: task for key, task in self._handed_out.items() if key not in waiting})
-        has_next = has_room and (bool(waiting) or self._study.has_next())
-        self.has_idle_cpus = has_room and not has_next
-        if not has_next:
-            return self._early_evaluation_task() if has_room else None
-        if not waiting:
-            stopping = sum(verdict is Verdict.STOP for _, verdict in self._undelivered.values())
-            self._prepared = self._study.ask_together(min(1 + stopping, MAX_PREPARED))
->>>>>>> ends
         row = self._prepared.pop(0)
         if row.state == "FAIL":  # it was enqueued with a value outside the space
             return None
@@ -159,7 +121,6 @@ class TuneBridge:
         self._handed_out = {**self._handed_out, (task.number, task.attempt): task}
         return task
 
-<<<<<<< HEAD
     def _update_handed_out(self) -> None:
         """Find the tasks whose workers are not free: of trials that run, and of those that have a verdict to learn.
 
@@ -194,33 +155,10 @@ class TuneBridge:
         self._prepared = self._study.ask_together(min(free + stopping, MAX_PREPARED))
         return True
 
-    def _evaluation_task(self) -> Task | None:
-=======
-    def _early_evaluation_task(self) -> Task | None:
-        """Return the task that evaluates the best trial so far while the last ones run; None if it is not the time.
-
-        Few of the last trials become the best; if one does, it is evaluated in its turn, and this result is dropped.
-        Only a worker that has become free takes the task: no node is requested for it.
-        """
-        has_free_worker = len(self._handed_out) < self._most_running and not self.evaluating
-        if not (self._may_evaluate_early and has_free_worker and self._study.is_exhausted()):
-            return None
-        if time.monotonic() < self._next_look:
-            return None
-        self._next_look = time.monotonic() + LOOK_INTERVAL_S
-        return self._evaluation_task(so_far=" so far")
-
-    def _evaluation_task(self, so_far: str = "") -> Task | None:
->>>>>>> ends
-        """Return the task that evaluates the best trial; None if that is done, running or not wanted."""
-        best = self._study.best()
-        if best is None or (model := self._model_of(best)).number in (*self.evaluating, *self._evaluations):
-            return None
-        if not self._must_evaluate(best):
-            return None
-        self.evaluating.add(model.number)
-        self._study.announce(f"Evaluating trial {best.number}, the best one{so_far}, on the test set.")
-        return Task(model.number, model.params, model.attempt, evaluate=True, recorded=model.step)
+    def _early_test_task(self) -> Task | None:
+        """Return the task that tests the best trial so far, for a worker that no trial will need any more."""
+        has_free_worker = len(self._handed_out) < self._most_running
+        return self.tests.early_task() if has_free_worker and self._study.is_exhausted() else None
 
     def _task(self, row: TrialRecord) -> Task:
         past = self._study.retries.of(row.number)
@@ -237,7 +175,7 @@ class TuneBridge:
             return Verdict.CONTINUE
         self._trials_with_notice.pop(task.number, None)
         if task.evaluate:
-            self._end_evaluation(task.number, event)
+            self.tests.end(task.number, event, is_searching=self._is_searching())
             return Verdict.STOP
         if task.attempt != self._study.row(task.number).attempt:  # this attempt counts as lost; a newer one runs
             return Verdict.STOP
@@ -277,17 +215,6 @@ class TuneBridge:
             logger.warning("trial %d: %s", number, notice)
         logged.add(kind)
 
-    def _end_evaluation(self, number: int, event: Event, *, may_repeat: bool = False) -> None:
-        """Keep the metrics of an evaluation. One that fails while trials run is repeated after them."""
-        self.evaluating.discard(number)
-        if event.failure is not None and self._is_searching():
-            self._may_evaluate_early = False
-        elif event.failure is None or not may_repeat:
-            self._evaluations[number] = event.evaluation
-            best = self._study.best()
-            if event.failure is not None and best is not None and self._model_of(best).number == number:
-                logger.warning("The best trial could not be evaluated: %s.", event.failure.reason)
-
     def has_failed(self, task: Task) -> bool:
         """Return whether the study calls the trial of a task FAIL."""
         return not task.evaluate and self._study.row(task.number).state == "FAIL"
@@ -300,9 +227,7 @@ class TuneBridge:
         if not task.evaluate:
             self._study.fail(task.number, failure, node=node)
         else:
-            self._lost_evaluations += not self._is_searching()
-            may_repeat = self._lost_evaluations < MAX_EVALUATION_ATTEMPTS
-            self._end_evaluation(task.number, Event(failure=failure), may_repeat=may_repeat)
+            self.tests.lose(task.number, failure, is_searching=self._is_searching())
 
     def blame_node(self, attempts: list[tuple[int, int]]) -> None:
         """Stop counting failed attempts against their trials, given as (trial number, attempt number)."""

@@ -164,7 +164,7 @@ class _StudySearcher(Searcher):
         self._monitor.resolve_unreachable()  # without any trial, Tune calls no other hook than this one
         task = self.bridge.next_task()
         if not isinstance(task, Task):
-            return None if self.bridge.evaluating else task  # FINISHED is final: no task after it
+            return None if self.bridge.tests.running else task  # FINISHED is final: no task after it
         request = self._request_of(task)
         return as_config(task) | {"request": request, "excluded": self._nodes.excluded_for(request)}
 

@@ -75,11 +75,16 @@ def model_source(study: StudyView, context: WorkerContext, best: TrialRecord) ->
 
 
 def clear_others(study: StudyView, context: WorkerContext) -> None:
-    """Delete the checkpoints of all contenders and of their fresh runs, except those of the model of the best one."""
+    """Delete the checkpoints of all contenders and of their fresh runs.
+
+    Those of the model of the best one are kept, and of several goals those of the front.
+    """
     found, best = study.confirmation(), study.best()
     if found is None or not found.is_complete or best is None:
         return
-    kept = model_source(study, context, best).number
+    kept = {model_source(study, context, best).number}
+    if len(study.sweep.goals) > 1:
+        kept |= {row.number for row in study.front()}
     fresh = [row.number for row in study.rows(with_fresh=True) if row.confirms is not None]
-    for number in {*fresh, *(each.trial for each in found.contenders)} - {kept}:
+    for number in {*fresh, *(each.trial for each in found.contenders)} - kept:
         context.checkpoints(number).clear()

@@ -1,28 +1,22 @@
-"""Optuna's TPE sampler and percentile pruner, at a cost per trial that does not grow with the study."""
+"""Optuna's TPE sampler, at a cost per trial that does not grow with the study."""
 
 from __future__ import annotations
 
 import math
-from array import array
 from bisect import insort
-from collections import defaultdict
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
-import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.optuna_internals import (
     RememberingTPESampler,
     all_trials,
-    best_value,
     compute_tails_in_c,
-    is_first_of_interval,
     number_of_good,
+    numbers_on_front,
     partial_study,
     start_with,
 )
@@ -82,10 +76,12 @@ class BoundedTPESampler(RememberingTPESampler):
         return super().sample_independent(self._ended_part(study), trial, param_name, param_distribution)
 
     def _ended_part(self, study: Study) -> Study:
+        if self._trials.has_goals:  # Optuna itself splits them, and looks at those that run too
+            return partial_study(study, self._trials.with_running())
         return partial_study(study, self._trials.modelled, _MODELLED)
 
-    def split(self, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[int], list[int]]:
-        return self._trials.split(trial.number)
+    def split(self, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[int], list[int]] | None:
+        return None if self._trials.has_goals else self._trials.split(trial.number)
 
 
 class _ModelledTrials:
@@ -94,29 +90,36 @@ class _ModelledTrials:
     Attributes:
         space: the parameters that all trials that have ended have in common; None before one has ended.
         modelled: the trials to model that have ended, by number.
+        has_goals: whether the study has several goals, so that no order tells the good ones.
     """
 
     def __init__(self, modelled: int, running: int) -> None:
         self.space: dict[str, BaseDistribution] | None = None
         self.modelled: list[FrozenTrial] = []
+        self.has_goals = False
         self._modelled, self._modelled_running = modelled, running
         self._ended = EndedTrials()
         self._best: list[tuple[_Rank, int]] = []
         self._others: list[int] = []
         self._all: list[FrozenTrial] = []
 
-    def update(self, study: Study) -> list[FrozenTrial]:
-        """Look which trials have begun and ended; return those to model that have ended."""
+    def update(self, study: Study) -> None:
+        """Look which trials have begun and ended."""
         self._all = trials = all_trials(study)
-        ended = self._ended.update(study, trials)
-        for number in self._ended.reopened:
-            self._remove(number, study.direction)
+        self.has_goals = len(study.directions) > 1
+        ended = [trial for trial in self._ended.update(study, trials) if trial.state in _MODELLED]
+        if not ended and not self._ended.reopened:
+            return
         for trial in ended:
-            if trial.state in _MODELLED:
+            self.space = trial.distributions if self.space is None else _common(self.space, trial.distributions)
+        if self.has_goals:
+            self._keep_newest_and_front(study, ended)
+        else:
+            for number in self._ended.reopened:
+                self._remove(number, study.direction)
+            for trial in ended:
                 self._add(trial, study.direction)
-        if ended or self._ended.reopened:
-            self.modelled = [trials[number] for number in sorted([*self._ranked(), *self._others])]
-        return self.modelled
+        self.modelled = [trials[number] for number in sorted([*self._ranked(), *self._others])]
 
     def split(self, proposed: int) -> tuple[list[FrozenTrial], list[int], list[int]]:
         """Return all trials, and the good ones to model and the others without the one that is proposed for."""
@@ -129,6 +132,20 @@ class _ModelledTrials:
     def _ranked(self) -> list[int]:
         return [number for _, number in self._best]
 
+    def with_running(self) -> list[FrozenTrial]:
+        """Return the trials to model that have ended, and the running ones, by number."""
+        running = [number for number in self._ended.open if number not in self._ended.waiting]
+        modelled = [*(trial.number for trial in self.modelled), *running[-self._modelled_running or len(running) :]]
+        return [self._all[number] for number in sorted(modelled)]
+
+    def _keep_newest_and_front(self, study: Study, ended: list[FrozenTrial]) -> None:
+        """Keep the newest trials, and those of the older ones that no other betters in every goal."""
+        kept = sorted({*self._others, *(trial.number for trial in ended)}.difference(self._ended.reopened))
+        if (surplus := len(kept) - self._modelled) > 0:
+            front = numbers_on_front([self._all[number] for number in kept], study.directions)
+            kept = [number for number in kept[:surplus] if number in front] + kept[surplus:]
+        self._others = kept
+
     def _remove(self, number: int, direction: StudyDirection) -> None:
         """Forget a trial that runs again; the best of the others takes the place of a good one."""
         self._others = [other for other in self._others if other != number]
@@ -139,7 +156,6 @@ class _ModelledTrials:
         self._best = kept
 
     def _add(self, trial: FrozenTrial, direction: StudyDirection) -> None:
-        self.space = trial.distributions if self.space is None else _common(self.space, trial.distributions)
         insort(self._best, (_rank(trial, direction), trial.number))
         if len(self._best) > MAX_GOOD_TRIALS:
             insort(self._others, self._best.pop()[1])
@@ -162,73 +178,6 @@ def _rank(trial: FrozenTrial, direction: StudyDirection) -> _Rank:
         return 1, 1, 0.0, trial.number
     value = sign * trial.intermediate_values[step]
     return 1, -step, math.inf if math.isnan(value) else value, trial.number
-
-
-@dataclass(frozen=True)
-class PercentileSeen:
-    """The best value of a trial, the bar that it had to reach, and its rank among so many values that are not NaN."""
-
-    value: float
-    bar: float | None = None
-    rank: int | None = None
-    peers: int | None = None
-
-
-class IncrementalPercentilePruner(BasePruner):
-    """Decides as Optuna's PercentilePruner, with the same options, but keeps the values of complete trials by step.
-
-    Optuna collects them from all trials for each verdict. `seen` is what the last verdict compared; None for nothing.
-    """
-
-    def __init__(
-        self,
-        percentile: float,
-        *,
-        n_startup_trials: int = 5,
-        n_warmup_steps: int = 0,
-        interval_steps: int = 1,
-        n_min_trials: int = 1,
-    ) -> None:
-        self._percentile = percentile
-        self._startup_trials = max(1, n_startup_trials)
-        self._warmup, self._interval = n_warmup_steps, interval_steps
-        self._min_trials = n_min_trials
-        self._ended = EndedTrials()
-        self._complete = 0
-        self.seen: PercentileSeen | None = None
-        self._values: dict[int, array[float]] = defaultdict(lambda: array("d"))
-
-    def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        self._update(study)
-        self.seen = None
-        step = trial.last_step
-        if self._complete < self._startup_trials or step is None or step < self._warmup:
-            return False
-        if not is_first_of_interval(trial, step, warmup=self._warmup, interval=self._interval):
-            return False
-        best = best_value(trial, study.direction)
-        if math.isnan(best):
-            self.seen = PercentileSeen(best)
-            return True
-        if len(self._values[step]) < self._min_trials:
-            return False
-        is_maximized = study.direction == StudyDirection.MAXIMIZE
-        percentile = 100 - self._percentile if is_maximized else self._percentile
-        values = np.array(self._values[step])
-        values = values[~np.isnan(values)]
-        if not len(values):  # Optuna's bar is NaN then
-            return False
-        bar = float(np.percentile(values, percentile))
-        better = np.count_nonzero(values > best if is_maximized else values < best)
-        self.seen = PercentileSeen(best, bar, int(better) + 1, len(values) + 1)
-        return best < bar if is_maximized else best > bar
-
-    def _update(self, study: Study) -> None:
-        for trial in self._ended.update(study, all_trials(study)):
-            if trial.state == TrialState.COMPLETE:
-                self._complete += 1
-                for step, value in trial.intermediate_values.items():
-                    self._values[step].append(value)
 
 
 class EndedTrials:

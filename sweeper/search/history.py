@@ -15,7 +15,8 @@ from sweeper.core.text import format_value
 from sweeper.core.trials import TrialRecord
 from sweeper.search.budget import Budget
 from sweeper.search.confirming import CONFIRMS
-from sweeper.search.optuna_internals import rung_marks, storage_of, trial_id
+from sweeper.search.optuna_internals import storage_of, trial_id
+from sweeper.search.pruning.optuna_internals import rung_marks
 from sweeper.search.pruning.pruners import Patient, Pruner, SuccessiveHalving, WrappablePruner
 from sweeper.search.samplers import Sampler
 from sweeper.search.seeding import DRAW, SeededByTrial
@@ -83,7 +84,7 @@ def as_history(
     start_point = {key: value for key, value in trial.system_attrs.items() if key == START_POINT}
     added = create_trial(
         state=trial.state,
-        value=trial.value,
+        values=trial.values,
         params=drawn.params,
         distributions=drawn.distributions,
         user_attrs={FORKED_FROM: trial.user_attrs.get(FORKED_FROM, source)},

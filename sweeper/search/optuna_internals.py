@@ -6,17 +6,19 @@ reads its tables, keeps the names of the storage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, _percentile, _successive_halving
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.samplers._tpe.sampler import default_gamma
-from optuna.study import Study, StudyDirection
+from optuna.study import Study, StudyDirection, _multi_objective
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sweeper.search.parzen import ParameterTable, log_density
@@ -51,6 +53,42 @@ def storage_of(study: Study) -> BaseStorage:
     FrozenTrial are a copy. The owner of a sweep needs its cache, which is the storage, to refresh it.
     """
     return study._storage
+
+
+class GoalStudy(Study):
+    """Optuna's study, whose `direction` is that of its first goal also where it has several.
+
+    Optuna 5.0. Its pruners compare one value of each report and read `direction`, which a study of several goals
+    refuses. Its TPE sampler also does, for the pruned trials, which have their reports alone.
+    """
+
+    @property
+    def direction(self) -> StudyDirection:
+        return self.directions[0]
+
+
+def name_goals(study: Study, metrics: list[str]) -> None:
+    """Name the values of a study's trials, for other tools that read it."""
+    with experimental():
+        study.set_metric_names(metrics)
+
+
+def report_value(trial: Trial, value: float, step: int) -> None:
+    """Record the value by which a trial is pruned, as `Trial.report` does, which refuses studies of several goals."""
+    storage_of(trial.study).set_trial_intermediate_value(trial_id(trial), step, value)
+
+
+def is_to_be_pruned(trial: Trial) -> bool:
+    """Return the verdict of the study's pruner, as `Trial.should_prune` does; see `report_value`."""
+    return trial.study.pruner.prune(trial.study, storage_of(trial.study).get_trial(trial_id(trial)))
+
+
+@contextmanager
+def experimental() -> Iterator[None]:
+    """Silence Optuna's warnings about experimental features: those that sweeper uses have been there for years."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def all_trials(study: Study) -> list[FrozenTrial]:
@@ -102,74 +140,8 @@ def generators_of(sampler: BaseSampler) -> Iterator[RandomState]:
             yield from generators_of(part)
 
 
-def best_value(trial: FrozenTrial, direction: StudyDirection) -> float:
-    """Return the best value that a trial has reported, as Optuna's percentile pruner computes it; NaN if all are NaN.
-
-    Optuna 5.0. The public `PercentilePruner.prune` collects the values of all trials for each verdict;
-    `IncrementalPercentilePruner` keeps them and must not differ in the rest.
-    """
-    return float(_percentile._get_best_intermediate_result_over_steps(trial, direction))
-
-
-def is_first_of_interval(trial: FrozenTrial, step: int, *, warmup: int, interval: int) -> bool:
-    """Return whether a step is the first of its interval that the trial has reported, as Optuna's pruners decide.
-
-    Optuna 5.0. The public pruners decide this inside `prune` only; see `best_value`.
-    """
-    return _percentile._is_first_in_interval_step(step, trial.intermediate_values.keys(), warmup, interval)
-
-
-def rung_marks(reports: Mapping[int, float], *, first: int, factor: int) -> dict[str, float]:
-    """Return the marks that SuccessiveHalvingPruner leaves on a trial with these reports: its value at each rung.
-
-    Optuna 5.0. The pruner compares the trials that have a mark in their system attributes, and sets it only where it
-    judges. Trials that ran without it, or with other rungs, need marks to be compared. There is no public way.
-
-    Args:
-        reports: the values that the trial reported, by step.
-        first: the step of the first rung.
-        factor: the step of each rung, divided by that of the rung before.
-    """
-    marks: dict[str, float] = {}
-    step = first
-    while later := [number for number in reports if number >= step]:
-        marks[_successive_halving._completed_rung_key(len(marks))] = reports[min(later)]
-        step *= factor
-    return marks
-
-
-def is_rung_mark(attribute: str) -> bool:
-    """Return whether a system attribute of a trial is a mark that SuccessiveHalvingPruner or HyperbandPruner left."""
-    return attribute.startswith(_successive_halving._completed_rung_key(0).removesuffix("0"))
-
-
-def rungs_passed(trial: FrozenTrial) -> int:
-    """Return at how many rungs SuccessiveHalvingPruner or HyperbandPruner has compared a trial.
-
-    Optuna 5.0. The pruners return a verdict only, and one report may reach several rungs. There is no public way.
-    """
-    return _successive_halving._get_current_rung(trial)
-
-
-def values_at_rung(trials: Iterable[FrozenTrial], rung: int) -> list[tuple[FrozenTrial, float]]:
-    """Return the trials that were compared at a rung, which is counted from 0, with their values there.
-
-    Optuna 5.0. See `rungs_passed`.
-    """
-    key = _successive_halving._completed_rung_key(rung)
-    return [(trial, trial.system_attrs[key]) for trial in trials if key in trial.system_attrs]
-
-
-def bracket_of(pruner: BasePruner, study: Study, trial: FrozenTrial) -> int:
-    """Return the bracket, counted from 0, in which HyperbandPruner compares a trial; it must have judged a report.
-
-    Optuna 5.0. The pruner hands its samplers the study of a bracket and does not say which one. There is no public way.
-    """
-    return cast(HyperbandPruner, pruner)._get_bracket_id(study, trial)
-
-
-def start_with(sampler: TPESampler, random: RandomSampler) -> None:
-    """Let a TPE sampler draw from this random sampler until it has a model.
+def start_with(sampler: TPESampler | NSGAIISampler, random: RandomSampler) -> None:
+    """Let a sampler draw from this random sampler until it has a model, or a first generation.
 
     Optuna 5.0. The sampler makes one of its own and has no option for another, as the samplers for CMA-ES and Gaussian
     processes have. A trial's record says whether it was used.
@@ -180,6 +152,14 @@ def start_with(sampler: TPESampler, random: RandomSampler) -> None:
 def number_of_good(ended: int) -> int:
     """Return how many of the trials that have ended Optuna's TPE counts as good. Optuna 5.0 has no public way."""
     return default_gamma(ended)
+
+
+def numbers_on_front(trials: list[FrozenTrial], directions: list[StudyDirection]) -> set[int]:
+    """Return the numbers of the COMPLETE trials that no other one equals or betters in every goal.
+
+    Optuna 5.0. The public `Study.best_trials` copies all trials of a study, and has no option for some of them.
+    """
+    return {trial.number for trial in _multi_objective._get_pareto_front_trials_by_trials(trials, directions)}
 
 
 _Space = dict[str, BaseDistribution]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from sweeper.core.errors import InputError
-from sweeper.core.schema import Integer, Seed, StrictModel
+from sweeper.core.schema import Integer, Number, Seed, StrictModel
 from sweeper.core.text import format_list
 from sweeper.search.space import GRID_LIMIT, Constant, Float, Int, Space, grid, grid_size
 
@@ -27,6 +24,9 @@ class _Sampler(StrictModel):
 
     REQUIRES: ClassVar[tuple[str, str] | None] = None
     """Module that is not always installed, and the extra of sweeper that installs it."""
+
+    TAKES_GOALS: ClassVar[bool] = True
+    """Whether it searches for several goals at once."""
 
     def chosen(self, space: Space, trials: int | None) -> Any:
         """Return the options of the sampler that is used: these, unless they leave the choice to sweeper."""
@@ -133,10 +133,11 @@ class Qmc(_Sampler):
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import QMCSampler
 
+        from sweeper.search.optuna_internals import experimental
         from sweeper.search.seeding import CountedRandomSampler
 
         # The study records the place in the sequence under the seed.
-        with _experimental():
+        with experimental():
             return QMCSampler(
                 qmc_type=self.qmc_type,
                 scramble=self.scramble,
@@ -150,6 +151,7 @@ class CmaEs(_Sampler):
     """Covariance matrix adaptation (CMA-ES), for several numeric parameters and more than a hundred trials."""
 
     REQUIRES: ClassVar[tuple[str, str] | None] = ("cmaes", "cmaes")
+    TAKES_GOALS: ClassVar[bool] = False
     type: Literal["cmaes"] = "cmaes"
     n_startup_trials: Annotated[Integer, Field(ge=0)] = Field(
         1, description="Random trials before the first generation."
@@ -165,9 +167,10 @@ class CmaEs(_Sampler):
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import CmaEsSampler
 
+        from sweeper.search.optuna_internals import experimental
         from sweeper.search.seeding import CountedRandomSampler
 
-        with _experimental():
+        with experimental():
             return CmaEsSampler(
                 n_startup_trials=self.n_startup_trials,
                 popsize=self.popsize,
@@ -201,9 +204,10 @@ class Gp(_Sampler):
     def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
         from optuna.samplers import GPSampler
 
+        from sweeper.search.optuna_internals import experimental
         from sweeper.search.seeding import CountedRandomSampler
 
-        with _experimental():
+        with experimental():
             return GPSampler(
                 n_startup_trials=_startup(self.n_startup_trials, trials),
                 deterministic_objective=self.deterministic_objective,
@@ -214,6 +218,37 @@ class Gp(_Sampler):
 
     def random_trials(self, trials: int) -> int:
         return min(trials, _startup(self.n_startup_trials, trials))
+
+
+class Nsga2(_Sampler):
+    """Non-dominated sorting genetic algorithm (NSGA-II), for several goals and some hundred trials."""
+
+    type: Literal["nsga2"] = "nsga2"
+    population_size: Annotated[Integer, Field(ge=2, le=10_000)] | None = Field(
+        None, description="Trials per generation, the first one random; by default a fifth of the trials, 4 to 50."
+    )
+    mutation_prob: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+        None, description="Probability that a parameter is drawn anew; by default one of each trial."
+    )
+
+    def _build(self, space: Space, *, seed: int, trials: int | None) -> BaseSampler:
+        from optuna.samplers import NSGAIISampler
+
+        from sweeper.search.optuna_internals import start_with
+        from sweeper.search.seeding import CountedRandomSampler
+
+        size = self._population(trials)
+        sampler = NSGAIISampler(population_size=size, mutation_prob=self.mutation_prob, seed=seed)
+        start_with(sampler, CountedRandomSampler(seed=seed))
+        return sampler
+
+    def random_trials(self, trials: int) -> int:
+        return min(trials, self._population(trials))
+
+    def _population(self, trials: int | None) -> int:
+        if self.population_size is not None:
+            return self.population_size
+        return 50 if trials is None else min(50, max(4, trials // 5))
 
 
 class Auto(_Sampler):
@@ -232,7 +267,7 @@ class Auto(_Sampler):
         return built
 
 
-Sampler = Annotated[Auto | Tpe | Random | Grid | Qmc | CmaEs | Gp, Field(discriminator="type")]
+Sampler = Annotated[Auto | Tpe | Random | Grid | Qmc | CmaEs | Gp | Nsga2, Field(discriminator="type")]
 
 
 def _startup(wanted: int | None, trials: int | None) -> int:
@@ -240,13 +275,3 @@ def _startup(wanted: int | None, trials: int | None) -> int:
     if wanted is not None:
         return wanted
     return 10 if trials is None else min(10, max(4, trials // 3))
-
-
-@contextmanager
-def _experimental() -> Iterator[None]:
-    """Silence Optuna's warnings about experimental features: those of these samplers have been there for years."""
-    from optuna.exceptions import ExperimentalWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        yield

@@ -73,8 +73,10 @@ class SeededByTrial(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the proposal for these parameters."""
-        proposal = self.sampler.sample_relative(study, trial, search_space) if search_space else {}
+        """Return the proposal for these parameters; none for a fresh run."""
+        if CONFIRMS in trial.user_attrs:
+            return {}
+        proposal = self.sampler.sample_relative(study, trial, search_space)  # NSGA-II also counts trials without one
         self._has_proposed = self._has_proposed or bool(proposal)
         return proposal
 

@@ -2,8 +2,9 @@
 
 from sweeper.search.budget import Budget
 from sweeper.search.confirming import Confirm
+from sweeper.spec.names import Objective, Tracking
 from sweeper.spec.resources import Resources, TrialResources
-from sweeper.spec.sweep import Objective, Sweep, Tracking, load_sweep, sweep_schema
+from sweeper.spec.sweep import Sweep, load_sweep, sweep_schema
 from sweeper.spec.trainable import Command
 
 __all__ = [

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from sweeper.core.code.user_code import leaves_model
-from sweeper.core.schema import Problem, Scalar, Seed, StrictModel, raise_problems, rename_bounds
-from sweeper.core.trials import Direction
+from sweeper.core.schema import Problem, Scalar, Seed, StrictModel, json_schema, raise_problems
 from sweeper.core.urls import expand
 from sweeper.datasets.catalog import AnyDataset
 from sweeper.search.budget import Budget
@@ -21,34 +20,9 @@ from sweeper.search.space import AnyDomain, Domain, check_point, check_space, gr
 from sweeper.search.spending import Spending
 from sweeper.spec.code_checks import unused_parameters
 from sweeper.spec.loading import DEFAULT_TRAINABLE, load, load_file
-from sweeper.spec.names import Database, Description, Label, Metric, ModelName, Name, TrackingUri
+from sweeper.spec.names import Database, Description, Goals, Metric, Name, Objective, Tracking, problems_of_prune_on
 from sweeper.spec.resources import Resources
 from sweeper.spec.trainable import AnyTrainable, Command
-
-
-class Objective(StrictModel):
-    """Metric that the sweep optimises."""
-
-    metric: Metric = Field("val_accuracy", description="Metric that trials report and the sweep optimises.")
-    direction: Direction = Field("maximize", description="Whether a higher or a lower value is better.")
-
-
-class Tracking(StrictModel):
-    """MLflow server, experiment and registered model of the sweep."""
-
-    experiment: Label = Field("sweeper", description="MLflow experiment of the sweep.")
-    model: ModelName | None = Field(
-        None, description="Name that the best trial's model is registered under when it becomes the champion."
-    )
-    uri: TrackingUri | None = Field(
-        None,
-        description="MLflow server or store; by default MLFLOW_TRACKING_URI, else a local file. "
-        "May contain ${env:NAME} for secrets.",
-    )
-
-    def resolved_uri(self) -> str | None:
-        """Return the address with its references to the environment resolved."""
-        return None if self.uri is None else expand(self.uri)
 
 
 class Sweep(StrictModel):
@@ -71,6 +45,8 @@ class Sweep(StrictModel):
             pydantic's: it raises a ValidationError, and does not check the trainable.)
     """
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     name: Name = Field(
         description="Name of the sweep: up to 64 letters, digits, '.', '_' and '-'. "
         "The same name and storage continue the sweep."
@@ -82,7 +58,15 @@ class Sweep(StrictModel):
     )
     seed: Seed = Field(0, description="Seed of the sweep; all randomness derives from it and the trial's number.")
     dataset: AnyDataset | None = Field(None, description="Data that the trainable learns from.")
-    objective: Objective = Field(default_factory=Objective, description="Metric that the sweep optimises.")
+    declared_goals: Goals = Field(
+        default_factory=lambda: (Objective(),),
+        alias="objective",
+        description="Metric that the sweep optimises; or a list of several.",
+    )
+    prune_on: Metric | None = Field(
+        None,
+        description="Metric of several in `objective` by which trials are pruned and ranked; without it, none is.",
+    )
     budget: Budget = Field(description="Length of one trial, and limits of the whole sweep.")
     resources: Resources = Field(default_factory=Resources, description="CPUs, GPUs and memory of one trial.")
     space: Annotated[dict[str, Domain], Field(min_length=1)] = Field(
@@ -101,6 +85,14 @@ class Sweep(StrictModel):
         "sqlite:///sweeper.db", description="SQL database of the study. May contain ${env:NAME} for secrets."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_pruned_by_default(cls, declared: Any) -> Any:
+        """Choose no pruner where a sweep names neither one nor which of its goals prunes."""
+        if not isinstance(declared, Mapping) or not isinstance(declared.get("objective"), list | tuple):
+            return declared
+        return declared if declared.get("prune_on") else {"pruner": NoPruner(), **declared}
+
     @field_validator("space")
     @classmethod
     def _is_consistent(cls, space: dict[str, AnyDomain]) -> dict[str, AnyDomain]:
@@ -109,11 +101,19 @@ class Sweep(StrictModel):
 
     # Each of these needs fields that are validated before it, and reports nothing if one of them has problems itself.
 
+    @field_validator("prune_on")
+    @classmethod
+    def _is_a_goal(cls, metric: str | None, info: ValidationInfo) -> str | None:
+        raise_problems(problems_of_prune_on(metric, info.data.get("declared_goals", ())))
+        return metric
+
     @field_validator("sampler")
     @classmethod
     def _can_search(cls, sampler: Sampler, info: ValidationInfo) -> Sampler:
         if "space" in info.data and (reason := sampler.unsupported_reason(info.data["space"])):
             raise_problems([Problem(("type",), reason)])
+        if len(info.data.get("declared_goals", ())) > 1 and not sampler.TAKES_GOALS:
+            raise_problems([Problem(("type",), f"{sampler.type} searches for one goal; choose type: tpe, or nsga2")])
         return sampler
 
     @field_validator("pruner")
@@ -121,6 +121,8 @@ class Sweep(StrictModel):
     def _fits_the_budget(cls, pruner: Pruner, info: ValidationInfo) -> Pruner:
         if "budget" in info.data:
             raise_problems(pruner.problems(info.data["budget"]))
+        if len(goals := info.data.get("declared_goals", ())) > 1 and "prune_on" in info.data:
+            raise_problems(pruner.problems_of_goals([goal.metric for goal in goals], info.data["prune_on"]))
         return pruner
 
     @field_validator("enqueue")
@@ -157,6 +159,16 @@ class Sweep(StrictModel):
         return load(Sweep, self.model_dump(mode="json"), overrides)
 
     @property
+    def objective(self) -> Objective:
+        """The goal that prunes and ranks trials: that of `prune_on`, else the first. Most sweeps have no other."""
+        return self.goals[0]
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """All goals, `objective` first, then the others in the order of the file."""
+        return tuple(sorted(self.declared_goals, key=lambda goal: self.prune_on not in (None, goal.metric)))
+
+    @property
     def sampler_seed(self) -> int:
         """Seed of the sampler: its own, else the sweep's."""
         return self.seed if self.sampler.seed is None else self.sampler.seed
@@ -170,7 +182,8 @@ class Sweep(StrictModel):
     @property
     def chosen_pruner(self) -> Pruner:
         """The pruner that is used: the declared one, or what `auto` chooses."""
-        chosen: Pruner = self.pruner.chosen(self.budget)
+        has_judge = self.prune_on is not None or len(self.declared_goals) == 1
+        chosen: Pruner = self.pruner.chosen(self.budget) if has_judge else NoPruner()
         return chosen
 
     @property
@@ -252,9 +265,4 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 
 def sweep_schema() -> dict[str, Any]:
     """Return the JSON Schema of a sweep file, for editors."""
-    schema = Sweep.model_json_schema()
-    schema["description"] = schema["description"].partition("\n\n")[0]
-    for definition in schema["$defs"].values():  # an editor shows the class's docstring at its `type`
-        definition["properties"].get("type", {}).setdefault("description", definition.get("description", ""))
-    rename_bounds(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+    return json_schema(Sweep)

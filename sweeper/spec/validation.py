@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sweeper.core.schema import MAX_PROBLEMS, Key, Problem
@@ -137,12 +138,16 @@ def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str
         inner = [
             found
             for outer in models
-            if part in outer.model_fields
-            for found in _models(outer.model_fields[str(part)].annotation)
+            if part in (fields := _by_key(outer))
+            for found in _models(fields[str(part)].annotation)
         ]
         tagged = [found for found in models if part in _tags(found)]
         models = inner or tagged or models
-    return [name for found in models for name in found.model_fields]
+    return [key for found in models for key in _by_key(found)]
+
+
+def _by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -127,9 +127,9 @@ def take_over(parent: Sweep, facts: Mapping[str, Any], trials: Iterable[FrozenTr
 
 def _incomparable(parent: Sweep, facts: Mapping[str, Any], fork: Sweep) -> str:
     """Return why the values of another sweep's trials do not compare with those of a fork; "" if they do."""
-    for key in ("trainable", "dataset", "objective"):
+    for key, name in (("trainable", "trainable"), ("dataset", "dataset"), ("goals", "objective")):
         if getattr(parent, key) != getattr(fork, key):
-            return f"another {key}"
+            return f"another {name}"
     if (parent.budget.epochs, parent.budget.steps) != (fork.budget.epochs, fork.budget.steps):
         return "another length of a trial"
     changed = _changed_code(facts, _code_digest(fork), digest_user_code(fork.trainable))

@@ -26,7 +26,7 @@ def summary_line(name: str, sweep: Sweep, counts: Mapping[str, int], best: Trial
 def trials_frame(sweep: Sweep, rows: Sequence[TrialRecord]) -> pandas.DataFrame:
     """Return one row for each trial, in the order given, indexed by the number of the trial.
 
-    The columns are `state`, the objective's metric by its name (the last value), `epochs` or `steps`, `seconds`,
+    The columns are `state`, the metric of each goal by its name (the last value), `epochs` or `steps`, `seconds`,
     `attempt`, `node`, `reason`, `started` and `ended` (UTC), `origin` (where the parameters came from), then the
     parameters. A parameter that a trial does not have is missing. A parameter with the name of another column gets the
     prefix `params.`.
@@ -38,6 +38,7 @@ def trials_frame(sweep: Sweep, rows: Sequence[TrialRecord]) -> pandas.DataFrame:
         {
             "state": row.state,
             sweep.objective.metric: row.value,
+            **{goal.metric: values.get(goal.metric) for goal in sweep.goals[1:]},
             unit: sweep.budget.epoch_of(row.step),
             "seconds": row.seconds,
             "attempt": row.attempt,
@@ -48,10 +49,11 @@ def trials_frame(sweep: Sweep, rows: Sequence[TrialRecord]) -> pandas.DataFrame:
             "origin": row.origin,
         }
         for row in rows
+        for values in [{other.metric: other.value for other in row.others}]
     ]
     known = {
         "state",
-        sweep.objective.metric,
+        *(goal.metric for goal in sweep.goals),
         unit,
         "seconds",
         "attempt",
@@ -69,7 +71,7 @@ def trials_frame(sweep: Sweep, rows: Sequence[TrialRecord]) -> pandas.DataFrame:
     frame = pandas.DataFrame.from_records(records, index=index, columns=columns)
     for moment in ("started", "ended"):
         frame[moment] = pandas.to_datetime(frame[moment], utc=True)
-    return frame.astype({sweep.objective.metric: float, "seconds": float})
+    return frame.astype({**{goal.metric: float for goal in sweep.goals}, "seconds": float})
 
 
 def curves_frame(sweep: Sweep, reports: Mapping[int, Sequence[Report]]) -> pandas.DataFrame:

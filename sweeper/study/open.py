@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeper.core.errors import InputError, StopReason, StorageError, SweeperError
 from sweeper.core.trials import Listener
 from sweeper.search.history import ORIGIN, is_fresh_run, is_history, marks_of
+from sweeper.search.optuna_internals import GoalStudy, name_goals
 from sweeper.search.seeding import fork_seed
 from sweeper.spec import Sweep
 from sweeper.study.compatibility import Origin, check_resumable, next_eras, take_over, with_reached_total
@@ -85,7 +86,10 @@ def _create(sweep: Sweep, database: Database, lease: Lease, forked: str | None) 
         origin = take_over(parent.sweep, parent.facts, trials, sweep)
     with database.transaction(lease) as connection:  # all or nothing: half a study could not be resumed
         delete_rows(sweep.name, connection)  # of a study that another tool deleted
-        study = optuna.create_study(study_name=sweep.name, storage=database.optuna, direction=sweep.objective.direction)
+        directions = [goal.direction for goal in sweep.goals]
+        study = optuna.create_study(study_name=sweep.name, storage=database.optuna, directions=directions)
+        if len(sweep.goals) > 1:
+            name_goals(study, [goal.metric for goal in sweep.goals])
         add_ended_trials(study, origin.trials, connection)
         for point in origin.points:
             attributes = None if point in sweep.enqueue else {ORIGIN: "fork"}
@@ -98,7 +102,7 @@ def _create(sweep: Sweep, database: Database, lease: Lease, forked: str | None) 
 def _load_to_own(sweep: Sweep, database: Database, lease: Lease) -> tuple[Sweep, optuna.Study, list[str]]:
     """Return a sweep and its study as the owner uses them, and a note for each change since it was last opened."""
     storage = OwnerCachedStorage(database.optuna, database.optuna.get_study_id_from_name(sweep.name))
-    study = optuna.load_study(study_name=sweep.name, storage=storage)
+    study = GoalStudy(sweep.name, storage)
     if SWEEP not in study.user_attrs:
         raise InputError(f"study {study.study_name!r} was not made by sweeper. Choose another name with --name")
     before, facts = _sweep_of(study), study.user_attrs.get(FACTS, {})

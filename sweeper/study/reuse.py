@@ -87,6 +87,6 @@ def _identity(study: StudyView) -> dict[str, Any]:
         "sweeper": facts.get("versions", {}).get("sweeper") if facts.get("code") == "sweeper" else None,
         "data": [sweep.dataset is None, facts.get("dataset", {}).get("digest")],
         "length": sweep.budget.model_dump(include={"epochs", "steps", "reports_per_epoch", "report_every"}),
-        "metric": sweep.objective.metric,
+        "metrics": sorted(goal.metric for goal in sweep.goals),
         "seed": sweep.seed,
     }

@@ -64,14 +64,14 @@ class SweepStudy(TrialQueue):
 
     @retry_while_unavailable
     def finish(self, number: int, *, is_pruned: bool = False) -> Verdict:
-        """End a trial whose function has returned: COMPLETE with its last value, FAIL if it never reported.
+        """End a trial whose function has returned: COMPLETE with its last values, FAIL if it never reported a goal.
 
         Args:
             is_pruned: whether the function pruned itself with `optuna.TrialPruned`: the trial is PRUNED then.
         """
         row, trial = self.row(number), self._trials.get(number)
-        if row.step == 0 and not is_pruned:
-            return self.fail(number, Failure("error", f"ended without a report of {self.sweep.objective.metric!r}"))
+        if not is_pruned and (metric := records.unreported(row, self.sweep)):
+            return self.fail(number, Failure("error", f"ended without a report of {metric!r}"))
         if trial is None:
             return Verdict.STOP
         row = records.returned(row, self.sweep.budget, is_pruned=is_pruned)

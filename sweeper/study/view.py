@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from sweeper.core.sweep_folder import is_remote
-from sweeper.core.trials import Attempt, Confirmation, Decision, Report, TrialRecord, best_trial, leaderboard
+from sweeper.core.trials import TrialRecord, best_trial, leaderboard, pareto_front
 from sweeper.search.confirming import confirmation_of
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas
     from optuna import Study
     from optuna.trial import FrozenTrial
+
+    from sweeper.core.trials import Attempt, Confirmation, Decision, Report
 
 FACTS = "facts"
 """User attribute of the study that holds facts about the sweep: its id, folder, dataset, versions."""
@@ -191,6 +193,10 @@ class StudyView:
     def leaderboard(self) -> list[TrialRecord]:
         """Return COMPLETE trials from the best value to the worst, then the others by their last step."""
         return leaderboard(self._rows.values(), self.sweep.objective.direction)
+
+    def front(self) -> list[TrialRecord]:
+        """Return the COMPLETE trials that no other one equals or betters in every goal, the best by the first goal."""
+        return pareto_front(self._rows.values(), self.sweep.objective.direction)
 
     def remarks(self) -> tuple[str, ...]:
         """Return what a person should know about the result that its numbers do not say."""

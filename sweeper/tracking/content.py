@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 from posixpath import normpath
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sweeper.core.environment import user
 from sweeper.core.text import to_yaml
+from sweeper.core.trials import pareto_front
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -29,6 +30,9 @@ _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 """MLflow's status for each state of Optuna. KILLED would show a pruned trial with the red cross of a failure; the tag
 `sweeper.state` tells it from a complete one."""
+
+FRONT = "sweeper.front"
+"""Tag of the runs of trials on the front of several goals; that of the sweep's run lists their numbers."""
 
 EPOCH = "epoch"
 """Metric with the epoch of a report, for charts by it; a trainable may report one of its own."""
@@ -78,8 +82,11 @@ def trial_tags(sweep: Sweep, row: TrialRecord) -> dict[str, str]:
 
 def sweep_params(sweep: Sweep) -> dict[str, Any]:
     """Return the settings of a sweep, flat: `metric`, `trials`, `sampler`, `sampler.n_startup_trials` and so on."""
-    spec = sweep.model_dump(mode="json")
-    sections = {"trainable": spec["trainable"], "seed": spec["seed"], **spec["objective"], **spec["budget"]}
+    spec, objective = sweep.model_dump(mode="json"), sweep.objective.model_dump()
+    if len(sweep.goals) > 1:
+        goals = ", ".join(f"{goal.direction} {goal.metric}" for goal in sweep.goals)
+        objective |= {"goals": goals, "prune_on": sweep.prune_on}
+    sections = {"trainable": spec["trainable"], "seed": spec["seed"], **objective, **spec["budget"]}
     sections |= {name: spec[name] for name in ("dataset", "sampler", "pruner", "resources")}
     params = dict(pair for name, value in sections.items() for pair in _flat(name, value))
     return {name: value for name, value in params.items() if value is not None}
@@ -97,9 +104,24 @@ def sweep_tags(study: Study, rows: Sequence[TrialRecord], *, is_live: bool) -> d
         tags[f"sweeper.{state.lower()}"] = str(sum(row.state == state for row in rows))
     if leader is not None:
         tags |= {"sweeper.best_trial": str(leader.number), "sweeper.best_value": repr(leader.value)}
+    if len(sweep.goals) > 1:
+        tags[FRONT] = ", ".join(map(str, sorted(front_of(sweep, rows))))
     for name, value in dataset_facts(facts).items():
         tags[f"sweeper.dataset.{name}"] = str(value)
     return tags | lineage(sweep, facts)
+
+
+def front_of(sweep: Sweep, rows: Iterable[TrialRecord]) -> set[int]:
+    """Return the numbers of the trials on the front of several goals; none for a single goal."""
+    searched = (row for row in rows if row.confirms is None)
+    is_single = len(sweep.goals) == 1
+    return set() if is_single else {row.number for row in pareto_front(searched, sweep.objective.direction)}
+
+
+def front_changes(sweep: Sweep, rows: Iterable[TrialRecord], marked: Set[int]) -> dict[int, str]:
+    """Return the new tag of each trial that is on the front and not marked, or marked and not on it any more."""
+    front = front_of(sweep, rows)
+    return dict.fromkeys(front - marked, "true") | dict.fromkeys(marked - front, "")
 
 
 def lineage(sweep: Sweep, facts: Mapping[str, Any]) -> dict[str, str]:

@@ -89,6 +89,10 @@ class StudySync:
             for row in rows:
                 with giving_way() if is_live else nullcontext():
                     self._write_or_skip_trial(client, runs, parent, row)
+            marked = {number for number, run in runs.items() if number != PARENT and run.tags.get(content.FRONT)}
+            changes = content.front_changes(self._sweep, self._rows.values(), marked)
+            for number in changes.keys() & runs.keys():
+                self._set_tags(client, runs[number], {content.FRONT: changes[number]})
             self._write_sweep(client, parent, is_live=is_live)
             if self._must_reload:
                 self._load(client)
@@ -242,8 +246,9 @@ class StudySync:
         tags = {**content.sweep_tags(self._study, rows, is_live=is_live), **self._outcome}
         if self._runs is not None and (best := self._runs.get(int(tags.get("sweeper.best_trial", PARENT)))):
             tags["sweeper.best_run"] = best.id
-        if self._has_view is None:  # once: this user may not be allowed to save one
-            self._has_view = self._save_view(client, run)
+        if self._has_view is None:  # once: this user may not be allowed to; `sweeper ui` may have saved a better one
+            known = has_view(client.get_experiment(self._experiment).tags, self._id)
+            self._has_view = known or save_view(client, self._experiment, self._id, self._sweep, run.id)
         places = Places(
             self._experiment,
             run.id,
@@ -253,12 +258,6 @@ class StudySync:
         )
         tags["mlflow.note.content"] = sweep_note(self._study, rows, places, {**run.tags, **tags})
         return tags
-
-    def _save_view(self, client: MlflowClient, run: KnownRun) -> bool:
-        """Save the view that the description links to, unless there is one; `sweeper ui` may have saved a better."""
-        if has_view(client.get_experiment(self._experiment).tags, self._id):
-            return True
-        return save_view(client, self._experiment, self._id, self._sweep, run.id)
 
     def _sweep_curve(self, client: MlflowClient, run: KnownRun, rows: list[TrialRecord]) -> list[Report]:
         """Return the points of `best_METRIC`, with a trial's number as the step, that the sweep's run lacks.

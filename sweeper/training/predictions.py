@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from sweeper.core.trials import Mistake, Predictions
+from sweeper.core.predictions import Mistake, Predictions
 
 Array = Any
 

@@ -51,6 +51,8 @@ def _train(params: RNNParams, trial: Trial, data: Arrays) -> None:
         metrics = loop.advance(stop)
         if bad := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
             raise trial.diverged(bad)  # weights that are NaN stay NaN, also where the objective is finite
+        if trial.step == 0:
+            metrics["parameters"] = float(loop.state.weights.shape[0])  # it stays the same: once is enough
         is_last = trial.step + 1 == trial.reports or trial.may_pause
         is_due = is_last or time.monotonic() - saved >= CHECKPOINT_SECONDS
         trial.report(

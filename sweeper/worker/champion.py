@@ -12,9 +12,10 @@ from typing import Any
 
 from sweeper.core.errors import StorageError
 from sweeper.core.files import read_small, written_whole
+from sweeper.core.predictions import Mistake, Predictions
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import first_line
-from sweeper.core.trials import Mistake, Predictions, TrialRecord
+from sweeper.core.trials import TrialRecord
 from sweeper.tracking import PACKED, read_evaluation, read_test, store_evaluation
 from sweeper.worker.task import WorkerContext
 from sweeper.worker.trial import PREDICTIONS_FILE

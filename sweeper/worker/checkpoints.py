@@ -14,7 +14,7 @@ from uuid import uuid4
 from sweeper.core.errors import InputError
 from sweeper.core.files import make_folder, remove, remove_unfinished, written_whole
 from sweeper.core.remote_folder import RemoteFolder
-from sweeper.core.trials import Direction, Report, TrialRecord, leaderboard
+from sweeper.core.trials import Direction, Report, TrialRecord, leaderboard, pareto_front
 from sweeper.worker.manifest import FILES, Manifest, checkpoint_name, fsync, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -222,8 +222,9 @@ MAX_PAUSED = 200
 class CheckpointCleaner:
     """Listener of a study that deletes checkpoints, except those of running and paused trials and of the best ones.
 
-    The best trials are those that lead the leaderboard, also among equals. Of the fresh runs that confirm them, the
-    first of each is kept: its model stands in for that of a trial whose own was deleted before.
+    The best trials are those that lead the leaderboard, also among equals; of several goals, also those on the front.
+    Of the fresh runs that confirm them, the first of each is kept: its model stands in for that of a trial whose own
+    was deleted before.
 
     Args:
         checkpoints: returns the store of a trial.
@@ -262,6 +263,9 @@ class CheckpointCleaner:
             return
         candidates = leaderboard([*(other for other in self._best if other.number != row.number), row], self._direction)
         self._best = [each for each in candidates if each.state == "COMPLETE"][: self._kept]
+        if any(each.others for each in candidates):
+            front = pareto_front(candidates, self._direction)
+            self._best += [each for each in front if each not in self._best]
         for loser in candidates:
             if loser not in self._best:
                 self._clear(loser)

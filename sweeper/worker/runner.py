@@ -164,6 +164,7 @@ class TaskRunner:
             seed=trial_seed(sweep.seed, task.number) if task.seed is None else task.seed,
             budget=sweep.budget,
             objective=sweep.objective.metric,
+            goals=[goal.metric for goal in sweep.goals],
             dataset=sweep.dataset,
             data=self._context.data,
             resources=task.trial_resources(sweep.resources),

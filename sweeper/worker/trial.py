@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import InputError, TrialDivergedError, TrialStopped
 from sweeper.core.files import disk_full_message, is_disk_full, make_folder, write_json
-from sweeper.core.trials import Predictions, Report
+from sweeper.core.predictions import Predictions
+from sweeper.core.trials import Report
 from sweeper.datasets.base import load_once
 from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.manifest import FILES
@@ -45,7 +46,8 @@ class Trial:
         attempt: 1, and one more after each retry or resume.
         budget: the sweep's `budget`; `budget.epoch_of(step)` converts a report's number into epochs (or gradient steps,
             if the budget is in steps).
-        objective: name of the metric that the sweep maximizes or minimizes.
+        objective: name of the metric that the sweep maximizes or minimizes; of several goals, the one that prunes.
+        goals: names of the metrics of all goals. Each report has `objective`; of the others, the last report counts.
         dataset: the sweep's `dataset`, or None.
         data: the dataset's arrays: `x_train`, `x_val` and `x_test` of shape `[samples, steps, features]`, and what
             belongs to each sample in `y_train`, `y_val` and `y_test`. Read-only, as all workers of a node share them.
@@ -89,6 +91,7 @@ class Trial:
         attempt: int = 1,
         pauses: Collection[int] = (),
         cpus_at: Callable[[int], int | None] = lambda step: None,
+        goals: Collection[str] = (),
         notify: Callable[[str], None] = logger.warning,
     ) -> None:
         self.number = number
@@ -96,6 +99,7 @@ class Trial:
         self.attempt = attempt
         self.budget = budget
         self.objective = objective
+        self.goals = frozenset({objective, *goals})
         self.dataset = dataset
         self._resources = resources
         self._cpus_at = cpus_at
@@ -109,7 +113,7 @@ class Trial:
         self._send = send
         self._notify = notify
         self._left_out: set[str] = set()
-        self._names = {objective}
+        self._names = set(self.goals)
         self._is_stopped = False
         self._unsaved: Any = None
         self._callback: Any = None
@@ -162,8 +166,7 @@ class Trial:
         """Send one report, and wait until the study has recorded and judged it.
 
         Args:
-            metrics: numbers by name; the objective's metric must be among them. Another metric that is NaN or infinite
-                is left out, with a note.
+            metrics: numbers by name, the objective's among them. One that is no goal and not finite is left out.
             checkpoint: writes into the folder it gets every file that is needed to resume from here, bit for bit. It
                 may use any names and subfolders, but no links. Without it, the trial resumes from an earlier report.
             meanwhile: trains on for a moment; returns whether it can go on before the next report. It is called until
@@ -172,13 +175,13 @@ class Trial:
 
         Raises:
             TrialStopped: the trial ends here, because it was pruned or the sweep stops. Do not catch it.
-            TrialDivergedError: the objective's metric is NaN or infinite.
+            TrialDivergedError: the metric of a goal is NaN or infinite.
             TypeError: `metrics` is no mapping, or a metric is not a number.
             ValueError: there are more than 1,000 metrics, or a name has more than 250 characters or holds a secret.
         """
         numbers = numbers_of(metrics, named)
         bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
-        if self.objective in bad:
+        if self.goals & bad.keys():
             raise self.diverged(bad)
         if new := [f"{name}={value}" for name, value in bad.items() if name not in self._left_out]:
             self._left_out.update(bad)

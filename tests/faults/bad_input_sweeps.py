@@ -48,6 +48,9 @@ class Params(BaseModel):
     height: float = 0
 def train(params: Params, trial): ...
 """
+GOALS = "objective: [{metric: a}, {metric: b}]"
+TWO_GOALS = [{"metric": "score"}, {"metric": "size", "direction": "minimize"}]
+TWO_HEIGHTS = "space: {height: {type: float, low: 0, high: 1}, width: {type: float, low: 0, high: 1}}"
 ENDLESS = "a grid needs a step for height; add step:"
 WANDB = "program: train.py\nmethod: random\nparameters: {height: {min: 0.0, max: 1.0}}\n"
 
@@ -173,6 +176,26 @@ SWEEPS: dict[str, list[Case]] = {
     "a name taken by another sweep": [
         Case("sweep 'x'", prepare=finished(space={"height": 1}), verbs=("run",)),
         Case("sweep 'x'", prepare=finished(objective={"metric": "loss"}), verbs=("run",)),
+    ],
+    "several goals": [
+        line("objective: [{metric: a}, {metric: a}]", "3:27  objective[1].metric: 'a' is a goal already; name each"),
+        line("objective: [{metric: a}]", "3:1  objective: a list holds 2 to 5 goals, and this one 1; for a single one"),
+        line(f"{GOALS}\nprune_on: c", "6:1  prune_on: 'c' is no metric of objective. One of: a, b."),
+        line(
+            f"{GOALS}\npruner: {{type: median}}",
+            "6:10  pruner.type: a pruner judges by one goal, and objective lists 2; name it, as in prune_on: a; or "
+            "choose type: none",
+        ),
+        line(f"{GOALS}\nprune_on: a\npruner: {{type: hyperband}}", "7:10  pruner.type: hyperband needs a single"),
+        line(f"{GOALS}\nsampler: {{type: cmaes}}\n{TWO_HEIGHTS}", "6:11  sampler.type: cmaes searches for one goal"),
+        Case(
+            "--front: sweep 'x' has one goal, score",
+            path="x",
+            options=("--front",),
+            prepare=ended(0.5),
+            verbs=("best",),
+        ),
+        Case("sweep 'x'", BASE + "prune_on: score\n", prepare=finished(objective=TWO_GOALS), verbs=("run",)),
     ],
     # the search space
     "an empty space": [

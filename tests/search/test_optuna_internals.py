@@ -18,19 +18,26 @@ from pydantic import TypeAdapter
 
 from sweeper.search.bounded import BoundedTPESampler
 from sweeper.search.optuna_internals import (
+    GoalStudy,
     all_trials,
-    best_value,
-    bracket_of,
     compute_tails_in_c,
     generators_of,
-    is_first_of_interval,
-    is_rung_mark,
+    is_to_be_pruned,
+    name_goals,
+    numbers_on_front,
     partial_study,
-    rung_marks,
-    rungs_passed,
+    report_value,
     start_with,
     storage_of,
     trial_id,
+)
+from sweeper.search.pruning.optuna_internals import (
+    best_value,
+    bracket_of,
+    is_first_of_interval,
+    is_rung_mark,
+    rung_marks,
+    rungs_passed,
     values_at_rung,
 )
 from sweeper.search.samplers import Sampler
@@ -228,3 +235,31 @@ def test_tails_in_c_are_those_of_optuna() -> None:
     compute_tails_in_c()
     assert np.allclose(_truncnorm._log_ndtr(points), expected, rtol=1e-9, atol=1e-15)
     assert np.isfinite(_truncnorm._log_gauss_mass(np.array([-30.0, 0.5]), np.array([-20.0, 3.0]))).all()
+
+
+@pytest.mark.parametrize(
+    "pruner", [SuccessiveHalvingPruner(min_resource=1, reduction_factor=2), PercentilePruner(50.0, 1)]
+)
+def test_study_of_several_goals_prunes_by_the_first(pruner: optuna.pruners.BasePruner) -> None:
+    storage, verdicts = optuna.storages.InMemoryStorage(), []
+    optuna.create_study(study_name="goals", storage=storage, directions=["maximize", "minimize"])
+    study = GoalStudy("goals", storage, pruner=pruner)
+    name_goals(study, ["score", "parameters"])
+    for value in (0.5, 0.9, 0.1):
+        trial = study.ask()
+        report_value(trial, value, 1)
+        verdicts.append(is_to_be_pruned(trial))
+        study.tell(
+            trial, [value, 10.0] if not verdicts[-1] else None, state=TrialState.PRUNED if verdicts[-1] else None
+        )
+    assert verdicts == [False, False, True]
+    assert study.direction == StudyDirection.MAXIMIZE and study.metric_names == ["score", "parameters"]
+    assert study.trials[2].values is None, "the reports have one goal only"
+    assert numbers_on_front(study.trials, study.directions) == {trial.number for trial in study.best_trials} == {1}
+
+
+def test_optuna_still_refuses_reports_to_several_goals() -> None:
+    trial = optuna.create_study(directions=["maximize"] * 2).ask()
+    for call in (lambda: trial.report(0.5, 1), trial.should_prune):
+        with pytest.raises(NotImplementedError):
+            call()

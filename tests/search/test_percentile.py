@@ -9,7 +9,7 @@ import pytest
 from optuna.pruners import BasePruner, MedianPruner, PercentilePruner
 from optuna.trial import TrialState
 
-from sweeper.search.bounded import IncrementalPercentilePruner
+from sweeper.search.pruning.percentile import IncrementalPercentilePruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -16,7 +16,7 @@ from sweeper.search.space import Domain, Space, grid, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-KINDS = ("tpe", "random", "grid", "qmc", "cmaes") + (("gp",) if find_spec("torch") else ())
+KINDS = ("tpe", "random", "grid", "qmc", "cmaes", "nsga2") + (("gp",) if find_spec("torch") else ())
 
 
 def sampler_of(**declared: Any) -> Any:
@@ -191,3 +191,74 @@ def test_resumed_grid_trial_keeps_its_point() -> None:
     assert suggest(optuna.Trial(study, 0), STEPPED) == first
     others = [suggest(study.ask(), STEPPED) for _ in range(3)]
     assert first not in others
+
+
+def run_two_goals(study: optuna.Study, count: int) -> list[dict[str, Any]]:
+    """Run trials of two goals that pull x apart, and between which y and z decide nothing."""
+    points = []
+    for _ in range(count):
+        trial = study.ask()
+        points.append(suggest(trial, SMOOTH))
+        study.tell(trial, [points[-1]["x"] ** 2, (points[-1]["x"] - 0.5) ** 2])
+    return points
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if sampler_of(type=kind).TAKES_GOALS and kind != "grid"])
+def test_sampler_searches_for_several_goals(kind: str) -> None:
+    sampler = sampler_of(type=kind)
+    runs = []
+    for seed in (0, 0, 1):
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler.build(SMOOTH, seed=seed, trials=20))
+        runs.append(run_two_goals(study, 20))
+
+    assert all(SMOOTH[name].contains(value) for point in runs[0] for name, value in point.items())
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
+def test_front_of_two_goals_is_found_more_often_than_by_chance(kind: str) -> None:
+    found = {}
+    for name in (kind, "random"):
+        built = sampler_of(type=name).build(SMOOTH, seed=0, trials=60)
+        points = run_two_goals(optuna.create_study(directions=["minimize"] * 2, sampler=built), 60)
+        found[name] = sum(point["x"] <= 0.5 for point in points[20:])  # such points are on the front
+
+    assert found[kind] > found["random"]
+
+
+@pytest.mark.parametrize(("trials", "size"), [(None, 50), (6, 4), (40, 8), (1000, 50)])
+def test_generation_is_a_share_of_the_budget(trials: int | None, size: int) -> None:
+    built: Any = sampler_of(type="nsga2").build(SMOOTH, seed=0, trials=trials)
+
+    assert built.sampler.population_size == size
+    assert sampler_of(type="nsga2").random_trials(trials or 1000) == min(size, trials or 1000)
+    assert sampler_of(type="nsga2", population_size=3).build(SMOOTH, seed=0).sampler.population_size == 3
+
+
+def test_resumed_nsga2_has_the_generations_of_one_run() -> None:
+    sampler = sampler_of(type="nsga2", population_size=4)
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler.build(SMOOTH, seed=3))
+    whole = run_two_goals(study, 16)
+    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in study.trials]
+    parts = optuna.create_study(directions=["minimize"] * 2, sampler=sampler.build(SMOOTH, seed=3))
+    points = run_two_goals(parts, 5)
+    parts.sampler = sampler.build(SMOOTH, seed=3)
+
+    assert points + run_two_goals(parts, 11) == whole
+    assert generations == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4, "also trials before the first result count"
+
+
+@pytest.mark.parametrize("count", [10, 60])
+def test_tpe_of_several_goals_models_the_newest_trials_and_the_front(count: int) -> None:
+    from sweeper.search.bounded import BoundedTPESampler
+
+    study = optuna.create_study(directions=["minimize"] * 2)
+    for number in range(count):
+        x = 0.0 if number == 3 else 1 + number / 100
+        distribution = optuna.distributions.FloatDistribution(0, 2)
+        study.add_trial(optuna.create_trial(values=[x, x], params={"x": x}, distributions={"x": distribution}))
+    sampler = BoundedTPESampler(n_startup_trials=0, modelled=20)
+    for _ in range(2):
+        part = sampler._modelled_part(study)
+        numbers = [trial.number for trial in part._get_trials(states=(TrialState.COMPLETE,))]  # type: ignore[attr-defined]
+        assert numbers == (list(range(10)) if count == 10 else [3, *range(40, 60)])

@@ -73,6 +73,7 @@ def test_cell_learns(cell: str, make_trial: MakeTrial) -> None:
     assert [report.step for report in trial.sent] == [1, 2, 3, 4, 5, 6]
     assert set(last) == {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch"}
     assert last["epoch"] == 6.0
+    assert first["parameters"] == weights_of(trial).size, "reported once, as it stays the same"
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

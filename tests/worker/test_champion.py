@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sweeper.core.files import write_json
+from sweeper.core.predictions import Mistake, Predictions
 from sweeper.core.sweep_folder import SweepFolder
-from sweeper.core.trials import Mistake, Predictions, TrialRecord
+from sweeper.core.trials import TrialRecord
 from sweeper.spec import Sweep
 from sweeper.tracking import read_evaluation
 from sweeper.worker.champion import find_model, known_model, known_test, take_champion

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.core.sweep_folder import SweepFolder
-from sweeper.core.trials import Direction, FreshRun, TrialRecord
+from sweeper.core.trials import Direction, FreshRun, GoalValue, TrialRecord
 from sweeper.worker.checkpoints import CheckpointCleaner, CheckpointStore
 
 
@@ -20,10 +20,19 @@ class Trials:
     def store(self, number: int) -> CheckpointStore:
         return CheckpointStore(self.folder.trial(number))
 
-    def end(self, number: int, value: float | None, state: str = "COMPLETE", confirms: FreshRun | None = None) -> None:
+    def end(
+        self,
+        number: int,
+        value: float | None,
+        state: str = "COMPLETE",
+        confirms: FreshRun | None = None,
+        size: float | None = None,
+    ) -> None:
         self.store(number).save(3, {"score": 1.0}, lambda folder: (folder / "weights").touch())
+        others = () if size is None else (GoalValue("size", size, "minimize"),)
+        ended = TrialRecord(number, state, {}, value=value, step=3, confirms=confirms, others=others)
         self.cleaner.on_trial(TrialRecord(number, "RUNNING", {}), None)
-        self.cleaner.on_trial(TrialRecord(number, state, {}, value=value, step=3, confirms=confirms), None)
+        self.cleaner.on_trial(ended, None)
 
     def left(self) -> list[int]:
         return [number for number in range(9) if self.store(number).latest() is not None]
@@ -45,6 +54,17 @@ def test_only_the_best_complete_trial_keeps_its_checkpoint(tmp_path: Path, direc
     trials.end(3, 2.0, "PRUNED")
     trials.end(4, None, "FAIL")
     assert trials.left() == [best]
+
+
+def test_all_trials_on_the_front_of_several_goals_keep_their_checkpoints(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, "maximize")
+    for number, (value, size) in enumerate([(0.5, 9), (0.4, 5), (0.9, 20), (0.3, 7), (0.2, 1)]):
+        trials.end(number, value, size=size)
+    trials.end(5, None, "FAIL")
+    trials.end(6, 0.8, "PRUNED", size=1)
+    assert trials.left() == [0, 1, 2, 4]
+    trials.end(7, 0.6, size=4)  # betters trials 0 and 1
+    assert trials.left() == [2, 4, 7]
 
 
 def test_trials_that_are_confirmed_later_keep_their_checkpoints(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def earlier_sweeps(sweep: Sweep, data: str | None = None) -> list[StudyView]:
 
 def _trained_alike(view: StudyView, sweep: Sweep, data: str | None) -> bool:
     before, facts = view.sweep, view.facts
-    keys = ("trainable", "dataset", "objective", "resources")
+    keys = ("trainable", "dataset", "goals", "resources")
     is_same = all(getattr(before, key) == getattr(sweep, key) for key in keys)
     if not is_same or (before.budget.steps is None) != (sweep.budget.steps is None):
         return False

@@ -86,7 +86,8 @@ class Play(PlayedStudy):
     ) -> None:
         declared, count = sweep, sweep.trial_limit
         budget = sweep.budget.model_copy(update={"trials": count})
-        super().__init__(sweep.model_copy(update={"sampler": Random(), "budget": budget}))  # which asks for nothing
+        played = {"budget": budget, "declared_goals": (sweep.objective,), "pruner": sweep.chosen_pruner}
+        super().__init__(sweep.model_copy(update={**played, "sampler": Random()}))  # which asks for nothing
         sampler = declared.chosen_sampler
         self._random_trials = count if sampler.type == "grid" else sampler.random_trials(count)
         self._first, self._curves, self._costs, self._rng = first, curves, costs, rng

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 
 import optuna
@@ -9,7 +10,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from sweeper.core.trials import Decision
-from sweeper.search.optuna_internals import trial_id
+from sweeper.search.optuna_internals import GoalStudy, report_value, trial_id
 from sweeper.search.pruning.decisions import judge_report
 from sweeper.search.pruning.promotion import PAUSED, note_end, note_revived, revival
 from sweeper.search.pruning.pruners import Promotion
@@ -29,11 +30,12 @@ class PlayedStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sweep = sweep
         self._pruner, self._limit = sweep.chosen_pruner, sweep.trial_limit
-        self._storage = InMemoryStorage()
-        self.study = optuna.create_study(
-            study_name=sweep.name,  # Hyperband draws brackets by it
-            storage=self._storage,
-            direction=sweep.objective.direction,
+        self._storage, directions = InMemoryStorage(), [goal.direction for goal in sweep.goals]
+        # Hyperband draws brackets by the name.
+        optuna.create_study(study_name=sweep.name, storage=self._storage, directions=directions)
+        self.study = GoalStudy(
+            sweep.name,
+            self._storage,
             sampler=sweep.chosen_sampler.build(sweep.space, seed=sweep.sampler_seed, trials=sweep.budget.trials),
             pruner=self._pruner.build(sweep.budget),
         )
@@ -56,9 +58,9 @@ class PlayedStudy:
     def report(self, number: int, step: int, value: float) -> bool:
         """Take a report of a trial; return whether it goes on."""
         trial = self._trials[number]
-        trial.report(value, step)
+        report_value(trial, value, step)
         if step == self.sweep.budget.reports:
-            self.study.tell(trial, value)
+            self.study.tell(trial, [value, *self._other_goals(number)])
             return False
         is_pruned, decision = judge_report(trial, step, self._pruner, self.sweep.budget)
         if decision is not None:
@@ -77,6 +79,10 @@ class PlayedStudy:
     def _choose_params(self, trial: optuna.Trial) -> None:
         """Choose the parameters of a trial that begins: those that the sampler proposes."""
         suggest(trial, self.sweep.space)
+
+    def _other_goals(self, number: int) -> Sequence[float]:
+        """Return the values of the goals beside the objective, of a trial that has made all reports."""
+        return ()
 
     def _begins_no_more(self) -> bool:
         """Return whether no new trial begins any more."""

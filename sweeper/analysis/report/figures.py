@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import unescape
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.report.optuna_study import quiet
+from sweeper.analysis.report.optuna_study import label, quiet
 
 if TYPE_CHECKING:
     import optuna
     import plotly.graph_objects as go
 
     from sweeper.analysis.report.values import Importance
+    from sweeper.core.trials import TrialRecord
+    from sweeper.spec import Objective
 
 SCALE = ((0.0, "#8894a6"), (0.5, "#3f8fd2"), (1.0, "#f08c00"))
 """Colours from bad to good, or from early to late. Each can be seen on white and on black."""
+
+MIN_LOG_RATIO = 20
+"""Largest value of a goal over its smallest, from which its axis is logarithmic."""
 
 ACCENT, BLUE, GREY = "#f08c00", "#3f8fd2", "#8894a6"
 
@@ -127,4 +132,47 @@ def contour(study: optuna.Study, params: list[str], metric: str) -> go.Figure:
             trace.update(colorscale=SCALE, reversescale=study.direction.name == "MINIMIZE")
         else:
             trace.update(name="trial", marker={"color": "#ffffff", "size": 7, "line": {"color": "#222222", "width": 1}})
+    return figure
+
+
+def front(
+    rows: Sequence[TrialRecord], numbers: Collection[int], goal: Objective, other: Objective, *, is_whole: bool
+) -> go.Figure:
+    """Draw the value of each trial by its value of another goal, those on the front in the accent.
+
+    Args:
+        rows: trials that have reported both.
+        numbers: the trials on the front.
+        goal, other: the goals, the objective first.
+        is_whole: whether there are no more goals, so that the front is a line here.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure(layout={"xaxis": {"title": label(other.metric)}, "yaxis": {"title": label(goal.metric)}})
+    points = {row.number: next(each.value for each in row.others if each.metric == other.metric) for row in rows}
+    on_front = sorted((row for row in rows if row.number in numbers), key=lambda row: points[row.number])
+    step = "hv" if other.direction == "minimize" else "vh"
+    kinds = (
+        ("pruned, last value", [row for row in rows if row.state == "PRUNED"], GREY, "circle-open", 5),
+        ("complete", [row for row in rows if row.state == "COMPLETE" and row.number not in numbers], BLUE, "circle", 7),
+        ("on the front", on_front, ACCENT, "circle", 9),
+    )
+    for name, shown, colour, symbol, size in kinds:
+        if shown:
+            style = {"color": colour, "size": size, "symbol": symbol}
+            line = {"color": ACCENT, "width": 2, "shape": step}
+            has_line = shown is on_front and is_whole
+            trace = go.Scatter(
+                x=[points[row.number] for row in shown],
+                y=[row.value for row in shown],
+                customdata=[row.number for row in shown],
+                mode="lines+markers" if has_line else "markers",
+                name=name,
+                marker=style,
+                line=line if has_line else None,
+                hovertemplate="trial %{customdata}: %{y:.5g}, %{x:.5g}<extra></extra>",
+            )
+            figure.add_trace(trace)
+    if (least := min(points.values())) > 0 and max(points.values()) > MIN_LOG_RATIO * least:
+        figure.update_xaxes(type="log")
     return figure

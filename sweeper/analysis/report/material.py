@@ -19,7 +19,8 @@ from sweeper.core.trials import Champion
 if TYPE_CHECKING:
     import optuna
 
-    from sweeper.core.trials import Attempt, Decision, Predictions, Report, TrialRecord
+    from sweeper.core.predictions import Predictions
+    from sweeper.core.trials import Attempt, Decision, Report, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
 

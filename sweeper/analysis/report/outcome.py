@@ -13,9 +13,9 @@ from sweeper.analysis.report.material import Material, plain
 from sweeper.analysis.report.parts import Figure, Picture, Section, Table
 from sweeper.analysis.report.timeline import timeline_of
 from sweeper.analysis.trials import CONFIRMED_HEAD, confirmed_cells, describe_confirmed, remark_on_pruned, varying
+from sweeper.core.predictions import Predictions
 from sweeper.core.secrets import redact
 from sweeper.core.text import duration, format_list, metric, number, scalar, tally, to_yaml
-from sweeper.core.trials import Predictions
 
 DEFAULT_STORAGES = ("sqlite:///sweeper.db", "${env:SWEEPER_STORAGE}")
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SECTIONS: tuple[Callable[[Material], Section], ...] = (
+SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     outcome.answer,
+    parameters.front,
     outcome.confirmation,
     course.history,
     course.learning_curves,
@@ -73,7 +74,8 @@ def _sections(material: Material) -> Iterator[Section]:
     """Yield the sections; one that fails says so, and the others stay of use."""
     for make in SECTIONS:
         try:
-            yield make(material)
+            if (section := make(material)) is not None:
+                yield section
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             name = make.__name__.replace("_", " ")
             problem = f"{type(error).__name__}: {plain(first_line(error))}"

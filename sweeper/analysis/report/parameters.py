@@ -9,8 +9,8 @@ from sweeper.analysis.report import figures
 from sweeper.analysis.report.material import Material, origin, plain
 from sweeper.analysis.report.optuna_study import distinct_params
 from sweeper.analysis.report.parts import Figure, Section, Table
-from sweeper.analysis.report.values import MIN_TRIALS_OF_IMPORTANCE
-from sweeper.analysis.trials import varying
+from sweeper.analysis.report.values import MIN_TRIALS_OF_IMPORTANCE, thinned
+from sweeper.analysis.trials import describe_objective, goal_cells, varying
 from sweeper.core.text import metric, number, scalar
 from sweeper.core.trials import leaderboard
 
@@ -23,8 +23,43 @@ MAX_LINES, MAX_POINTS, MAX_CONTOUR_POINTS = 200, 400, 60
 More of them cannot be told apart, and take seconds to draw. Optuna's contour has a cell for each pair of values.
 """
 
+MAX_FRONT_POINTS = 1000
+"""Trials beside the front that are drawn with it."""
+
 MAX_SLICES = 12
 """Parameters that have a slice each, the most important ones."""
+
+
+def front(material: Material) -> Section | None:
+    """Return the section with the trials on the front of several goals; None for a single goal."""
+    sweep, name, title = material.sweep, "front", "The front"
+    if len(sweep.goals) == 1:
+        return None
+    if missing := material.missing_results():
+        return Section(name, title, missing=missing)
+    found = material.study.front()
+    numbers = {row.number for row in found}
+    known = [row for row in material.study.rows() if row.state in ("COMPLETE", "PRUNED") and row.value is not None]
+    shown = [row for row in known if row.number in numbers]
+    shown += thinned([row for row in known if row.number not in numbers], MAX_FRONT_POINTS, sweep.objective.direction)
+    drawn = list[Figure]()
+    for goal in sweep.goals[1:]:
+        rows = [row for row in shown if any(other.metric == goal.metric for other in row.others)]
+        figure = figures.front(rows, numbers, sweep.objective, goal, is_whole=len(sweep.goals) == 2)
+        alt = f"{material.objective} of each trial by its {plain(goal.metric)}. {len(found)} trials are on the front."
+        drawn.append(Figure.of(f"{name}-{len(drawn)}", figure, alt))
+    names, more = varying(sweep), f"`sweeper best {material.study.name} --front` has all of them."
+
+    def cells(row: TrialRecord) -> tuple[str, ...]:
+        return (str(row.number), *goal_cells(row, sweep), *(_value(row, name) for name in names))
+
+    head = ("trial", *(plain(goal.metric) for goal in sweep.goals), *map(plain, names))
+    text = (
+        f"The sweep is to {plain(describe_objective(sweep))}. {len(found)} of {len(material.results):,} COMPLETE "
+        "trials are on the front: no other trial equals or betters one of them in every goal. Elsewhere in this report "
+        f"the best trial is the best by {material.objective} alone."
+    )
+    return Section(name, title, (text,), tuple(drawn), table=Table.of(head, found, more, make=cells))
 
 
 def parallel_coordinates(material: Material) -> Section:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sweeper.analysis.curves import Curve
     from sweeper.analysis.report.timeline import Bar, Lane, Timeline
     from sweeper.analysis.report.values import FailureClass, Rung
-    from sweeper.core.trials import Predictions
+    from sweeper.core.predictions import Predictions
 
 COLOURS = {
     "COMPLETE": BLUE,

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeper.cli import options, report
+from sweeper.cli import goals, options, report
 from sweeper.core.errors import InputError, SweeperError
 from sweeper.core.text import clean, duration, metric
 
 if TYPE_CHECKING:
     from sweeper.core.trials import TrialRecord
+    from sweeper.spec import Sweep
     from sweeper.study.view import StudyView, SweepSummary
 
 SHOWN_TRIALS, HIGHLIGHTED = 20, 5
@@ -152,12 +153,19 @@ def _document(study: StudyView, rows: Sequence[TrialRecord], *, curves: bool) ->
             found["decisions"] = [asdict(decision) for decision in decisions.get(found["number"], ())]
             found["reports"] = report.report_documents(study.sweep, reports.get(found["number"], ()))
     facts = study.facts
-    summary = {"history": facts.get("history"), "eras": facts.get("eras", []), "summary": summary_document(study)}
+    summary = goals.goals_document(study.sweep, study.front())
+    summary |= {"history": facts.get("history"), "eras": facts.get("eras", []), "summary": summary_document(study)}
     return document | summary
+
+
+_Front = Annotated[
+    bool, typer.Option("--front", metavar="", help="All trials on the front of several goals, as start points.")
+]
 
 
 def best(
     name: options.OptionalName = None,
+    front: _Front = False,
     storage: options.Storage = options.DEFAULT_STORAGE,
     json: options.Json = False,
 ) -> None:
@@ -166,12 +174,20 @@ def best(
     from sweeper.study.open import read_study
 
     study = read_study(chosen_sweep(name, storage), storage)
+    if front:
+        _refuse_single_goal(study.sweep)
     complete = (row for row in study.leaderboard() if row.state == "COMPLETE")
     row = next((row for row in complete if row.reused or not row.is_added), None)  # its parameters, not its model
     if row is None:
         is_over = not study.is_running and is_done(study)
         how = ", and all its trials have ended" if is_over else " yet"
         raise SweeperError(f"no trial of sweep {study.name!r} has completed{how}. See: sweeper show {study.name}")
+    if front:
+        rows = study.front()
+        documents = [report.trial_document(study.sweep, each) for each in rows]
+        text = report.to_json(documents) if json else goals.front_yaml(study.sweep, rows)
+        report.emit(text)
+        return
     if json:
         report.emit(report.to_json(report.trial_document(study.sweep, row)))
         return
@@ -180,6 +196,14 @@ def best(
 
         console.print_note(remark)
     report.emit(report.best_yaml(study.sweep, row))
+
+
+def _refuse_single_goal(sweep: Sweep) -> None:
+    if len(sweep.goals) == 1:
+        raise InputError(
+            f"--front: sweep {sweep.name!r} has one goal, {sweep.objective.metric}, and so one best trial; leave it "
+            "out. A list of goals in `objective` has a front"
+        )
 
 
 def chosen_sweep(name: str | None, storage: str) -> str:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from sweeper.analysis.details import Details, Parameter, details_of
-from sweeper.analysis.trials import cut_reason, unit
+from sweeper.analysis.trials import cut_reason, goal_cells, unit
 from sweeper.analysis.why import FAILURES, why
 from sweeper.cli import console, report
 from sweeper.cli.look.plots import draw_curves
 from sweeper.core.secrets import redact
-from sweeper.core.text import clean, duration, metric, scalar
+from sweeper.core.text import clean, duration, scalar
 
 if TYPE_CHECKING:
     from sweeper.analysis.curves import Curve
@@ -88,8 +88,8 @@ def _print_attempts(study: StudyView, details: Details) -> None:
 
 def _facts(study: StudyView, details: Details) -> list[tuple[str, str]]:
     row, facts = details.row, [("defaults", _defaults_line(details.parameters))]
-    if row.value is not None:
-        facts.append((study.sweep.objective.metric, metric(row.value)))
+    goals = zip(study.sweep.goals, goal_cells(row, study.sweep), strict=True)
+    facts += [(goal.metric, cell) for goal, cell in goals if cell]
     if row.started is not None:
         facts.append(("started", row.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")))
     facts.append(("time", duration(row.seconds)))

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.cli import options, report
 from sweeper.cli.cluster import reach
+from sweeper.cli.goals import goals_document
 from sweeper.cli.look.show import chosen_sweep
 from sweeper.cli.look.terminal import keys, orderly_end, reader
 from sweeper.core.errors import InputError, StorageError
 from sweeper.core.secrets import redact
+from sweeper.core.trials import pareto_front
 
 if TYPE_CHECKING:
     from sweeper.analysis.curves import Curve
@@ -207,6 +209,7 @@ def _document(study: FollowedStudy, progress: Progress, watcher: Watcher) -> dic
         "state": state_of(study),
         "metric": sweep.objective.metric,
         "direction": sweep.objective.direction,
+        **goals_document(sweep, pareto_front(progress.rows.values(), sweep.objective.direction)),
         "counts": progress.counts(),
         "interrupted": 0 if study.is_running else len(running),
         "trials": study.trial_limit,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -60,6 +61,13 @@ class PrunerOptions(StrictModel):
             message = f"{seen}, and the last one is never judged; use a smaller value"
             problems.append(Problem((*given, "type")[:1], message))
         return problems
+
+    def problems_of_goals(self, metrics: Sequence[str], prune_on: str | None) -> list[Problem]:
+        """Return the problems of the options in a sweep of several goals, of which one may prune."""
+        if prune_on is not None:
+            return []
+        way_out = f"name it, as in prune_on: {metrics[0]}; or choose type: none"
+        return [Problem(("type",), f"a pruner judges by one goal, and objective lists {len(metrics)}; {way_out}")]
 
     @model_validator(mode="after")
     def _counts_once(self) -> Self:

@@ -11,18 +11,11 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial
 
 from sweeper.core.trials import Decision
-from sweeper.search.bounded import IncrementalPercentilePruner
 from sweeper.search.budget import Budget
-from sweeper.search.optuna_internals import (
-    all_trials,
-    bracket_of,
-    is_first_of_interval,
-    rungs_passed,
-    storage_of,
-    trial_id,
-    values_at_rung,
-)
+from sweeper.search.optuna_internals import all_trials, is_to_be_pruned, storage_of, trial_id
+from sweeper.search.pruning.optuna_internals import bracket_of, is_first_of_interval, rungs_passed, values_at_rung
 from sweeper.search.pruning.patient import ObservedPatientPruner
+from sweeper.search.pruning.percentile import IncrementalPercentilePruner
 from sweeper.search.pruning.promotion import PromotionPruner
 from sweeper.search.pruning.pruners import (
     Auto,
@@ -49,11 +42,11 @@ def judge_report(trial: Trial, step: int, declared: Pruner, budget: Budget) -> t
     if isinstance(declared, Auto):
         declared = declared.chosen(budget)
     if isinstance(declared, NoPruner):
-        return trial.should_prune(), None
+        return is_to_be_pruned(trial), None
     compares = declared.wrapped if isinstance(declared, Patient) else declared
     is_halving = isinstance(compares, SuccessiveHalving | Hyperband)
     passed = rungs_passed(_stored(trial)) if is_halving else 0
-    judged = _Judged(trial, step, trial.should_prune(), budget, passed)
+    judged = _Judged(trial, step, is_to_be_pruned(trial), budget, passed)
     pruner = trial.study.pruner
     if not isinstance(declared, Patient):
         return judged.is_pruned, _comparison(judged, declared, pruner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -75,6 +76,11 @@ class Hyperband(_Halving):
 
     def first(self, budget: Budget) -> int:
         return self._rung(budget)
+
+    def problems_of_goals(self, metrics: Sequence[str], prune_on: str | None) -> list[Problem]:
+        # Optuna 5.0 hands its brackets, and the sampler, a study that has no direction if there are several goals.
+        way_out = "choose type: promotion, or successive_halving"
+        return [Problem(("type",), f"hyperband needs a single goal, and objective lists {len(metrics)}; {way_out}")]
 
     def build(self, budget: Budget) -> BasePruner:
         from optuna.pruners import HyperbandPruner

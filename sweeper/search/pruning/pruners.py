@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -55,7 +56,7 @@ class Median(_ComparedWithComplete):
     type: Literal["median"] = "median"
 
     def build(self, budget: Budget) -> BasePruner:
-        from sweeper.search.bounded import IncrementalPercentilePruner
+        from sweeper.search.pruning.percentile import IncrementalPercentilePruner
 
         return IncrementalPercentilePruner(50.0, **self._against(budget))
 
@@ -67,7 +68,7 @@ class Percentile(_ComparedWithComplete):
     percentile: Annotated[Number, Field(ge=0, le=100)] = Field(25.0, description="Percentage of trials to keep.")
 
     def build(self, budget: Budget) -> BasePruner:
-        from sweeper.search.bounded import IncrementalPercentilePruner
+        from sweeper.search.pruning.percentile import IncrementalPercentilePruner
 
         return IncrementalPercentilePruner(self.percentile, **self._against(budget))
 
@@ -100,6 +101,9 @@ class NoPruner(PrunerOptions):
     """Stops no trial."""
 
     type: Literal["none"] = "none"
+
+    def problems_of_goals(self, metrics: Sequence[str], prune_on: str | None) -> list[Problem]:
+        return []
 
     def build(self, budget: Budget) -> BasePruner:
         from optuna.pruners import NopPruner
@@ -134,6 +138,11 @@ class Patient(PrunerOptions):
         inner = self.wrapped.problems(budget) if self.wrapped else []
         return super().problems(budget) + [Problem(("wrapped", *problem.key), problem.message) for problem in inner]
 
+    def problems_of_goals(self, metrics: Sequence[str], prune_on: str | None) -> list[Problem]:
+        found = super().problems_of_goals(metrics, prune_on)
+        inner = self.wrapped.problems_of_goals(metrics, prune_on) if self.wrapped and not found else []
+        return found + [Problem(("wrapped", *problem.key), problem.message) for problem in inner]
+
     def build(self, budget: Budget) -> BasePruner:
         from optuna.exceptions import ExperimentalWarning
 
@@ -150,6 +159,9 @@ class Auto(PrunerOptions):
     """The pruner that does best in docs/search.md: promotion; none for few trials, or trials of few reports."""
 
     type: Literal["auto"] = "auto"
+
+    def problems_of_goals(self, metrics: Sequence[str], prune_on: str | None) -> list[Problem]:
+        return []
 
     def chosen(self, budget: Budget) -> Promotion | NoPruner:
         return NoPruner() if budget.reports < MIN_REPORTS or budget.trials < MIN_TRIALS else Promotion()

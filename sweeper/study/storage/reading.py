@@ -37,10 +37,9 @@ def read_trials(study: str, engine: sa.Engine) -> list[FrozenTrial]:
             params[trial][name] = _distribution(document).to_external_repr(value)
         for trial, key, document in rows.of(models.TrialUserAttributeModel, "key", "value_json"):
             user_attrs[trial][key] = json.loads(document)
-        values = {
-            trial: _Value.stored_repr_to_value(value, kind)
-            for trial, value, kind in rows.of(_Value, "value", "value_type")
-        }
+        values = defaultdict[int, dict[int, float]](dict)
+        for trial, objective, value, kind in rows.of(_Value, "objective", "value", "value_type"):
+            values[trial][objective] = _Value.stored_repr_to_value(value, kind)
         last = {
             trial: {step: _Intermediate.stored_repr_to_intermediate_value(value, kind)}
             for trial, step, value, kind in rows.last_reports()
@@ -49,7 +48,8 @@ def read_trials(study: str, engine: sa.Engine) -> list[FrozenTrial]:
         FrozenTrial(
             number=number,
             state=state,
-            value=values.get(trial),
+            value=None,
+            values=[value for _, value in sorted(values[trial].items())] if trial in values else None,
             datetime_start=_local(start),
             datetime_complete=_local(complete),
             params=params[trial],

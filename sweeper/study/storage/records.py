@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
-from sweeper.core.trials import Attempt, Decision, Failure, FreshRun, Report, TrialRecord
+from sweeper.core.trials import Attempt, Decision, Failure, FreshRun, GoalValue, Report, TrialRecord
 from sweeper.search.budget import Budget
 from sweeper.search.confirming import CONFIRMS
 from sweeper.search.history import ORIGIN, origin_of, suggest_untried
-from sweeper.search.optuna_internals import storage_of, trial_id
+from sweeper.search.optuna_internals import report_value, storage_of, trial_id
 from sweeper.search.pruning.decisions import judge_report
 from sweeper.search.pruning.promotion import PAUSED
 from sweeper.search.pruning.pruners import Promotion
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-CPUS, REUSED = "cpus", "reused"
-"""Attributes of a trial for `TrialRecord.cpus` and `TrialRecord.reused`."""
+CPUS, REUSED, GOALS = "cpus", "reused", "goals"
+"""Attributes of a trial for `TrialRecord.cpus`, `TrialRecord.reused` and, by metric, `TrialRecord.others`."""
 
 
 def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
@@ -36,12 +36,15 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
     if params is None:  # its driver died between two parameters; the rest is drawn when the trial is resumed
         params = dict(trial.params)
     step = max(trial.intermediate_values, default=0)
-    own = trial.user_attrs
+    own, values = trial.user_attrs, trial.values
+    others = own.get(GOALS, {})
+    if values is not None and len(values) > 1:
+        others = {goal.metric: value for goal, value in zip(sweep.goals, values, strict=True)}
     return TrialRecord(
         number=trial.number,
         state=trial.state.name,
         params=params,
-        value=trial.intermediate_values.get(step) if trial.value is None else trial.value,
+        value=trial.intermediate_values.get(step) if values is None else values[0],
         step=step,
         attempt=own.get("attempt", 1),
         node=own.get("node"),
@@ -57,7 +60,23 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
         is_paused=PAUSED in own,
         cpus=tuple((first, cpus) for first, cpus in own.get(CPUS, ())),
         confirms=FreshRun(*own[CONFIRMS]) if CONFIRMS in own else None,
+        others=_others(sweep, others),
     )
+
+
+def _others(sweep: Sweep, metrics: Mapping[str, float]) -> tuple[GoalValue, ...]:
+    """Return the values of the goals beside the objective, as far as they are among some metrics."""
+    return tuple(
+        GoalValue(goal.metric, metrics[goal.metric], goal.direction)
+        for goal in sweep.goals[1:]
+        if goal.metric in metrics
+    )
+
+
+def unreported(row: TrialRecord, sweep: Sweep) -> str | None:
+    """Return the metric of a goal that a trial has not reported; None if it has reported all."""
+    known = {other.metric for other in row.others} | ({sweep.objective.metric} if row.step else set())
+    return next((goal.metric for goal in sweep.goals if goal.metric not in known), None)
 
 
 def _with_source(origin: str | None, source: str | None) -> str | None:
@@ -101,13 +120,19 @@ def _with_report(trial: optuna.Trial, row: TrialRecord, report: Report, node: st
         trial.set_user_attr(REUSED, report.source)
         origin = _with_source(row.origin, report.source)
         row = replace(row, is_added=True, reused=report.source, origin=origin)
-    trial.report(value := report.metrics[sweep.objective.metric], report.step)
-    return replace(row, value=value, step=report.step, node=node or row.node, cpus=cpus)
+    others = row.others
+    if len(sweep.goals) > 1:
+        known = {other.metric: other.value for other in others}
+        others = _others(sweep, known | report.metrics)
+    if others != row.others:
+        trial.set_user_attr(GOALS, {other.metric: other.value for other in others})
+    report_value(trial, value := report.metrics[sweep.objective.metric], report.step)
+    return replace(row, value=value, step=report.step, node=node or row.node, cpus=cpus, others=others)
 
 
 def _judge(trial: optuna.Trial, row: TrialRecord, sweep: Sweep) -> tuple[TrialRecord | None, Decision | None]:
     if row.step >= sweep.budget.reports:
-        return ended(row, TrialState.COMPLETE, None), None
+        return None if unreported(row, sweep) else ended(row, TrialState.COMPLETE, None), None
     if row.confirms is not None:  # the race decides, with whole runs
         return None, None
     pruner = sweep.chosen_pruner
@@ -192,7 +217,11 @@ def tell(study: optuna.Study, trial: optuna.Trial, row: TrialRecord) -> None:
     trial.set_user_attr("ended", seconds(row.ended))
     if row.is_paused:
         trial.set_user_attr(PAUSED, True)
-    study.tell(trial, row.value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
+    values = None
+    if state == TrialState.COMPLETE:
+        assert row.value is not None
+        values = [row.value, *(other.value for other in row.others)]
+    study.tell(trial, values, state=state, skip_if_finished=True)
 
 
 def next_attempt(row: TrialRecord, failed: Sequence[Attempt], reports: Sequence[Report]) -> TrialRecord:

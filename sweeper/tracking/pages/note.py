@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweeper.core.text import clean, metric, number, tally
+from sweeper.tracking.content import FRONT
 from sweeper.tracking.pages.links import REPORT, Pages
 from sweeper.tracking.pages.view import view_key
 
@@ -55,6 +56,8 @@ def sweep_note(study: Study, rows: Sequence[TrialRecord], places: Places, tags: 
         name = f"trial {best.number}"
         trial = f"[{name}]({pages.run(places.best)})" if places.best else name
         lines.append(f"Best: **{_plain(sweep.objective.metric)} {metric(best.value)}**, {trial}.")
+        if front := tags.get(FRONT):
+            lines.append(f"On the front of {len(sweep.goals)} goals: trials {front}.")
         found = study.confirmation()
         if found is not None and found.best is not None and found.best.half_width is not None:
             seeds, width = len(found.best.values), number(found.best.half_width, 2)

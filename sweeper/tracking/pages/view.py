@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sweeper.tracking.content import EPOCH, fit_key
+from sweeper.tracking.content import EPOCH, FRONT, fit_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,9 +99,10 @@ def searched(sweep: Sweep) -> list[str]:
 
 
 def _columns(sweep: Sweep) -> list[str]:
-    """Return the columns of the table: the objective, the state, the parameters, the reason, the time."""
+    """Return the columns of the table: the goals, the state, the parameters, the reason, the time."""
     return [
-        f"metrics.`{fit_key(sweep.objective.metric)}`",
+        *(f"metrics.`{fit_key(goal.metric)}`" for goal in sweep.goals),
+        *([f"tags.`{FRONT}`"] if len(sweep.goals) > 1 else []),
         "tags.`sweeper.state`",
         *(f"params.`{fit_key(name)}`" for name in searched(sweep)[:MAX_PARAMETER_COLUMNS]),
         "tags.`sweeper.reason`",
@@ -110,7 +111,7 @@ def _columns(sweep: Sweep) -> list[str]:
 
 
 def _charts(sweep: Sweep, important: Sequence[str], *, has_epochs: bool) -> dict[str, Any]:
-    """Return the charts: the objective by epoch, all parameters with the objective, the objective by two of them."""
+    """Return the charts: the objective by epoch, with all parameters, by each other goal, and by two parameters."""
     metric, names = fit_key(sweep.objective.metric), searched(sweep)
     # The chart of all parameters leaves out the runs that lack one.
     common = [fit_key(name) for name in names if not sweep.space[name].when][:MAX_PARAMETER_COLUMNS]
@@ -121,9 +122,10 @@ def _charts(sweep: Sweep, important: Sequence[str], *, has_epochs: bool) -> dict
             _chart("parallel", "PARALLEL", title)
             | {"selectedParams": common, "selectedMetrics": [metric], "showAllRuns": True}
         )
-    for name in (list(important) or names)[:2]:
+    others = [(goal.metric, "METRIC") for goal in sweep.goals[1:]]
+    for name, kind in (*others, *((name, "PARAM") for name in (list(important) or names)[:2])):
         axes = {
-            "xaxis": {"key": fit_key(name), "type": "PARAM"},
+            "xaxis": {"key": fit_key(name), "type": kind},
             "yaxis": {"key": metric, "type": "METRIC"},
         }
         charts.append(_chart(f"scatter-{name}", "SCATTER", f"{sweep.objective.metric} by {name}") | axes)

@@ -81,6 +81,16 @@ def test_pruner_carries_fewer_trials_to_each_rung(make_sweep: MakeSweep) -> None
     assert 0.2 * 480 <= found.epochs.likely < 0.5 * 480
 
 
+def test_several_goals_are_played_by_the_one_that_prunes(make_sweep: MakeSweep) -> None:
+    goals = [{"metric": "size", "direction": "minimize"}, {"metric": "score"}]
+    declared: dict[str, Any] = {"budget": {"trials": 30, "epochs": 16}, "sampler": {"type": "nsga2"}}
+    alone = foretold(make_sweep(**declared, pruner=HALVING))
+    both = foretold(make_sweep(**declared, pruner=HALVING, objective=goals, prune_on="score"))
+    assert both.epochs == alone.epochs and both.rungs == alone.rungs
+    unpruned = foretold(make_sweep(**declared, pruner={"type": "auto"}, objective=goals))
+    assert unpruned.epochs.low == unpruned.epochs.high == 480
+
+
 @pytest.mark.parametrize(("pruner", "expected"), [
     ({"type": "none"}, [16]),
     ({"type": "successive_halving", "min_epochs": 1, "reduction_factor": 4}, [1, 4, 16]),

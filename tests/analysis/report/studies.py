@@ -12,7 +12,8 @@ from typing import Any
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from sweeper.core.trials import Attempt, Mistake, Predictions, Report
+from sweeper.core.predictions import Mistake, Predictions
+from sweeper.core.trials import Attempt, Report
 from sweeper.search.space import draw, suggest
 from sweeper.spec import Sweep
 from sweeper.study.database import open_database

@@ -123,6 +123,25 @@ def test_axes_of_results_leave_out_what_squeezes_the_good_ones(make_sweep: MakeS
         assert "The axis leaves out 3 worse values; a double click on" in page.sections[section]
 
 
+def test_front_of_several_goals_is_drawn_and_listed(make_sweep: MakeSweep) -> None:
+    points = [(0.5, 40.0), (0.9, 900.0), (0.8, 20.0), (0.85, 5000.0)]
+    goals = [{"metric": "score"}, {"metric": "size", "direction": "minimize"}, {"metric": "speed"}]
+    for count in (2, 3):
+        sweep = make_sweep(objective=goals[:count], budget={"trials": 4, "epochs": 1}, name=f"goals-{count}")
+        with open_study(sweep) as study:
+            for score, size in points:
+                study.report(study.ask().number, Report(1, 1.0, {"score": score, "size": size, "speed": 1.0}))
+        page = Page(make_page(read_study(sweep.name, sweep.storage_url()), Evaluated()))
+        assert list(page.sections) == [ORDER[0], "front", *ORDER[1:]]
+        assert "2 of 4 COMPLETE trials are on the front" in " ".join(page.sections["front"].split())
+        figures = [figure for name, figure in page.figures.items() if name.startswith("front-")]
+        assert len(figures) == count - 1
+        *_, front = figures[0]["data"]
+        assert (front["name"], front["customdata"], front["x"]) == ("on the front", [2, 1], [20.0, 900.0])
+        assert front["mode"] == ("lines+markers" if count == 2 else "markers")
+        assert figures[0]["layout"]["xaxis"]["type"] == "log" and "type" not in figures[0]["layout"]["yaxis"]
+
+
 def test_sections_and_figures_are_all_there_in_their_order(page_of_many: str) -> None:
     page = Page(page_of_many)
     assert list(page.sections) == ORDER

@@ -1,0 +1,88 @@
+"""Tests of the best trial on the test set: when one begins, and what comes of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sweeper.core.trials import Failure, TrialRecord
+from sweeper.worker.task import Event, Task
+
+if TYPE_CHECKING:
+    from sweeper.study.study import SweepStudy
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""Attempts at testing the best trial, of which each may lose its worker."""
+
+LOOK_INTERVAL_S = 1.0
+"""Interval between two looks, while the last trials run, for the best one so far: it is long among very many."""
+
+
+class BestTrialTests:
+    """Tests of the best trial: of the one so far while the last trials run, and of another if that becomes the best.
+
+    Attributes:
+        running: trials that workers test; if one of these is lost, its task comes again.
+    """
+
+    def __init__(
+        self,
+        study: SweepStudy,
+        *,
+        must_evaluate: Callable[[TrialRecord], bool],
+        model_of: Callable[[TrialRecord], TrialRecord],
+        may_be_early: bool,
+    ) -> None:
+        self.running: set[int] = set()
+        self._study = study
+        self._must_evaluate, self._model_of = must_evaluate, model_of
+        self._may_be_early = may_be_early
+        self._found: dict[int, dict[str, float] | None] = {}
+        self._lost = 0
+        self._next_look = 0.0
+
+    def metrics(self) -> dict[str, float] | None:
+        """Return what the test of the best trial gave; None if it has none."""
+        best = self._study.best()
+        return None if best is None else self._found.get(self._model_of(best).number)
+
+    def early_task(self) -> Task | None:
+        """Return the task that tests the best trial so far while the last ones run; None if it is not the time.
+
+        Few of the last trials become the best; if one does, it is tested in its turn, and this result is dropped.
+        """
+        if self.running or not self._may_be_early or time.monotonic() < self._next_look:
+            return None
+        self._next_look = time.monotonic() + LOOK_INTERVAL_S
+        return self.next_task(so_far=" so far")
+
+    def next_task(self, so_far: str = "") -> Task | None:
+        """Return the task that tests the best trial; None if that is done, running or not wanted."""
+        best = self._study.best()
+        if best is None or (model := self._model_of(best)).number in (*self.running, *self._found):
+            return None
+        if not self._must_evaluate(best):
+            return None
+        self.running.add(model.number)
+        self._study.announce(f"Evaluating trial {best.number}, the best one{so_far}, on the test set.")
+        return Task(model.number, model.params, model.attempt, evaluate=True, recorded=model.step)
+
+    def end(self, number: int, event: Event, *, is_searching: bool, may_repeat: bool = False) -> None:
+        """Keep the metrics of a test. One that fails while trials run is repeated after them."""
+        self.running.discard(number)
+        if event.failure is not None and is_searching:
+            self._may_be_early = False
+        elif event.failure is None or not may_repeat:
+            self._found[number] = event.evaluation
+            best = self._study.best()
+            if event.failure is not None and best is not None and self._model_of(best).number == number:
+                logger.warning("The best trial could not be evaluated: %s.", event.failure.reason)
+
+    def lose(self, number: int, failure: Failure, *, is_searching: bool) -> None:
+        """Record that a test lost its worker; it is repeated, a few times."""
+        self._lost += not is_searching
+        self.end(number, Event(failure=failure), is_searching=is_searching, may_repeat=self._lost < MAX_ATTEMPTS)
