@@ -60,8 +60,9 @@ class TuneBridge:
         self._handed_out: dict[AttemptId, Task] = {}  # never changed in place: `has_room` sees a change at once
         self._undelivered: dict[AttemptId, tuple[Task, Verdict]] = {}
         self._prepared: list[TrialRecord] = []
-        self._owed: set[AttemptId] = set()  # verdicts that were undelivered when trials were last asked for
-        self._has_looked = True  # whether an event was handled since then
+        self._owed: set[AttemptId] = set()  # verdicts to deliver before trials are asked for again
+        self._is_owed_known = False
+        self._has_looked = True  # whether an event was handled since trials were asked for
         self._places = 0  # tasks that were handed out when there was last no room
         self._most_running = 0
         self._control = control
@@ -143,15 +144,19 @@ class TuneBridge:
     def _prepare(self) -> bool:
         """Ask the study for the next trials, as many as there are free workers; return whether there are any.
 
-        What has arrived goes first: between two requests, the verdicts that were known at the first one are delivered,
-        and an event is handled if there is one. So no report waits for more than `MAX_PREPARED` proposals at a time.
+        What has arrived goes first: an event is handled if there is one, and those verdicts are delivered that were
+        known at the last request, and those that let a trial continue and are known now. So a report waits for
+        `MAX_PREPARED` proposals once; and trials begin even if reports never cease to arrive.
         """
+        if not self._is_owed_known:
+            continuing = {key for key, (_, verdict) in self._undelivered.items() if verdict is Verdict.CONTINUE}
+            self._owed, self._is_owed_known = self._owed | continuing, True
         self._owed &= self._undelivered.keys()
         if self._owed or (not self._has_looked and self.has_arrived()):
             return False
         stopping = sum(verdict is Verdict.STOP for _, verdict in self._undelivered.values())
         free = max(1, self._places - len(self._handed_out))
-        self._owed, self._has_looked = {*self._undelivered}, False
+        self._owed, self._is_owed_known, self._has_looked = {*self._undelivered}, False, False
         self._prepared = self._study.ask_together(min(free + stopping, MAX_PREPARED))
         return True
 
