@@ -79,7 +79,7 @@ class Clock:
 def sweeper(clock: Clock, trials: int, reports: int, *, mlflow: bool = False, pausing: bool = False) -> None:
     from sweeper.core.files import PinnedPath
     from sweeper.core.sweep_folder import SweepFolder
-    from sweeper.driver.cluster import ray_cluster
+    from sweeper.driver.connection.cluster import ray_cluster
     from sweeper.driver.stop import RunControl, StopSignal
     from sweeper.driver.tune import tune_trials
     from sweeper.spec import Sweep

@@ -194,7 +194,7 @@ def _run(sweep: Sweep, *, json: bool, is_repeatable: bool, **where: Any) -> int:
         progress.on_phase("loading Optuna, Ray and MLflow")
         from sweeper.run import run_sweep
 
-        gc.freeze()  # also for `driver/cluster.py`, which learns from it that this process ends with the sweep
+        gc.freeze()  # `driver/connection/cluster.py` learns from it that this process ends with the sweep
         result = run_sweep(sweep, listeners=[progress], **where)
     for note in (*result.notes, *_failures(result), *_proposals(result)):
         console.print_note(note)

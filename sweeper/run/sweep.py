@@ -22,8 +22,8 @@ from sweeper.core.errors import LeaseLostError, StopReason
 from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
 from sweeper.core.trials import Listener, TrialRecord
-from sweeper.driver.auth import check_cluster, cluster_address
-from sweeper.driver.preflight import preflight
+from sweeper.driver.connection.auth import check_cluster, cluster_address
+from sweeper.driver.connection.preflight import preflight
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
 from sweeper.run.confirm import checkpoint_cleaner, clear_others, is_settled, model_source
 from sweeper.run.report import log_page
@@ -232,8 +232,8 @@ def _ray_with_data(
     Ray takes seconds to start, most of it in processes of its own: enough time to load the data and import Ray Tune.
     """
     from sweeper.driver.capacity import refuse_infeasible_on_cluster
-    from sweeper.driver.cluster import close_in_background, ray_cluster
-    from sweeper.driver.node_check import check_nodes
+    from sweeper.driver.connection.cluster import close_in_background, ray_cluster
+    from sweeper.driver.connection.node_check import check_nodes
     from sweeper.study.compatibility import record_dataset
 
     with ThreadPoolExecutor(1, "sweeper-prepare") as helper, ExitStack() as ray:

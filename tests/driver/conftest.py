@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.connection.cluster import ray_cluster
 
 # 0.0.0.0 is no loopback address, but it reaches this machine and no other.
 REMOTE = "0.0.0.0"

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from sweeper.driver.capacity import can_autoscale, refuse_infeasible_on_cluster
-from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.connection.cluster import ray_cluster
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
 from tests.runs import run_trials

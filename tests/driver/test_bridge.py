@@ -17,7 +17,8 @@ from sweeper.core.errors import LeaseLostError
 from sweeper.core.files import PinnedPath
 from sweeper.core.trials import Failure, Report, Verdict
 from sweeper.driver import stop
-from sweeper.driver.bridge import FINISHED, MAX_EVALUATION_ATTEMPTS, MAX_PREPARED, TuneBridge
+from sweeper.driver.bridge import FINISHED, MAX_PREPARED, TuneBridge
+from sweeper.driver.evaluation import MAX_ATTEMPTS
 from sweeper.driver.stop import RunControl, StopSignal
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study
@@ -372,7 +373,7 @@ def test_no_worker_is_requested_for_an_early_evaluation(study: SweepStudy) -> No
 def test_evaluation_that_loses_its_worker_is_retried_twice(study: SweepStudy) -> None:
     bridge = bridge_to(study, Running(), search=False)
     complete(study)
-    for _ in range(MAX_EVALUATION_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         task = bridge.next_task()
         assert isinstance(task, Task) and task.evaluate
         bridge.handle_lost_worker(task, DEAD)

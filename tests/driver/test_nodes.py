@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from sweeper.core.errors import CapacityError
 from sweeper.core.trials import Report, TrialRecord
-from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.connection.cluster import ray_cluster
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.view import StudyView

@@ -13,7 +13,7 @@ import pytest
 
 from sweeper.core.errors import ResourceError
 from sweeper.driver.capacity import refuse_infeasible_on_cluster
-from sweeper.driver.cluster import ray_cluster
+from sweeper.driver.connection.cluster import ray_cluster
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
 from sweeper.study.view import StudyView

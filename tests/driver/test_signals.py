@@ -101,7 +101,7 @@ ROOT = Path(__file__).parents[2]
 ASKING = """
 import sys
 from sweeper.cli.check.cluster import check_nodes
-import ray, sweeper.driver.node_check, sweeper.driver.cluster
+import ray, sweeper.driver.connection.node_check, sweeper.driver.connection.cluster
 print("ready", file=sys.stderr, flush=True)
 print(list(check_nodes(sys.argv[1], None, insecure=True)))
 """
@@ -139,7 +139,7 @@ def test_first_signal_is_obeyed_while_ray_is_asked(tmp_path: Path, verb: str, nu
 
 HURRIED = """
 import sys
-from sweeper.driver import cluster
+from sweeper.driver.connection import cluster
 cluster.JOIN_TIMEOUT_S = 1
 with cluster.ray_cluster(sys.argv[1]):
     pass

@@ -259,6 +259,7 @@ def test_tpe_of_several_goals_models_the_newest_trials_and_the_front(count: int)
         study.add_trial(optuna.create_trial(values=[x, x], params={"x": x}, distributions={"x": distribution}))
     sampler = BoundedTPESampler(n_startup_trials=0, modelled=20)
     for _ in range(2):
-        part = sampler._modelled_part(study)
+        sampler.infer_relative_search_space(study, study.trials[0])
+        part = sampler._ended_part(study)
         numbers = [trial.number for trial in part._get_trials(states=(TrialState.COMPLETE,))]  # type: ignore[attr-defined]
         assert numbers == (list(range(10)) if count == 10 else [3, *range(40, 60)])

@@ -32,9 +32,9 @@ def check_nodes(address: str, folder: Path | str | None, *, insecure: bool) -> I
 
 
 def _nodes(address: str, folder: Path | str | None, *, insecure: bool) -> Iterator[Check]:
-    from sweeper.driver.auth import check_cluster
-    from sweeper.driver.cluster import ray_cluster
-    from sweeper.driver.node_check import inspect_nodes
+    from sweeper.driver.connection.auth import check_cluster
+    from sweeper.driver.connection.cluster import ray_cluster
+    from sweeper.driver.connection.node_check import inspect_nodes
     from sweeper.driver.stop import StopSignal
 
     check_cluster(address, insecure=insecure)

@@ -67,7 +67,7 @@ def plan(
 def note_plan(sweep: Sweep, address: str | None = None) -> None:
     """Print the likely time of a sweep before it starts; or why that is not known, which changes nothing."""
     from sweeper.cli import console
-    from sweeper.driver.auth import cluster_address
+    from sweeper.driver.connection.auth import cluster_address
 
     if cluster_address(address) is not None:
         console.print_note("no plan: it would be one for this machine, and the sweep runs on a cluster")

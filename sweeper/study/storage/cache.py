@@ -145,7 +145,7 @@ class OwnerCachedStorage(_CachedStorage):
             if not super().set_trial_state_values(trial_id, state, values):
                 return False
         else:
-            self._require_unfinished(trial_id)
+            self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
             self._end(trial_id, state, values or (), now)
         trial = self._replace(trial_id)
         trial.state = state
@@ -161,7 +161,7 @@ class OwnerCachedStorage(_CachedStorage):
         if step in self._trials[self._number(trial_id)].intermediate_values:
             super().set_trial_intermediate_value(trial_id, step, intermediate_value)
         else:
-            self._require_unfinished(trial_id)
+            self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
             stored, kind = _Intermediate.intermediate_value_to_stored_repr(intermediate_value)
             row = {"trial_id": trial_id, "step": step, "intermediate_value": stored, "intermediate_value_type": kind}
             self._insert(_Intermediate, row)
@@ -177,7 +177,7 @@ class OwnerCachedStorage(_CachedStorage):
         for key in attributes.keys() & known.keys():
             super().set_trial_user_attr(trial_id, key, attributes[key])
         if new := {key: value for key, value in attributes.items() if key not in known}:
-            self._require_unfinished(trial_id)
+            self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
             rows = ({"trial_id": trial_id, "key": key, "value_json": json.dumps(new[key])} for key in new)
             self._insert(models.TrialUserAttributeModel, *rows)
         trial = self._replace(trial_id)
@@ -189,7 +189,7 @@ class OwnerCachedStorage(_CachedStorage):
         if key in self._trials[self._number(trial_id)].system_attrs:
             super().set_trial_system_attr(trial_id, key, value)
         else:
-            self._require_unfinished(trial_id)
+            self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
             row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
             self._insert(models.TrialSystemAttributeModel, row)
         trial = self._replace(trial_id)
@@ -251,9 +251,6 @@ class OwnerCachedStorage(_CachedStorage):
         number = self._number(trial_id)
         self._trials[number] = trial = copy.copy(self._trials[number])
         return trial
-
-    def _require_unfinished(self, trial_id: int) -> None:
-        self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
 
     def _insert(self, model: Any, *rows: dict[str, Any]) -> Any:
         """Write new rows; return the id of their trial. An answer is waited for only where that is not known yet."""

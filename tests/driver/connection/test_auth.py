@@ -18,8 +18,8 @@ from ray._private.services import get_node_ip_address
 
 from sweeper.cli.main import main
 from sweeper.core.errors import BackendError
-from sweeper.driver import auth
-from sweeper.driver.auth import check_cluster
+from sweeper.driver.connection import auth
+from sweeper.driver.connection.auth import check_cluster
 from sweeper.driver.ray_internals import auth_token, reload_auth_token
 from tests.driver.conftest import FAR, REMOTE, TOKEN, ray_head
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sweeper.core.errors import StopReason
-from sweeper.driver.cluster import KEPT_SESSIONS, _name_of, end_process, ray_cluster
+from sweeper.driver.connection.cluster import KEPT_SESSIONS, _name_of, end_process, ray_cluster
 from sweeper.driver.stop import StopSignal
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -83,7 +83,7 @@ def test_process_of_ray_ends_at_once_with_all_that_it_has_started(tmp_path: Path
 
 
 def test_worker_that_exits_by_itself_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeper.driver.cluster.WORKER_EXIT_GRACE_S", 30.0)
+    monkeypatch.setattr("sweeper.driver.connection.cluster.WORKER_EXIT_GRACE_S", 30.0)
     script, exited = tmp_path / "raylet.py", tmp_path / "exited"
     child = f"import time, pathlib; time.sleep(0.2); pathlib.Path({str(exited)!r}).touch()"
     script.write_text(f"import subprocess, sys\nsubprocess.run([sys.executable, '-S', '-c', {child!r}])\n")

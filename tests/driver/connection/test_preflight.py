@@ -14,8 +14,8 @@ import pytest
 from sweeper.core.errors import DatasetError, InputError, ResourceError
 from sweeper.core.files import temporary_folder
 from sweeper.core.sweep_folder import SweepFolder
-from sweeper.driver import preflight as preflight_module
-from sweeper.driver.preflight import preflight
+from sweeper.driver.connection import preflight as preflight_module
+from sweeper.driver.connection.preflight import preflight
 from sweeper.spec import Sweep
 from sweeper.tracking import store_uri
 

@@ -24,8 +24,8 @@ from sweeper.core.code.copies import copy_user_code
 from sweeper.core.code.user_code import TrainableCode, is_installed
 from sweeper.core.errors import BackendError, StopReason, SweeperError
 from sweeper.core.files import private_folder
-from sweeper.driver.auth import cluster_address, enable_token_auth, private_ray_auth
 from sweeper.driver.capacity import allowed_cpus
+from sweeper.driver.connection.auth import cluster_address, enable_token_auth, private_ray_auth
 from sweeper.driver.ray_internals import (
     job_brought_its_code,
     job_config,

@@ -18,8 +18,8 @@ import pytest
 import ray
 from ray._private.authentication_test_utils import reset_auth_token_state
 
-from sweeper.driver.auth import enable_token_auth
-from sweeper.driver.node_check import NodeReport, inspect_nodes
+from sweeper.driver.connection.auth import enable_token_auth
+from sweeper.driver.connection.node_check import NodeReport, inspect_nodes
 
 pytestmark = [
     pytest.mark.long,

@@ -12,7 +12,7 @@ from sweeper.core.errors import InputError
 from sweeper.core.files import check_writable_file, check_writable_folder, temporary_folder
 from sweeper.core.sweep_folder import SweepFolder, check_folder
 from sweeper.core.urls import is_same_database, problem_of_address, sqlite_path
-from sweeper.driver.auth import cluster_address
+from sweeper.driver.connection.auth import cluster_address
 from sweeper.spec import Resources, Sweep
 from sweeper.study.database_url import check_database_url
 
