@@ -77,7 +77,8 @@ def tune_trials(
     parallel = None if wanted == "auto" else int(wanted)
     if search:
         count = nodes.room() if parallel is None else min(parallel, nodes.room())
-        study.announce(f"Running {count} {'trial' if count == 1 else 'trials'} at a time.")
+        running = f"Running {count} {'trial' if count == 1 else 'trials'} at a time."
+        study.announce(running if count else nodes.shortage())
     request_of = partial(_request, context.sweep.resources)
 
     room = Room(nodes, request_of, parallel)
