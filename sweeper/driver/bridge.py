@@ -199,6 +199,10 @@ class TuneBridge:
         else:
             self._log_failed_evaluation(failure)
 
+    def stop_over_budget(self) -> list[int]:
+        """Stop all trials if the budget is exceeded; return their numbers."""
+        return self._study.stop_over_budget()
+
     def blame_node(self, attempts: list[tuple[int, int]]) -> None:
         """Stop counting failed attempts against their trials, given as (trial number, attempt number)."""
         self._study.blame_node(attempts)

@@ -187,9 +187,15 @@ class TrialQueue(StudyView):
         """Leave to a later run, with a larger budget, what cannot end within this one: of what waits, and reported."""
         for number in self.spending.reject((*self.retries.waiting, *reported)):
             self.retries.waiting.pop(number, None)
-            if self._trials.pop(number, None) is not None:
-                self.spending.settle(self.row(number))
-                self.announce(f"trial {number} stops: it cannot end within the budget. A larger one continues it")
+            if number in self._trials:
+                self._leave(number, "it cannot end within the budget")
+
+    def _leave(self, number: int, why: str) -> None:
+        """Leave a running trial to a later run with a larger budget."""
+        del self._trials[number]
+        self.spending.set_aside.add(number)
+        self.spending.settle(self.row(number))
+        self.announce(f"trial {number} stops: {why}. A larger one continues it")
 
     def _keep(self, row: TrialRecord) -> None:
         (self._rows if row.confirms is None else self._fresh)[row.number] = row

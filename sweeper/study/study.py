@@ -104,6 +104,24 @@ class SweepStudy(TrialQueue):
         return Verdict.STOP
 
     @retry_while_unavailable
+    def stop_over_budget(self) -> list[int]:
+        """Stop all trials at once if the budget is exceeded, and return their numbers. A larger one continues them.
+
+        What they have used since their last report is recorded with the end of their attempts, so that it counts.
+        """
+        if not self._trials or not self.spending.is_exceeded:
+            return []
+        failure = Failure("driver", "the budget was used")
+        stopped = {number: records.failed_attempt(self.row(number), failure) for number in self._trials}
+        with self._transaction() as connection:
+            for number, attempt in stopped.items():
+                self._attempts.add(number, attempt, connection)
+        for number, attempt in stopped.items():
+            self.retries.add(number, attempt)
+            self._leave(number, "the budget is used")
+        return list(stopped)
+
+    @retry_while_unavailable
     def blame_node(self, attempts: Sequence[tuple[int, int]]) -> None:
         """Stop counting failed attempts, given as (trial, attempt), against their trials: their node caused them."""
         with self._transaction() as connection:

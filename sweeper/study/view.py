@@ -146,10 +146,10 @@ class StudyView:
             found = self._decisions.all()
         return {number: decisions for number, decisions in found.items() if number in self._rows}
 
-    def attempts(self) -> Mapping[int, list[Attempt]]:
-        """Read the failed attempts of all trials, by the number of the trial."""
+    def attempts(self, number: int | None = None) -> Mapping[int, list[Attempt]]:
+        """Read the failed attempts of all trials, or of one, by the number of the trial."""
         with storage_errors(self._database):
-            return self._attempts.all()
+            return self._attempts.all(number)
 
     @property
     def trials(self) -> pandas.DataFrame:
@@ -263,10 +263,16 @@ class SweepSummary:
 
 
 def seconds_of(study: StudyView, row: TrialRecord) -> float:
-    """Return how long a trial ran until now, with all attempts; until its last report if nothing runs it."""
+    """Return how long a trial ran until now, with all attempts.
+
+    If nothing runs it, its last attempt ended when that is recorded to have failed, else at its last report.
+    """
     if row.seconds is not None:
         return row.seconds
     if study.is_running:
         return seconds_until(row, datetime.now(UTC))
-    last = study.reports(row.number)[-1:] if row.step else []
-    return seconds_until(row, datetime.fromtimestamp(last[0].time, UTC)) if last else row.spent
+    ends = [past.ended for past in study.attempts(row.number).get(row.number, ()) if past.attempt == row.attempt]
+    ends += [
+        datetime.fromtimestamp(report.time, UTC) for report in (study.reports(row.number)[-1:] if row.step else ())
+    ]
+    return seconds_until(row, max(ends)) if ends else row.spent
