@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -196,6 +197,7 @@ class TrialQueue(StudyView):
         self.spending.set_aside.add(number)
         self.spending.settle(self.row(number))
         self.announce(f"trial {number} stops: {why}. A larger one continues it")
+        notify(self._listeners, replace(self.row(number), reason=f"stopped: {why}"), None)
 
     def _keep(self, row: TrialRecord) -> None:
         (self._rows if row.confirms is None else self._fresh)[row.number] = row

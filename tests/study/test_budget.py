@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.costs import used_of
+from sweeper.analysis.progress import Progress
 from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
@@ -172,9 +173,10 @@ def test_sweep_without_a_limit_is_not_slowed(make_sweep: MakeSweep) -> None:
 def test_rejected_trial_is_announced(make_sweep: MakeSweep) -> None:
     class Heard:
         phases: list[str] = []
+        rows: list[TrialRecord] = []
 
         def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-            pass
+            self.rows.append(row)
 
         def on_phase(self, message: str) -> None:
             self.phases.append(message)
@@ -186,3 +188,10 @@ def test_rejected_trial_is_announced(make_sweep: MakeSweep) -> None:
         Clock.minutes += 28
         assert report(study, 0, 1) is Verdict.STOP
     assert heard.phases[-1] == "trial 0 stops: it cannot end within the budget. A larger one continues it"
+    assert (heard.rows[-1].state, heard.rows[-1].reason) == ("RUNNING", "stopped: it cannot end within the budget")
+    progress = Progress(sweep)
+    for row in heard.rows:
+        progress.record(row, None)
+    used = progress.used()
+    Clock.minutes += 600
+    assert progress.used() == used and used.endswith("of 1 EUR used"), "nothing runs any more"
