@@ -232,7 +232,8 @@ def outcome_facts(result: SweepResult) -> list[tuple[str, str]]:
         facts.append(("", remark))
     champion = result.champion
     if result.confirmation is not None and result.sweep.confirm is not None:
-        facts.append(("confirmed", describe_confirmed(result.confirmation, result.sweep.objective.direction)))
+        lines = describe_confirmed(result.confirmation, result.sweep.objective.direction)
+        facts += [("confirmed" * (index == 0), line) for index, line in enumerate(lines)]
     if champion is not None:
         facts += [("model", _champion_line(champion)), ("", champion.uri)]
     return facts

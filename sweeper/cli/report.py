@@ -145,7 +145,8 @@ def confirmation_document(found: Confirmation | None) -> dict[str, Any] | None:
     best = None if found.best is None else found.best.trial
     contenders = [{**asdict(each), "mean": each.mean, "values": list(each.values)} for each in found.contenders]
     seeds = {"seeds": found.seeds, "complete": found.is_complete, "best": best, "p_value": found.p_value}
-    return seeds | {"contenders": contenders}
+    compared = [{**asdict(test), "p_value": None if test.missing else test.p_value} for test in found.compared]
+    return seeds | {"contenders": contenders, "mcnemar": compared}
 
 
 def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:

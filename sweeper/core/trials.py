@@ -48,12 +48,10 @@ class TrialRecord:
         is_added: whether the trial was not trained here, so that it has no checkpoint: somebody added it to the study
             with its value, or its reports were taken from another.
         origin: where its parameters came from: the type of the sampler, "random start-up" before that has a model,
-            "start point", "fork", or another phrase for people; None if an older sweeper did not record it. It also
-            names the trial that its reports were taken from.
+            "start point", "fork", or another phrase, and what its reports were taken from; None in an old record.
         is_paused: whether it is PRUNED, but continues if it ranks higher later.
         reused: the finished trial that its reports were taken from, as in `lstm:17`.
-        cpus: each change of the CPUs that computed it: the number of the first report, and how many. Before the first
-            change there was one.
+        cpus: each change of the CPUs that computed it: the first report, and how many; one before the first change.
         confirms: the trial that it trains again with a fresh seed; None for a trial of the search.
     """
 
@@ -147,11 +145,30 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class McNemar:
+    """Validation samples that only the best model gets right (`n10`), or only another (`n01`); or what is `missing`."""
+
+    against: str
+    samples: int = 0
+    n10: int = 0
+    n01: int = 0
+    missing: str = ""
+
+    @property
+    def p_value(self) -> float:
+        """How likely chance alone parts them so unevenly: the exact test (McNemar, Psychometrika 12, 1947)."""
+        from scipy.stats import binomtest
+
+        return float(binomtest(self.n10, self.n10 + self.n01).pvalue) if self.n10 + self.n01 else 1.0
+
+
+@dataclass(frozen=True)
 class Confirmation:
     """The best trials, trained again with fresh seeds: the best mean first, those that were dropped last.
 
     `missing` are the runs that may begin now; it is complete when all runs that count have ended. `p_value` says how
     likely chance alone sets the means of the first two so far apart (Welch's t test); None if that is unknown.
+    `compared` is the test of the best model against the runner-up's, and against the champion of the registry.
     """
 
     contenders: tuple[Contender, ...]
@@ -159,6 +176,7 @@ class Confirmation:
     missing: tuple[FreshRun, ...] = ()
     is_complete: bool = False
     p_value: float | None = None
+    compared: tuple[McNemar, ...] = ()
 
     @property
     def best(self) -> Contender | None:
@@ -239,12 +257,9 @@ class Champion:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A sample of the test set that a classifier got wrong.
+    """A sample of the test set that a classifier got wrong: its class and the predicted one, as places in the classes.
 
-    Attributes:
-        label, predicted: its class and the predicted one, as places in `Predictions.classes`.
-        probability: the probability that the model gave to the predicted class.
-        picture: the sample as a PNG in base64; empty if it is no image.
+    `probability` is that of the predicted class; `picture` is the sample as a PNG in base64, empty if it is no image.
     """
 
     label: int
@@ -255,12 +270,9 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier predicted for the test set.
+    """What a classifier predicted for the test set: `matrix` counts samples by class (rows) and predicted (columns).
 
-    Attributes:
-        classes: names of the classes.
-        matrix: number of samples by their class (rows) and the predicted one (columns).
-        mistakes: the wrong predictions with the highest probabilities, the worst first.
+    `mistakes` are the wrong predictions with the highest probabilities, the worst first.
     """
 
     classes: tuple[str, ...]

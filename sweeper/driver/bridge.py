@@ -30,6 +30,10 @@ MAX_PREPARED = 8
 """Trials that are asked for at once, for workers that are about to be free. Reports wait meanwhile."""
 
 
+ModelsOf = Callable[[TrialRecord], tuple[TrialRecord, TrialRecord | None]]
+"""Returns the trial whose model is that of the best one, and the one to compare it with; None if there is none."""
+
+
 MAX_EVALUATION_ATTEMPTS = 3
 """Attempts at evaluating the best trial, of which each may lose its worker."""
 
@@ -47,7 +51,7 @@ class TuneBridge:
         has_room: Callable[[Mapping[AttemptId, Task]], bool],
         must_evaluate: Callable[[TrialRecord], bool],
         control: Control,
-        model_of: Callable[[TrialRecord], TrialRecord] = lambda best: best,
+        models_of: ModelsOf = lambda best: (best, None),
         search: bool = True,
     ) -> None:
         self.error: BaseException | None = None
@@ -61,7 +65,7 @@ class TuneBridge:
         self._handed_out: dict[AttemptId, Task] = {}
         self._undelivered: dict[AttemptId, tuple[Task, Verdict]] = {}
         self._prepared: list[TrialRecord] = []
-        self._must_evaluate, self._model_of = must_evaluate, model_of
+        self._must_evaluate, self._models_of = must_evaluate, models_of
         self._is_evaluation_started = False
         self._evaluation_attempts = 0
         self._control = control
@@ -114,15 +118,20 @@ class TuneBridge:
         return task
 
     def _evaluation_task(self) -> Task | None:
-        """Return the task that evaluates the best trial; None if that is done, running or not wanted."""
+        """Return the task that evaluates and compares the best trial; None if that is done, running or not wanted."""
         best = self._study.best()
-        if best is None or self._is_evaluation_started or not self._must_evaluate(best):
+        if best is None or self._is_evaluation_started:
+            return None
+        must_evaluate, (model, other) = self._must_evaluate(best), self._models_of(best)
+        if not must_evaluate and other is None:
             return None
         self._is_evaluation_started = True
         self._evaluation_attempts += 1
-        self._study.announce(f"Evaluating trial {best.number}, the best one, on the test set.")
-        model = self._model_of(best)
-        return Task(model.number, model.params, model.attempt, evaluate=True, recorded=model.step)
+        if must_evaluate:
+            self._study.announce(f"Evaluating trial {best.number}, the best one, on the test set.")
+        rival = None if other is None else (other.number, other.params, other.step)
+        task = Task(model.number, model.params, model.attempt, recorded=model.step)
+        return replace(task, evaluate=must_evaluate, rival=rival)
 
     def _task(self, row: TrialRecord) -> Task:
         past = self._study.retries.of(row.number)
@@ -137,10 +146,12 @@ class TuneBridge:
             self._log_notice(task.number, event.notice)
             return Verdict.CONTINUE
         self._trials_with_notice.pop(task.number, None)
-        if task.evaluate:
+        if task.is_final:
             if event.failure is not None:
                 self._log_failed_evaluation(event.failure)
             self.evaluation = event.evaluation
+            if event.compared is not None:
+                self._study.record_compared(event.compared)
             return Verdict.STOP
         if task.attempt != self._study.row(task.number).attempt:  # this attempt counts as lost; a newer one runs
             return Verdict.STOP
@@ -161,7 +172,7 @@ class TuneBridge:
         reports = [
             (task, event.report, event.node)
             for task, event in arrived
-            if event.report is not None and not task.evaluate and self._is_current(task)
+            if event.report is not None and not task.is_final and self._is_current(task)
         ]
         verdicts = self._study.report_together([(task.number, report, node) for task, report, node in reports])
         for (task, _, _), verdict in zip(reports, verdicts, strict=True):
@@ -185,14 +196,14 @@ class TuneBridge:
 
     def has_failed(self, task: Task) -> bool:
         """Return whether the study calls the trial of a task FAIL."""
-        return not task.evaluate and self._study.row(task.number).state == "FAIL"
+        return not task.is_final and self._study.row(task.number).state == "FAIL"
 
     def handle_lost_worker(self, task: Task, failure: Failure, node: str | None = None) -> None:
         """Record that a task lost its worker, on the node with this host name. Never blocks."""
         self._undelivered.pop((task.number, task.attempt), None)
         if self.is_stopping():  # the worker was killed because the run stops; the next run resumes the trial
             return
-        if not task.evaluate:
+        if not task.is_final:
             self._study.fail(task.number, failure, node=node)
         elif self._evaluation_attempts < MAX_EVALUATION_ATTEMPTS:
             self._is_evaluation_started = False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from optuna.trial import TrialState
 
-from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
+from sweeper.core.trials import Failure, McNemar, Report, TrialRecord, Verdict
+from sweeper.search.confirming import COMPARED, first_two
 from sweeper.search.pruning.promotion import note_end
 from sweeper.study.queue import TrialQueue
 from sweeper.study.retry import missing_metric
@@ -120,6 +121,15 @@ class SweepStudy(TrialQueue):
             self.retries.add(number, attempt)
             self._leave(number, "the budget is used")
         return list(stopped)
+
+    def record_compared(self, found: McNemar) -> None:
+        """Record how the best model compares with another one: by default, with that of the runner-up."""
+        confirmation = self.confirmation()
+        if confirmation is None or (pair := first_two(confirmation)) is None:
+            return
+        found = replace(found, against=found.against or f"trial {pair[1]}")
+        others = [each for each in confirmation.compared if each.against != found.against]
+        self.record_facts({COMPARED: {"trials": pair, "found": [asdict(each) for each in (*others, found)]}})
 
     @retry_while_unavailable
     def blame_node(self, attempts: Sequence[tuple[int, int]]) -> None:

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from sweeper.core.sweep_folder import is_remote
 from sweeper.core.trials import Attempt, Confirmation, Decision, Report, TrialRecord, best_trial, leaderboard
-from sweeper.search.confirming import confirmation_of
+from sweeper.search.confirming import COMPARED, confirmation_of, with_compared
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
 from sweeper.search.optuna_internals import storage_of
@@ -184,7 +184,8 @@ class StudyView:
             return None
         ranked = [row for row in leaderboard(rows, direction) if row.state == "COMPLETE" and not row.is_added]
         runs = [row for row in self.rows(with_fresh=True) if row.confirms is not None]
-        return confirmation_of(self.sweep.confirm, ranked, runs, direction=direction, seed=self.sweep.seed)
+        found = confirmation_of(self.sweep.confirm, ranked, runs, direction=direction, seed=self.sweep.seed)
+        return with_compared(found, self._facts.get(COMPARED))
 
     def leaderboard(self) -> list[TrialRecord]:
         """Return COMPLETE trials from the best value to the worst, then the others by their last step."""

@@ -7,7 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -99,6 +99,11 @@ def sweep_tags(study: Study, rows: Sequence[TrialRecord], *, is_live: bool) -> d
         tags |= {"sweeper.best_trial": str(leader.number), "sweeper.best_value": repr(leader.value)}
     for name, value in dataset_facts(facts).items():
         tags[f"sweeper.dataset.{name}"] = str(value)
+    for test in confirmation.compared if confirmation is not None else ():
+        name = "runner_up" if test.against.startswith("trial ") else "champion"
+        tags[f"sweeper.mcnemar.{name}"] = json.dumps(
+            {**asdict(test), "p_value": None if test.missing else test.p_value}
+        )
     return tags | lineage(sweep, facts)
 
 

@@ -15,7 +15,7 @@ import pytest
 import sweeper.driver
 from sweeper.core.errors import LeaseLostError
 from sweeper.core.files import PinnedPath
-from sweeper.core.trials import Failure, Report, Verdict
+from sweeper.core.trials import Failure, McNemar, Report, Verdict
 from sweeper.driver import stop
 from sweeper.driver.bridge import FINISHED, MAX_EVALUATION_ATTEMPTS, TuneBridge
 from sweeper.driver.stop import RunControl, StopSignal
@@ -249,6 +249,17 @@ def test_best_trial_is_evaluated_once_all_trials_have_ended(study: SweepStudy) -
     assert bridge.next_task() == FINISHED
     assert bridge.handle_event(task, Event(evaluation={"test_score": 1.0})) is Verdict.STOP
     assert bridge.evaluation == {"test_score": 1.0}
+
+
+def test_model_is_compared_also_where_it_was_tested_before(study: SweepStudy) -> None:
+    options: dict[str, Any] = {"must_evaluate": lambda best: False}
+    bridge = bridge_to(study, Running(), **options, models_of=lambda best: (study.row(1), study.row(0)))
+    complete(study)
+    task = bridge.next_task()
+    assert isinstance(task, Task) and task.is_final and not task.evaluate
+    assert (task.number, task.rival) == (1, (0, study.row(0).params, 2))
+    assert bridge.handle_event(task, Event(compared=McNemar("", 100, 3, 2))) is Verdict.STOP
+    assert bridge_to(study, Running(), **options).next_task() == FINISHED
 
 
 def test_evaluation_that_loses_its_worker_is_retried_twice(study: SweepStudy) -> None:
