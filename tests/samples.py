@@ -140,6 +140,21 @@ def _evaluate(params: dict[str, Any], trial: Trial) -> dict[str, float]:
 count_and_evaluate.evaluate = _evaluate  # type: ignore[attr-defined]
 
 
+def predict_with_mistakes(params: dict[str, Any], trial: Trial) -> None:
+    """Report the height; the model is wrong on as many samples, in percent."""
+    trial.report({"score": params["height"]}, checkpoint=_writer(1))
+
+
+def _predict(params: dict[str, Any], trial: Trial) -> Any:
+    predicted = trial.data.y_val.copy()
+    predicted[: round(100 * params["height"])] += 1
+    return predicted
+
+
+predict_with_mistakes.predict = _predict  # type: ignore[attr-defined]
+predict_with_mistakes.evaluate = lambda params, trial: {"test_score": params["height"]}  # type: ignore[attr-defined]
+
+
 def count_heavily(params: dict[str, Any], trial: Trial) -> None:
     """Save a checkpoint of 1 MB with each report."""
 

@@ -55,8 +55,8 @@ HEAVY = {
 """Packages that take long to import or that one room is to know, and the rooms that may."""
 
 CORE = {
-    "environment", "errors", "files", "predictions", "remote_folder", "schema", "secrets", "sweep_folder",
-    "text", "trials", "urls",
+    "confirmation", "environment", "errors", "files", "predictions", "remote_folder", "schema", "secrets",
+    "sweep_folder", "text", "trials", "urls",
 }  # fmt: skip
 """What all rooms may use is kept small: a file that only one room needs belongs there."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.trials import as_seen
-from sweeper.study.view import seconds_of
+from sweeper.study.queue import seconds_of
 
 if TYPE_CHECKING:
     from sweeper.search.spending import Amount

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.costs import costs_of, used_of
+from sweeper.core.confirmation import Confirmation
 from sweeper.core.errors import StopReason
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.text import duration
-from sweeper.core.trials import Champion, Confirmation, TrialRecord, best_trial, pareto_front
+from sweeper.core.trials import Champion, TrialRecord, best_trial, pareto_front
 from sweeper.spec import Sweep
 from sweeper.study.frames import SHOWN_TRIALS, summary_line, trials_frame
 from sweeper.study.open import read_study

@@ -13,7 +13,8 @@ from sweeper.core.text import clean, format_list, metric, number, shorten
 from sweeper.core.trials import best_trial, pareto_front
 
 if TYPE_CHECKING:
-    from sweeper.core.trials import Confirmation, Contender, Direction, TrialRecord
+    from sweeper.core.confirmation import Confirmation, Contender, McNemar
+    from sweeper.core.trials import Direction, TrialRecord
     from sweeper.search.budget import Budget
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
@@ -156,28 +157,37 @@ def _difference(value: float) -> str:
     return f"{value:.4f}" if value == 0 or 5e-5 <= value < 1e4 else number(value, 2)
 
 
-def describe_confirmed(found: Confirmation, direction: Direction) -> str:
-    """Say what the best trial really reaches, by how much the search flattered it, and what sets it apart.
+def describe_confirmed(found: Confirmation, direction: Direction) -> list[str]:
+    """Say, in lines, what the best trial really reaches, by how much the search flattered it, and what sets it apart.
 
     The searched value is the best of many, so chance has made it too good: the winner's curse.
     """
     best, runs = found.best, sum(len(each.values) for each in found.contenders)
     if not found.is_complete:
-        return f"not confirmed yet: {runs} runs with fresh seeds have ended"
+        return [f"not confirmed yet: {runs} runs with fresh seeds have ended"]
     if best is None or best.mean is None:
-        return "not confirmed: a run of each of the best trials failed"
+        return ["not confirmed: a run of each of the best trials failed"]
     sign = 1 if direction == "maximize" else -1
     gain, leader = sign * (best.searched - best.mean), max(found.contenders, key=lambda each: sign * each.searched)
     curse = f"the search flattered it by {_difference(gain)}" if gain > 0 else "the search did not flatter it"
-    text = f"searched {metric(best.searched)}, confirmed {_interval(best)} over {len(best.values)} seeds: {curse}"
+    lines = [f"searched {metric(best.searched)}, confirmed {_interval(best)} over {len(best.values)} seeds", curse]
     if leader.searched != best.searched and leader.mean is not None:
-        text += f"; trial {leader.trial}, which led with {metric(leader.searched)}, reached {metric(leader.mean)}"
+        lines.append(f"trial {leader.trial}, which led with {metric(leader.searched)}, reached {metric(leader.mean)}")
     if found.p_value is not None:
         verdict = "more than noise" if found.p_value < MAX_P_VALUE else "perhaps only noise"
-        text += f"; the lead over trial {found.contenders[1].trial} is {verdict} (p = {found.p_value:.2g})"
+        other = found.contenders[1].trial
+        lines.append(f"the lead over trial {other} is {verdict} (Welch's t: p = {found.p_value:.2g})")
+    lines += map(_describe_compared, found.compared)
     if len(set(best.values)) == 1:
-        text += "; all its runs came to the same value, so perhaps the trainable does not use `trial.seed`"
-    return text
+        lines.append("all its runs came to the same value; perhaps `trial.seed` is not used")
+    return lines
+
+
+def _describe_compared(test: McNemar) -> str:
+    if test.missing:
+        return f"no McNemar test against {test.against}: {test.missing}"
+    share = f"alone right on {test.n10} of {test.samples:,}, {test.against} on {test.n01}"
+    return f"{share} (McNemar: p = {test.p_value:.2g})"
 
 
 MAX_P_VALUE = 0.05

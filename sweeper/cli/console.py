@@ -34,7 +34,8 @@ from sweeper.core.text import clean, duration, metric, shorten, tally
 
 if TYPE_CHECKING:
     from sweeper.analysis.result import SweepResult
-    from sweeper.core.trials import Attempt, Champion, Confirmation, TrialRecord
+    from sweeper.core.confirmation import Confirmation
+    from sweeper.core.trials import Attempt, Champion, TrialRecord
     from sweeper.spec import Sweep
 
 STATE_STYLES = {
@@ -237,7 +238,8 @@ def outcome_facts(result: SweepResult) -> list[tuple[str, str]]:
         facts.append(("", remark))
     champion = result.champion
     if result.confirmation is not None and result.sweep.confirm is not None:
-        facts.append(("confirmed", describe_confirmed(result.confirmation, result.sweep.objective.direction)))
+        lines = describe_confirmed(result.confirmation, result.sweep.objective.direction)
+        facts += [("confirmed" * (index == 0), line) for index, line in enumerate(lines)]
     if champion is not None:
         facts += [("model", _champion_line(champion)), ("", champion.uri)]
     return facts
@@ -252,8 +254,7 @@ def _champion_line(champion: Champion) -> str:
     """Say whether the best model is the champion, and why."""
     if champion.version is None:
         return champion.reason
-    champion_now = " is the champion" if champion.promoted else ""
-    return f"{champion.name} version {champion.version}{champion_now} ({champion.reason})"
+    return f"{champion.name} version {champion.version}{' is the champion' * champion.promoted} ({champion.reason})"
 
 
 def _pruning_line(result: SweepResult) -> str:

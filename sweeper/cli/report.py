@@ -22,7 +22,8 @@ from sweeper.core.text import clean, duration, scalar, to_yaml
 
 if TYPE_CHECKING:
     from sweeper.analysis.result import SweepResult
-    from sweeper.core.trials import Attempt, Confirmation, Report, TrialRecord
+    from sweeper.core.confirmation import Confirmation
+    from sweeper.core.trials import Attempt, Report, TrialRecord
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView, SweepSummary
 
@@ -149,7 +150,8 @@ def confirmation_document(found: Confirmation | None) -> dict[str, Any] | None:
     best = None if found.best is None else found.best.trial
     contenders = [{**asdict(each), "mean": each.mean, "values": list(each.values)} for each in found.contenders]
     seeds = {"seeds": found.seeds, "complete": found.is_complete, "best": best, "p_value": found.p_value}
-    return seeds | {"contenders": contenders}
+    compared = [{**asdict(test), "p_value": None if test.missing else test.p_value} for test in found.compared]
+    return seeds | {"contenders": contenders, "mcnemar": compared}
 
 
 def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:

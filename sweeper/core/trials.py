@@ -68,12 +68,10 @@ class TrialRecord:
         is_added: whether the trial was not trained here, so that it has no checkpoint: somebody added it to the study
             with its value, or its reports were taken from another.
         origin: where its parameters came from: the type of the sampler, "random start-up" before that has a model,
-            "start point", "fork", or another phrase for people; None if an older sweeper did not record it. It also
-            names the trial that its reports were taken from.
+            "start point", "fork", or another phrase, and what its reports were taken from; None in an old record.
         is_paused: whether it is PRUNED, but continues if it ranks higher later.
         reused: the finished trial that its reports were taken from, as in `lstm:17`.
-        cpus: each change of the CPUs that computed it: the number of the first report, and how many. Before the first
-            change there was one.
+        cpus: each change of the CPUs that computed it: the first report, and how many; one before the first change.
         confirms: the trial that it trains again with a fresh seed; None for a trial of the search.
     """
 
@@ -162,45 +160,6 @@ def pareto_front(rows: Iterable[TrialRecord], direction: Direction) -> list[Tria
         if all(better == losses or any(map(gt, better, losses)) for better, _ in found):
             found.append((losses, row))
     return [row for _, row in found]
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One of the best trials of a search, which is trained again: its fresh runs that have ended, beside its value.
-
-    `half_width` is that of the 95 % interval around the mean; None before two runs, or if it was dropped. `dropped`
-    says why it gets no more runs; it is empty while the trial may still win.
-    """
-
-    trial: int
-    searched: float
-    values: tuple[float, ...] = ()
-    half_width: float | None = None
-    dropped: str = ""
-
-    @property
-    def mean(self) -> float | None:
-        return sum(self.values) / len(self.values) if self.values else None
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """The best trials, trained again with fresh seeds: the best mean first, those that were dropped last.
-
-    `missing` are the runs that may begin now; it is complete when all runs that count have ended. `p_value` says how
-    likely chance alone sets the means of the first two so far apart (Welch's t test); None if that is unknown.
-    """
-
-    contenders: tuple[Contender, ...]
-    seeds: int
-    missing: tuple[FreshRun, ...] = ()
-    is_complete: bool = False
-    p_value: float | None = None
-
-    @property
-    def best(self) -> Contender | None:
-        """Contender with the best confirmed mean; None until it is complete, or if each contender has failed."""
-        return next((each for each in self.contenders if self.is_complete and not each.dropped), None)
 
 
 FailureKind = Literal["driver", "node", "crash", "stall", "io", "memory", "gpu", "error", "diverged"]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sweeper.core.errors import SweeperError
 from sweeper.core.trials import Failure, TrialRecord, Verdict
-from sweeper.driver.evaluation import BestTrialTests
+from sweeper.driver.evaluation import BestTrialTests, ModelsOf
 from sweeper.driver.stop import Control
 from sweeper.study.reuse import FinishedTrials
 from sweeper.study.study import SweepStudy
@@ -44,7 +44,7 @@ class TuneBridge:
         has_room: Callable[[Mapping[AttemptId, Task]], bool],
         must_evaluate: Callable[[TrialRecord], bool],
         control: Control,
-        model_of: Callable[[TrialRecord], TrialRecord] = lambda best: best,
+        models_of: ModelsOf = lambda best: (best, None),
         search: bool = True,
     ) -> None:
         self.error: BaseException | None = None
@@ -54,7 +54,7 @@ class TuneBridge:
         """Whether CPUs are free for another trial, and there is none."""
         self.has_arrived: Callable[[], bool] = lambda: False
         """Returns whether events have arrived that were not handled yet."""
-        self.tests = BestTrialTests(study, must_evaluate=must_evaluate, model_of=model_of, may_be_early=search)
+        self.tests = BestTrialTests(study, must_evaluate=must_evaluate, models_of=models_of, may_be_early=search)
         self._study = study
         self._has_room = has_room
         self._handed_out: dict[AttemptId, Task] = {}  # never changed in place: `has_room` sees a change at once
@@ -179,7 +179,7 @@ class TuneBridge:
             self._log_notice(task.number, event.notice)
             return Verdict.CONTINUE
         self._trials_with_notice.pop(task.number, None)
-        if task.evaluate:
+        if task.is_final:
             self.tests.end(task.number, event, is_searching=self._is_searching())
             return Verdict.STOP
         if task.attempt != self._study.row(task.number).attempt:  # this attempt counts as lost; a newer one runs
@@ -201,7 +201,7 @@ class TuneBridge:
         reports = [
             (task, event.report, event.node)
             for task, event in arrived
-            if event.report is not None and not task.evaluate and self._is_current(task)
+            if event.report is not None and not task.is_final and self._is_current(task)
         ]
         verdicts = self._study.report_together([(task.number, report, node) for task, report, node in reports])
         for (task, _, _), verdict in zip(reports, verdicts, strict=True):
@@ -222,17 +222,21 @@ class TuneBridge:
 
     def has_failed(self, task: Task) -> bool:
         """Return whether the study calls the trial of a task FAIL."""
-        return not task.evaluate and self._study.row(task.number).state == "FAIL"
+        return not task.is_final and self._study.row(task.number).state == "FAIL"
 
     def handle_lost_worker(self, task: Task, failure: Failure, node: str | None = None) -> None:
         """Record that a task lost its worker, on the node with this host name. Never blocks."""
         self._undelivered.pop((task.number, task.attempt), None)
         if self.is_stopping():  # the worker was killed because the run stops; the next run resumes the trial
             return
-        if not task.evaluate:
+        if not task.is_final:
             self._study.fail(task.number, failure, node=node)
         else:
             self.tests.lose(task.number, failure, is_searching=self._is_searching())
+
+    def stop_over_budget(self) -> list[int]:
+        """Stop all trials if the budget is exceeded; return their numbers."""
+        return self._study.stop_over_budget()
 
     def blame_node(self, attempts: list[tuple[int, int]]) -> None:
         """Stop counting failed attempts against their trials, given as (trial number, attempt number)."""

@@ -111,6 +111,14 @@ def refuse_infeasible(sweep: Sweep, nodes: Iterable[ResourceRequest], where: str
         raise ResourceError(f"{who} needs {_format_amounts(request)}; {where} has {_format_amounts(largest)}. {remedy}")
 
 
+def describe_shortage(demands: Iterable[ResourceRequest], nodes: Iterable[ResourceRequest]) -> str:
+    """Say what the smallest of the trials asks for, and what the largest of the present nodes has."""
+    smallest, present = min(demands, key=lambda request: (request["GPU"], request["CPU"])), list(nodes)
+    largest = {kind: max((node.get(kind, 0) for node in present), default=0) for kind in smallest}
+    has = f"the largest node has {_format_amounts(largest)}" if present else "there is no node"
+    return f"No node can run a trial: each needs {_format_amounts(smallest)}; {has}. The sweep waits for a node."
+
+
 def _format_amounts(amounts: ResourceRequest) -> str:
     """Write amounts as "1 CPU, 2 GPU and 8 GB memory"; an accelerator as its name, or "no NAME"."""
     *others, last = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sweeper.core.trials import Failure, TrialRecord
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from sweeper.study.study import SweepStudy
 
 logger = logging.getLogger(__name__)
+
+ModelsOf = Callable[[TrialRecord], tuple[TrialRecord, TrialRecord | None]]
+"""Returns the trial whose model is that of the best one, and the one to compare it with; None if there is none."""
 
 MAX_ATTEMPTS = 3
 """Attempts at testing the best trial, of which each may lose its worker."""
@@ -34,12 +38,12 @@ class BestTrialTests:
         study: SweepStudy,
         *,
         must_evaluate: Callable[[TrialRecord], bool],
-        model_of: Callable[[TrialRecord], TrialRecord],
+        models_of: ModelsOf,
         may_be_early: bool,
     ) -> None:
         self.running: set[int] = set()
         self._study = study
-        self._must_evaluate, self._model_of = must_evaluate, model_of
+        self._must_evaluate, self._models_of = must_evaluate, models_of
         self._may_be_early = may_be_early
         self._found: dict[int, dict[str, float] | None] = {}
         self._lost = 0
@@ -48,7 +52,7 @@ class BestTrialTests:
     def metrics(self) -> dict[str, float] | None:
         """Return what the test of the best trial gave; None if it has none."""
         best = self._study.best()
-        return None if best is None else self._found.get(self._model_of(best).number)
+        return None if best is None else self._found.get(self._models_of(best)[0].number)
 
     def early_task(self) -> Task | None:
         """Return the task that tests the best trial so far while the last ones run; None if it is not the time.
@@ -61,25 +65,33 @@ class BestTrialTests:
         return self.next_task(so_far=" so far")
 
     def next_task(self, so_far: str = "") -> Task | None:
-        """Return the task that tests the best trial; None if that is done, running or not wanted."""
+        """Return the task that tests and compares the best trial; None if that is done, running or not wanted."""
         best = self._study.best()
-        if best is None or (model := self._model_of(best)).number in (*self.running, *self._found):
+        if best is None:
             return None
-        if not self._must_evaluate(best):
+        model, other = self._models_of(best)
+        if model.number in (*self.running, *self._found):
+            return None
+        if not (must_evaluate := self._must_evaluate(best)) and other is None:
             return None
         self.running.add(model.number)
-        self._study.announce(f"Evaluating trial {best.number}, the best one{so_far}, on the test set.")
-        return Task(model.number, model.params, model.attempt, evaluate=True, recorded=model.step)
+        if must_evaluate:
+            self._study.announce(f"Evaluating trial {best.number}, the best one{so_far}, on the test set.")
+        rival = None if other is None else (other.number, other.params, other.step)
+        task = Task(model.number, model.params, model.attempt, recorded=model.step)
+        return replace(task, evaluate=must_evaluate, rival=rival)
 
     def end(self, number: int, event: Event, *, is_searching: bool, may_repeat: bool = False) -> None:
         """Keep the metrics of a test. One that fails while trials run is repeated after them."""
         self.running.discard(number)
+        if event.compared is not None:
+            self._study.record_compared(event.compared)
         if event.failure is not None and is_searching:
             self._may_be_early = False
         elif event.failure is None or not may_repeat:
             self._found[number] = event.evaluation
             best = self._study.best()
-            if event.failure is not None and best is not None and self._model_of(best).number == number:
+            if event.failure is not None and best is not None and self._models_of(best)[0].number == number:
                 logger.warning("The best trial could not be evaluated: %s.", event.failure.reason)
 
     def lose(self, number: int, failure: Failure, *, is_searching: bool) -> None:

@@ -11,7 +11,7 @@ import ray
 from sweeper.core.errors import CapacityError
 from sweeper.core.trials import FailureKind
 from sweeper.driver.bridge import AttemptId
-from sweeper.driver.capacity import ResourceRequest, can_autoscale, trials_that_fit
+from sweeper.driver.capacity import ResourceRequest, can_autoscale, describe_shortage, trials_that_fit
 from sweeper.driver.ray_internals import draining_nodes, node_of_actor
 from sweeper.worker.task import Task
 
@@ -77,6 +77,10 @@ class Nodes:
             sum(trials_that_fit(request, node["Resources"]) for node in self.alive().values())
             for request in self._demands
         )
+
+    def shortage(self) -> str:
+        """Say why no trial can run now."""
+        return describe_shortage(self._demands, [node["Resources"] for node in self.alive().values()])
 
     def has_room(self, handed_out: Sequence[ResourceRequest], parallel: int | None) -> bool:
         """Return whether another trial fits. With an autoscaler, more are handed out: it adds nodes for waiting trials.

@@ -19,6 +19,7 @@ from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.driver.actor import TrialActor, as_config, task_from
 from sweeper.driver.bridge import FINISHED, TuneBridge, capture_errors
 from sweeper.driver.capacity import SpareCpus, possible_requests, request_for
+from sweeper.driver.evaluation import ModelsOf
 from sweeper.driver.nodes import Nodes, Room
 from sweeper.driver.ray_internals import (
     actor_id_of,
@@ -57,7 +58,7 @@ def tune_trials(
     *,
     control: Control,
     must_evaluate: Callable[[TrialRecord], bool],
-    model_of: Callable[[TrialRecord], TrialRecord] = lambda best: best,
+    models_of: ModelsOf = lambda best: (best, None),
     search: bool = True,
 ) -> dict[str, float] | None:
     """Run the study's trials to their end on Ray, then evaluate the best one on the test set.
@@ -65,22 +66,21 @@ def tune_trials(
     Args:
         control: asked about ten times a second whether to stop; unfinished trials are left for a later run to resume.
         must_evaluate: decides whether the best trial is evaluated at the end, on a worker that is already warm.
-        model_of: returns the trial whose model is that of the best one; by default itself.
+        models_of: see `ModelsOf`.
         search: whether to run trials at all; if not, only the best one so far is evaluated.
 
     Returns:
         The metrics of the evaluation; None if there was none.
     """
     nodes = Nodes(possible_requests(context.sweep), study.announce)
-    wanted = context.sweep.budget.parallel
-    parallel = None if wanted == "auto" else int(wanted)
+    parallel = None if (wanted := context.sweep.budget.parallel) == "auto" else int(wanted)
     if search:
         count = nodes.room() if parallel is None else min(parallel, nodes.room())
-        study.announce(f"Running {count} {'trial' if count == 1 else 'trials'} at a time.")
+        study.announce(f"Running {count} trial{'s' * (count != 1)} at a time." if count else nodes.shortage())
     request_of = partial(_request, context.sweep.resources)
     room = Room(nodes, request_of, parallel)
     bridge = TuneBridge(
-        study, has_room=room, must_evaluate=must_evaluate, model_of=model_of, control=control, search=search
+        study, has_room=room, must_evaluate=must_evaluate, models_of=models_of, control=control, search=search
     )
     spare = SpareCpus(context.sweep)
     hooks = make_hooks(bridge, nodes, request_of, stall_timeout=context.sweep.budget.stall_timeout, spare=spare)

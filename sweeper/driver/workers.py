@@ -49,6 +49,7 @@ class WorkerMonitor(TrialProgressCallback):
         self._stall_timeout = math.inf if stall_timeout is None else stall_timeout
         self._last_report: dict[TuneTrial, float] = {}
         self._stalled: set[TuneTrial] = set()
+        self._over_budget: set[int] = set()
         self._errors: dict[TuneTrial, str] = {}
         self._unreachable: list[tuple[float, Task, str | None]] = []
         self._last_turn = time.monotonic()
@@ -96,6 +97,8 @@ class WorkerMonitor(TrialProgressCallback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._last_report.pop(trial, None)
         text = self._errors.pop(trial, "")
+        if task_from(trial.config).number in self._over_budget:
+            return
         task, node = task_from(trial.config), self._nodes.node_of_actor(actor_in(text))
         failure = self._classify(trial, text, node)
         if failure == WORKER_UNREACHABLE:
@@ -147,6 +150,7 @@ class WorkerMonitor(TrialProgressCallback):
         self.resolve_unreachable()
         self._nodes.wait_for_room([trial.config["request"] for trial in trials if trial.status == TuneTrial.PENDING])
         self._kill_stalled()
+        self._kill_over_budget()
 
     def _kill_stalled(self) -> None:
         now = time.monotonic()
@@ -158,6 +162,13 @@ class WorkerMonitor(TrialProgressCallback):
             if now - since > self._stall_timeout and trial not in self._stalled:
                 self._stalled.add(trial)
                 ray.kill(actor_of(trial))
+
+    def _kill_over_budget(self) -> None:
+        """Kill the workers of trials that are stopped between two reports: the next one may come much later."""
+        self._over_budget.update(self.bridge.stop_over_budget())
+        for trial in [trial for trial in self._last_report if task_from(trial.config).number in self._over_budget]:
+            del self._last_report[trial]
+            ray.kill(actor_of(trial))
 
 
 def actor_in(text: str) -> str | None:

@@ -6,6 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.trials import is_done
+from sweeper.core.code.user_code import has_prediction
+from sweeper.core.confirmation import McNemar
 from sweeper.core.errors import InputError
 from sweeper.core.text import tally
 from sweeper.core.trials import TrialRecord
@@ -13,6 +15,7 @@ from sweeper.worker.checkpoints import CheckpointCleaner
 from sweeper.worker.task import WorkerContext
 
 if TYPE_CHECKING:
+    from sweeper.study.study import SweepStudy
     from sweeper.study.view import StudyView
 
 
@@ -74,11 +77,46 @@ def model_source(study: StudyView, context: WorkerContext, best: TrialRecord) ->
     return next((row for row in (best, *stand_ins) if context.checkpoints(row.number).has_any()), best)
 
 
-def clear_others(study: StudyView, context: WorkerContext) -> None:
-    """Delete the checkpoints of all contenders and of their fresh runs.
+def models_of(study: StudyView, context: WorkerContext, best: TrialRecord) -> tuple[TrialRecord, TrialRecord | None]:
+    """Return the trials whose models stand for the best one and for the runner-up that it is to be compared with.
+
+    There is none to compare with if that was done, or cannot be: see `record_missing`.
+    """
+    number, why = _runner_up(study, context)
+    rival = None if number is None or why else model_source(study, context, study.row(number))
+    return model_source(study, context, best), rival
+
+
+def record_missing(study: SweepStudy, context: WorkerContext) -> None:
+    """Record why the models of the best trial and of the runner-up were not compared, if they were not."""
+    number, why = _runner_up(study, context)
+    if number is not None:
+        study.record_compared(McNemar(f"trial {number}", missing=why or "it was interrupted"))
+
+
+def _runner_up(study: StudyView, context: WorkerContext) -> tuple[int | None, str]:
+    """Return the runner-up that the best trial is still to be compared with, None without one; and why it cannot be."""
+    found = study.confirmation()
+    if found is None or found.best is None or len(found.contenders) < 2:
+        return None, ""
+    numbers = [each.trial for each in found.contenders[:2]]
+    if any(each.against == f"trial {numbers[1]}" for each in found.compared):
+        return None, ""
+    if not has_prediction(context.sweep.trainable):
+        return numbers[1], "its code has no `predict`"
+    sources = {number: model_source(study, context, study.row(number)) for number in numbers}
+    gone = [number for number, row in sources.items() if not context.checkpoints(row.number).has_any()]
+    return numbers[1], f"the model of trial {gone[0]} is gone" if gone else ""
+
+
+def clear_others(study: SweepStudy, context: WorkerContext) -> None:
+    """Delete the checkpoints of paused trials once none continues, and of all contenders and their fresh runs.
 
     Those of the model of the best one are kept, and of several goals those of the front.
     """
+    for row in study.rows() if study.is_done() else ():
+        if row.state == "PRUNED" and (row.reason or "").startswith("paused"):  # also by a pruner that was replaced
+            context.checkpoints(row.number).clear()
     found, best = study.confirmation(), study.best()
     if found is None or not found.is_complete or best is None:
         return

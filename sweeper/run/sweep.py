@@ -25,7 +25,7 @@ from sweeper.core.trials import Listener, TrialRecord
 from sweeper.driver.connection.auth import check_cluster, cluster_address
 from sweeper.driver.connection.preflight import preflight
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
-from sweeper.run.confirm import checkpoint_cleaner, clear_others, is_settled, model_source
+from sweeper.run.confirm import checkpoint_cleaner, clear_others, is_settled, model_source, models_of, record_missing
 from sweeper.run.report import log_page
 from sweeper.spec import Sweep
 from sweeper.worker.task import WorkerContext
@@ -133,7 +133,9 @@ def _register(
 
     if evaluation is not None:
         study.announce("Registering the best model.")
-    outcome = register_best(study, evaluation, context.folder.champion, projection, context.load_data)
+    outcome = register_best(
+        study, evaluation, context.folder.champion, projection, context.load_data, study.record_compared
+    )
     record_outcome(study, evaluation, outcome.champion)
     lost = lost_model_notes(study, evaluation, context.checkpoints, projection.uri)
     return replace(outcome, notes=outcome.notes + lost)
@@ -160,15 +162,15 @@ def search_and_evaluate(
         return can_evaluate and is_new and context.checkpoints(model_source(study, context, best).number).has_any()
 
     best, found = study.best(), None
-    if study.is_exhausted() and (best is None or not must_evaluate(best)):
+    if study.is_exhausted() and not (best and (must_evaluate(best) or models_of(study, context, best)[1])):
         data = context.load_data()
         record_dataset(study, data.facts() if data else None)
         projection.start(study)
+        record_missing(study, context)
     else:
         found = _train(study, context, projection, must_evaluate, address, stop)
         best = study.best()
-        for row in [row for row in study.rows() if row.is_paused and study.is_done()]:  # none of them continues
-            context.checkpoints(row.number).clear()
+        record_missing(study, context)
         clear_others(study, context)
     if study.is_exhausted() and not study.is_done() and stop.reason is None:
         stop.reason = StopReason.BUDGET
@@ -210,16 +212,16 @@ def _train(
 
         projection.start(study, first_report_wait_s=projection.FIRST_REPORT_WAIT_S)
         control = RunControl(study, stop, PinnedPath(context.folder.path, "the folder of the sweep"))
-        model_of = partial(model_source, study, context)
-        found = tune_trials(study, context, control=control, must_evaluate=must_evaluate, model_of=model_of)
+        models = partial(models_of, study, context)
+        found = tune_trials(study, context, control=control, must_evaluate=must_evaluate, models_of=models)
         if stop.reason is StopReason.TIMEOUT:
             # The timeout limits the search only; evaluating the best trial takes seconds.
             rest = control.past_timeout()
-            found = tune_trials(study, context, control=rest, must_evaluate=wanted, model_of=model_of, search=False)
+            found = tune_trials(study, context, control=rest, must_evaluate=wanted, models_of=models, search=False)
         best = study.best()
-        for number in tested:
-            if best is None or best.number != number:  # tested early, and beaten since: the test saved its model
-                context.checkpoints(number).clear()
+        front = study.front() if len(context.sweep.goals) > 1 else []
+        for number in {*tested} - {row.number for row in (best, *front) if row is not None}:
+            context.checkpoints(number).clear()  # tested early, and beaten since: the test saved its model
         return found
 
 

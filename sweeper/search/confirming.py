@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, stdev, variance
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from sweeper.core.confirmation import Confirmation, Contender, McNemar
 from sweeper.core.schema import Integer, StrictModel
-from sweeper.core.trials import Confirmation, Contender, Direction, FreshRun, TrialRecord
+from sweeper.core.trials import Direction, FreshRun, TrialRecord
 
 CONFIRMS = "confirms"
 """User attribute of a trial that trains another one again: that trial, the number of the run from 1, and its seed."""
+
+COMPARED = "compared"
+"""Fact of a study: how the best model compares with others, and the two trials that were the first then."""
 
 MAX_MISTAKE = 0.2
 """Bound on the probability that a contender is dropped that would have ended above the leader, over all rounds.
@@ -126,6 +131,20 @@ def half_width(values: Sequence[float], choices: int) -> float | None:
         return None
     quantile = float(stdtrit(len(values) - 1, 1 - MAX_MISS / (choices + 1)))
     return quantile * stdev(values) / math.sqrt(len(values))
+
+
+def first_two(found: Confirmation) -> list[int] | None:
+    """Return the best trial and the runner-up, or -1 where there is none; None before the confirmation is complete."""
+    if found.best is None:
+        return None
+    return [*(each.trial for each in found.contenders[:2]), -1][:2]
+
+
+def with_compared(found: Confirmation, known: Mapping[str, Any] | None) -> Confirmation:
+    """Return a confirmation with what is on record about its models; that of other trials does not count."""
+    if not known or known["trials"] != first_two(found):
+        return found
+    return replace(found, compared=tuple(McNemar(**each) for each in known["found"]))
 
 
 def _p_value(found: Sequence[Contender]) -> float | None:

@@ -14,6 +14,9 @@ from sweeper.search.budget import Budget
 CLOSING_SHARE = 0.9
 """Share of a limit from which no new trial begins: what is left is for those that can still end."""
 
+STOPPING_SHARE = 1.02
+"""Share of a limit at which even those stop that should have ended. The pace of a trial is not exact."""
+
 _HOUR_S = 3600.0
 
 
@@ -109,6 +112,11 @@ class Spending:
     def is_closing(self) -> bool:
         """Whether no new trial begins any more."""
         return any(amount.is_nearly_used for amount in self.amounts())
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether no trial may go on. One that makes few reports, or none, is not stopped at a report in time."""
+        return any(amount.share >= STOPPING_SHARE for amount in self.amounts())
 
     def admits(self, row: TrialRecord) -> bool:
         """Return whether a trial that was paused may go on: while it can end within what the contenders leave."""

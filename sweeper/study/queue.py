@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from sweeper.core.trials import FreshRun, Listener, Report, TrialRecord
 from sweeper.search.history import TriedPoints
 from sweeper.search.optuna_internals import storage_of, trial_id
 from sweeper.search.pruning.promotion import forget_rungs, note_revived, revival
+from sweeper.search.spending import seconds_until
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.lease import Lease
@@ -24,7 +26,7 @@ from sweeper.study.storage import records
 from sweeper.study.storage.adding import add_fresh_run
 from sweeper.study.storage.cache import UNCOUNTED, OwnerCachedStorage
 from sweeper.study.storage.outage import DatabaseOutage, retry_while_unavailable
-from sweeper.study.view import FACTS, StudyView, seconds_of
+from sweeper.study.view import FACTS, StudyView
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -191,9 +193,16 @@ class TrialQueue(StudyView):
         """Leave to a later run, with a larger budget, what cannot end within this one: of what waits, and reported."""
         for number in self.spending.reject((*self.retries.waiting, *reported)):
             self.retries.waiting.pop(number, None)
-            if self._trials.pop(number, None) is not None:
-                self.spending.settle(self.row(number))
-                self.announce(f"trial {number} stops: it cannot end within the budget. A larger one continues it")
+            if number in self._trials:
+                self._leave(number, "it cannot end within the budget")
+
+    def _leave(self, number: int, why: str) -> None:
+        """Leave a running trial to a later run with a larger budget."""
+        del self._trials[number]
+        self.spending.set_aside.add(number)
+        self.spending.settle(self.row(number))
+        self.announce(f"trial {number} stops: {why}. A larger one continues it")
+        notify(self._listeners, replace(self.row(number), reason=f"stopped: {why}"), None)
 
     def _keep(self, row: TrialRecord) -> None:
         (self._rows if row.confirms is None else self._fresh)[row.number] = row
@@ -218,3 +227,19 @@ def announce(listeners: Iterable[Listener], message: str) -> None:
     """Tell listeners that a new phase of a sweep has started, or something else about it as a whole."""
     for listener in listeners:
         listener.on_phase(message)
+
+
+def seconds_of(study: StudyView, row: TrialRecord) -> float:
+    """Return how long a trial ran until now, with all attempts.
+
+    If nothing runs it, its last attempt ended when that is recorded to have failed, else at its last report.
+    """
+    if row.seconds is not None:
+        return row.seconds
+    if study.is_running:
+        return seconds_until(row, datetime.now(UTC))
+    ends = [past.ended for past in study.attempts(row.number).get(row.number, ()) if past.attempt == row.attempt]
+    ends += [
+        datetime.fromtimestamp(report.time, UTC) for report in (study.reports(row.number)[-1:] if row.step else ())
+    ]
+    return seconds_until(row, max(ends)) if ends else row.spent

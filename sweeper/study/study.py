@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from optuna.trial import TrialState
 
+from sweeper.core.confirmation import McNemar
 from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
+from sweeper.search.confirming import COMPARED, first_two
 from sweeper.search.pruning.promotion import note_end
 from sweeper.study.queue import TrialQueue
 from sweeper.study.retry import missing_metric
@@ -102,6 +104,33 @@ class SweepStudy(TrialQueue):
         self.retries.waiting[number] = time.monotonic() + wait
         self.announce(f"trial {number}: {failure.reason}; attempt {row.attempt + 1} follows")
         return Verdict.STOP
+
+    @retry_while_unavailable
+    def stop_over_budget(self) -> list[int]:
+        """Stop all trials at once if the budget is exceeded, and return their numbers. A larger one continues them.
+
+        What they have used since their last report is recorded with the end of their attempts, so that it counts.
+        """
+        if not self._trials or not self.spending.is_exceeded:
+            return []
+        failure = Failure("driver", "the budget was used")
+        stopped = {number: records.failed_attempt(self.row(number), failure) for number in self._trials}
+        with self._transaction() as connection:
+            for number, attempt in stopped.items():
+                self._attempts.add(number, attempt, connection)
+        for number, attempt in stopped.items():
+            self.retries.add(number, attempt)
+            self._leave(number, "the budget is used")
+        return list(stopped)
+
+    def record_compared(self, found: McNemar) -> None:
+        """Record how the best model compares with another one: by default, with that of the runner-up."""
+        confirmation = self.confirmation()
+        if confirmation is None or (pair := first_two(confirmation)) is None:
+            return
+        found = replace(found, against=found.against or f"trial {pair[1]}")
+        others = [each for each in confirmation.compared if each.against != found.against]
+        self.record_facts({COMPARED: {"trials": pair, "found": [asdict(each) for each in (*others, found)]}})
 
     @retry_while_unavailable
     def blame_node(self, attempts: Sequence[tuple[int, int]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -15,11 +15,10 @@ from optuna.trial import TrialState
 
 from sweeper.core.sweep_folder import is_remote
 from sweeper.core.trials import TrialRecord, best_trial, leaderboard, pareto_front
-from sweeper.search.confirming import confirmation_of
+from sweeper.search.confirming import COMPARED, confirmation_of, with_compared
 from sweeper.search.grid import untried_points
 from sweeper.search.history import describe_eras, is_history
 from sweeper.search.optuna_internals import storage_of
-from sweeper.search.spending import seconds_until
 from sweeper.spec import Sweep
 from sweeper.study.database import Database
 from sweeper.study.frames import SHOWN_TRIALS, curves_frame, summary_line, trials_frame
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from sweeper.core.trials import Attempt, Confirmation, Decision, Report
+    from sweeper.core.confirmation import Confirmation
+    from sweeper.core.trials import Attempt, Decision, Report
 
 FACTS = "facts"
 """User attribute of the study that holds facts about the sweep: its id, folder, dataset, versions."""
@@ -148,10 +148,10 @@ class StudyView:
             found = self._decisions.all()
         return {number: decisions for number, decisions in found.items() if number in self._rows}
 
-    def attempts(self) -> Mapping[int, list[Attempt]]:
-        """Read the failed attempts of all trials, by the number of the trial."""
+    def attempts(self, number: int | None = None) -> Mapping[int, list[Attempt]]:
+        """Read the failed attempts of all trials, or of one, by the number of the trial."""
         with storage_errors(self._database):
-            return self._attempts.all()
+            return self._attempts.all(number)
 
     @property
     def trials(self) -> pandas.DataFrame:
@@ -188,7 +188,8 @@ class StudyView:
             return None
         ranked = [row for row in leaderboard(rows, direction) if row.state == "COMPLETE" and not row.is_added]
         runs = [row for row in self.rows(with_fresh=True) if row.confirms is not None]
-        return confirmation_of(self.sweep.confirm, ranked, runs, direction=direction, seed=self.sweep.seed)
+        found = confirmation_of(self.sweep.confirm, ranked, runs, direction=direction, seed=self.sweep.seed)
+        return with_compared(found, self._facts.get(COMPARED))
 
     def leaderboard(self) -> list[TrialRecord]:
         """Return COMPLETE trials from the best value to the worst, then the others by their last step."""
@@ -268,13 +269,3 @@ class SweepSummary:
         if self.running:
             return "paused" if self.paused else "running"
         return "done" if self.ended >= self.trials else "stopped"
-
-
-def seconds_of(study: StudyView, row: TrialRecord) -> float:
-    """Return how long a trial ran until now, with all attempts; until its last report if nothing runs it."""
-    if row.seconds is not None:
-        return row.seconds
-    if study.is_running:
-        return seconds_until(row, datetime.now(UTC))
-    last = study.reports(row.number)[-1:] if row.step else []
-    return seconds_until(row, datetime.fromtimestamp(last[0].time, UTC)) if last else row.spent

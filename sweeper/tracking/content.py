@@ -7,7 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +19,8 @@ from sweeper.core.trials import pareto_front
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from sweeper.core.trials import Confirmation, Report, TrialRecord
+    from sweeper.core.confirmation import Confirmation
+    from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Budget, Sweep
 
 MAX_KEY_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_BATCH_METRICS = 250, 6000, 8000, 1000
@@ -108,6 +109,11 @@ def sweep_tags(study: Study, rows: Sequence[TrialRecord], *, is_live: bool) -> d
         tags[FRONT] = ", ".join(map(str, sorted(front_of(sweep, rows))))
     for name, value in dataset_facts(facts).items():
         tags[f"sweeper.dataset.{name}"] = str(value)
+    for test in confirmation.compared if confirmation is not None else ():
+        name = "runner_up" if test.against.startswith("trial ") else "champion"
+        tags[f"sweeper.mcnemar.{name}"] = json.dumps(
+            {**asdict(test), "p_value": None if test.missing else test.p_value}
+        )
     return tags | lineage(sweep, facts)
 
 

@@ -11,12 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.confirmation import McNemar
 from sweeper.core.errors import TrackingError
 from sweeper.core.secrets import redact
-from sweeper.core.trials import Champion
+from sweeper.core.trials import Champion, TrialRecord
 from sweeper.tracking import content
 from sweeper.tracking.content import fit_tags
-from sweeper.tracking.models.decision import Challenger, Decision, compare, confirmed_decision
+from sweeper.tracking.models.decision import (
+    Challenger,
+    Decision,
+    against_champion,
+    compare,
+    confirmed_decision,
+    is_to_compare,
+)
 from sweeper.tracking.models.logged import ModelLog
 from sweeper.tracking.models.versions import CHAMPION_ALIAS, REASON_TAG, Versions
 from sweeper.tracking.packaging import PACKED
@@ -28,7 +36,6 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
-    from sweeper.core.trials import TrialRecord
     from sweeper.spec import Sweep
 
 DECISION_TAG, AGAINST_TAG = "sweeper.decision", "sweeper.decision.against"
@@ -47,13 +54,19 @@ class Registered:
 
 
 def register_best(
-    study: content.Study, evaluation: Mapping[str, float] | None, folder: Path, projection: Projection, load: LoadData
+    study: content.Study,
+    evaluation: Mapping[str, float] | None,
+    folder: Path,
+    projection: Projection,
+    load: LoadData,
+    record: Callable[[McNemar], None] = lambda found: None,
 ) -> Registered:
     """Register the best model of a sweep that has ended. The model stays in the folder in any case.
 
     Args:
         evaluation: its metrics on the test set; None if nothing is to be registered.
         load: loads the sweep's data, to test this model and the champion on it.
+        record: called with how a confirmed model compares with the champion, if that is another one.
     """
     best, name = study.best(), study.sweep.tracking.model
     if best is None or evaluation is None:
@@ -71,7 +84,7 @@ def register_best(
         what = f"the best model is in {folder}" if has_model else f"the test metrics are in {folder}"
         return Registered(None, notes, (f"{what}; the same command registers it when MLflow keeps up",))
     try:
-        champion = register_champion(study, best, evaluation, folder, projection.uri, load=load)
+        champion = register_champion(study, best, evaluation, folder, projection.uri, load=load, record=record)
         projection.outcome |= outcome_tags(champion, best, evaluation)
         return Registered(champion, notes)
     except TrackingError as error:
@@ -86,6 +99,7 @@ def register_champion(
     uri: str,
     *,
     load: LoadData = lambda: None,
+    record: Callable[[McNemar], None] = lambda found: None,
 ) -> Champion | None:
     """Log the packed model with its test metrics, and register it if it becomes the champion.
 
@@ -96,7 +110,7 @@ def register_champion(
         TrackingError: MLflow cannot be reached, or refuses; the model stays in `folder`.
     """
     try:
-        return _Registration(study, best, uri).run(evaluation, folder / PACKED, load)
+        return _Registration(study, best, uri).run(evaluation, folder / PACKED, load, record)
     except Exception as error:
         raise TrackingError(
             f"MLflow at {redact(uri)} did not register the model ({short_reason(error)}); the best model is kept in "
@@ -146,7 +160,9 @@ class _Registration:
         self._how = "promoted by hand" + ("" if retrained is None else ", retrained on training and validation data")
         self._log = ModelLog(study, trial, uri, retrained=retrained)
 
-    def run(self, metrics: Mapping[str, float], packed: Path, load: LoadData) -> Champion | None:
+    def run(
+        self, metrics: Mapping[str, float], packed: Path, load: LoadData, record: Callable[[McNemar], None]
+    ) -> Champion | None:
         """Log the packed model, and make it the champion if it beats the one that is."""
         if (model := self._log.log(packed, metrics)) is None:
             return None
@@ -155,8 +171,12 @@ class _Registration:
             return _champion(None, _Entry(model, None, None), Decision(False, reason))
         versions, tags = Versions(self._log.client, self._uri, name), self._version_tags(model, metrics)
         entry = _Entry.of(model, versions)
+        challenger = Challenger(tags, metrics, packed, load, self._log.reported)
+        if (current := entry.current) is not None and not entry.is_champion and versions.is_loadable(current):
+            if is_to_compare(self._confirmation, self._number, title := f"{name} version {current.version}"):
+                record(against_champion(challenger, current, versions, self._uri, title=title))
         if (decision := self._confirmed_decision(entry) or _known_decision(entry, versions)) is None:
-            decision = compare(Challenger(tags, metrics, packed, load), entry.current, versions, self._uri)
+            decision = compare(challenger, entry.current, versions, self._uri)
         return self._carry_out(decision, entry, versions, tags)
 
     def _confirmed_decision(self, entry: _Entry) -> Decision | None:

@@ -7,7 +7,7 @@ import math
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.core.errors import InputError
 from sweeper.training.hparams import RNNParams
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sweeper.datasets.catalog import AnyDataset
     from sweeper.training.engine.loop import Loop
     from sweeper.worker.trial import Trial
+
+Array = Any
 
 CHECKPOINT_SECONDS = 2.0
 """Least time between two checkpoints; each waits some 20 ms for the disk, so not every fast report gets one."""
@@ -89,7 +91,18 @@ def evaluate(params: RNNParams, trial: Trial) -> dict[str, float]:
     return metrics
 
 
+def predict(params: RNNParams, trial: Trial) -> Array:
+    """Return the class that the network of the trial's checkpoint predicts for each sample of the validation set."""
+    dataset = _dataset_of(trial)
+    if dataset.task.forecasts:
+        raise ValueError(f"{dataset.type} has no classes to predict")
+    if trial.checkpoint is None:
+        raise ValueError(f"trial {trial.number} has no checkpoint")
+    return _start(params, trial, trial.checkpoint, _data_of(trial)).validation_outputs().argmax(axis=1)
+
+
 train_rnn.evaluate = evaluate  # type: ignore[attr-defined]
+train_rnn.predict = predict  # type: ignore[attr-defined]
 train_rnn.retrain = retrain  # type: ignore[attr-defined]
 train_rnn.as_script = as_script  # type: ignore[attr-defined]
 train_rnn.work = work  # type: ignore[attr-defined]

@@ -1,11 +1,13 @@
-"""The metrics of a report: numbers by name, checked before they are sent."""
+"""The metrics of a report or an evaluation: numbers by name, checked before they are sent; two models compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sweeper.core.confirmation import McNemar
 from sweeper.core.secrets import has_secret, redact
+from sweeper.core.text import first_line
 
 MAX_METRICS, MAX_METRIC_NAME_CHARS = 1000, 250
 """Metrics of one report, and characters of a name: the most that MLflow accepts in one call."""
@@ -31,6 +33,44 @@ def numbers_of(metrics: Mapping[str, Any] | None, named: Mapping[str, Any]) -> d
             f"a metric's name has {len(longest)} characters ({start!r}...); {MAX_METRIC_NAME_CHARS} at most"
         )
     return {name: _as_number(name, value) for name, value in found.items()}
+
+
+def evaluation_of(metrics: Any) -> dict[str, float]:
+    """Return what a trainable's `evaluate` has returned, as numbers by name.
+
+    Raises:
+        TypeError: it is no mapping, or a metric is not a number.
+        ValueError: a name holds a secret.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"evaluate returns a dict of numbers by name, not {type(metrics).__name__}")
+    check_metric_names(metrics)
+    return {str(name): float(value) for name, value in metrics.items()}
+
+
+def compare(predictions: Iterable[tuple[Any, Any]]) -> McNemar:
+    """Compare the classes that two models predict for the same samples.
+
+    What fails is said in the result: it must not lose the test of the best model.
+
+    Args:
+        predictions: makes the predictions of each model, and returns them with the labels.
+    """
+    import numpy as np
+
+    right = []
+    try:
+        for predicted, labels in predictions:
+            if np.shape(predicted) != labels.shape:
+                found = np.shape(predicted)
+                raise ValueError(
+                    f"predict returned an array {found}, and not a class for each of {len(labels)} samples"
+                )
+            right.append(np.asarray(predicted) == labels)
+    except Exception as error:
+        return McNemar("", missing=f"{type(error).__name__}: {first_line(error)}"[:200])
+    one, other = right
+    return McNemar("", len(one), n10=int((one & ~other).sum()), n01=int((other & ~one).sum()))
 
 
 def check_metric_names(names: Iterable[str]) -> None:

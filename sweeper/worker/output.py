@@ -22,6 +22,17 @@ from sweeper.worker.command.supervisor import MAX_FILE_BYTES
 CHECK_INTERVAL_S = 1.0
 """Seconds between two looks at the size of the file."""
 
+MAX_TRACEBACK_CHARS = 50_000
+"""Number of characters that are kept of a long traceback: so many of its beginning, and as many of its end."""
+
+
+def shorten(text: str) -> str:
+    """Cut out the middle of a text that is too long to keep."""
+    if len(text) <= 2 * MAX_TRACEBACK_CHARS:
+        return text
+    start, end = text[:MAX_TRACEBACK_CHARS], text[-MAX_TRACEBACK_CHARS:]
+    return f"{start}\n[{len(text) - 2 * MAX_TRACEBACK_CHARS} characters left out]\n{end}"
+
 
 @contextmanager
 def kept_output(folder: Path, attempt: int, notify: Callable[[str], None]) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +18,12 @@ from sweeper.core.files import make_folder, written_whole
 from sweeper.core.secrets import redact
 from sweeper.core.trials import Failure, FailureKind, Report
 from sweeper.spec import Command
-from sweeper.worker.checkpoints import CheckpointStore
 from sweeper.worker.command.trainable import CommandError, CommandTrainable
-from sweeper.worker.metrics import check_metric_names
-from sweeper.worker.output import kept_output
+from sweeper.worker.metrics import compare, evaluation_of
+from sweeper.worker.output import kept_output, shorten
 from sweeper.worker.process import has_own_threads, restored_process
 from sweeper.worker.task import Event, Task, WorkerContext, trial_seed
 from sweeper.worker.trial import Trial
-
-MAX_TRACEBACK_CHARS = 50_000
-"""Number of characters that are kept of a long traceback: so many of its beginning, and as many of its end."""
 
 _PERMANENT_OS_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors of the operating system that a retry would meet again."""
@@ -97,7 +93,7 @@ class TaskRunner:
         """Run the task to its end; return its last event, None if it was stopped."""
         try:
             with self._kept_output():
-                return self._evaluate() if self._task.evaluate else self._train()
+                return self._evaluate() if self._task.is_final else self._train()
         except TrialStopped:
             return None
         except CommandError as error:
@@ -106,7 +102,7 @@ class TaskRunner:
         except BaseException as error:  # a trainable may also call sys.exit(): a failed trial is data
             if self._last_report is not None and isinstance(error, SystemExit) and not error.code:
                 return Event()
-            if _is_pruned(error) and not self._task.evaluate:
+            if _is_pruned(error) and not self._task.is_final:
                 return Event(is_pruned=True)
             reason = str(error) if isinstance(error, TrialDivergedError) else self._save_and_summarise(error)
             failure = Failure(classify_exception(error), reason)
@@ -132,33 +128,42 @@ class TaskRunner:
         """Return whether a trial that has made all reports has to be called again: its worker died before it saved."""
         if hasattr(train, "evaluate") or not self._context.sweep.leaves_model(self._context.code):
             return False
-        return self._store().models.latest() is None
+        return self._context.checkpoints(self._task.number, self._task.params).models.latest() is None
 
     def _evaluate(self) -> Event:
-        train, params, trial = self._prepare()
-        store = self._store()
-        latest = store.latest(self._task.recorded)
-        saved = store.models.latest(self._task.recorded)
+        """Test the best trial, and compare its model with another one, as the task asks for."""
+        task, found = self._task, None
+        if task.evaluate:
+            train, params, trial = self._restored(task)
+            with restored_process():
+                found = evaluation_of(train.evaluate(params, trial))
+
+        def predictions(number: int, params: dict[str, Any], recorded: int) -> Iterator[tuple[Any, Any]]:
+            for each in (task, replace(task, number=number, params=params, recorded=recorded)):
+                train, own, trial = self._restored(each)
+                with restored_process():
+                    predicted = train.predict(own, trial)
+                yield predicted, trial.data.y_val
+
+        return Event(evaluation=found, compared=None if task.rival is None else compare(predictions(*task.rival)))
+
+    def _restored(self, task: Task) -> tuple[Any, Any, Trial]:
+        """Return what `_prepare` does, with the trial as its last attempt has left it."""
+        train, params, trial = self._prepare(task)
+        store = self._context.checkpoints(task.number, task.params)
+        latest, saved = store.latest(task.recorded), store.models.latest(task.recorded)
         if latest is None and saved is None:
             raise FileNotFoundError(f"trial {trial.number} has no usable checkpoint or model in {store.folder}")
         if findings := store.findings():
             consequence = f"uses the checkpoint of report {latest.step}" if latest else "has no other checkpoint"
             self._notify(f"{findings} The evaluation {consequence}.")
-        trial.checkpoint, trial.step = (latest.path, latest.step) if latest else (None, self._task.recorded or 0)
+        trial.checkpoint, trial.step = (latest.path, latest.step) if latest else (None, task.recorded or 0)
         trial.model = None if saved is None else saved.path
-        with restored_process():
-            metrics = train.evaluate(params, trial)
-        if not isinstance(metrics, Mapping):
-            raise TypeError(f"evaluate returns a dict of numbers by name, not {type(metrics).__name__}")
-        check_metric_names(metrics)
-        return Event(evaluation={str(name): float(value) for name, value in metrics.items()})
+        return train, params, trial
 
-    def _store(self) -> CheckpointStore:
-        return self._context.checkpoints(self._task.number, self._task.params)
-
-    def _prepare(self) -> tuple[Any, Any, Trial]:
-        sweep, task = self._context.sweep, self._task
-        train, params = self._load(sweep.trainable)
+    def _prepare(self, task: Task | None = None) -> tuple[Any, Any, Trial]:
+        sweep, task = self._context.sweep, task or self._task
+        train, params = self._load(sweep.trainable, task.params)
         trial = Trial(
             number=task.number,
             seed=trial_seed(sweep.seed, task.number) if task.seed is None else task.seed,
@@ -177,16 +182,16 @@ class TaskRunner:
         )
         return train, params, trial
 
-    def _load(self, trainable: str | Command) -> tuple[Any, Any]:
+    def _load(self, trainable: str | Command, params: dict[str, Any]) -> tuple[Any, Any]:
         """Return the function that trains, and its parameters."""
-        params, code = self._task.params, self._context.code
+        code = self._context.code
         if isinstance(trainable, Command):
             return CommandTrainable(trainable, self._context, self._notify), params
         model = find_trainable(trainable, code).params_model
         return load_trainable(trainable, code), params if model is None else model(**params)
 
     def _send(self, report: Report, meanwhile: Callable[[], bool] | None = None) -> None:
-        if self._task.evaluate:
+        if self._task.is_final:
             raise RuntimeError("evaluate makes no reports; it returns its metrics")
         last = self._context.sweep.budget.reports
         if report.step > last:
@@ -223,7 +228,7 @@ class TaskRunner:
         with suppress(OSError):  # the error may be that the disk is full or the folder is gone
             make_folder(folder)
             with written_whole(folder / "error.txt") as beside:  # and not through a link of that name
-                beside.write_text(_shorten(redact(text)), errors="backslashreplace")
+                beside.write_text(shorten(redact(text)), errors="backslashreplace")
 
 
 def _is_pruned(error: BaseException) -> bool:
@@ -246,14 +251,6 @@ def _message_of(error: BaseException) -> str:
         return str(error)
     except Exception:  # the class is the trainable's own, and its __str__ may fail
         return "its message cannot be read"
-
-
-def _shorten(text: str) -> str:
-    """Cut out the middle of a text that is too long to keep."""
-    if len(text) <= 2 * MAX_TRACEBACK_CHARS:
-        return text
-    start, end = text[:MAX_TRACEBACK_CHARS], text[-MAX_TRACEBACK_CHARS:]
-    return f"{start}\n[{len(text) - 2 * MAX_TRACEBACK_CHARS} characters left out]\n{end}"
 
 
 def classify_exception(error: BaseException) -> FailureKind:

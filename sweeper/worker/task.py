@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.confirmation import McNemar
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.core.trials import Failure, Report
 from sweeper.spec import Resources, Sweep, TrialResources
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a worker: train a trial, evaluate the best trial on the test set, or retrain a trial."""
+    """One task of a worker: train or retrain a trial; or, at the end of a sweep, evaluate or compare its best one."""
 
     number: int
     params: dict[str, Any]
     attempt: int = 1
     evaluate: bool = False
+    """Test the model of the trial on the test set."""
+    rival: tuple[int, dict[str, Any], int] | None = None
+    """Trial whose model is compared with this one's on the validation set: its number, parameters and reports."""
     retrain: bool = False
     """Train on the training and the validation part together, for as many reports as are recorded."""
     whole_gpu: bool = False
@@ -39,6 +43,11 @@ class Task:
     """The CPUs that computed the recorded reports, see `TrialRecord.cpus`."""
     seed: int | None = None
     """Seed of a run that confirms another trial; None: that of the trial's number."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it trains nothing."""
+        return self.evaluate or self.rival is not None
 
     def cpus_at(self, step: int) -> int | None:
         """Return the CPUs that computed a report; None if it is not recorded yet.
@@ -61,7 +70,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Event:
-    """One answer of a worker: a report, a notice, a failure, or the evaluation's metrics. With none, it returned.
+    """One answer of a worker: a report, a notice, a failure, or what a final task found. With none, it returned.
 
     A notice is a text for the user: the trial waits for something, or found something wrong that it can work around.
     """
@@ -70,6 +79,7 @@ class Event:
     notice: str | None = None
     failure: Failure | None = None
     evaluation: dict[str, float] | None = None
+    compared: McNemar | None = None
     is_pruned: bool = False
     """Whether the trial's own code has pruned it."""
     has_threads: bool = False

@@ -51,9 +51,8 @@ class Trial:
         dataset: the sweep's `dataset`, or None.
         data: the dataset's arrays: `x_train`, `x_val` and `x_test` of shape `[samples, steps, features]`, and what
             belongs to each sample in `y_train`, `y_val` and `y_test`. Read-only, as all workers of a node share them.
-        resources: what the trial may use: `cpus` (its threads), `gpus` (0.5 is half of one), `memory` in GB or None,
-            `accelerator_type`, `custom`. When nothing else waits for a CPU of its node, `cpus` may have grown after a
-            report; it may fall again after another.
+        resources: what the trial may use: `cpus` (its threads; a report may change them), `gpus` (0.5 is half of one),
+            `memory` in GB or None, `accelerator_type`, `custom`.
         reports: number of reports that the budget asks for.
         step: number of reports made so far, 0 at the start of a new trial. `report()` counts it up.
         may_pause: whether the trial may pause after the next report, which should then save a checkpoint.
@@ -94,9 +93,7 @@ class Trial:
         goals: Collection[str] = (),
         notify: Callable[[str], None] = logger.warning,
     ) -> None:
-        self.number = number
-        self.seed = seed
-        self.attempt = attempt
+        self.number, self.seed, self.attempt = number, seed, attempt
         self.budget = budget
         self.objective = objective
         self.goals = frozenset({objective, *goals})
@@ -169,8 +166,8 @@ class Trial:
             metrics: numbers by name, the objective's among them. One that is no goal and not finite is left out.
             checkpoint: writes into the folder it gets every file that is needed to resume from here, bit for bit. It
                 may use any names and subfolders, but no links. Without it, the trial resumes from an earlier report.
-            meanwhile: trains on for a moment; returns whether it can go on before the next report. It is called until
-                the answer is there, unless the trial may pause here; what it has trained is lost if the trial ends.
+            meanwhile: trains on for a moment; returns whether it can go on before the next report. Called until the
+                answer is there, except where the trial may pause.
             named: metrics too: `report(score=0.5)` is `report({"score": 0.5})`.
 
         Raises:

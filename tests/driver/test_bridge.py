@@ -13,6 +13,7 @@ import optuna
 import pytest
 
 import sweeper.driver
+from sweeper.core.confirmation import McNemar
 from sweeper.core.errors import LeaseLostError
 from sweeper.core.files import PinnedPath
 from sweeper.core.trials import Failure, Report, Verdict
@@ -368,6 +369,17 @@ def test_no_worker_is_requested_for_an_early_evaluation(study: SweepStudy) -> No
     second = bridge.next_task()
     assert isinstance(second, Task) and not second.evaluate
     assert bridge.next_task() is None  # one trial has run at a time, so no worker is free
+
+
+def test_model_is_compared_also_where_it_was_tested_before(study: SweepStudy) -> None:
+    options: dict[str, Any] = {"must_evaluate": lambda best: False}
+    bridge = bridge_to(study, Running(), **options, models_of=lambda best: (study.row(1), study.row(0)))
+    complete(study)
+    task = bridge.next_task()
+    assert isinstance(task, Task) and task.is_final and not task.evaluate
+    assert (task.number, task.rival) == (1, (0, study.row(0).params, 2))
+    assert bridge.handle_event(task, Event(compared=McNemar("", 100, 3, 2))) is Verdict.STOP
+    assert bridge_to(study, Running(), **options).next_task() == FINISHED
 
 
 def test_evaluation_that_loses_its_worker_is_retried_twice(study: SweepStudy) -> None:

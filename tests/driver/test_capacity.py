@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from sweeper.core.trials import Report
-from sweeper.driver.capacity import SpareCpus
+from sweeper.driver.capacity import SpareCpus, describe_shortage
 from sweeper.driver.nodes import Room
 from sweeper.spec import Sweep
 from sweeper.worker.task import Task
@@ -21,6 +21,16 @@ def spare(make_sweep: MakeSweep) -> SpareCpus:
 
 def report(step: int, time: float) -> Report:
     return Report(step, time, {"score": 0.5})
+
+
+def test_shortage_names_what_a_trial_needs_and_what_the_largest_node_has() -> None:
+    demands = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0, "memory": 8e9}]
+    nodes = [{"CPU": 1.0, "memory": 4e9}, {"CPU": 2.0, "memory": 2e9}]
+    assert describe_shortage(demands, nodes) == (
+        "No node can run a trial: each needs 4 CPU, 1 GPU and 8 GB memory; the largest node has 2 CPU, 0 GPU and 4 GB "
+        "memory. The sweep waits for a node."
+    )
+    assert "1 GPU; there is no node. The sweep waits" in describe_shortage(demands[:1], [])
 
 
 def test_trials_of_a_node_share_its_spare_cpus_evenly(spare: SpareCpus) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from sweeper.core.trials import Confirmation, FreshRun, TrialRecord
+from sweeper.core.confirmation import Confirmation
+from sweeper.core.trials import FreshRun, TrialRecord
 from sweeper.search.confirming import Confirm, confirmation_of, fresh_seed
 
 

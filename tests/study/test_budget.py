@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from sweeper.analysis.costs import used_of
+from sweeper.analysis.progress import Progress
 from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
@@ -104,6 +106,28 @@ def test_spending_is_counted_once_over_drivers_that_were_killed(sweep: Sweep) ->
     assert view.row(0).spent == pytest.approx(8 * 60, abs=30)
 
 
+def test_trial_without_a_report_stops_when_the_budget_is_exceeded_and_its_time_counts(sweep: Sweep) -> None:
+    with open_study(sweep) as study:
+        first, silent = study.ask().number, study.ask().number
+        Clock.minutes += 20
+        report(study, first, 5)
+        assert study.stop_over_budget() == [], "40 of 60 minutes"
+        Clock.minutes += 11
+        assert study.stop_over_budget() == [first, silent] and study.running() == [] and study.is_exhausted()
+        assert report(study, silent, 1) is Verdict.STOP and study.row(silent).step == 0
+        assert study.spending.amounts()[0].used == pytest.approx(62 / 60, abs=0.01)
+    for _ in range(2):
+        Clock.minutes += 600
+        assert used(sweep) == pytest.approx(62 / 60, abs=0.01)
+    view = read_study(sweep.name, sweep.storage_url())
+    assert [amount.used for amount in used_of(view)] == [pytest.approx(62 / 60, abs=0.01)]
+    with open_study(sweep.changed({"budget.cpu_hours": "2"})) as study:
+        begun = [study.ask() for _ in range(2)]
+        assert [(row.number, row.attempt, row.step) for row in begun] == [(first, 2, 5), (silent, 2, 0)]
+        assert [row.spent for row in begun] == [pytest.approx(31 * 60, abs=30)] * 2
+        assert report(study, silent, 1) is Verdict.CONTINUE
+
+
 def test_time_of_failed_attempts_counts_and_that_between_them_does_not(sweep: Sweep) -> None:
     with open_study(sweep) as study:
         study.ask()
@@ -149,9 +173,10 @@ def test_sweep_without_a_limit_is_not_slowed(make_sweep: MakeSweep) -> None:
 def test_rejected_trial_is_announced(make_sweep: MakeSweep) -> None:
     class Heard:
         phases: list[str] = []
+        rows: list[TrialRecord] = []
 
         def on_trial(self, row: TrialRecord, report: Report | None) -> None:
-            pass
+            self.rows.append(row)
 
         def on_phase(self, message: str) -> None:
             self.phases.append(message)
@@ -163,3 +188,10 @@ def test_rejected_trial_is_announced(make_sweep: MakeSweep) -> None:
         Clock.minutes += 28
         assert report(study, 0, 1) is Verdict.STOP
     assert heard.phases[-1] == "trial 0 stops: it cannot end within the budget. A larger one continues it"
+    assert (heard.rows[-1].state, heard.rows[-1].reason) == ("RUNNING", "stopped: it cannot end within the budget")
+    progress = Progress(sweep)
+    for row in heard.rows:
+        progress.record(row, None)
+    used = progress.used()
+    Clock.minutes += 600
+    assert progress.used() == used and used.endswith("of 1 EUR used"), "nothing runs any more"

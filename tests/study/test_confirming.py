@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
+from sweeper.core.confirmation import McNemar
 from sweeper.core.trials import Failure, FreshRun, Report, TrialRecord
 from sweeper.spec import Sweep
 from sweeper.study.open import list_sweeps, open_study, read_study
@@ -163,6 +164,24 @@ def test_fork_learns_nothing_from_fresh_runs(make_sweep: MakeSweep) -> None:
         run_all(study)
     with open_study(make(make_sweep, name="fork", confirm=None), forked="climbing") as fork:
         assert len(fork._history) == 3
+
+
+def test_test_of_two_models_counts_for_these_two_trials_only(make_sweep: MakeSweep) -> None:
+    sweep = make(make_sweep)
+    with open_study(sweep) as study:
+        study.record_compared(McNemar("", 100, 8, 2))
+        assert study.confirmation() is None, "the search goes on, and nothing is recorded"
+        run_all(study)
+        study.record_compared(McNemar("", 100, 8, 2))
+        study.record_compared(McNemar("model version 1", missing="it is gone"))
+        study.record_compared(McNemar("", 100, 9, 2))
+    found = read_study(sweep.name, sweep.storage_url()).confirmation()
+    assert found is not None and found.best is not None and found.best.trial == 2
+    assert found.compared == (McNemar("model version 1", missing="it is gone"), McNemar("trial 1", 100, 9, 2))
+    with open_study(make(make_sweep, confirm={"top": 1, "seeds": 2})) as study:
+        run_all(study)
+        changed = study.confirmation()
+        assert changed is not None and changed.is_complete and changed.compared == ()
 
 
 def test_fresh_runs_count_against_the_budget(make_sweep: MakeSweep) -> None:

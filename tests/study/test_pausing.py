@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
+from sweeper.analysis.trials import as_seen
 from sweeper.core.trials import Failure, Report, TrialRecord, Verdict
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
@@ -162,3 +163,15 @@ def test_tpe_learns_from_a_trial_that_went_on(make_sweep: MakeSweep) -> None:
     assert {trial.number: trial.state for trial in modelled if trial.number < 12} == {
         trial.number: trial.state for trial in ended
     }
+
+
+def test_trial_that_was_paused_is_pruned_once_another_pruner_is_chosen(make_sweep: MakeSweep) -> None:
+    with open_study(make_sweep(pruner=PROMOTION, budget=BUDGET)) as study:
+        go_on(study, 0.5)
+        go_on(study, 0.1)
+        assert [seen.state for seen in as_seen(study.rows(), is_running=True)] == ["PAUSED", "PAUSED"]
+    with open_study(make_sweep(pruner={"type": "median"}, budget=BUDGET)) as study:
+        assert [seen.state for seen in as_seen(study.rows(), is_running=True)] == ["PRUNED", "PRUNED"]
+        assert study.ask().number == 2, "none of them continues"
+    with open_study(make_sweep(pruner=PROMOTION, budget=BUDGET)) as study:
+        assert [row.is_paused for row in study.rows()] == [True, True, False]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.core.trials import Confirmation, Contender, FreshRun
+from sweeper.core.confirmation import Confirmation, Contender
+from sweeper.core.trials import FreshRun
 from sweeper.tracking import sync
 from sweeper.tracking.models.decision import Decision, confirmed_decision, confirmed_tags
 from tests.tracking.tools import RecordedStudy, history, sweep_run, trial_runs

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sweeper.core.confirmation import Confirmation, Contender, McNemar
 from sweeper.core.errors import TrackingError
-from sweeper.core.trials import Champion, Confirmation, Contender
+from sweeper.core.trials import Champion
 from sweeper.spec import Sweep
 from sweeper.tracking import promote, register_champion, start_ui, sync
 from sweeper.tracking.client import connect
@@ -244,6 +245,56 @@ def test_models_judged_on_different_splits_are_tested_on_the_same_data(
     assert worse.version is None and f"as {name}: version 2 stays champion: accuracy 0.2 against 0.8" in worse.reason
     again = _register(study, packed / "bad", uri, metrics={"test_accuracy": 0.2}, load=_never)
     assert again.reason == worse.reason
+
+
+def test_confirmed_model_is_compared_with_the_champion_on_the_validation_set(
+    finish: Callable[..., RecordedStudy], packed: Path, uri: str
+) -> None:
+    _register(finish("holder", 0.2), packed / "bad", uri)
+    found: list[McNemar] = []
+    options: dict[str, Any] = {"record": found.append, "load": lambda: _validation(packed, wrong=10)}
+    plain = finish("plain", 0.1)
+    _register(plain, packed / "good", uri, **options)
+    assert found == [], "it is not confirmed"
+    study = finish("next", 0.8)
+    study.confirmed = Confirmation((Contender(0, 0.8, (0.8, 0.79), 0.1),), 2, is_complete=True)
+    title = f"{study.sweep.tracking.model} version 1"
+    assert _register(study, packed / "good", uri, **options).promoted
+    assert found == [McNemar(title, 50, n10=40, n01=10)]
+    study.confirmed = replace(study.confirmed, compared=tuple(found))
+    sync(study, uri)
+    assert json.loads(sweep_run(uri, study).data.tags["sweeper.mcnemar.champion"]) == {
+        **{"against": title, "samples": 50, "n10": 40, "n01": 10, "missing": ""},
+        "p_value": pytest.approx(2.4e-5, rel=0.02),
+    }
+    assert _register(study, packed / "good", uri, record=found.append).promoted and len(found) == 1
+
+
+def test_models_that_cannot_be_compared_on_the_validation_set_say_why(
+    finish: Callable[..., RecordedStudy], packed: Path, uri: str
+) -> None:
+    name = _register(finish("holder", 0.9), packed / "bad", uri).name
+    found: list[McNemar] = []
+
+    def missing(load: Callable[[], Any] = lambda: None, **changes: Any) -> str:
+        study = finish(f"next-{len(found)}", 0.8, **changes)
+        study.confirmed = Confirmation((Contender(0, 0.8, (0.8, 0.79), 0.1),), 2, is_complete=True)
+        _register(study, packed / "good", uri, record=found.append, load=load)
+        return found[-1].missing
+
+    assert missing(dataset={**DATASET, "train": 1000}) == "it was trained on other data"
+    assert missing() == "this sweep names no dataset to test both on"
+    assert missing(lambda: _validation(packed, wrong=20)) == (
+        "the accuracy of this sweep's model on the dataset as it is (0.6) is none of its metrics; "
+        "it may need its inputs scaled"
+    )
+    connect(uri).set_model_version_tag(name, "1", "sweeper.retrained", "train+validation")
+    assert missing(_never) == "it was trained on other data"
+
+
+def _validation(packed: Path, *, wrong: int) -> Any:
+    data = _data(packed, wrong=wrong)
+    return SimpleNamespace(x_val=data.x_test, y_val=data.y_test)
 
 
 def _never() -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from sweeper.core.trials import Confirmation, Listener, Report, TrialRecord, best_trial
+from sweeper.core.confirmation import Confirmation
+from sweeper.core.trials import Listener, Report, TrialRecord, best_trial
 from sweeper.spec import Sweep
 from sweeper.tracking import start_ui
 

@@ -76,6 +76,17 @@ def test_cell_learns(cell: str, make_trial: MakeTrial) -> None:
     assert first["parameters"] == weights_of(trial).size, "reported once, as it stays the same"
 
 
+def test_predicted_classes_are_those_that_validation_counts(make_trial: MakeTrial) -> None:
+    trial = make_trial(epochs=3)
+    train_rnn(SMALL, trial)
+    again = make_trial(epochs=3)
+    again.resume()
+    right = trainable.predict(SMALL, again) == again.data.y_val
+    assert right.mean() == pytest.approx(trial.metrics[-1]["val_accuracy"])
+    with pytest.raises(ValueError, match="time_series has no classes to predict"):
+        trainable.predict(SMALL, make_trial("other", dataset=TimeSeries()))
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_optimizer_learns(optimizer: str, make_trial: MakeTrial) -> None:
     trial = make_trial(epochs=6)

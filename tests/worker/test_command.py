@@ -212,6 +212,8 @@ def test_report_beyond_the_budget_ends_the_command(start: Start) -> None:
 FAILURES = {
     "print('score=1'); raise ValueError('too high')": ("error", "exited with 1: ValueError: too high"),
     "import sys; sys.exit(3)": ("error", "exited with 3"),
+    "import sys; sys.exit(2)": ("error", "exited with 2"),  # a usage that no retry mends
+    "import sys; sys.exit(127)": ("error", "exited with 127"),  # a command that does not exist
     "raise MemoryError": ("memory", "exited with 1: MemoryError"),
     "raise ConnectionResetError('gone')": ("io", "exited with 1: ConnectionResetError: gone"),
     "open('missing')": ("error", "exited with 1: FileNotFoundError: "),

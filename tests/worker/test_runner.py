@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.core.confirmation import McNemar
 from sweeper.core.errors import InputError
 from sweeper.core.sweep_folder import SweepFolder
 from sweeper.driver.actor import as_config, task_from
@@ -82,6 +83,27 @@ def test_evaluation_gets_the_checkpoint_and_may_save_a_model(make_sweep: MakeSwe
     model = tmp_path / "trials/0000/model/attempt-001-step-00000002/files"
     assert (tmp_path / "evaluated").read_text() == f"{checkpoint} {model}"
     assert (model / "files/weights").read_text() == "weights"
+
+
+def test_final_task_compares_the_classes_that_two_models_predict(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    """The trials make 20 and 50 mistakes; the labels that the second gets wrong begin with those of the first."""
+    budget = {"trials": 2, "epochs": 1}
+    sweep = make_sweep(trainable="tests.samples:predict_with_mistakes", dataset={"type": "digits"}, budget=budget)
+    context = WorkerContext(sweep, SweepFolder(tmp_path), data=sweep.dataset and sweep.dataset.load())
+    for number, height in enumerate((0.2, 0.5)):
+        run = TaskRunner(context, Task(number, {"height": height}))
+        assert run.next_event().report is not None
+        run.stop()
+    ask = Task(0, {"height": 0.2}, rival=(1, {"height": 0.5}, 1), recorded=1)
+    assert context.data is not None
+    samples = len(context.data.y_val)
+    for evaluate in (False, True):
+        event = TaskRunner(context, replace(ask, evaluate=evaluate)).next_event()
+        assert event.compared == McNemar("", samples, 30, 0) and event.failure is None
+        assert event.evaluation == ({"test_score": 0.2} if evaluate else None)
+    event = TaskRunner(context, replace(ask, evaluate=True, rival=(7, {"height": 0.5}, 1))).next_event()
+    assert event.evaluation == {"test_score": 0.2}, "it is not lost"
+    assert event.compared is not None and "trial 7 has no usable checkpoint" in event.compared.missing
 
 
 def test_evaluation_that_returns_no_numbers_is_a_failure(make_sweep: MakeSweep, tmp_path: Path) -> None:

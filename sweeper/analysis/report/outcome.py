@@ -130,7 +130,7 @@ def confirmation(material: Material) -> Section:
     return Section(
         name,
         title,
-        (text, _sentence(describe_confirmed(found, direction))),
+        (text, *map(_sentence, describe_confirmed(found, direction))),
         table=Table.of(CONFIRMED_HEAD, confirmed_cells(found)),
         table_title="The contenders: mean and 95 % interval of the fresh runs",
     )

@@ -12,7 +12,7 @@ from rich.text import Text
 from sweeper.analysis.costs import costs_of
 from sweeper.analysis.filters import STATES
 from sweeper.analysis.result import SweepResult
-from sweeper.analysis.trials import counts_as_seen, folder_at_hand, is_done
+from sweeper.analysis.trials import as_seen, folder_at_hand, is_done
 from sweeper.cli import console, report
 from sweeper.cli.cluster import reach
 from sweeper.core.sweep_folder import SweepFolder
@@ -39,7 +39,8 @@ def summarise(study: StudyView) -> tuple[SweepResult, Costs]:
 def print_summary(study: StudyView) -> None:
     """Print the summary of a sweep: its trials, what pruning saved, the best trial, its model, time and folder."""
     result, costs = summarise(study)
-    counts = counts_as_seen(result.counts, is_running=study.is_running)
+    states = [row.state for row in as_seen(study.rows(), is_running=study.is_running)]
+    counts = {state: states.count(state) for state in sorted(set(states))}
     console.out.print(Text(clean(f"{study.name}: {tally(counts)}; {_state(study)}"), "bold"))
     facts = [
         (label, f"{text}, as of the end of the sweep" if label == "model" else text)  # `promote` may have changed it

@@ -84,6 +84,11 @@ def has_evaluation(trainable: TrainableCode) -> bool:
     return isinstance(trainable, str) and hasattr(load_trainable(trainable), "evaluate")
 
 
+def has_prediction(trainable: TrainableCode) -> bool:
+    """Return whether a trainable can classify the validation set with its model; a command cannot."""
+    return isinstance(trainable, str) and hasattr(load_trainable(trainable), "predict")
+
+
 def _split(path: str) -> tuple[str, str]:
     if not TRAINABLE_PATTERN.fullmatch(path):
         raise InputError(f"{format_value(path)} is not of the form package.module:function")

@@ -57,7 +57,7 @@ def record_of(trial: FrozenTrial, sweep: Sweep) -> TrialRecord:
         is_added=REUSED in own or (trial.state == TrialState.COMPLETE and not {"started", "node"} & own.keys()),
         origin=_with_source(own.get(ORIGIN), own.get(REUSED)),
         reused=own.get(REUSED),
-        is_paused=PAUSED in own,
+        is_paused=PAUSED in own and isinstance(sweep.chosen_pruner, Promotion),  # another one continues none
         cpus=tuple((first, cpus) for first, cpus in own.get(CPUS, ())),
         confirms=FreshRun(*own[CONFIRMS]) if CONFIRMS in own else None,
         others=_others(sweep, others),

@@ -238,10 +238,11 @@ class Attempts:
         blamed = _attempts.c.sweep == self._sweep, sa.tuple_(_attempts.c.number, _attempts.c.attempt).in_(attempts)
         connection.execute(_attempts.update().where(*blamed).values(kind="node"))
 
-    def all(self) -> dict[int, list[Attempt]]:
-        """Read the failed attempts of all trials, by the number of the trial and in order."""
+    def all(self, number: int | None = None) -> dict[int, list[Attempt]]:
+        """Read the failed attempts of all trials, or of one, by the number of the trial and in order."""
         names = [field.name for field in fields(Attempt)]
         query = sa.select(_attempts).where(_attempts.c.sweep == self._sweep)
+        query = query if number is None else query.where(_attempts.c.number == number)
         found: dict[int, list[Attempt]] = {}
         with self._engine.connect() as connection:
             for row in connection.execute(query.order_by(_attempts.c.number, _attempts.c.attempt)).mappings():

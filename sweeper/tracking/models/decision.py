@@ -10,13 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from sweeper.core.confirmation import McNemar
 from sweeper.core.secrets import redact
 from sweeper.core.text import first_line
 from sweeper.tracking.client import default_store
@@ -25,7 +26,7 @@ from sweeper.tracking.models.versions import Versions, is_ours
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-    from sweeper.core.trials import Confirmation
+    from sweeper.core.confirmation import Confirmation
 
 COMPARABILITY_TAGS = (
     "sweeper.dataset.name",
@@ -38,6 +39,9 @@ COMPARABILITY_TAGS = (
 
 REMATCH_TAGS = {"sweeper.dataset.digest", "sweeper.split"}
 """Those of them that may differ if both models are tested on the same test set instead."""
+
+RETRAINED = "sweeper.retrained"
+"""Tag of a model: the data that it was trained on after the sweep, or `no` if it is the model of the trial itself."""
 
 CONFIRMED_TAG = "sweeper.confirmed"
 """Tag with the values of the fresh runs that confirmed a model's trial, as JSON."""
@@ -70,6 +74,8 @@ class Challenger:
     packed: Path
     load_data: Callable[[], Any]
     """Returns `datasets.base.Arrays`; None if the sweep names no dataset."""
+    validation: Sequence[float] = ()
+    """What its trial has reported at its end, by which its predictions for the validation set are checked."""
 
 
 def confirmed_tags(found: Confirmation | None, trial: int) -> dict[str, str]:
@@ -173,25 +179,67 @@ def _test_both(challenger: Challenger, current: ModelVersion, versions: Versions
         raise _NotComparableError("this sweep's trainable has no `evaluate`, which shows how its model is tested")
     try:
         data = challenger.load_data()
-        if data is None:
-            raise _NotComparableError("this sweep names no dataset to test both on")
-        with TemporaryDirectory(prefix="sweeper-") as name:
-            folder = Path(name)
-            _download(versions, current, uri, folder / "champion")
-            shutil.copytree(challenger.packed, folder / "challenger")
-            found = _run(folder, data)
+        found = _run_both(challenger, current, versions, uri, None if data is None else (data.x_test, data.y_test))
     except _NotComparableError:
         raise
     except Exception as error:  # a store, a disk or a data set that fails here must not end the sweep
         raise _NotComparableError(f"the test failed ({redact(first_line(error))[:300]})") from error
     metric, new, old = str(found["metric"]), float(found["challenger"]), float(found["champion"])
+    _check_inputs(new, metric, challenger.evaluation.values(), "of its test metrics")
+    return metric, new, old
+
+
+def _run_both(
+    challenger: Challenger, current: ModelVersion, versions: Versions, uri: str, samples: tuple[Any, Any] | None
+) -> dict[str, Any]:
+    """Run both models on some samples, inputs and what belongs to each; return what `rematch.py` says."""
+    if samples is None:
+        raise _NotComparableError("this sweep names no dataset to test both on")
+    with TemporaryDirectory(prefix="sweeper-") as name:
+        folder = Path(name)
+        _download(versions, current, uri, folder / "champion")
+        shutil.copytree(challenger.packed, folder / "challenger")
+        return _run(folder, *samples)
+
+
+def _check_inputs(new: float, metric: str, known: Iterable[float], which: str) -> None:
+    """Check that a model has computed here what it did in its trial: its code may scale its inputs."""
     tolerance = 0.005 if metric == ACCURACY else 0.01 * abs(new)
-    if not any(abs(value - new) <= tolerance for value in challenger.evaluation.values()):
+    if not any(abs(value - new) <= tolerance for value in known):
         raise _NotComparableError(
-            f"the {metric} of this sweep's model on the dataset as it is ({new:.6g}) is none of its test metrics; "
+            f"the {metric} of this sweep's model on the dataset as it is ({new:.6g}) is none {which}; "
             "it may need its inputs scaled"
         )
-    return metric, new, old
+
+
+def is_to_compare(found: Confirmation | None, trial: int, title: str) -> bool:
+    """Return whether a trial is confirmed as the best one, and not compared yet with a version of this title."""
+    is_confirmed = found is not None and found.best is not None and found.best.trial == trial
+    return is_confirmed and all(each.against != title for each in (found.compared if found else ()))
+
+
+def against_champion(
+    challenger: Challenger, current: ModelVersion, versions: Versions, uri: str, *, title: str
+) -> McNemar:
+    """Return the classes that a model and the champion predict for the validation set of the sweep, compared.
+
+    Both must have been validated on it, so that neither was trained on any of it.
+    """
+    tags = current.tags
+    differing = [name for name in REMATCH_TAGS if tags.get(name) != challenger.tags[name]]
+    if not is_ours(current):
+        return McNemar(title, missing="somebody registered it without sweeper")
+    if differing or tags.get(RETRAINED, "no") != "no":
+        return McNemar(title, missing="it was trained on other data")
+    try:
+        data = challenger.load_data()
+        found = _run_both(challenger, current, versions, uri, None if data is None else (data.x_val, data.y_val))
+        if found["metric"] != ACCURACY:
+            raise _NotComparableError("it has no classes")
+        _check_inputs(float(found["challenger"]), ACCURACY, challenger.validation, "of its metrics")
+        return McNemar(title, found["samples"], found["only_challenger"], found["only_champion"])
+    except Exception as error:
+        return McNemar(title, missing=redact(first_line(error))[:200])
 
 
 def _download(versions: Versions, current: ModelVersion, uri: str, folder: Path) -> None:
@@ -202,11 +250,11 @@ def _download(versions: Versions, current: ModelVersion, uri: str, folder: Path)
         Path(mlflow.artifacts.download_artifacts(address, dst_path=str(beside))).rename(folder)
 
 
-def _run(folder: Path, data: Any) -> dict[str, Any]:
+def _run(folder: Path, x: Any, y: Any) -> dict[str, Any]:
     """Run `rematch.py` on the models in `folder`; return what it wrote."""
     import numpy as np
 
-    np.savez(folder / "test.npz", x=data.x_test, y=data.y_test)
+    np.savez(folder / "test.npz", x=x, y=y)
     script = Path(__file__).with_name("rematch.py")
     # -P: the folder of the script is not on the path, where its neighbours would hide other modules.
     command = [sys.executable, "-P", str(script), str(folder)]

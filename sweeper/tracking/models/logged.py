@@ -12,7 +12,7 @@ from sweeper.core.errors import TrackingError
 from sweeper.tracking import content
 from sweeper.tracking.client import connect, log_dataset, open_experiment, search_runs
 from sweeper.tracking.content import fit_key
-from sweeper.tracking.models.decision import confirmed_tags
+from sweeper.tracking.models.decision import RETRAINED, confirmed_tags
 from sweeper.tracking.models.versions import has_files
 from sweeper.tracking.packaging import PACKED
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from sweeper.core.trials import TrialRecord
-
-
-RETRAINED = "sweeper.retrained"
-"""Tag of a model: the data that it was trained on after the sweep, or `no` if it is the model of the trial itself."""
 
 
 def is_retrained(model: LoggedModel) -> bool:
@@ -59,6 +55,10 @@ class ModelLog:
         if child is None or parent is None:
             raise TrackingError(f"trial {trial.number} has not been delivered yet")
         self._child, self._parent = child, parent
+        own = [row.number for row in study.rows(with_fresh=True) if row.confirms and row.confirms.trial == trial.number]
+        ends = [study.reports(number)[-1:] for number in (trial.number, *own)]
+        self.reported = [value for end in ends for report in end for value in report.metrics.values()]
+        """What the trial, and the fresh runs that confirm it, have reported at their ends."""
         self._numbers = {run.info.run_id: int(number) for number, run in runs.items() if number is not None}
 
     def log(self, packed: Path | None, evaluation: Mapping[str, float]) -> LoggedModel | None:

@@ -40,11 +40,18 @@ def _test(folder: Path) -> dict[str, Any]:
     if champion[1] != challenger[1]:
         raise _RefusedError(f"the champion takes and returns {champion[1]}, and this sweep's model {challenger[1]}")
     classifies = y.dtype.kind in "iu" and y.ndim == 1
-    score = _accuracy if classifies else _mean_squared_error
+    outputs = [np.asarray(predict(x)) for predict, _ in (champion, challenger)]
+    if not classifies:
+        old, new = (_mean_squared_error(each, y) for each in outputs)
+        return {"metric": "mean squared error", "champion": old, "challenger": new}
+    one, other = (_right(each, y) for each in outputs)
     return {
-        "metric": "accuracy" if classifies else "mean squared error",
-        "champion": score(np.asarray(champion[0](x)), y),
-        "challenger": score(np.asarray(challenger[0](x)), y),
+        "metric": "accuracy",
+        "champion": float(one.mean()),
+        "challenger": float(other.mean()),
+        "samples": len(y),
+        "only_champion": int((one & ~other).sum()),
+        "only_challenger": int((other & ~one).sum()),
     }
 
 
@@ -83,12 +90,13 @@ def _load_keras(file: Path) -> tuple[Predict, str]:
     return lambda x: model.predict(context, x), f"{shapes[0]} -> {shapes[1]}"
 
 
-def _accuracy(predicted: Any, y: Any) -> float:
+def _right(predicted: Any, y: Any) -> Any:
+    """Return which samples a model classifies right."""
     if predicted.ndim == 2 and predicted.shape[1] > 1:
         predicted = predicted.argmax(axis=1)
     if predicted.shape != y.shape:
         raise _RefusedError(f"predictions of the shape {predicted.shape} are no classes for {len(y)} samples")
-    return float((predicted == y).mean())
+    return predicted == y
 
 
 def _mean_squared_error(predicted: Any, y: Any) -> float:

@@ -215,6 +215,10 @@ class Loop:
         """Return the network's outputs for the test set; see `Program.outputs`."""
         return self._program.outputs(self.state.weights, self._data.test)
 
+    def validation_outputs(self) -> Array:
+        """Return the network's outputs for the validation set; see `Program.outputs`."""
+        return self._program.outputs(self.state.weights, self._data.validation)
+
     def _named(self, prefix: str, loss: float, accuracy: float) -> dict[str, float]:
         """Name the metrics; forecasts have no accuracy."""
         metrics = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}

@@ -212,3 +212,14 @@ def test_sweeps_without_reports_or_trials_are_shown(make_sweep: MakeSweep, capsy
     assert "Trial 0 failed before its first report" in shown(capsys, "0")
     assert main(["show", "climbing", "1"]) == 2
     assert "trial 1 of sweep 'climbing' has not started yet; those that have are 0" in capsys.readouterr().err
+
+
+def test_first_line_tells_paused_trials_from_pruned_ones_while_a_sweep_runs(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruner = {"type": "promotion", "min_epochs": 1, "reduction_factor": 2}
+    with open_study(make_sweep(pruner=pruner, budget={"trials": 4, "epochs": 4})) as study:
+        for score in (0.5, 0.1):
+            study.report(study.ask().number, Report(1, 1.0, {"score": score}))
+        assert shown(capsys).startswith("climbing: 2 paused; running, 4 trials in all")
+    assert shown(capsys).startswith("climbing: 2 pruned; stopped after 2 of 4 trials")
