@@ -156,7 +156,7 @@ class Patient(PrunerOptions):
 
 
 class Auto(PrunerOptions):
-    """The pruner that does best in docs/search.md: promotion; none for few trials, few reports of a trial, or several goals."""
+    """The pruner that does best in docs/search.md: promotion; none for few trials or reports, or several goals."""
 
     type: Literal["auto"] = "auto"
 
