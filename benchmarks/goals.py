@@ -42,13 +42,13 @@ WORST_ACCURACY, MOST_PARAMETERS = 0.5, 1e6
 """The reference point: a trial that is worse in one of them adds nothing."""
 
 TPE, NSGA2, RANDOM = {"type": "tpe"}, {"type": "nsga2"}, {"type": "random"}
-PROMOTION, NO_PRUNER = {"type": "promotion"}, {"type": "none"}
+PROMOTION, MEDIAN, NO_PRUNER = {"type": "promotion"}, {"type": "median"}, {"type": "none"}
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "random": {"sampler": RANDOM, "pruner": NO_PRUNER},
     "tpe": {"sampler": TPE, "pruner": NO_PRUNER},
     "nsga2": {"sampler": NSGA2, "pruner": NO_PRUNER},
-    "random, promotion": {"sampler": RANDOM, "pruner": PROMOTION},
+    "tpe, median": {"sampler": TPE, "pruner": MEDIAN},
     "tpe, promotion": {"sampler": TPE, "pruner": PROMOTION},
 }
 """What is compared; each gets the epochs of so many whole trials, and may begin more trials if it prunes."""

@@ -165,7 +165,7 @@ def status_document(study: StudyView, summary: SweepSummary) -> dict[str, Any]:
         "trials": study.trial_limit,
         "metric": summary.metric,
         "direction": summary.direction,
-        **goals_document(study.sweep, study.front()),
+        **goals_document(study.sweep, study.leaderboard(front=True)),
         "best": None if best is None else {"trial": best.number, "value": best.value},
     }
 

@@ -122,7 +122,7 @@ def clear_others(study: SweepStudy, context: WorkerContext) -> None:
         return
     kept = {model_source(study, context, best).number}
     if len(study.sweep.goals) > 1:
-        kept |= {row.number for row in study.front()}
+        kept |= {row.number for row in study.leaderboard(front=True)}
     fresh = [row.number for row in study.rows(with_fresh=True) if row.confirms is not None]
     for number in {*fresh, *(each.trial for each in found.contenders)} - kept:
         context.checkpoints(number).clear()

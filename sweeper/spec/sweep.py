@@ -182,8 +182,9 @@ class Sweep(StrictModel):
     @property
     def chosen_pruner(self) -> Pruner:
         """The pruner that is used: the declared one, or what `auto` chooses."""
-        has_judge = self.prune_on is not None or len(self.declared_goals) == 1
-        chosen: Pruner = self.pruner.chosen(self.budget) if has_judge else NoPruner()
+        # By one of several goals, each pruner loses more of the front than its epochs gain; see docs/search.md.
+        is_unpruned = len(self.declared_goals) > 1 and self.pruner.type == "auto"
+        chosen: Pruner = NoPruner() if is_unpruned else self.pruner.chosen(self.budget)
         return chosen
 
     @property

@@ -191,13 +191,14 @@ class StudyView:
         found = confirmation_of(self.sweep.confirm, ranked, runs, direction=direction, seed=self.sweep.seed)
         return with_compared(found, self._facts.get(COMPARED))
 
-    def leaderboard(self) -> list[TrialRecord]:
-        """Return COMPLETE trials from the best value to the worst, then the others by their last step."""
-        return leaderboard(self._rows.values(), self.sweep.objective.direction)
+    def leaderboard(self, *, front: bool = False) -> list[TrialRecord]:
+        """Return COMPLETE trials from the best value to the worst, then the others by their last step.
 
-    def front(self) -> list[TrialRecord]:
-        """Return the COMPLETE trials that no other one equals or betters in every goal, the best by the first goal."""
-        return pareto_front(self._rows.values(), self.sweep.objective.direction)
+        Args:
+            front: return only the COMPLETE trials that no other one equals or betters in every goal.
+        """
+        order = pareto_front if front else leaderboard
+        return order(self._rows.values(), self.sweep.objective.direction)
 
     def remarks(self) -> tuple[str, ...]:
         """Return what a person should know about the result that its numbers do not say."""

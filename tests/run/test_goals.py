@@ -55,7 +55,7 @@ def test_front_of_a_real_sweep_is_everywhere(tmp_path: Path) -> None:
     done = sweeper("run", "small.yaml", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     result, view = json.loads(done.stdout), read_study("small", f"sqlite:///{tmp_path}/sweeper.db")
-    front = view.front()
+    front = view.leaderboard(front=True)
     assert result["front"] == [row.number for row in front] and result["best"]["number"] == front[0].number
     for row in view.rows():
         cell, units = row.params["cell"], row.params["units"]
@@ -95,7 +95,7 @@ def test_killed_sweep_of_several_goals_resumes_as_if_it_had_not_been(tmp_path: P
         assert done.returncode == 0, done.stderr
         view = read_study(name, f"sqlite:///{tmp_path}/sweeper.db")
         rows[name] = [(row.params, row.state, row.value, row.others) for row in view.rows()]
-        assert json.loads(done.stdout)["front"] == [row.number for row in view.front()]
+        assert json.loads(done.stdout)["front"] == [row.number for row in view.leaderboard(front=True)]
     assert rows["whole"] == rows["killed"]
 
 

@@ -57,10 +57,10 @@ def check_records(sweep: Sweep) -> None:
     """Check that the owner, a reader, a later owner and Optuna itself know the same values and front."""
     with open_study(sweep) as study:
         run_all(study)
-        rows, front = study.rows(), study.front()
+        rows, front = study.rows(), study.leaderboard(front=True)
         assert {row.state for row in rows} == {"COMPLETE", "PRUNED"}
     view = read_study(sweep.name, sweep.storage_url())
-    assert view.rows() == rows and view.front() == front and 1 < len(front) < len(rows)
+    assert view.rows() == rows and view.leaderboard(front=True) == front and 1 < len(front) < len(rows)
     with open_study(sweep) as study:
         assert study.rows() == rows
     for row in rows:
@@ -116,7 +116,7 @@ def test_good_trial_is_not_stopped_for_its_size(pruner: dict[str, Any], make: Ma
     sweep = make(budget={"trials": 4, "epochs": REPORTS}, prune_on="score", pruner=pruner, enqueue=points)
     with open_study(sweep) as study:
         run_all(study)
-        assert study.row(3).state == "COMPLETE" and study.row(3) in study.front()
+        assert study.row(3).state == "COMPLETE" and study.row(3) in study.leaderboard(front=True)
         assert study.best() == study.row(3)
 
 
@@ -137,7 +137,7 @@ def test_samplers_search_for_several_goals(sampler: str, pruner: str, make: Make
     sweep = make(**declared, sampler={"type": sampler})
     with open_study(sweep) as study:
         run_all(study)
-        points, front = [row.params for row in study.rows()], study.front()
+        points, front = [row.params for row in study.rows()], study.leaderboard(front=True)
         if sampler in ("tpe", "nsga2"):
             assert {row.origin for row in study.rows()} == {
                 "random start-up" if sampler == "tpe" else "random",
@@ -181,7 +181,7 @@ def test_last_value_of_a_goal_counts_and_one_that_is_never_reported_fails(make: 
         )
         study.report(third, Report(1, 1e9, {"parameters": 3.0}))
         assert study.row(third).state == "FAIL" and "metric 'score' not reported" in str(study.row(third).reason)
-        assert [row.number for row in study.front()] == [first]
+        assert [row.number for row in study.leaderboard(front=True)] == [first]
 
 
 def test_what_prunes_and_the_goals_may_not_change(make: MakeSweep) -> None:

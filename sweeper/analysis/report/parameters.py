@@ -37,7 +37,7 @@ def front(material: Material) -> Section | None:
         return None
     if missing := material.missing_results():
         return Section(name, title, missing=missing)
-    found = material.study.front()
+    found = material.study.leaderboard(front=True)
     numbers = {row.number for row in found}
     known = [row for row in material.study.rows() if row.state in ("COMPLETE", "PRUNED") and row.value is not None]
     shown = [row for row in known if row.number in numbers]

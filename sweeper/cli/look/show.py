@@ -153,7 +153,7 @@ def _document(study: StudyView, rows: Sequence[TrialRecord], *, curves: bool) ->
             found["decisions"] = [asdict(decision) for decision in decisions.get(found["number"], ())]
             found["reports"] = report.report_documents(study.sweep, reports.get(found["number"], ()))
     facts = study.facts
-    summary = goals.goals_document(study.sweep, study.front())
+    summary = goals.goals_document(study.sweep, study.leaderboard(front=True))
     summary |= {"history": facts.get("history"), "eras": facts.get("eras", []), "summary": summary_document(study)}
     return document | summary
 
@@ -183,7 +183,7 @@ def best(
         how = ", and all its trials have ended" if is_over else " yet"
         raise SweeperError(f"no trial of sweep {study.name!r} has completed{how}. See: sweeper show {study.name}")
     if front:
-        rows = study.front()
+        rows = study.leaderboard(front=True)
         documents = [report.trial_document(study.sweep, each) for each in rows]
         text = report.to_json(documents) if json else goals.front_yaml(study.sweep, rows)
         report.emit(text)

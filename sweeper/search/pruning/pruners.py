@@ -156,7 +156,7 @@ class Patient(PrunerOptions):
 
 
 class Auto(PrunerOptions):
-    """The pruner that does best in docs/search.md: promotion; none for few trials, or trials of few reports."""
+    """The pruner that does best in docs/search.md: promotion; none for few trials or reports, or several goals."""
 
     type: Literal["auto"] = "auto"
 
