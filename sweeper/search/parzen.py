@@ -47,8 +47,8 @@ class ParameterTable:
             more = np.full((trial.number + 1024, len(self.space)), np.nan)
             more[: len(self._rows)] = self._rows
             self._rows = more
-        if self.space.keys() <= params.keys():
-            self._rows[trial.number] = [domain.to_internal_repr(params[name]) for name, domain in self.space.items()]
+        known = [domain.to_internal_repr(params[name]) for name, domain in self.space.items() if name in params]
+        self._rows[trial.number] = known if len(known) == len(self.space) else math.nan
         self._seen[trial.number] = None if trial.state.is_finished() else trial
 
 

@@ -7,8 +7,9 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeper.search.parzen import log_density
+from sweeper.search.parzen import ParameterTable, log_density
 
 SPACE: dict[str, BaseDistribution] = {
     "rate": FloatDistribution(1e-5, 1.0, log=True),
@@ -46,3 +47,31 @@ def test_densities_are_those_of_optuna(count: int) -> None:
         found = log_density(rows, mixture.weights, mixture.distributions)
         assert np.allclose(found, model.log_pdf(samples), rtol=1e-9, atol=1e-9)
         assert np.isfinite(found).all() and len(set(found)) > 1
+
+
+def trial_of(number: int, params: dict[str, Any], state: TrialState = TrialState.RUNNING) -> FrozenTrial:
+    value = 0.5 if state == TrialState.COMPLETE else None
+    trial = create_trial(state=state, value=value, params=params, distributions={name: SPACE[name] for name in params})
+    trial.number = number
+    return trial
+
+
+def test_trial_is_converted_again_only_when_it_has_changed() -> None:
+    looked_at = []
+
+    def params_of(trial: FrozenTrial) -> dict[str, Any]:
+        looked_at.append(trial.number)
+        return trial.params
+
+    table = ParameterTable({"units": SPACE["units"], "optimizer": SPACE["optimizer"]}, params_of)
+    ended = trial_of(0, {"units": 64, "optimizer": "adam"}, TrialState.COMPLETE)
+    trials = [ended, trial_of(1, {"units": 32}), trial_of(2000, {"units": 128, "optimizer": "sgd"})]
+    by_number = {trial.number: trial for trial in trials}
+    seen: Any = by_number
+    for _ in range(2):
+        columns = table.columns([0, 1, 2000], seen)
+        assert columns["units"].tolist() == [64, 128] and columns["optimizer"].tolist() == [2, 0]
+    assert looked_at == [0, 1, 2000]
+    by_number[1] = trial_of(1, {"units": 32, "optimizer": "rmsprop"})
+    by_number[2000] = trial_of(2000, {"units": 128})
+    assert table.columns([0, 1, 2000], seen)["units"].tolist() == [64, 32] and looked_at[3:] == [1, 2000]
