@@ -301,17 +301,17 @@ def save_in_finally(params: dict[str, Any], trial: Trial) -> None:
 
 
 def wait_for_evaluation(params: dict[str, Any], trial: Trial) -> None:
-    """Make the last report of trial 1 only when a worker has begun to evaluate a trial."""
+    """Make the last report of trial 1 only when a worker has begun to evaluate a trial, which the file `log` tells."""
     while trial.step < trial.reports:
-        while trial.number == 1 and trial.step + 1 == trial.reports and not Path("evaluations").exists():
+        while trial.number == 1 and trial.step + 1 == trial.reports and not Path(params["log"]).exists():
             time.sleep(0.05)
         trial.report({"score": params["height"]}, checkpoint=_writer(trial.step))
 
 
 def _evaluate_at_the_second_attempt(params: dict[str, Any], trial: Trial) -> dict[str, float]:
     """Log the trial; kill the worker if it is the first evaluation of the parameter `dies`."""
-    is_first = not Path("evaluations").exists()
-    with Path("evaluations").open("a") as log:
+    is_first = not Path(params["log"]).exists()
+    with Path(params["log"]).open("a") as log:
         log.write(f"{trial.number}\n")
     if is_first and params["dies"]:
         os.kill(os.getpid(), 9)

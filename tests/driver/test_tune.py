@@ -406,7 +406,8 @@ def test_last_trial_gets_the_cpus_that_nothing_waits_for(
 def test_best_trial_is_evaluated_before_the_last_one_ends(
     heights: tuple[float, float], dies: bool, evaluated: list[int], make_sweep: MakeSweep
 ) -> None:
-    space = {"height": {"type": "float", "low": 0, "high": 1}, "dies": dies}
+    log = Path("evaluations").resolve()
+    space = {"height": {"type": "float", "low": 0, "high": 1}, "dies": dies, "log": str(log)}
     sweep = make_sweep(
         trainable="tests.samples:wait_for_evaluation",
         budget={"trials": 2, "epochs": 2},
@@ -417,15 +418,16 @@ def test_best_trial_is_evaluated_before_the_last_one_ends(
         found = run_trials(study, parallel=2, must_evaluate=lambda best: True)
         assert [row.state for row in study.rows()] == ["COMPLETE", "COMPLETE"]
     assert found == {"test_score": max(heights)}
-    assert [int(number) for number in Path("evaluations").read_text().split()] == evaluated
+    assert [int(number) for number in log.read_text().split()] == evaluated
 
 
 def test_evaluation_whose_worker_dies_is_repeated_on_another(make_sweep: MakeSweep) -> None:
-    space = {"height": 0.5, "dies": True, "other": {"type": "float", "low": 0, "high": 1}}
+    log = Path("evaluations").resolve()
+    space = {"height": 0.5, "dies": True, "log": str(log), "other": {"type": "float", "low": 0, "high": 1}}
     sweep = make_sweep(trainable="tests.samples:wait_for_evaluation", budget={"trials": 1, "epochs": 2}, space=space)
     with open_study(sweep) as study:
         assert run_trials(study, parallel=1, must_evaluate=lambda best: True) == {"test_score": 0.5}
-    assert Path("evaluations").read_text() == "0\n0\n"
+    assert log.read_text() == "0\n0\n"
 
 
 def test_reports_that_arrive_together_are_recorded_together(
