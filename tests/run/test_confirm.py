@@ -89,7 +89,8 @@ def test_file_that_asks_for_it_is_confirmed_before_the_test_set_is_touched(tmp_p
     text = shown(tmp_path)
     assert "searched" in text and "over 2 seeds\n" in text, text
     assert "flattered it by" in text or "did not flatter it" in text, text
-    assert max(map(len, text.splitlines())) <= 80, text
+    said = text[text.index("confirmed  ") : text.index("model  ")].splitlines()
+    assert len(said) > 2 and max(map(len, said)) <= 80, text
     assert sweeper("report", "small", "-o", "report.html", folder=tmp_path).returncode == 0
     assert "Is it really better?" in (tmp_path / "report.html").read_text()
 
