@@ -219,7 +219,7 @@ def _train(
             rest = control.past_timeout()
             found = tune_trials(study, context, control=rest, must_evaluate=wanted, models_of=models, search=False)
         best = study.best()
-        front = study.front() if len(context.sweep.goals) > 1 else []
+        front = study.leaderboard(front=True) if len(context.sweep.goals) > 1 else []
         for number in {*tested} - {row.number for row in (best, *front) if row is not None}:
             context.checkpoints(number).clear()  # tested early, and beaten since: the test saved its model
         return found
