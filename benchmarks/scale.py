@@ -3,7 +3,8 @@
 Usage: python -m benchmarks.scale [--workers 10 100 1000 4000] [--periods 1 10] [--seconds 60]
        [--storage sqlite postgresql postgresql+5ms postgresql+20ms]
 
-Each worker reports every T seconds, with jitter, and waits for the verdict; a trial lasts a minute. Events reach the
+Each worker reports every T seconds, with jitter, and trains on until the verdict, as `train_rnn` does, but not beyond
+its next report; what it trained is lost if the verdict is to stop. A trial lasts a minute. Events reach the
 driver's bridge as Ray Tune passes them: one at a time, in the order of their times, and after each of them the bridge
 is asked for the next trial. What Ray itself costs is left out: no machine with two cores can run a thousand actors.
 The latency is that of a round trip to the server, added by a relay in a process of its own.
@@ -90,11 +91,13 @@ class Load:
         verdict = self.bridge.handle_event(task, event)
         now = time.monotonic()
         self.waits.append(now - moment)
-        self.idle += now - moment
         if verdict.value == "continue":
             assert event.report is not None
-            heapq.heappush(self.due, (now + self._next(), task.number, task, event.report.step + 1))
+            ready = moment + self._next()
+            self.idle += max(0.0, now - ready)
+            heapq.heappush(self.due, (max(now, ready), task.number, task, event.report.step + 1))
         else:
+            self.idle += now - moment
             self.free.append(now)
 
     def _next(self) -> float:
