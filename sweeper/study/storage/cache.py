@@ -146,7 +146,12 @@ class OwnerCachedStorage(_CachedStorage):
                 return False
         else:
             self._require_unfinished(trial_id)
-            self._end(trial_id, state, values or (), now)
+            for objective, value in enumerate(values or ()):
+                stored, kind = _Value.value_to_stored_repr(value)
+                row = {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
+                self._insert(_Value, row)
+            trials = models.TrialModel.__table__.update().where(models.TrialModel.trial_id == trial_id)
+            self._execute(trials.values(state=state, datetime_complete=now))
         trial = self._replace(trial_id)
         trial.state = state
         if values is not None:
@@ -271,10 +276,3 @@ class OwnerCachedStorage(_CachedStorage):
             return
         with _create_scoped_session(self._backend.scoped_session) as session:
             session.connection().execute(statement, rows, execution_options=UNANSWERED)
-
-    def _end(self, trial_id: int, state: TrialState, values: Sequence[float], now: datetime) -> None:
-        for objective, value in enumerate(values):
-            stored, kind = _Value.value_to_stored_repr(value)
-            self._insert(_Value, {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-        trials = models.TrialModel.__table__
-        self._execute(trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now))
