@@ -24,8 +24,8 @@ from sqlalchemy import Connection
 from sweeper.search.confirming import CONFIRMS
 from sweeper.search.domains import nearest_step
 from sweeper.search.history import is_fresh_run, without_result
+from sweeper.search.optuna_internals import is_rung_mark
 from sweeper.search.optuna_internals import trial_id as id_of
-from sweeper.search.pruning.optuna_internals import is_rung_mark
 from sweeper.search.pruning.promotion import PAUSED
 from sweeper.study.storage.exchange import UNANSWERED, reserve_ids
 
@@ -145,8 +145,13 @@ class OwnerCachedStorage(_CachedStorage):
             if not super().set_trial_state_values(trial_id, state, values):
                 return False
         else:
-            self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
-            self._end(trial_id, state, values or (), now)
+            self._require_unfinished(trial_id)
+            for objective, value in enumerate(values or ()):
+                stored, kind = _Value.value_to_stored_repr(value)
+                row = {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
+                self._insert(_Value, row)
+            trials = models.TrialModel.__table__.update().where(models.TrialModel.trial_id == trial_id)
+            self._execute(trials.values(state=state, datetime_complete=now))
         trial = self._replace(trial_id)
         trial.state = state
         if values is not None:
@@ -161,7 +166,7 @@ class OwnerCachedStorage(_CachedStorage):
         if step in self._trials[self._number(trial_id)].intermediate_values:
             super().set_trial_intermediate_value(trial_id, step, intermediate_value)
         else:
-            self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
+            self._require_unfinished(trial_id)
             stored, kind = _Intermediate.intermediate_value_to_stored_repr(intermediate_value)
             row = {"trial_id": trial_id, "step": step, "intermediate_value": stored, "intermediate_value_type": kind}
             self._insert(_Intermediate, row)
@@ -177,7 +182,7 @@ class OwnerCachedStorage(_CachedStorage):
         for key in attributes.keys() & known.keys():
             super().set_trial_user_attr(trial_id, key, attributes[key])
         if new := {key: value for key, value in attributes.items() if key not in known}:
-            self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
+            self._require_unfinished(trial_id)
             rows = ({"trial_id": trial_id, "key": key, "value_json": json.dumps(new[key])} for key in new)
             self._insert(models.TrialUserAttributeModel, *rows)
         trial = self._replace(trial_id)
@@ -189,7 +194,7 @@ class OwnerCachedStorage(_CachedStorage):
         if key in self._trials[self._number(trial_id)].system_attrs:
             super().set_trial_system_attr(trial_id, key, value)
         else:
-            self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
+            self._require_unfinished(trial_id)
             row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
             self._insert(models.TrialSystemAttributeModel, row)
         trial = self._replace(trial_id)
@@ -252,6 +257,9 @@ class OwnerCachedStorage(_CachedStorage):
         self._trials[number] = trial = copy.copy(self._trials[number])
         return trial
 
+    def _require_unfinished(self, trial_id: int) -> None:
+        self.check_trial_is_updatable(trial_id, self._trials[self._number(trial_id)].state)
+
     def _insert(self, model: Any, *rows: dict[str, Any]) -> Any:
         """Write new rows; return the id of their trial. An answer is waited for only where that is not known yet."""
         insert, key = model.__table__.insert(), rows[0].get("trial_id")
@@ -268,10 +276,3 @@ class OwnerCachedStorage(_CachedStorage):
             return
         with _create_scoped_session(self._backend.scoped_session) as session:
             session.connection().execute(statement, rows, execution_options=UNANSWERED)
-
-    def _end(self, trial_id: int, state: TrialState, values: Sequence[float], now: datetime) -> None:
-        for objective, value in enumerate(values):
-            stored, kind = _Value.value_to_stored_repr(value)
-            self._insert(_Value, {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-        trials = models.TrialModel.__table__
-        self._execute(trials.update().where(trials.c.trial_id == trial_id).values(state=state, datetime_complete=now))
