@@ -119,6 +119,7 @@ def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _cluster() -> Iterator[str]:
     """Run a Ray cluster of two CPUs on this machine for the block; yield its address."""
     os.environ["RAY_AUTH_TOKEN"], os.environ["RAY_AUTH_MODE"] = secrets.token_hex(32), "token"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not without the end of the block
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
