@@ -73,7 +73,7 @@ def test_files_that_the_readme_links_to_exist() -> None:
 def test_verbs_and_options_that_the_readme_names_exist() -> None:
     texts = [
         subprocess.run([sys.executable, "-m", "sweeper", verb, "--help"], capture_output=True, text=True, check=True)
-        for verb in ("run", "submit", "logs", "show", "export")
+        for verb in ("run", "submit", "logs", "show", "export", "promote")
     ]
     known = " ".join(text.stdout for text in texts)
     own = re.sub("command: .*", "", README)  # a script has options of its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,45 @@ def test_other_number_of_cpus_is_named(cells: Path) -> None:
     code, found = reproduce(cells, "cells", "0", "--cpus", "2")
     assert found["changed"] == ["2 CPUs (was 1)"] and found["reports"] == 3
     assert code == (0 if found["is_equal"] else 1)  # small networks compute their batches whole, to the same bits
+
+
+TAIL = """
+name: tail-CELL
+dataset: {type: digits}
+budget: {trials: 1, epochs: 2, reports_per_epoch: 4, parallel: auto}
+pruner: {type: none}
+space: {cell: CELL, units: 48, batch_size: 128, dropout: 0.2}
+"""
+
+RUN_AT_ONCE = """
+import sys
+from sweeper.driver import capacity
+capacity.MIN_SECONDS_LEFT = 0.0  # so that also a short trial gets the other CPU
+from sweeper.cli.main import main
+sys.exit(main(["run", sys.argv[1]]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "simple_rnn"])
+def test_trial_that_got_another_cpu_at_the_end_of_its_sweep_is_equal(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "tail.yaml").write_text(TAIL.replace("CELL", cell))
+    subprocess.run([sys.executable, "-c", RUN_AT_ONCE, "tail.yaml"], cwd=tmp_path, env=environment(), check=True)
+    name = f"tail-{cell}"
+    (row,) = read_study(name, f"sqlite:///{tmp_path}/sweeper.db").rows()
+    if len(os.sched_getaffinity(0)) > 1:
+        assert row.cpus and row.cpus[-1][1] > 1, "it had one CPU alone"
+    code, found = reproduce(tmp_path, name, "0")
+    assert (code, found) == (0, {"reports": 8, "first": {}, "changed": [], "is_equal": True})
+    code, found = reproduce(tmp_path, name, "0", "--cpus", "1")
+    first = min((step for step, *_ in found["first"].values()), default=None)
+    print(f"{cell}: CPUs {row.cpus}; on one CPU alone, first different report: {first}")
+    if row.cpus:
+        then = ", then ".join(str(cpus) for _, cpus in row.cpus)
+        assert found["changed"] == [f"1 CPU (was {'' if row.cpus[0][0] == 1 else '1, then '}{then})"]
+        assert first is None or first >= row.cpus[0][0], "until it got the other CPU it is the same"
+        assert code == (0 if first is None else 1)
 
 
 def test_what_a_trial_left_is_not_touched(cells: Path) -> None:
