@@ -24,8 +24,8 @@ from sqlalchemy import Connection
 from sweeper.search.confirming import CONFIRMS
 from sweeper.search.domains import nearest_step
 from sweeper.search.history import is_fresh_run, without_result
-from sweeper.search.optuna_internals import is_rung_mark
 from sweeper.search.optuna_internals import trial_id as id_of
+from sweeper.search.pruning.optuna_internals import is_rung_mark
 from sweeper.search.pruning.promotion import PAUSED
 from sweeper.study.storage.exchange import UNANSWERED, reserve_ids
 
