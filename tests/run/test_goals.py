@@ -86,9 +86,9 @@ def test_killed_sweep_of_several_goals_resumes_as_if_it_had_not_been(tmp_path: P
             with subprocess.Popen(
                 command, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
             ) as run:
-                deadline = time.monotonic() + 120
+                deadline = time.monotonic() + 240
                 while time.monotonic() < deadline and _trials(tmp_path, name) < 12:
-                    time.sleep(0.05)
+                    time.sleep(0.1)
                 os.killpg(run.pid, signal.SIGKILL)
             assert 12 <= _trials(tmp_path, name) < 40
         done = sweeper("run", f"{name}.yaml", "--json", folder=tmp_path)
