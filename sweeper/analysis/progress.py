@@ -16,6 +16,7 @@ from sweeper.core.trials import best_trial
 
 if TYPE_CHECKING:
     from sweeper.core.trials import Report, TrialRecord
+    from sweeper.search.spending import Spending
     from sweeper.spec import Sweep
     from sweeper.study.view import StudyView
 
@@ -55,7 +56,7 @@ class Progress:
         known = self.rows.get(row.number)
         self.rows[row.number] = row
         now = self._clock()
-        self._note_spending(row)
+        _note(self._spending, row)
         if report is None or row.state != "RUNNING":
             self._changed = now
         if row.state == "RUNNING":
@@ -82,7 +83,7 @@ class Progress:
         """Record an event of a fresh run; return a line if it begins or ends now."""
         known = self.fresh.get(row.number)
         self.fresh[row.number] = row
-        self._note_spending(row)
+        _note(self._spending, row)
         is_new = known is None or (known.state, known.attempt) != (row.state, row.attempt)
         if not is_new or (known is None and row.state != "RUNNING"):
             return None
@@ -91,11 +92,6 @@ class Progress:
         if row.state != "COMPLETE":
             return f"{seed_of(row, self.sweep)} {row.state.lower()}: {cut_reason(row.reason or 'unknown reason')}"
         return f"{seed_of(row, self.sweep)}: {clean(self.sweep.objective.metric)} {metric(row.value)}"
-
-    def _note_spending(self, row: TrialRecord) -> None:
-        """Note what a trial has used. One that runs and has a reason was left to a later run, with a larger budget."""
-        was_left = row.state == "RUNNING" and row.reason is not None
-        self._spending.settle(row) if was_left else self._spending.note(row)
 
     def confirming(self) -> list[TrialRecord]:
         """Return the fresh runs that have not ended."""
@@ -258,3 +254,9 @@ def trial_seconds(row: TrialRecord, moment: float) -> float:
     if row.resumed is not None and moment < row.resumed.timestamp() and row.started is not None:
         return min(row.spent, max(0.0, moment - row.started.timestamp()))
     return row.spent + max(0.0, moment - begun.timestamp())
+
+
+def _note(spending: Spending, row: TrialRecord) -> None:
+    """Note what a trial has used. One that runs and has a reason was left to a later run, with a larger budget."""
+    was_left = row.state == "RUNNING" and row.reason is not None
+    spending.settle(row) if was_left else spending.note(row)
