@@ -21,7 +21,7 @@ BASELINES = sorted(FOLDER.glob("baselines/*.yaml"))
 
 
 def test_documented_files_exist() -> None:
-    assert [path.stem for path in FILES] == ["cells", "gru", "lstm", "quick", "simple_rnn"]
+    assert [path.stem for path in FILES] == ["best", "cells", "gru", "lstm", "quick", "simple_rnn"]
 
 
 @pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)

@@ -159,7 +159,8 @@ def test_tpe_learns_from_a_trial_that_went_on(make_sweep: MakeSweep) -> None:
         sampler = study._study.sampler
         ended = [trial for trial in study._study.trials if trial.state.is_finished()]
         study._study.ask()
-        modelled = sampler.sampler._trials.update(study._study)  # type: ignore[attr-defined]
+        sampler.sampler._trials.update(study._study)  # type: ignore[attr-defined]
+        modelled = sampler.sampler._trials.modelled  # type: ignore[attr-defined]
     assert {trial.number: trial.state for trial in modelled if trial.number < 12} == {
         trial.number: trial.state for trial in ended
     }

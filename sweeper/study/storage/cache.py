@@ -113,8 +113,10 @@ class OwnerCachedStorage(_CachedStorage):
             self._waiting = [self._trials[trial.number] for trial in self._waiting]
             self._waiting = trials = [trial for trial in self._waiting if trial.state == TrialState.WAITING]
         else:
-            # Nobody changes the list, and to copy it touches every trial.
-            trials = [self._hidden.get(trial.number, trial) for trial in self._trials] if self._hidden else self._trials
+            # A copy: Optuna's pruners mark a trial, and then compare it with the trials as they were before.
+            trials = self.recorded()
+            for number, trial in self._hidden.items():
+                trials[number] = trial
             trials = trials if states is None else [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 

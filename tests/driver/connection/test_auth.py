@@ -203,7 +203,7 @@ def test_auto_without_a_ray_is_refused_first(far: None, tmp_path: Path) -> None:
     hidden = 'mkdir -p /tmp/ray; mount -t tmpfs none /tmp/ray && exec "$0" "$@"'  # Ray notes its addresses there
     alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", hidden, sys.executable]
     alone += ["-m", "sweeper", "run", "far.yaml"]
-    env = os.environ | {"RAY_ADDRESS": "auto", "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = os.environ | {"RAY_ADDRESS": "auto", "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(alone, env=env, capture_output=True, text=True)
     assert done.returncode == 69 and "Ray cluster" in done.stderr and "Traceback" not in done.stderr
 

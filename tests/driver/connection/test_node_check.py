@@ -84,7 +84,7 @@ def sweeper(verb: str, address: str, folder: Path, *arguments: str) -> subproces
     source = folder.parent / "source"  # a copy: the tree may have the sweeper.egg-info of an editable install
     for name in ("sweeper", "tests"):  # nodes import them from here, and find their version there first
         if not (source / name).exists():
-            shutil.copytree(Path(__file__).parents[2] / name, source / name)
+            shutil.copytree(Path(__file__).parents[3] / name, source / name)
     environment = {**os.environ, "PYTHONPATH": str(source)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 

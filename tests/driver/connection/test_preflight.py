@@ -20,7 +20,7 @@ from sweeper.spec import Sweep
 from sweeper.tracking import store_uri
 
 MakeSweep = Callable[..., Sweep]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def check(sweep: Sweep, **options: Any) -> Sweep:
