@@ -29,7 +29,7 @@ _EVALUATION_BATCH_SIZE = 250
 """With larger batches, XLA is half as fast on a CPU, and TensorFlow no faster."""
 
 AHEAD_SECONDS = 0.05
-"""Length of one call that trains ahead: if the trial is stopped, its worker is free after no more than that."""
+"""Length of one call that trains ahead, of one step at least: a trial that is stopped frees its worker after it."""
 
 FIRST_TEST_IMAGES = 128
 """Number of test images that the accuracies of E1 and E3 in `search_spaces/baselines` were measured on."""
