@@ -207,7 +207,11 @@ def test_answers_that_tune_has_not_handled_yet_are_known() -> None:
     handled: list[Any] = []
     for word in ("first", "second", "third"):
         manager.schedule_actor_task(
-            worker, "say", (word,), on_result=lambda _, answer: handled.append(answer), on_error=lambda *_: None
+            worker,
+            "say",
+            (word,),
+            on_result=lambda _, answer: handled.append(answer),
+            on_error=lambda _, error: handled.append(error),
         )
     while not handled:
         manager.next(timeout=1.0)

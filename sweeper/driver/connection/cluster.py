@@ -21,7 +21,7 @@ import psutil
 import ray
 
 from sweeper.core.code.copies import copy_user_code
-from sweeper.core.code.user_code import TrainableCode, is_installed
+from sweeper.core.code.user_code import SWEEPER, TrainableCode, is_installed
 from sweeper.core.errors import BackendError, StopReason, SweeperError
 from sweeper.core.files import private_folder
 from sweeper.driver.capacity import allowed_cpus
@@ -37,9 +37,6 @@ from sweeper.driver.stop import StopSignal, exit_now, how_to_resume
 
 KEPT_SESSIONS = 20
 """Runs whose Ray logs are kept."""
-
-
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 JOIN_TIMEOUT_S = 120.0
@@ -115,7 +112,7 @@ def _connect(address: str, options: dict[str, Any]) -> None:
         SweeperError: Ray did not start on this machine.
     """
     if not address.startswith("ray://"):  # a client's job is configured on the cluster
-        options = options | {"job_config": job_config([] if is_installed(_PACKAGE) else [str(_PACKAGE.parent)])}
+        options = options | {"job_config": job_config([] if is_installed(SWEEPER) else [str(SWEEPER.parent)])}
     timer = threading.Timer(JOIN_TIMEOUT_S, _give_up, [address])
     timer.daemon = True
     if address != "local":

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
+import sweeper
+from sweeper.core.code.user_code import is_installed
 from sweeper.core.errors import StopReason
 from sweeper.driver.connection.cluster import KEPT_SESSIONS, _name_of, end_process, ray_cluster
 from sweeper.driver.stop import StopSignal
@@ -53,6 +56,14 @@ def test_ray_keeps_our_signal_handlers_and_the_newest_sessions(
     assert "***" not in capfd.readouterr().err  # Ray's page about SIGTERM
     left = sorted(sessions[0].parent.glob("session_2*"))
     assert left[:-1] == [sessions[0], *sessions[1 - KEPT_SESSIONS :]] and left[-1] not in sessions
+
+
+def test_workers_import_sweeper_from_where_the_driver_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    checkout = Path(sweeper.__file__).resolve().parents[1]
+    with ray_cluster(None):
+        found = ray.get(ray.remote(lambda: sys.path).remote())
+    assert is_installed(checkout) or str(checkout) in found
 
 
 STUBBORN = """
