@@ -56,6 +56,7 @@ def steps(storage: str) -> int:
         return 0
 
 
+@pytest.mark.long  # tests/driver/test_stop.py has each order by itself
 def test_sweep_is_controlled_from_another_terminal_and_resumed_by_name(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'sweeper.db'}"
     (tmp_path / "counting.yaml").write_text(SPACE.replace("epochs: 30", "epochs: 60"))

@@ -59,7 +59,11 @@ def reproduce(folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("trial", [0, 1, 2], ids=["lstm", "gru", "simple_rnn"])
+@pytest.mark.parametrize("trial", [
+    pytest.param(0, id="lstm"),
+    pytest.param(1, id="gru", marks=pytest.mark.long),
+    pytest.param(2, id="simple_rnn", marks=pytest.mark.long),
+])  # fmt: skip
 def test_built_in_trainable_is_equal_to_the_last_bit_in_a_fresh_process(cells: Path, trial: int) -> None:
     code, found = reproduce(cells, "cells", str(trial))
     assert (code, found) == (0, {"reports": 3, "first": {}, "changed": [], "is_equal": True})

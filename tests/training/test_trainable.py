@@ -120,7 +120,9 @@ def test_seed_of_the_hyperparameters_replaces_the_seed_of_the_trial(make_trial: 
     assert one.metrics == two.metrics
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("stop", [
+    pytest.param(1, marks=pytest.mark.long), 3, pytest.param(5, marks=pytest.mark.long),
+])  # fmt: skip
 def test_resumed_trial_gives_the_same_bits_as_an_uninterrupted_one(make_trial: MakeTrial, stop: int) -> None:
     class Interrupted(Exception):
         pass
@@ -142,8 +144,12 @@ def test_resumed_trial_gives_the_same_bits_as_an_uninterrupted_one(make_trial: M
     assert (weights_of(rest) == weights_of(whole)).all()
 
 
-@pytest.mark.parametrize("ahead", [1, 3, 1000])
-@pytest.mark.parametrize("steps_per_call", [500, 4])
+@pytest.mark.parametrize(("steps_per_call", "ahead"), [
+    (500, 1), (4, 3), (4, 1000),
+    pytest.param(500, 3, marks=pytest.mark.long),
+    pytest.param(500, 1000, marks=pytest.mark.long),
+    pytest.param(4, 1, marks=pytest.mark.long),
+])  # fmt: skip
 def test_training_ahead_gives_the_same_bits(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, ahead: int, steps_per_call: int
 ) -> None:

@@ -37,7 +37,9 @@ def train(params: RNNParams, task: LearningTask, cpus: int) -> tuple[Program, St
 
 
 @pytest.mark.parametrize(("cell", "options", "task", "shards"), [
-    ("lstm", {}, TASK, 2), ("lstm", EVERYTHING, TASK, 3), ("gru", EVERYTHING, TASK, 2),
+    ("lstm", {}, TASK, 2),
+    pytest.param("lstm", EVERYTHING, TASK, 3, marks=pytest.mark.long),
+    pytest.param("gru", EVERYTHING, TASK, 2, marks=pytest.mark.long),
     ("simple_rnn", EVERYTHING, FORECASTS, 3),
 ])  # fmt: skip
 def test_shards_make_the_steps_of_the_whole_batch(
