@@ -58,6 +58,7 @@ def drive(trials: int, *, mlflow: bool) -> dict[str, float]:
         stop = stack.enter_context(StopSignal(None))
         study = stack.enter_context(open_study(sweep, listeners=[projection] if projection else []))
         resumed = time.perf_counter() - opening
+        points[0] = _point(0)
         if projection:
             projection.start(study)
         bridge = TuneBridge(

@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from sweeper.core.trials import Failure, Report
 from sweeper.spec import Sweep
 from sweeper.study.open import open_study, read_study
+from sweeper.study.storage.reading import read_trials
 from sweeper.study.storage.records import record_of
 
 MakeSweep = Callable[..., Sweep]
@@ -47,6 +49,8 @@ def check(sweep: Sweep) -> None:
     expected = [record_of(trial, view.sweep) for trial in stored if trial.state != TrialState.WAITING]
     assert list(map(str, view.rows())) == list(map(str, expected))  # NaN equals nothing, but its text does
     assert {row.state for row in view.rows()} == {"COMPLETE", "PRUNED", "FAIL", "RUNNING"}
+    whole = read_trials(sweep.name, sqlalchemy.create_engine(sweep.storage_url()), whole=True)
+    assert list(map(repr, whole)) == list(map(repr, stored))
     assert view.row(8).value == math.inf and view.row(9).value == -math.inf and len(view.rows()) == 11
 
 

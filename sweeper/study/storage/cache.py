@@ -15,7 +15,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.storages import RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
@@ -28,6 +28,7 @@ from sweeper.search.optuna_internals import trial_id as id_of
 from sweeper.search.pruning.optuna_internals import is_rung_mark
 from sweeper.search.pruning.promotion import PAUSED
 from sweeper.study.storage.exchange import UNANSWERED, reserve_ids
+from sweeper.study.storage.reading import read_trials
 
 END_ATTRIBUTES = ("ended", "reason", PAUSED)
 """User attributes of a trial that are written when it ends."""
@@ -58,14 +59,12 @@ class OwnerCachedStorage(_CachedStorage):
 
     def refresh(self) -> None:
         """Read the study again from the database: the last write may not have been committed."""
-        self._studies.clear()
         self._trial_id_to_study_id_and_number.clear()
         self._study_id_and_number_to_trial_id.clear()
-        self._trials = super().get_all_trials(self._study_id, deepcopy=False)
-        shared: dict[str, BaseDistribution] = {}
-        for trial in self._trials:
-            pairs = [(name, own, shared.setdefault(name, own)) for name, own in trial.distributions.items()]
-            trial.distributions = {name: known if known == own else own for name, own, known in pairs}
+        name = self._backend.get_study_name_from_id(self._study_id)
+        self._trials = read_trials(name, self._backend.engine, whole=True)
+        self._studies[self._study_id] = _StudyInfo()
+        self._add_trials_to_cache(self._study_id, self._trials)
         self._waiting = self._trials
         self._hidden = {trial.number: without_result(trial) for trial in self._trials if is_fresh_run(trial)}
 
