@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from sweeper.cli.main import main
 from sweeper.core.environment import without_chatter
+from sweeper.run.export import export_text
 from sweeper.search.domains import Constant
 from sweeper.spec import Sweep, load_sweep
 from sweeper.study.open import open_study, read_study
@@ -102,7 +104,16 @@ def test_sweep_of_one_trial_is_valid_whatever_the_search_asked_for(
     assert main(["export", sweep.name, "0", "--to", "yaml", "--storage", sweep.storage, "-o", "one.yaml"]) == 0
     one = load_sweep(Path("one.yaml"))
     assert one.confirm is None and one.goals == sweep.goals and one.warnings() == []
-    assert one.space["units"] == Constant(value=units)
+    assert one.space["units"] == Constant(value=units) and not one.resources.elastic
+
+
+def test_sweep_of_a_trial_that_got_more_cpus_says_how_far_it_is_the_same(make_sweep: Callable[..., Sweep]) -> None:
+    with open_study(make_sweep()) as study:
+        row = replace(study.ask(), cpus=((6, 2),))
+        text = export_text(study, row, "yaml")
+    assert "\n# It had 2 CPUs from report 6 on: up to there" in text and "`sweeper reproduce climbing 0`" in text
+    Path("one.yaml").write_text(text)
+    assert load_sweep(Path("one.yaml")).name == "climbing-0"
 
 
 def test_script_of_a_trial_is_named_and_whole(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
