@@ -60,10 +60,19 @@ def _yaml(study: StudyView, row: TrialRecord, title: str) -> str:
     model = find_trainable(study.sweep.trainable).params_model if isinstance(study.sweep.trainable, str) else None
     if model is not None and "seed" in model.model_fields and constants.get("seed") is None:
         constants["seed"] = trial_seed(study.sweep.seed, row.number)
-    kept = {key: value for key, value in declared.items() if key not in ("enqueue", "space", "sampler", "pruner")}
+    # Fresh seeds are for the best of many: this is one trial, with its own seed.
+    replaced = ("enqueue", "space", "sampler", "pruner", "confirm")
+    kept = {key: value for key, value in declared.items() if key not in replaced}
     changed = {"name": f"{study.name[:56]}-{row.number}", "budget": {**budget, "trials": 1}}
-    methods = {"sampler": {"type": "random"}, "pruner": {"type": "none"}}
-    return f"# {title}\n" + to_yaml({**kept, **changed, **methods, "space": constants}, ascii_only=True)
+    methods: dict[str, Any] = {"sampler": {"type": "random"}, "pruner": {"type": "none"}}
+    # More CPUs would change the last bits.
+    methods["resources"] = {**declared.get("resources", {}), "elastic": False}
+    remark = "".join(
+        f"# It had {cpus} CPUs from report {step} on: up to there it comes out the same, and with "
+        f"`sweeper reproduce {study.name} {row.number}` to its end.\n"
+        for step, cpus in row.cpus[:1]
+    )
+    return f"# {title}\n{remark}" + to_yaml({**kept, **changed, **methods, "space": constants}, ascii_only=True)
 
 
 def _script(study: StudyView, row: TrialRecord, title: str) -> str:

@@ -84,6 +84,16 @@ def test_earlier_sweeps_are_named_and_nothing_is_measured(make_sweep: MakeSweep)
     assert plan.forecast.seconds.likely == pytest.approx(10 * 9 * 20, rel=0.2)
 
 
+def test_record_with_disturbed_trials_foretells_what_a_quiet_sweep_takes(make_sweep: MakeSweep) -> None:
+    """Two of eight trials ran beside other programs, and the first waited long for its program."""
+    record(make_sweep(name="before", budget={"trials": 8, "epochs": 9}), trials=8, seconds=20, slower={2: 4.0, 5: 3.0})
+    plan = make_plan(make_sweep(name="now", budget={"trials": 10, "epochs": 9, "parallel": 1}))
+    quiet = 10 * 9 * 20 + 15  # with the start of the sweep, of its worker and of the trials
+    assert plan.forecast.seconds is not None
+    assert plan.forecast.seconds.likely == pytest.approx(quiet, rel=0.15)
+    assert plan.forecast.seconds.low < quiet < plan.forecast.seconds.high
+
+
 def test_measurement_that_is_asked_for_takes_the_place_of_earlier_sweeps(make_sweep: MakeSweep) -> None:
     record(make_sweep(name="before"), seconds=20.0)
     plan = make_plan(make_sweep(name="now"), measure_s=120)

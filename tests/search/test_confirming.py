@@ -129,12 +129,12 @@ def simulate(spread: float, top: int, seeds: int, *, repeats: int = 200, configu
     return Outcome(*(float(share) for share in np.mean(found, axis=0)))
 
 
-@pytest.mark.parametrize(("top", "seeds"), [(3, 5), (3, 10), (5, 10)])
+@pytest.mark.parametrize(("top", "seeds"), [(3, 5), (3, 7), (3, 10), (5, 10)])
 def test_confirmed_interval_holds_the_true_mean_of_equal_configurations(top: int, seeds: int) -> None:
     found = simulate(0.0, top, seeds)
     print(f"40 equal configurations, top {top}, seeds {seeds}: {found}")
     assert found.confirmed >= 0.93
-    assert seeds < 10 or found.flattered < 0.05
+    assert seeds < 7 or found.flattered < 0.05
 
 
 @pytest.mark.parametrize(("spread", "top", "seeds"), [(3.0, 3, 5), (3.0, 5, 5), (3.0, 5, 10)])

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from sweeper.training.engine.loop import learning_rate
 from sweeper.training.engine.weights import weight_specs
 from sweeper.training.hparams import RNNParams
 from sweeper.training.script import as_script
+from sweeper.training.trainable import train_rnn
+from tests.training.conftest import RecordedTrial
 
 # Keras 3 reads TensorFlow's variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -109,6 +112,26 @@ def test_what_keras_cannot_do_is_refused() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
+def test_script_trains_to_within_noise_of_the_trial(tmp_path: Path, make_trial: Callable[..., RecordedTrial]) -> None:
+    """The noise is that of the difference of two means of five seeds; half the learning rate lies outside of it."""
+    params, dataset = RNNParams(cell="gru", units=16, batch_size=32, learning_rate=0.005), Digits()
+    steps, trials = round(6 * len(dataset.load().y_train) / params.batch_size), list[float]()
+    for seed in range(5):
+        trial = make_trial(f"trial-{seed}", dataset=dataset, seed=seed, epochs=6)
+        train_rnn(params, trial)
+        trials.append(trial.metrics[-1]["val_accuracy"])
+    texts = [as_script(params, dataset, steps=steps, epochs=6, seed=seed, title="a trial") for seed in range(5)]
+    slower = [text.replace("rate = 0.005", "rate = 0.0025") for text in texts]
+    for scripts, is_alike in ((texts, True), (slower, False)):
+        found = accuracies(tmp_path, "\n".join(scripts))[5::6]
+        noise = float(np.sqrt((np.var(trials, ddof=1) + np.var(found, ddof=1)) / 5))
+        gap = float(np.mean(found) - np.mean(trials))
+        print(f"\ntrial {np.mean(trials):.4f}, script {np.mean(found):.4f}: {gap:+.4f}, noise {noise:.4f}")
+        assert len(found) == 5 and 0 < noise < 0.03 and (abs(gap) <= 2.5 * noise) == is_alike
+
+
+@pytest.mark.long
 def test_script_learns_as_well_as_the_trial(tmp_path: Path) -> None:
     text = as_script(
         RNNParams(cell="gru", units=32, batch_size=32, learning_rate=0.005),
@@ -118,7 +141,12 @@ def test_script_learns_as_well_as_the_trial(tmp_path: Path) -> None:
         seed=0,
         title="a trial",
     )
-    (tmp_path / "script.py").write_text(text)
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    accuracy = float(re.findall(r"val_accuracy: ([\d.]+)", done.stdout)[-1])
+    accuracy = accuracies(tmp_path, text)[-1]
     assert accuracy > 0.93, "the trial of these parameters has 0.96"
+
+
+def accuracies(folder: Path, text: str) -> list[float]:
+    """Run a script in a process of its own; return the accuracies in validation that it prints."""
+    (folder / "script.py").write_text(text)
+    done = subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, check=True)
+    return [float(found) for found in re.findall(r"val_accuracy: ([\d.]+)", done.stdout)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -82,11 +82,14 @@ def _trained_alike(view: StudyView, sweep: Sweep, data: str | None) -> bool:
 def timed_trials(view: StudyView, budget: Budget) -> list[Timed]:
     """Return the times of the trials of an earlier sweep, in reports of the budget of another one."""
     reports, found, place = view.all_reports(), [], folder_at_hand(view)
+    decisions, attempts = view.decisions(), view.attempts()
     width = budget.epoch_of(budget.reports) / budget.reports
     began = min((made[0].time for made in reports.values() if made), default=0.0)
     for row in view.rows():
         made = reports.get(row.number, [])
-        pace = _seconds_of_an_epoch(made, view.sweep.budget)
+        paused = {decision.step for decision in decisions.get(row.number, ()) if decision.is_pruned}
+        failed = {attempt.step for attempt in attempts.get(row.number, ())}
+        pace = _seconds_of_an_epoch(made, view.sweep.budget, paused | failed)
         if pace is None or row.started is None or row.is_added:
             continue
         started = row.started.timestamp()
@@ -97,16 +100,20 @@ def timed_trials(view: StudyView, budget: Budget) -> list[Timed]:
     return found
 
 
-def _seconds_of_an_epoch(reports: Sequence[Report], budget: Budget) -> float | None:
+def _seconds_of_an_epoch(reports: Sequence[Report], budget: Budget, interrupted: Set[int]) -> float | None:
     """Return the seconds of an epoch, or step: the lower median of the intervals between two reports.
 
-    An interval in which the trial was paused is longer, and so are few others; one on more CPUs is left out.
+    So few long intervals do not count, such as those in which another program had the CPU. One on more CPUs is left
+    out, and one after which the trial was paused or failed: it contains the pause, and the compilation after that.
+
+    Args:
+        interrupted: the reports after which the trial was paused, or failed.
     """
     own = reports[0].cpus if reports else None
     paces = [
         (after.time - before.time) / (budget.epoch_of(after.step) - budget.epoch_of(before.step))
         for before, after in pairwise(reports)
-        if after.cpus == own and after.time > before.time
+        if after.cpus == own and after.time > before.time and before.step not in interrupted
     ]
     return statistics.median_low(paces) if paces else None
 

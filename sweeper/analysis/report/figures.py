@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 SCALE = ((0.0, "#8894a6"), (0.5, "#3f8fd2"), (1.0, "#f08c00"))
 """Colours from bad to good, or from early to late. Each can be seen on white and on black."""
 
-MIN_LOG_RATIO = 20
-"""Largest value of a goal over its smallest, from which its axis is logarithmic."""
+MIN_LOG_RATIO, MAX_FINE_RATIO = 20, 150
+"""Largest value of a goal over its smallest, from which its axis is logarithmic, and up to which that also names twice
+and five times a power of ten: more texts have no room on a phone."""
+
+_BETTER = {"maximize": "more is better", "minimize": "less is better"}
 
 ACCENT, BLUE, GREY = "#f08c00", "#3f8fd2", "#8894a6"
 
@@ -148,13 +151,15 @@ def front(
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure(layout={"xaxis": {"title": label(other.metric)}, "yaxis": {"title": label(goal.metric)}})
+    xaxis, yaxis = ({"title": f"{label(one.metric)} ({_BETTER[one.direction]})"} for one in (other, goal))
+    figure = go.Figure(layout={"xaxis": xaxis, "yaxis": yaxis})
     points = {row.number: next(each.value for each in row.others if each.metric == other.metric) for row in rows}
     on_front = sorted((row for row in rows if row.number in numbers), key=lambda row: points[row.number])
     step = "hv" if other.direction == "minimize" else "vh"
+    bettered = [row for row in rows if row.state == "COMPLETE" and row.number not in numbers]
     kinds = (
         ("pruned, last value", [row for row in rows if row.state == "PRUNED"], GREY, "circle-open", 5),
-        ("complete", [row for row in rows if row.state == "COMPLETE" and row.number not in numbers], BLUE, "circle", 7),
+        ("complete, but bettered", bettered, BLUE, "circle", 7),
         ("on the front", on_front, ACCENT, "circle", 9),
     )
     for name, shown, colour, symbol, size in kinds:
@@ -170,9 +175,11 @@ def front(
                 name=name,
                 marker=style,
                 line=line if has_line else None,
-                hovertemplate="trial %{customdata}: %{y:.5g}, %{x:.5g}<extra></extra>",
+                hovertemplate="trial %{customdata}: %{y:.5g}, %{x:,.7~g}<extra></extra>",
             )
             figure.add_trace(trace)
-    if (least := min(points.values())) > 0 and max(points.values()) > MIN_LOG_RATIO * least:
-        figure.update_xaxes(type="log")
+    least, most = min(points.values()), max(points.values())
+    figure.update_xaxes(tickformat="~s" if least >= 1 else "~g")  # 20k; a small value would be 5m
+    if least > 0 and most > MIN_LOG_RATIO * least:
+        figure.update_xaxes(type="log", dtick="D2" if most <= MAX_FINE_RATIO * least else 1)
     return figure

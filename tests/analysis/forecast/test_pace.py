@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +50,28 @@ def test_known_work_needs_few_trials(space: Space) -> None:
     estimate = Estimate(known, paces, space, seconds)
     assert all(estimate.of(point) == pytest.approx(3 * seconds(point), rel=1e-3) for point in points(space, 20, seed=2))
     assert estimate.error < 0.01
+
+
+@pytest.mark.parametrize("is_work_known", [True, False])
+def test_trials_that_ran_beside_other_programs_hardly_count(space: Space, is_work_known: bool) -> None:
+    """A quarter of the trials is two to six times slower; a mean would make all of them 35 % slower."""
+    some, ratios = points(space, 200, seed=1), list[float]()
+    for seed in range(10):
+        rng, known = random.Random(seed), points(space, 24, seed=seed)
+        paces = [seconds(point) * rng.lognormvariate(0, 0.05) for point in known]
+        for place in rng.sample(range(24), 6):
+            paces[place] *= rng.uniform(2, 6)
+        estimate = Estimate(known, paces, space, *([seconds] if is_work_known else []))
+        ratios.append(sum(map(estimate.of, some)) / sum(map(seconds, some)))
+    assert abs(statistics.mean(ratios) - 1) < 0.1 and all(0.7 < ratio < 1.3 for ratio in ratios)
+
+
+def test_few_slow_trials_of_one_structure_are_no_disturbance(space: Space) -> None:
+    known = [{"cell": "gru", "units": 64, "learning_rate": 0.01}] * 12 + [{"cell": "lstm", "units": 64}] * 3
+    paces = [4.0 if point["cell"] == "lstm" else 1.0 for point in known]
+    estimate = Estimate(known, paces, space)
+    assert estimate.of({"cell": "lstm", "units": 64}) == pytest.approx(4.0, rel=0.2)
+    assert estimate.of({"cell": "gru", "units": 64}) == pytest.approx(1.0, rel=0.1)
 
 
 def test_error_is_large_where_nothing_explains_the_pace(space: Space) -> None:

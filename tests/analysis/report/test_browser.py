@@ -106,10 +106,10 @@ def test_figures_below_the_window_are_drawn_when_they_are_printed(written: Path)
     def drawn(*options: str) -> int:
         return int((re.findall(r'data-drawn="(\d+)"', opened(written, "--dump-dom", *options).stdout) or ["0"])[0])
 
-    assert 0 < drawn("--window-size=800,600") < FIGURES == drawn(ALL)
+    assert 0 < drawn("--window-size=800,800") < FIGURES == drawn(ALL)
     page = written.parent / "printing.html"
     page.write_text(written.read_text() + '<script>dispatchEvent(new Event("beforeprint"))</script>')
-    assert f'data-drawn="{FIGURES}"' in opened(page, "--dump-dom", "--window-size=800,600").stdout
+    assert f'data-drawn="{FIGURES}"' in opened(page, "--dump-dom", "--window-size=800,800").stdout
 
 
 @pytest.mark.long

@@ -139,7 +139,10 @@ def test_front_of_several_goals_is_drawn_and_listed(make_sweep: MakeSweep) -> No
         *_, front = figures[0]["data"]
         assert (front["name"], front["customdata"], front["x"]) == ("on the front", [2, 1], [20.0, 900.0])
         assert front["mode"] == ("lines+markers" if count == 2 else "markers")
-        assert figures[0]["layout"]["xaxis"]["type"] == "log" and "type" not in figures[0]["layout"]["yaxis"]
+        layout = figures[0]["layout"]
+        assert layout["xaxis"]["type"] == "log" and "type" not in layout["yaxis"]
+        assert layout["xaxis"]["title"]["text"] == "size (less is better)"
+        assert layout["yaxis"]["title"]["text"] == "score (more is better)"
 
 
 def test_sections_and_figures_are_all_there_in_their_order(page_of_many: str) -> None:

@@ -6,15 +6,20 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sweeper.cli.main import main
 from sweeper.core.environment import without_chatter
-from sweeper.spec import load_sweep
-from sweeper.study.open import read_study
+from sweeper.run.export import export_text
+from sweeper.search.domains import Constant
+from sweeper.spec import Sweep, load_sweep
+from sweeper.study.open import open_study, read_study
 from tests.run.test_sweep import environment
 
 SPACE = """
@@ -77,6 +82,38 @@ def test_sweep_of_one_trial_comes_out_as_the_trial_did(place: Path, capsys: pyte
     subprocess.run([sys.executable, "-m", "sweeper", "run", "one.yaml"], cwd=place, env=environment(), check=True)
     before, after = (read_study(name, "sqlite:///sweeper.db").reports(n) for name, n in (("small", 1), ("small-1", 0)))
     assert [one.metrics for one in after] == [one.metrics for one in before]
+
+
+GOALS = [{"metric": "val_accuracy"}, {"metric": "parameters", "direction": "minimize"}]
+
+
+@pytest.mark.parametrize("more", [
+    {"confirm": {}},
+    {"objective": GOALS, "prune_on": "val_accuracy", "pruner": {"type": "median"}},
+    {"budget": {"trials": 2, "epochs": 2, "parallel": 2, "timeout": 60, "cpu_hours": 1}, "enqueue": [{"units": 8}]},
+    {"resources": {"cpus": "1 if units < 16 else 2"}},
+])  # fmt: skip
+def test_sweep_of_one_trial_is_valid_whatever_the_search_asked_for(
+    more: dict[str, Any], make_sweep: Callable[..., Sweep]
+) -> None:
+    space = {"units": {"type": "int", "low": 4, "high": 32}}
+    built_in = {"trainable": "sweeper.training:train_rnn", "dataset": {"type": "digits"}, "space": space}
+    sweep = make_sweep(**{**built_in, "objective": {"metric": "val_accuracy"}, **more})
+    with open_study(sweep) as study:
+        units = study.ask().params["units"]
+    assert main(["export", sweep.name, "0", "--to", "yaml", "--storage", sweep.storage, "-o", "one.yaml"]) == 0
+    one = load_sweep(Path("one.yaml"))
+    assert one.confirm is None and one.goals == sweep.goals and one.warnings() == []
+    assert one.space["units"] == Constant(value=units) and not one.resources.elastic
+
+
+def test_sweep_of_a_trial_that_got_more_cpus_says_how_far_it_is_the_same(make_sweep: Callable[..., Sweep]) -> None:
+    with open_study(make_sweep()) as study:
+        row = replace(study.ask(), cpus=((6, 2),))
+        text = export_text(study, row, "yaml")
+    assert "\n# It had 2 CPUs from report 6 on: up to there" in text and "`sweeper reproduce climbing 0`" in text
+    Path("one.yaml").write_text(text)
+    assert load_sweep(Path("one.yaml")).name == "climbing-0"
 
 
 def test_script_of_a_trial_is_named_and_whole(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
