@@ -91,7 +91,7 @@ def _rows_together(connection: sa.Connection) -> Iterator[None]:
         unwritten.write(connection)
     finally:
         sa.event.remove(connection, "before_execute", write_first)
-        del known[_UNWRITTEN]
+        known.pop(_UNWRITTEN, None)  # a pool forgets what a lost connection knew
 
 
 def write_row(connection: sa.Connection, table: sa.Table, *rows: Mapping[str, Any]) -> None:
