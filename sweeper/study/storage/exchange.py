@@ -77,7 +77,7 @@ def _rows_together(connection: sa.Connection) -> Iterator[None]:
     """Write the rows that the block gives to `write_row` with one statement for each table, at the end of the block.
 
     They are written earlier if another statement is executed, which may read them. A statement costs SQLAlchemy,
-    psycopg and the socket 0.3 ms of CPU, and each time the other threads of this process may take Python's lock.
+    psycopg and the socket 0.2 ms of CPU, and each time the other threads of this process may take Python's lock.
     """
     known, unwritten = connection.info, _Unwritten()
 
