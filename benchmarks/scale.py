@@ -186,8 +186,10 @@ def database(storage: str) -> Iterator[str]:
         command = [sys.executable, "-m", "benchmarks.scale", "relay", str(socket), latency.removesuffix("ms")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as relay:
             assert relay.stdout is not None
-            yield f"postgresql+psycopg://postgres@127.0.0.1:{int(relay.stdout.readline())}/postgres"
-            relay.kill()
+            try:
+                yield f"postgresql+psycopg://postgres@127.0.0.1:{int(relay.stdout.readline())}/postgres"
+            finally:
+                relay.kill()
 
 
 def relay(socket: str, milliseconds: float) -> None:

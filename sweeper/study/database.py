@@ -23,7 +23,7 @@ from sweeper.core.urls import connect_to_read
 from sweeper.study.database_url import is_sqlite_file, parse_database_url, refuse_network_file_system
 from sweeper.study.lease import Lease, find_held
 from sweeper.study.storage.commands import Commands
-from sweeper.study.storage.exchange import division_by_zero_means, one_exchange, try_out_idle_connections
+from sweeper.study.storage.exchange import division_by_zero_means, one_exchange, set_up
 from sweeper.study.storage.tables import create_tables, drop_unused_tables, is_used, look_at_tables
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -261,7 +261,7 @@ def _connect(
     except RuntimeError as error:
         raise InputError(f"its tables are of another version of Optuna ({first_line(error)})") from error
     if not read_only:
-        try_out_idle_connections(storage.engine)
+        set_up(storage.engine)
     if must_exist or read_only:
         return storage
     if file:

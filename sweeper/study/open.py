@@ -26,6 +26,7 @@ from sweeper.study.queue import notify
 from sweeper.study.storage.adding import add_ended_trials
 from sweeper.study.storage.cache import OwnerCachedStorage
 from sweeper.study.storage.commands import Command
+from sweeper.study.storage.memory import no_full_collections
 from sweeper.study.storage.outage import storage_errors
 from sweeper.study.storage.tables import SWEEP, delete_rows
 from sweeper.study.study import SweepStudy
@@ -53,6 +54,7 @@ def open_study(
         StorageError: the database cannot be used.
     """
     with ExitStack() as stack:
+        stack.enter_context(no_full_collections())
         database = stack.enter_context(open_database(sweep.storage_url()))
         stack.enter_context(database.removed_if_refused())
         with storage_errors(database):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,10 @@ POLL_INTERVAL_S = 1.0
 
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds to wait after the first, second, ... consecutive failure."""
+
+MAX_TURN_S = 0.0005
+"""Longest time in seconds that the thread computes while the driver, which has an answer of its database, waits for
+Python's lock. Python's own 0.005 s count each time: a transaction waits for several answers and sockets."""
 
 _UNAVAILABLE = "MLflow at %s does not answer (%s). The sweep continues; `sweeper sync %s` delivers what is missing."
 _AVAILABLE_AGAIN = "MLflow at %s answers again: %d records delivered."
@@ -116,6 +121,14 @@ class Projection:
 
     def _work(self) -> None:
         self._first_report.wait(self._first_report_wait_s)
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(MAX_TURN_S)
+        try:
+            self._deliver_until_closed()
+        finally:
+            sys.setswitchinterval(before)
+
+    def _deliver_until_closed(self) -> None:
         while not self._is_abandoned:
             self._wake.clear()
             is_closing = self._is_closing

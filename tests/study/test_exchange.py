@@ -46,6 +46,19 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.fixture
+def inserts(study: SweepStudy) -> list[str]:
+    """Return a list that grows by the name of the table with each INSERT of the study's owner."""
+    seen: list[str] = []
+
+    def note(connection: sa.Connection, cursor: object, statement: str, *rest: object) -> None:
+        if statement.startswith("INSERT"):
+            seen.append(statement.split()[2])
+
+    sa.event.listen(study._database.engine, "before_cursor_execute", note)
+    return seen
+
+
 def report(step: int, score: float = 0.5) -> Report:
     return Report(step, float(step), {"score": score})
 
@@ -89,6 +102,44 @@ def test_trials_that_are_asked_for_together_wait_for_one_answer(study: SweepStud
     assert [row.params for row in read_study(study.name, study.sweep.storage_url()).rows()[2:]] == [
         row.params for row in asked
     ]
+
+
+def test_rows_of_many_trials_are_one_statement_for_each_table(study: SweepStudy, inserts: list[str]) -> None:
+    study.ask()
+    inserts.clear()
+    study.ask_together(8)
+    assert sorted(inserts) == ["trial_params", "trial_user_attributes", "trials"]
+    inserts.clear()
+    study.report_together([(number, report(1, number / 10), "here") for number in range(9)])
+    assert sorted(inserts) == ["sweeper_reports", "trial_intermediate_values", "trial_user_attributes"]
+    assert [len(reports) for reports in read_study(study.name, study.sweep.storage_url()).all_reports().values()] == [
+        1
+    ] * 9
+
+
+def test_new_trial_is_written_before_what_refers_to_it(study: SweepStudy) -> None:
+    study.ask()
+    with study._transaction():
+        study._trials[0].set_user_attr("note", "first")
+        study._study.ask().set_user_attr("note", "second")
+    stored = optuna.load_study(study_name=study.name, storage=study._database.optuna).trials
+    assert [trial.user_attrs["note"] for trial in stored] == ["first", "second"]
+
+
+def test_rows_are_there_when_their_transaction_reads_them(study: SweepStudy) -> None:
+    study.ask()
+    with study._transaction() as connection:
+        study._trials[0].set_user_attr("note", "new")
+        query = sa.text("SELECT count(*) FROM trial_user_attributes WHERE trial_id = :id AND key = 'note'")
+        assert connection.execute(query, {"id": study._trials[0]._trial_id}).scalar() == 1
+
+
+def test_nothing_is_written_of_a_transaction_that_raises(study: SweepStudy, postgres: str) -> None:
+    study.ask()
+    with pytest.raises(ZeroDivisionError), study._transaction() as connection:
+        study._reports.add(0, report(1), connection)
+        raise ZeroDivisionError
+    assert read_study(study.name, postgres).reports(0) == []
 
 
 def test_ids_of_trials_are_unique_among_studies(study: SweepStudy, make_sweep: MakeSweep, postgres: str) -> None:

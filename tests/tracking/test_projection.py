@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from sweeper.tracking import Projection
 from sweeper.tracking.client import connect
+from sweeper.tracking.projection import MAX_TURN_S
 from tests.tracking.tools import (
     RecordedStudy,
     assert_equal,
@@ -136,6 +138,16 @@ def test_unreachable_server_costs_the_driver_nothing(study: RecordedStudy, caplo
         "MLflow at http://me:***@127.0.0.1:9 does not answer (connection refused). "
         "The sweep continues; `sweeper sync climbing` delivers what is missing."
     ]
+
+
+def test_other_threads_get_pythons_lock_soon_until_it_is_closed(uri: str, study: RecordedStudy) -> None:
+    before = sys.getswitchinterval()
+    projection = Projection(study.sweep, uri)
+    projection.start(study)
+    assert projection.flush(20)
+    assert sys.getswitchinterval() == pytest.approx(MAX_TURN_S)
+    assert projection.close(20)
+    assert sys.getswitchinterval() == pytest.approx(before)
 
 
 def test_projection_that_never_started_can_be_closed(study: RecordedStudy, uri: str) -> None:

@@ -17,9 +17,8 @@ from optuna.distributions import (
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection
+from sqlalchemy import bindparam
 
 from sweeper.search.confirming import CONFIRMS
 from sweeper.search.domains import nearest_step
@@ -27,7 +26,7 @@ from sweeper.search.history import is_fresh_run, without_result
 from sweeper.search.optuna_internals import trial_id as id_of
 from sweeper.search.pruning.optuna_internals import is_rung_mark
 from sweeper.search.pruning.promotion import PAUSED
-from sweeper.study.storage.exchange import UNANSWERED, reserve_ids
+from sweeper.study.storage.exchange import UNANSWERED, connection_of, reserve_ids, write_change, write_row
 from sweeper.study.storage.reading import read_trials
 
 END_ATTRIBUTES = ("ended", "reason", PAUSED)
@@ -38,6 +37,10 @@ UNCOUNTED = "uncounted"
 
 _Intermediate = models.TrialIntermediateValueModel
 _Value = models.TrialValueModel
+
+_TRIALS: Any = models.TrialModel.__table__
+_END = _TRIALS.update().where(_TRIALS.c.trial_id == bindparam("ended_id"))
+_END = _END.values(state=bindparam("state"), datetime_complete=bindparam("datetime_complete"))
 
 
 class OwnerCachedStorage(_CachedStorage):
@@ -77,8 +80,8 @@ class OwnerCachedStorage(_CachedStorage):
         number, now = len(self._trials), datetime.now()
         row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": now}
         if not self._reserved:
-            with _create_scoped_session(self._backend.scoped_session) as session:
-                self._reserved = reserve_ids(session.connection())
+            with connection_of(self._backend) as connection:
+                self._reserved = reserve_ids(connection)
         if self._reserved:  # on other databases, the row gets its id when it is written
             row["trial_id"] = self._reserved.pop(0)
         trial_id: int = self._insert(models.TrialModel, row)
@@ -151,8 +154,8 @@ class OwnerCachedStorage(_CachedStorage):
                 stored, kind = _Value.value_to_stored_repr(value)
                 row = {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
                 self._insert(_Value, row)
-            trials = models.TrialModel.__table__.update().where(models.TrialModel.trial_id == trial_id)
-            self._execute(trials.values(state=state, datetime_complete=now))
+            with connection_of(self._backend) as connection:
+                write_change(connection, _END, {"ended_id": trial_id, "state": state, "datetime_complete": now})
         trial = self._replace(trial_id)
         trial.state = state
         if values is not None:
@@ -210,11 +213,11 @@ class OwnerCachedStorage(_CachedStorage):
         """
         trial_id = id_of(self._trials[number])
         if self._trials[number].state in (TrialState.FAIL, TrialState.PRUNED):
-            trials, attributes = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+            attributes = models.TrialUserAttributeModel.__table__
             values = _Value.__table__  # Optuna gives a pruned trial its last report as its value
             running = {"state": TrialState.RUNNING, "datetime_complete": None}
             of_the_end = attributes.c.trial_id == trial_id, attributes.c.key.in_(END_ATTRIBUTES)
-            self._execute(trials.update().where(trials.c.trial_id == trial_id).values(running))
+            self._execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id).values(running))
             self._execute(attributes.delete().where(*of_the_end))
             self._execute(values.delete().where(values.c.trial_id == trial_id))
             trial = self._replace(trial_id)
@@ -263,17 +266,14 @@ class OwnerCachedStorage(_CachedStorage):
 
     def _insert(self, model: Any, *rows: dict[str, Any]) -> Any:
         """Write new rows; return the id of their trial. An answer is waited for only where that is not known yet."""
-        insert, key = model.__table__.insert(), rows[0].get("trial_id")
-        if key is not None:
-            self._execute(insert.inline(), list(rows))
-            return key
-        with _create_scoped_session(self._backend.scoped_session) as session:
-            return session.connection().execute(insert, list(rows)).inserted_primary_key[0]  # type: ignore[index]
+        table, key = model.__table__, rows[0].get("trial_id")
+        with connection_of(self._backend) as connection:
+            if key is None:
+                return connection.execute(table.insert(), list(rows)).inserted_primary_key[0]  # type: ignore[index]
+            write_row(connection, table, *rows)
+        return key
 
-    def _execute(self, statement: Any, rows: list[dict[str, Any]] | None = None) -> None:
-        """Execute a statement whose answer nobody reads; Optuna's session would take as long to pass it on."""
-        if isinstance(connection := self._backend.scoped_session().get_bind(), Connection):
-            connection.execute(statement, rows, execution_options=UNANSWERED)
-            return
-        with _create_scoped_session(self._backend.scoped_session) as session:
-            session.connection().execute(statement, rows, execution_options=UNANSWERED)
+    def _execute(self, statement: Any) -> None:
+        """Execute a statement whose answer nobody reads."""
+        with connection_of(self._backend) as connection:
+            connection.execute(statement, execution_options=UNANSWERED)

@@ -8,7 +8,7 @@ from dataclasses import fields
 import sqlalchemy as sa
 
 from sweeper.core.trials import Decision
-from sweeper.study.storage.exchange import UNANSWERED
+from sweeper.study.storage.exchange import write_row
 from sweeper.study.storage.tables import tables
 
 _decisions = sa.Table(
@@ -20,8 +20,6 @@ _decisions = sa.Table(
     sa.Column("decision", sa.Text, nullable=False),
 )
 
-
-_INSERT = _decisions.insert().execution_options(**UNANSWERED)
 
 _NAMES = {field.name for field in fields(Decision)} - {"step"}
 
@@ -37,7 +35,7 @@ class Decisions:
         """Write a decision as part of the connection's transaction."""
         seen = {name: value for name, value in vars(decision).items() if name in _NAMES and value is not None}
         row = {"sweep": self._sweep, "number": number, "step": decision.step, "decision": json.dumps(seen)}
-        connection.execute(_INSERT, row)
+        write_row(connection, _decisions, row)
 
     def all(self) -> dict[int, list[Decision]]:
         """Read the decisions about all trials, by the number of the trial and in the order of their steps.

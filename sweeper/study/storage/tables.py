@@ -17,7 +17,7 @@ from sweeper.core.errors import InputError, StorageError
 from sweeper.core.secrets import redact
 from sweeper.core.text import format_list
 from sweeper.core.trials import Attempt, Report
-from sweeper.study.storage.exchange import UNANSWERED
+from sweeper.study.storage.exchange import write_row
 
 tables = sa.MetaData()
 
@@ -31,9 +31,6 @@ _reports = sa.Table(
     sa.Column("time", sa.Double, nullable=False),
     sa.Column("metrics", sa.Text, nullable=False),
 )
-
-
-_INSERT_REPORT = _reports.insert().execution_options(**UNANSWERED)
 
 
 _attempts = sa.Table(
@@ -191,7 +188,7 @@ class Reports:
     def add(self, number: int, report: Report, connection: sa.Connection) -> None:
         """Write a report as part of the connection's transaction."""
         row = {"sweep": self._sweep, "number": number, "step": report.step, "time": report.time}
-        connection.execute(_INSERT_REPORT, {**row, "metrics": json.dumps(report.metrics)})
+        write_row(connection, _reports, {**row, "metrics": json.dumps(report.metrics)})
 
     def of(self, number: int) -> list[Report]:
         """Read the reports of one trial, in the order of their steps."""
