@@ -118,8 +118,8 @@ def _create(path: Path) -> None:
             _initialize_tables(engine)
         finally:
             engine.dispose()
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
+        with beside.open("rb") as whole:
+            os.fsync(whole.fileno())
 
 
 @contextmanager
