@@ -44,31 +44,37 @@ CLUSTER_START_S = 90.0
 
 
 def sweep(tree: str, address: str | None) -> None:
-    """Run a sweep of this checkout or another one; print the seconds to its first and last report, and to its exit.
+    """Run a sweep of this checkout or another one; print the seconds to its first trial and report, last one, and exit.
 
-    The evaluation counts from the last report on: what a worker did before that, nobody waited for.
+    A trial begins when its worker makes its folder, before it imports what trains. The evaluation counts from the last
+    report on: what a worker did before that, nobody waited for.
     """
     from sweeper.study.open import read_study
 
     Path("startup.yaml").write_text(SPACE)
     command = [sys.executable, "-m", "sweeper", "run", "startup.yaml", *(["--address", address] if address else [])]
     said: list[tuple[float, str]] = []
+    began: list[float] = []
     started = time.time()
     with subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": tree}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         reader = threading.Thread(target=lambda: said.extend((time.time(), line) for line in process.stderr or ()))
         reader.start()
+        while process.poll() is None and not began:
+            began += [time.time()] * any(Path("sweeps/startup/trials").glob("*"))
+            time.sleep(0.01)
         code, ended = process.wait(), time.time()
         reader.join()
     if code:
         sys.exit(said[-1][1] if said else f"exit code {code}")
     study = read_study("startup", "sqlite:///sweeper.db")
     times = [report.time for row in study.rows() for report in study.reports(row.number)]
-    began = max(when for when, line in said if "Evaluating trial" in line)
+    asked = max(when for when, line in said if "Evaluating trial" in line)
     tested = Path("sweeps/startup/champion/mlflow_model/MLmodel").stat().st_mtime  # of the original: the worker's
-    found = {"first": min(times) - started, "last": max(times) - started, "exit": ended - started}
-    print(json.dumps(found | {"evaluation": max(0.0, tested - max(began, max(times)))}))
+    moments = {"trial": began[0], "first": min(times), "last": max(times), "exit": ended}
+    found = {name: moment - started for name, moment in moments.items()}
+    print(json.dumps(found | {"evaluation": max(0.0, tested - max(asked, max(times)))}))
 
 
 def main() -> None:
@@ -82,7 +88,8 @@ def main() -> None:
         return sweep(arguments.sweep[0], next(iter(arguments.sweep[1:]), None))
     trees = {"before": str(Path(arguments.tree).resolve()), "now": str(ROOT)} if arguments.tree else {"now": str(ROOT)}
     rounds: list[dict[str, Any]] = []
-    print(f"{'':16} {'import':>8} {'report':>8} {'beyond':>8} {'to exit':>8} {'testing':>8} {'rest':>8}   seconds")
+    heads = ("import", "trial", "report", "beyond", "to exit", "testing", "rest")
+    print(" " * 16, *(f"{head:>8}" for head in heads), "  seconds")
     with _cluster() if arguments.cluster else nullcontext() as address:
         for _ in range(arguments.rounds):
             for place in [None, address] if address else [None]:
@@ -151,7 +158,7 @@ def _seconds(*arguments: str) -> float:
 
 def _show(row: dict[str, Any]) -> None:
     rest = row["exit"] - row["last"]
-    start = (row["import"], row["first"], row["first"] - row["import"])
+    start = (row["import"], row["trial"], row["first"], row["first"] - row["import"])
     figures = (*start, rest, row["evaluation"], rest - row["evaluation"])
     print(f"{row['side']:16}", *(f"{seconds:8.2f}" for seconds in figures), flush=True)
 

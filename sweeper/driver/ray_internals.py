@@ -1,6 +1,7 @@
 """Every private name of Ray that sweeper uses, as of Ray 2.60: one function each, with its reason.
 
-`test_ray_internals.py` fails when a name moves. Functions import Ray: commands that need none load this module too.
+Those of Ray Tune are in `tune_internals`. `test_ray_internals.py` fails when a name moves. Functions import Ray:
+commands that need none load this module too.
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray.actor import ActorHandle
     from ray.job_config import JobConfig
-    from ray.tune.experiment import Trial as TuneTrial
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Give an attribute another value while the block runs."""
     before = getattr(owner, name)
     setattr(owner, name, value)
@@ -75,7 +74,7 @@ def listen_on_loopback_only() -> AbstractContextManager[None]:
     """
     from ray._private import ray_constants
 
-    return _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    return replaced(ray_constants, "ENABLE_RAY_CLUSTER", False)
 
 
 def job_config(folders: list[str]) -> JobConfig:
@@ -102,7 +101,7 @@ def own_signal_handlers() -> Iterator[None]:
 
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        with _replaced(utils, "set_sigterm_handler", lambda handler: None):
+        with replaced(utils, "set_sigterm_handler", lambda handler: None):
             yield
     finally:
         if threading.current_thread() is threading.main_thread():  # no other thread may set signal handlers
@@ -121,14 +120,29 @@ def processes_in_own_sessions(end: Callable[[Any], None]) -> AbstractContextMana
 
     kind = type("Process", (services.ConsolePopen,), {"terminate": end})
     popen = partial(kind, start_new_session=bool(utils.detect_fate_sharing_support()))
-    return _replaced(services, "ConsolePopen", popen)
+    return replaced(services, "ConsolePopen", popen)
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """Start Ray, within the block, without two processes that a sweep on one machine does not need.
+
+    Ray 2.60 has no option for either: the server of the dashboard, which starts even where there is to be no dashboard,
+    and the monitor that copies what workers print. Both compute for 1.3 s while the first trials wait for a processor.
+    """
+    from ray._private.node import Node
+
+    with ExitStack() as stack:
+        for name in ("start_api_server", "start_log_monitor"):
+            stack.enter_context(replaced(Node, name, lambda self, **options: None))
+        yield
 
 
 def silence_worker_logs() -> AbstractContextManager[None]:
     """Stop Ray 2.60, within the block, from printing a page about dead processes to stdout, which is for results."""
     from ray._private import worker
 
-    return _replaced(worker, "print_to_stdstream", lambda *message, **how: None)
+    return replaced(worker, "print_to_stdstream", lambda *message, **how: None)
 
 
 def detect_local_resources(cpus: int | None) -> dict[str, float]:
@@ -197,84 +211,3 @@ def job_brought_its_code() -> bool:
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
     return RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ
-
-
-@contextmanager
-def skip_runtime_env_and_telemetry() -> Iterator[None]:
-    """Save Tune two steps that would delay its start by seconds; Ray 2.60 has no option for either.
-
-    Tune gives its workers an environment with the driver's keys of AWS, which Ray logs; they have that of the driver or
-    of their node anyway. Workers with an environment do not start together with Ray, but when requested, and twice.
-    Tune also counts callbacks for Ray's telemetry, for which it imports MLflow and every other logger it knows.
-    """
-    from ray.air._internal import usage
-    from ray.tune.execution import class_cache
-
-    with (
-        _replaced(class_cache, "DEFAULT_ENV_VARS", {}),
-        _replaced(class_cache, "ENV_VARS_TO_PROPAGATE", set()),
-        _replaced(usage, "tag_callbacks", lambda callbacks: False),
-    ):
-        yield
-
-
-def report_errors_to(record: Callable[[TuneTrial, str], None]) -> AbstractContextManager[None]:
-    """Pass to `record`, within the block, why a trial lost its worker, in the place of what Tune does.
-
-    Ray 2.60 gives callbacks only the trial. It writes the error into files, and if their disk is full, the sweep would
-    end. It would also restart a trial whose node was preempted by itself.
-    """
-    from ray.tune.experiment import Trial as TuneTrial
-
-    def handle_error(trial: TuneTrial, error: Exception | None = None) -> None:
-        trial.run_metadata.num_failures += 1  # more than `max_failures`, so that Tune does not retry
-        record(trial, str(error))
-
-    return _replaced(TuneTrial, "handle_error", handle_error)
-
-
-def unstage(controller: Any, trial: TuneTrial) -> None:
-    """Let go of the worker that Tune keeps for a trial stopped while it waited; `stop_trial` of Ray 2.60 keeps it."""
-    if trial in getattr(controller, "_staged_trials", ()):
-        controller._unstage_trial_with_resources(trial)
-
-
-def keep_from_reuse(controller: Any, trial: TuneTrial) -> None:
-    """Make Tune end the worker of a trial with the trial, instead of giving it the next one.
-
-    Ray 2.60 decides for all trials at once, with `reuse_actors`. It reuses no worker that it does not count as started.
-    """
-    controller._started_actors.discard(controller._trial_to_actor.get(trial))
-
-
-def forget_trial(controller: Any, trial: TuneTrial) -> None:
-    """Remove a trial that ended from Tune's memory. Ray 2.60 has no public way, and holds every trial to the end."""
-    for name in ("_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
-        holder: Any = getattr(controller, name, ())
-        if trial in holder:
-            holder.remove(trial)
-    getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
-
-
-def arrived_answers(controller: Any) -> list[Any]:
-    """Return what workers have answered, and Tune has not handled yet. Ray 2.60 handles one answer after the other."""
-    import ray
-
-    futures = list(controller._actor_manager._actor_task_events.get_futures())
-    ready, _ = ray.wait(futures, num_returns=len(futures), timeout=0) if futures else ([], [])
-    answers = []
-    for future in ready:
-        with suppress(Exception):  # Tune handles it in its turn
-            answers.append(ray.get(future))
-    return answers
-
-
-def actor_of(trial: TuneTrial) -> ActorHandle | None:
-    """Return the actor that runs a trial of Tune; None while it has none. Ray 2.60 has no public way."""
-    return trial.temporary_state.ray_actor
-
-
-def actor_id_of(trial: TuneTrial) -> str | None:
-    """Return the hex id of that actor. Ray 2.60: an actor can ask for its own id, but a handle has no public one."""
-    actor = actor_of(trial)
-    return None if actor is None else str(actor._actor_id.hex())

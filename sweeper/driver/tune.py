@@ -21,18 +21,18 @@ from sweeper.driver.bridge import FINISHED, TuneBridge, capture_errors
 from sweeper.driver.capacity import SpareCpus, possible_requests, request_for
 from sweeper.driver.evaluation import ModelsOf
 from sweeper.driver.nodes import Nodes, Room
-from sweeper.driver.ray_internals import (
+from sweeper.driver.ray_internals import has_other_jobs
+from sweeper.driver.stop import Control
+from sweeper.driver.tune_internals import (
     actor_id_of,
     actor_of,
     arrived_answers,
     forget_trial,
-    has_other_jobs,
     keep_from_reuse,
     report_errors_to,
     skip_runtime_env_and_telemetry,
     unstage,
 )
-from sweeper.driver.stop import Control
 from sweeper.driver.workers import WorkerMonitor
 from sweeper.spec import Resources
 from sweeper.study.study import SweepStudy

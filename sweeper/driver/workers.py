@@ -17,7 +17,7 @@ from sweeper.core.trials import Failure
 from sweeper.driver.actor import task_from
 from sweeper.driver.bridge import TuneBridge, capture_errors
 from sweeper.driver.nodes import MAX_LOOP_TURN_S, Nodes
-from sweeper.driver.ray_internals import actor_id_of, actor_of
+from sweeper.driver.tune_internals import actor_id_of, actor_of
 from sweeper.worker.runner import classify_exception
 from sweeper.worker.task import Task
 

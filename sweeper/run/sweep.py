@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +19,12 @@ from sweeper.core.errors import LeaseLostError, StopReason
 from sweeper.core.files import PinnedPath, private_files
 from sweeper.core.sweep_folder import SweepFolder, claim_folder
 from sweeper.core.trials import Listener, TrialRecord
-from sweeper.driver.connection.auth import check_cluster, cluster_address
+from sweeper.driver.connection.auth import check_cluster
 from sweeper.driver.connection.preflight import preflight
-from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
+from sweeper.driver.stop import StopSignal
 from sweeper.run.confirm import checkpoint_cleaner, clear_others, is_settled, model_source, models_of, record_missing
 from sweeper.run.report import log_page
+from sweeper.run.start import Cluster, joined_cluster, ray_with_data
 from sweeper.spec import Sweep
 from sweeper.worker.task import WorkerContext
 
@@ -86,14 +84,14 @@ def run_sweep(
     context = WorkerContext(checked, place, function=pickle_function(str(sweep.trainable)))
     check_cluster(address, insecure=insecure)
     tracking.check_store(uri, sweep.tracking.experiment)
-    projection = tracking.Projection(sweep, uri)
-    cleaner = checkpoint_cleaner(context)
+    projection, cleaner = tracking.Projection(sweep, uri), checkpoint_cleaner(context)
     from sweeper.study.compatibility import check_environment, record_start  # not before a refusal: Optuna is slow
     from sweeper.study.open import open_study
 
     with (
         plain_lines(sweep, progress) as lines,
         StopSignal(sweep.budget.timeout) as stop,
+        joined_cluster(address, context, stop, [*listeners, *lines]) as cluster,
         open_study(
             sweep, forked=forked, listeners=[*listeners, *lines, projection, cleaner], stop_reason=stop.requested
         ) as study,
@@ -103,7 +101,7 @@ def run_sweep(
             context = replace(context, study=study.id or "")
             notes = record_start(study, context.sweep, place, facts, tracking_uri=uri, forked=forked, retry=retry)
             try:
-                evaluation = search_and_evaluate(study, context, projection, address=address, stop=stop)
+                evaluation = search_and_evaluate(study, context, projection, cluster=cluster, stop=stop)
                 outcome = _register(study, evaluation, context, projection)
             except LeaseLostError:
                 projection.stop_writing()
@@ -142,11 +140,14 @@ def _register(
 
 
 def search_and_evaluate(
-    study: SweepStudy, context: WorkerContext, projection: Projection, *, address: str | None, stop: StopSignal
+    study: SweepStudy, context: WorkerContext, projection: Projection, *, cluster: Cluster | None, stop: StopSignal
 ) -> dict[str, float] | None:
     """Run the trials that are left, test the best one on the test set, and put its model into `champion/`.
 
     A best trial that is still to be confirmed is not tested.
+
+    Args:
+        cluster: the cluster that was joined, and is left after the trials; None: they get a Ray of their own.
 
     Returns:
         The metrics on the test set, empty if the trainable has no `evaluate`; None if there is nothing to register.
@@ -168,7 +169,7 @@ def search_and_evaluate(
         projection.start(study)
         record_missing(study, context)
     else:
-        found = _train(study, context, projection, must_evaluate, address, stop)
+        found = _train(study, context, projection, must_evaluate, cluster, stop)
         best = study.best()
         record_missing(study, context)
         clear_others(study, context)
@@ -191,13 +192,12 @@ def search_and_evaluate(
 
 
 def _train(
-    study: SweepStudy, context: WorkerContext, projection: Projection, wanted: Any, address: str | None, stop: Any
+    study: SweepStudy, context: WorkerContext, projection: Projection, wanted: Any, cluster: Cluster | None, stop: Any
 ) -> dict[str, float] | None:
     """Run the trials on Ray; return the metrics of the best one on the test set, if it was evaluated."""
-    if cluster_address(address) is None:
+    if cluster is None:
         code = freeze_user_code(context.sweep.trainable, context.folder.code, study.facts["files"])
         context = replace(context, code=code)
-    study.announce("Starting Ray.")
     tested: list[int] = []
 
     def must_evaluate(best: TrialRecord) -> bool:
@@ -206,7 +206,7 @@ def _train(
             tested.append(best.number)
         return is_wanted
 
-    with _ray_with_data(study, context, address=address, stop=stop) as context:
+    with ray_with_data(study, context, cluster=cluster, stop=stop) as context:
         from sweeper.driver.stop import RunControl
         from sweeper.driver.tune import tune_trials
 
@@ -223,32 +223,3 @@ def _train(
         for number in {*tested} - {row.number for row in (best, *front) if row is not None}:
             context.checkpoints(number).clear()  # tested early, and beaten since: the test saved its model
         return found
-
-
-@contextmanager
-def _ray_with_data(
-    study: SweepStudy, context: WorkerContext, *, address: str | None, stop: StopSignal
-) -> Iterator[WorkerContext]:
-    """Start or join Ray for the block, and load the data meanwhile; yield the context with its data.
-
-    Ray takes seconds to start, most of it in processes of its own: enough time to load the data and import Ray Tune.
-    """
-    from sweeper.driver.capacity import refuse_infeasible_on_cluster
-    from sweeper.driver.connection.cluster import close_in_background, ray_cluster
-    from sweeper.driver.connection.node_check import check_nodes
-    from sweeper.study.compatibility import record_dataset
-
-    with ThreadPoolExecutor(1, "sweeper-prepare") as helper, ExitStack() as ray:
-        loading = helper.submit(context.load_data)
-        importing = helper.submit(import_module, "sweeper.driver.tune")
-        with stop.exiting(RAY_START_GRACE_S, STOPPED_AT_START):
-            is_ours = ray.enter_context(ray_cluster(address, context.sweep.trainable, stop))
-            refuse_infeasible_on_cluster(context.sweep)
-            for note in () if is_ours else check_nodes(context.folder.location):
-                study.announce(note)
-            data = loading.result()
-            record_dataset(study, data.facts() if data else None)
-            importing.result()
-        yield replace(context, data=data)
-        if study.is_done():
-            close_in_background(ray.pop_all())

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import CodeType, SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray._private import ray_constants, services, utils, worker
@@ -26,7 +27,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.registry import register_trainable
 
-from sweeper.driver import ray_internals
+from sweeper.driver import ray_internals, tune_internals
 from sweeper.driver.actor import TrialActor
 from sweeper.driver.capacity import can_autoscale
 from tests.driver.conftest import SharedRay
@@ -135,16 +136,16 @@ def test_node_of_a_dead_actor_is_known_and_not_draining(any_ray: None, trial: Tu
 
     actor = Idle.remote()
     trial.set_ray_actor(actor)
-    assert ray_internals.actor_of(trial) is actor
+    assert tune_internals.actor_of(trial) is actor
     ray.get(actor.get_auto_filled_metrics.remote())
     ray.kill(actor)
     (node,) = ray.nodes()
-    assert ray_internals.node_of_actor(str(ray_internals.actor_id_of(trial))) == node["NodeID"]
+    assert ray_internals.node_of_actor(str(tune_internals.actor_id_of(trial))) == node["NodeID"]
     assert ray_internals.draining_nodes() == set()
 
 
 def test_trial_has_no_actor_before_it_starts(trial: TuneTrial) -> None:
-    assert ray_internals.actor_of(trial) is None and ray_internals.actor_id_of(trial) is None
+    assert tune_internals.actor_of(trial) is None and tune_internals.actor_id_of(trial) is None
 
 
 def test_driver_of_a_submitted_job_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +159,7 @@ def test_tune_gives_no_environment_and_counts_no_callbacks(monkeypatch: pytest.M
     for name in class_cache.ENV_VARS_TO_PROPAGATE:
         monkeypatch.setenv(name, "canary")
     before, count = (dict(class_cache.DEFAULT_ENV_VARS), set(class_cache.ENV_VARS_TO_PROPAGATE)), usage.tag_callbacks
-    with ray_internals.skip_runtime_env_and_telemetry():
+    with tune_internals.skip_runtime_env_and_telemetry():
         worker_class = class_cache._ActorClassCache().get(TrialActor)
         assert not worker_class._default_options["runtime_env"].get("env_vars")
         assert usage.tag_callbacks([]) is False
@@ -169,7 +170,7 @@ def test_tune_gives_no_environment_and_counts_no_callbacks(monkeypatch: pytest.M
 def test_tune_reports_errors_and_does_not_retry(trial: TuneTrial) -> None:
     before, errors = TuneTrial.handle_error, []
     assert "handle_error" in names_in(TuneController._process_trial_failure)
-    with ray_internals.report_errors_to(lambda failed, text: errors.append((failed, text))):
+    with tune_internals.report_errors_to(lambda failed, text: errors.append((failed, text))):
         trial.handle_error(RuntimeError("its worker died"))
     assert errors == [(trial, "its worker died")] and not trial.should_recover()
     assert TuneTrial.handle_error is before
@@ -179,8 +180,8 @@ def test_tune_keeps_staged_trials_where_they_are_unstaged() -> None:
     assert "_staged_trials" in names_in(TuneController.__init__)
     unstaged: list[str] = []
     controller = SimpleNamespace(_staged_trials={"staged"}, _unstage_trial_with_resources=unstaged.append)
-    ray_internals.unstage(controller, "staged")
-    ray_internals.unstage(controller, "other")
+    tune_internals.unstage(controller, "staged")
+    tune_internals.unstage(controller, "other")
     assert unstaged == ["staged"] and callable(TuneController._unstage_trial_with_resources)
 
 
@@ -188,7 +189,7 @@ def test_tune_keeps_ended_trials_where_they_are_forgotten(trial: TuneTrial) -> N
     lists = {"_trials": [trial], "_stopped_trials": {trial}, "_failed_trials": {trial}, "_trials_to_cache": {trial}}
     assert {*lists, "_trial_metadata"} <= names_in(TuneController.__init__)
     controller = SimpleNamespace(**lists, _trial_metadata={trial.trial_id: "{}"})
-    ray_internals.forget_trial(controller, trial)
+    tune_internals.forget_trial(controller, trial)
     assert not any(vars(controller).values())
 
 
@@ -216,13 +217,13 @@ def test_answers_that_tune_has_not_handled_yet_are_known() -> None:
     while not handled:
         manager.next(timeout=1.0)
     controller = SimpleNamespace(_actor_manager=manager)
-    while len(answers := ray_internals.arrived_answers(controller)) < 2:
+    while len(answers := tune_internals.arrived_answers(controller)) < 2:
         time.sleep(0.05)
     assert sorted([*handled, *answers]) == ["first", "second", "third"]
     while manager.next(timeout=0.5):
         pass
     assert sorted(handled) == ["first", "second", "third"]
-    assert ray_internals.arrived_answers(controller) == []
+    assert tune_internals.arrived_answers(controller) == []
     manager.cleanup()
 
 
@@ -247,6 +248,17 @@ def test_ray_starts_its_processes_where_they_get_sessions_of_their_own() -> None
         process.kill()
         process.wait()
     assert services.ConsolePopen is before
+
+
+def test_ray_starts_two_processes_less_where_they_are_left_out(any_ray: None) -> None:
+    starts = {name: getattr(Node, name) for name in ("start_api_server", "start_log_monitor")}
+    assert starts.keys() <= names_in(Node.start_head_processes) | names_in(Node.start_ray_processes)
+    with ray_internals.without_helpers():
+        assert all(getattr(Node, name)(None, include_dashboard=False) is None for name in starts)
+    assert {name: getattr(Node, name) for name in starts} == starts
+    running = [part for child in psutil.Process().children(recursive=True) for part in child.cmdline()]
+    assert any(part.endswith("raylet") for part in running)
+    assert not any(part.endswith(("dashboard/dashboard.py", "log_monitor.py")) for part in running)
 
 
 def test_other_drivers_on_the_cluster_are_seen(shared_ray: SharedRay) -> None:

@@ -106,7 +106,7 @@ print("ready", file=sys.stderr, flush=True)
 print(list(check_nodes(sys.argv[1], None, insecure=True)))
 """
 COMMANDS = {
-    "run": ("Starting Ray.", ["-m", "sweeper", "run", "far.yaml", "--insecure", "--address"]),
+    "run": ("Joining the Ray cluster.", ["-m", "sweeper", "run", "far.yaml", "--insecure", "--address"]),
     "doctor": ("ready", ["-c", ASKING]),
 }
 

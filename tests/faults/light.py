@@ -113,10 +113,10 @@ def _data_without_ray(study: SweepStudy, context: WorkerContext, **_: Any) -> It
 def run_light(folder: Path, uri: str, point: Point | None) -> None:
     """Run the sweep of a folder to its end, or until the process is killed at `point`."""
     os.chdir(folder)
-    assert callable(run._ray_with_data)
+    assert callable(vars(run)["ray_with_data"])
     sys.modules["sweeper.driver.tune"] = without_ray = ModuleType("sweeper.driver.tune")
     without_ray.tune_trials = tune_trials  # type: ignore[attr-defined]
-    run._ray_with_data = _data_without_ray  # type: ignore[assignment]
+    vars(run)["ray_with_data"] = _data_without_ray
     driver.log_acknowledgements()
     fail_point = FailPoint(point)
     DefaultDialect.do_commit = fail_point.wrap(DefaultDialect.do_commit)  # type: ignore[method-assign]

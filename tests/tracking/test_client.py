@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from sweeper.core.errors import InputError, TrackingError
 from sweeper.core.secrets import redact
@@ -102,6 +103,22 @@ def test_deleted_experiment_is_named(uri: str, study: RecordedStudy) -> None:
 def test_sync_explains_an_unreachable_server(study: RecordedStudy) -> None:
     with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9: connection refused"):
         sync(study, "http://127.0.0.1:9")
+
+
+def test_tables_are_created_without_waiting_for_the_disk(tmp_path: Path) -> None:
+    found = []
+
+    def look(connection: sa.Connection) -> None:
+        is_whole = Path(connection.engine.url.database or "").name == "mlflow.db"
+        found.append((is_whole, connection.exec_driver_sql("PRAGMA synchronous").scalar()))
+
+    sa.event.listen(sa.Engine, "commit", look)
+    try:
+        connect(f"sqlite:///{tmp_path / 'mlflow.db'}").create_experiment("new")
+    finally:
+        sa.event.remove(sa.Engine, "commit", look)
+    assert {is_whole: wait for is_whole, wait in found} == {False: 0, True: 2} and len(set(found)) == 2
+    assert found.count((False, 0)) > 50
 
 
 KILLED = """

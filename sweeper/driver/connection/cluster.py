@@ -32,6 +32,7 @@ from sweeper.driver.ray_internals import (
     own_signal_handlers,
     processes_in_own_sessions,
     silence_worker_logs,
+    without_helpers,
 )
 from sweeper.driver.stop import StopSignal, exit_now, how_to_resume
 
@@ -224,7 +225,7 @@ def _watch_ray(ended: threading.Event, stop: StopSignal | None) -> None:
 def _local_options() -> Iterator[dict[str, Any]]:
     """Yield the options of a new Ray. It has no dashboard, which is a port that runs the code it receives."""
     options: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(private_folder() / "ray")}
-    with private_ray_auth():
+    with private_ray_auth(), without_helpers():
         yield options if (cpus := allowed_cpus()) is None else options | {"num_cpus": cpus}
 
 

@@ -62,8 +62,17 @@ def inspect_nodes(folder: Path | str | None) -> list[NodeReport]:
             left.unlink(missing_ok=True)
 
 
+def wake_nodes() -> None:
+    """Start a process on every node of the connected cluster, so that `inspect_nodes` need not wait for it."""
+    _ask_all(_live_nodes(), None)
+
+
+def _live_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def _collect(probe: Path | str | None) -> list[NodeReport]:
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = _live_nodes()
     answers = _ask_all(nodes, probe)
     deadline = time.monotonic() + NODE_TIMEOUT_S
     return [_report(node, answer, probe, deadline=deadline) for node, answer in zip(nodes, answers, strict=True)]
