@@ -421,6 +421,7 @@ def test_interrupted_run_exits_130_and_the_same_command_resumes_it(file: Path) -
     assert "trial 0 complete" not in done.stderr and "; 2 of 2 ended; " in done.stderr
 
 
+@pytest.mark.long
 def test_ui_prints_links_to_a_sweep_and_ends_its_server_with_itself(finished: str) -> None:
     synced = sweeper("sync", finished, "--json")
     assert synced.returncode == 0, synced.stderr

@@ -85,6 +85,7 @@ def test_log_of_a_library_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "failed to resolve host '***@db'" in done.stderr and "hunter2" not in done.stderr
 
 
+@pytest.mark.long
 def test_sweep_runs_without_any_standard_stream() -> None:
     done = shell(sweeper("run s.yaml <&- >&- 2>&-"))
     assert done.returncode == 0

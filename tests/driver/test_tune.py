@@ -116,6 +116,7 @@ def test_every_sampler_proposes_what_the_space_allows(make_sweep: MakeSweep, kin
     assert len(set(points)) == 8 if kind == "grid" else len(set(points)) > 1
 
 
+@pytest.mark.long  # tests/study/test_reuse.py has what is taken over
 def test_trial_that_another_sweep_has_finished_is_not_trained_again(make_sweep: MakeSweep) -> None:
     space = {"height": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.25}}
     grid = {"sampler": {"type": "grid"}, "space": space}

@@ -315,6 +315,7 @@ def test_damaged_data_is_refused_and_leaves_nothing_behind(tmp_path: Path, damag
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.long
 def test_sweep_that_ends_before_mlflow_is_loaded_remembers_its_store(tmp_path: Path) -> None:
     space = "name: far\ntrainable: tests.samples:climb\nobjective: {metric: score}\nbudget: {trials: 1, epochs: 1}\n"
     (tmp_path / "far.yaml").write_text(space + "space: {height: {type: float, low: 0, high: 1}}\n")

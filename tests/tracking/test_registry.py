@@ -270,6 +270,7 @@ def test_confirmed_model_is_compared_with_the_champion_on_the_validation_set(
     assert _register(study, packed / "good", uri, record=found.append).promoted and len(found) == 1
 
 
+@pytest.mark.long
 def test_models_that_cannot_be_compared_on_the_validation_set_say_why(
     finish: Callable[..., RecordedStudy], packed: Path, uri: str
 ) -> None:
@@ -301,6 +302,7 @@ def _never() -> Any:
     raise AssertionError("nothing is to be tested again")
 
 
+@pytest.mark.long
 def test_models_that_cannot_be_tested_together_are_not_comparable(
     finish: Callable[..., RecordedStudy], packed: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +331,7 @@ def test_models_that_cannot_be_tested_together_are_not_comparable(
     assert reason("good", lambda: _data(packed)) == "the test took longer than 0.05 s"
 
 
+@pytest.mark.long
 def test_models_of_other_shapes_are_not_comparable(
     finish: Callable[..., RecordedStudy], packed: Path, uri: str
 ) -> None:

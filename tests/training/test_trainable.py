@@ -176,7 +176,8 @@ def steps_in_each_call(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("_round", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, 6))])
+@pytest.mark.long
+@pytest.mark.parametrize("_round", range(6))
 def test_killed_trial_resumes_with_the_same_bits(make_trial: MakeTrial, _round: int) -> None:
     budget, moment = {"epochs": 60, "reports_per_epoch": 2}, random.randint(3, 50)
     whole, broken = make_trial("whole", **budget), make_trial("broken", **budget)

@@ -149,6 +149,7 @@ def test_model_without_a_shape_is_refused_with_the_remedy(tmp_path: Path) -> Non
         fit(resumed, model)
 
 
+@pytest.mark.long
 def test_callback_works_on_jax(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     code = """

@@ -75,6 +75,7 @@ def test_every_form_of_the_model_computes_the_same(place: Path, capsys: pytest.C
     assert np.allclose(session.run(None, {session.get_inputs()[0].name: pixels})[0], expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_sweep_of_one_trial_comes_out_as_the_trial_did(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, _ = run(capsys, "small", "1", "--to", "yaml", "-o", "one.yaml")
     sweep = load_sweep(Path("one.yaml"))
