@@ -41,10 +41,10 @@ def retrain(params: RNNParams, trial: Trial) -> None:
 
 
 def _train(params: RNNParams, trial: Trial, data: Arrays) -> None:
-    loop, cpus = _start(params, trial, trial.checkpoint, data), trial.resources.cpus
+    loop, threads = _start(params, trial, trial.checkpoint, data), _threads(trial)
     saved = time.monotonic()
     while trial.step < trial.reports:
-        if cpus != (cpus := trial.resources.cpus):
+        if threads != (threads := _threads(trial)):
             with TemporaryDirectory() as folder:
                 loop.save(Path(folder))
                 del loop  # its tensors, before TensorFlow starts again
@@ -108,6 +108,11 @@ train_rnn.as_script = as_script  # type: ignore[attr-defined]
 train_rnn.work = work  # type: ignore[attr-defined]
 
 
+def _threads(trial: Trial) -> int:
+    """Return how many threads a trial may compute with; one with half a CPU has one, as if it had a whole one."""
+    return max(1, int(trial.resources.cpus))
+
+
 def _start(params: RNNParams, trial: Trial, checkpoint: Path | None, data: Arrays) -> Loop:
     """Return the training loop of a trial on some data, at its start or restored from a checkpoint.
 
@@ -115,15 +120,15 @@ def _start(params: RNNParams, trial: Trial, checkpoint: Path | None, data: Array
     """
     from sweeper.training.engine import runtime
 
-    cpus = max(1, int(trial.resources.cpus))
-    runtime.start_backend(cpus, params.backend, trial.resources.gpus)
-    runtime.use_threads(cpus)
+    threads = _threads(trial)
+    runtime.start_backend(threads, params.backend, trial.resources.gpus)
+    runtime.use_threads(threads)
     from sweeper.training.engine.loop import Loop, StepPlan, device_data
     from sweeper.training.engine.program import Program
 
     dataset = _dataset_of(trial)
     plan = StepPlan.of(trial, len(trial.data.y_train), params.batch_size)
-    program = Program(params, dataset.task, cpus)
+    program = Program(params, dataset.task, threads)
     loop = Loop(params, program, device_data(data), plan, trial.seed if params.seed is None else params.seed)
     if checkpoint is not None:
         loop.restore(checkpoint)

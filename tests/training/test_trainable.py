@@ -363,3 +363,21 @@ def test_cpus_may_change_while_a_trial_trains(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 0.0 <= float(done.stdout) <= 1.0
+
+
+def test_trial_with_half_a_cpu_does_not_start_again_for_a_whole_one(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[int] = []
+    start = trainable._start
+
+    def count(params: RNNParams, trial: Any, *rest: Any) -> Any:
+        starts.append(trial.step)
+        return start(params, trial, *rest)
+
+    monkeypatch.setattr(trainable, "_start", count)
+    trial = make_trial("half", epochs=3)
+    trial._resources = trial._resources.model_copy(update={"cpus": 0.5})
+    trial._cpus_at = lambda step: 1 if step > 1 else None
+    train_rnn(RANDOM, trial)
+    assert starts == [0] and trial.step == 3
