@@ -22,6 +22,12 @@ SWEEP = PAPER | {
 }
 
 
+@pytest.fixture(autouse=True)
+def own_tests_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process that is forked find these tests: tf2onnx installs a package `tests` too."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
 def run(campaign: Campaign, point: Point | None) -> int | None:
     """Run the sweep in a process forked from one with all imports; return its exit code, negative for a signal."""
     server = multiprocessing.get_context("forkserver")
