@@ -252,20 +252,20 @@ def _server_database(url: str) -> tuple[object, ...]:
 
 
 def connect_to_read(path: Path, *, timeout: float) -> sqlite3.Connection:
-    """Open a SQLite file to read it, so that neither the file nor its log is changed.
+    """Open a SQLite file to read it, and change neither it nor its log; wait `timeout` seconds for a lock.
 
     The last connection to a file writes the log of a killed process into it, unless it may not write. But one that may
     not write leaves an empty log beside a file that has none. So the right to write depends on whether there is a log.
-
-    Args:
-        timeout: seconds to wait for another process's lock.
 
     Raises:
         sqlite3.Error: it cannot be read, or is no database.
     """
     logs = [Path(os.path.realpath(path) + ending) for ending in ("-wal", "-journal")]
-    mode = "ro" if any(log.exists() and log.stat().st_size for log in logs) else "rw"
-    connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=timeout)
+    try:
+        has_log = any(log.exists() and log.stat().st_size for log in logs)
+    except FileNotFoundError:  # another process has just written and deleted it
+        has_log = False
+    connection = sqlite3.connect(f"{path.as_uri()}?mode={'ro' if has_log else 'rw'}", uri=True, timeout=timeout)
     connection.execute("PRAGMA query_only = ON")
     return connection
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
+import threading
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from sweeper.core.urls import (
+    connect_to_read,
     expand,
     is_same_database,
     problem_of_database_url,
@@ -90,6 +94,27 @@ def test_tilde_in_the_path_of_a_database_is_the_home_folder(tmp_path: Path, monk
     assert sqlite_path("sqlite:///./~/x.db") == Path("./~/x.db").absolute()
     problem = problem_of_database_url("sqlite:///~nobody-of-this-name/x.db")
     assert problem is not None and "no such user" in problem
+
+
+def test_log_that_another_process_deletes_does_not_stop_a_reader(tmp_path: Path) -> None:
+    file, ended = tmp_path / "a.db", threading.Event()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE trials (number)")
+
+    def write_and_delete_the_log() -> None:
+        log = tmp_path / "a.db-wal"
+        while not ended.is_set():
+            log.write_bytes(b"log")
+            log.unlink()
+
+    writer = threading.Thread(target=write_and_delete_the_log)
+    writer.start()
+    try:
+        for _ in range(3000):
+            connect_to_read(file, timeout=1).close()
+    finally:
+        ended.set()
+        writer.join()
 
 
 def test_same_database_is_recognised_under_another_spelling(tmp_path: Path) -> None:
