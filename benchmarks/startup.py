@@ -39,6 +39,12 @@ LIGHT = {
     "sweeper validate": ["-m", "sweeper", "validate", "search_spaces/lstm.yaml"],
 }
 
+IMPORTS = {
+    "worker": "import sweeper.driver.actor",
+    "all": "import sweeper.driver.actor, sweeper.training.engine.runtime as runtime; runtime.start_backend(1)",
+}
+"""What a worker imports before its first trial begins, and before it trains: nothing can be sooner."""
+
 CLUSTER_START_S = 90.0
 """Longest start of the cluster, which is not measured."""
 
@@ -88,7 +94,7 @@ def main() -> None:
         return sweep(arguments.sweep[0], next(iter(arguments.sweep[1:]), None))
     trees = {"before": str(Path(arguments.tree).resolve()), "now": str(ROOT)} if arguments.tree else {"now": str(ROOT)}
     rounds: list[dict[str, Any]] = []
-    heads = ("import", "trial", "report", "beyond", "to exit", "testing", "rest")
+    heads = ("worker's", "trial", "beyond", "all", "report", "beyond", "to exit", "testing", "rest")
     print(" " * 16, *(f"{head:>8}" for head in heads), "  seconds")
     with _cluster() if arguments.cluster else nullcontext() as address:
         for _ in range(arguments.rounds):
@@ -109,13 +115,13 @@ def main() -> None:
 
 
 def _round(tree: str, address: str | None) -> dict[str, float]:
-    """Measure a sweep, and a bare import of TensorFlow before and after it."""
-    alone = [_import_tensorflow()]
+    """Measure a sweep, and what its workers import, alone, before and after it."""
+    alone = [_imports()]
     done = run("benchmarks.startup", "--sweep", tree, *([address] if address else []), timeout=300)
     if isinstance(done, str):
         sys.exit(done)
-    alone.append(_import_tensorflow())
-    return {"import": statistics.mean(alone), **done[0]}
+    alone.append(_imports())
+    return {name: statistics.mean(times[name] for times in alone) for name in IMPORTS} | done[0]
 
 
 def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -145,8 +151,8 @@ def _cluster() -> Iterator[str]:
             head.wait(60)
 
 
-def _import_tensorflow() -> float:
-    return _seconds("-c", "import tensorflow")
+def _imports() -> dict[str, float]:
+    return {name: _seconds("-c", code) for name, code in IMPORTS.items()}
 
 
 def _seconds(*arguments: str) -> float:
@@ -158,7 +164,8 @@ def _seconds(*arguments: str) -> float:
 
 def _show(row: dict[str, Any]) -> None:
     rest = row["exit"] - row["last"]
-    start = (row["import"], row["trial"], row["first"], row["first"] - row["import"])
+    start = [row["worker"], row["trial"], row["trial"] - row["worker"]]
+    start += [row["all"], row["first"], row["first"] - row["all"]]
     figures = (*start, rest, row["evaluation"], rest - row["evaluation"])
     print(f"{row['side']:16}", *(f"{seconds:8.2f}" for seconds in figures), flush=True)
 

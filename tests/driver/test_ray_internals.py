@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray._private import ray_constants, services, utils, worker
+from ray._private import ray_constants, services, state, utils, worker
 from ray._private.authentication_test_utils import reset_auth_token_state
 from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader
@@ -40,6 +41,23 @@ with listen_on_loopback_only():
     ray.init(sys.argv[1], log_to_driver=False)
 print("joined", flush=True)
 sys.stdin.read()
+"""
+
+
+MONITORED = """
+import json, time, ray
+from ray.cluster_utils import Cluster
+from sweeper.driver.capacity import can_autoscale
+from sweeper.driver.ray_internals import autoscaler_status
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+ray.init(cluster.address, log_to_driver=False)
+while not (status := autoscaler_status())[0]:
+    time.sleep(0.2)
+(node,) = ray.nodes()
+print(json.dumps([*status, node["NodeID"], can_autoscale()]))
+ray.shutdown()
+cluster.shutdown()
 """
 
 
@@ -118,14 +136,16 @@ def test_resources_are_detected_without_starting_ray() -> None:
     assert ray_internals.detect_local_resources(None)["CPU"] >= 1
 
 
-def test_autoscaler_that_only_monitors_reports_invented_names(any_ray: None) -> None:
-    deadline = time.monotonic() + 60
-    while not (status := ray_internals.autoscaler_status())[0]:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    (node,) = ray.nodes()
-    assert status[0]["active_nodes"] == {f"node_{node['NodeID']}": 1} and status[1] is False
-    assert not can_autoscale()
+def test_ray_of_our_own_has_no_autoscaler(any_ray: None) -> None:
+    assert ray_internals.autoscaler_status() == ({}, False) and not can_autoscale()
+
+
+def test_autoscaler_that_only_monitors_reports_invented_names() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", MONITORED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    report, is_second, node, can_grow = json.loads(done.stdout.splitlines()[-1])
+    assert report["active_nodes"] == {f"node_{node}": 1} and not is_second and not can_grow
 
 
 def test_node_of_a_dead_actor_is_known_and_not_draining(any_ray: None, trial: TuneTrial) -> None:
@@ -250,15 +270,34 @@ def test_ray_starts_its_processes_where_they_get_sessions_of_their_own() -> None
     assert services.ConsolePopen is before
 
 
-def test_ray_starts_two_processes_less_where_they_are_left_out(any_ray: None) -> None:
-    starts = {name: getattr(Node, name) for name in ("start_api_server", "start_log_monitor")}
+def test_ray_starts_three_processes_less_where_they_are_left_out(any_ray: None) -> None:
+    starts = {name: getattr(Node, name) for name in ("start_api_server", "start_log_monitor", "start_monitor")}
     assert starts.keys() <= names_in(Node.start_head_processes) | names_in(Node.start_ray_processes)
     with ray_internals.without_helpers():
         assert all(getattr(Node, name)(None, include_dashboard=False) is None for name in starts)
     assert {name: getattr(Node, name) for name in starts} == starts
     running = [part for child in psutil.Process().children(recursive=True) for part in child.cmdline()]
     assert any(part.endswith("raylet") for part in running)
-    assert not any(part.endswith(("dashboard/dashboard.py", "log_monitor.py")) for part in running)
+    assert not any(part.endswith(("dashboard/dashboard.py", "log_monitor.py", "/monitor.py")) for part in running)
+
+
+def test_a_node_that_starts_is_noticed_within_a_fraction_of_a_second(any_ray: None) -> None:
+    assert "get_node" in names_in(Node.__init__)
+    own = ray.get_runtime_context()
+    before = services.get_node
+    with ray_internals.notice_node_at_once():
+        found = services.get_node(own.gcs_address, own.get_node_id())
+        began = time.monotonic()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(state.GlobalState, "node_table", comes_at_the_third_question(own.get_node_id()))
+            assert services.get_node(own.gcs_address, own.get_node_id()) == found
+        assert time.monotonic() - began < 0.9  # Ray asks again after a second
+    assert services.get_node is before and found["node_id"] == own.get_node_id()
+
+
+def comes_at_the_third_question(node: str) -> Callable[[Any], list[dict[str, Any]]]:
+    answers = iter([[], [{"NodeID": node, "Alive": False}], [{"NodeID": node, "Alive": True}]])
+    return lambda self: next(answers)
 
 
 def test_other_drivers_on_the_cluster_are_seen(shared_ray: SharedRay) -> None:

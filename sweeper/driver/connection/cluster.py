@@ -29,6 +29,7 @@ from sweeper.driver.connection.auth import cluster_address, enable_token_auth, p
 from sweeper.driver.ray_internals import (
     job_brought_its_code,
     job_config,
+    notice_node_at_once,
     own_signal_handlers,
     processes_in_own_sessions,
     silence_worker_logs,
@@ -225,7 +226,7 @@ def _watch_ray(ended: threading.Event, stop: StopSignal | None) -> None:
 def _local_options() -> Iterator[dict[str, Any]]:
     """Yield the options of a new Ray. It has no dashboard, which is a port that runs the code it receives."""
     options: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(private_folder() / "ray")}
-    with private_ray_auth(), without_helpers():
+    with private_ray_auth(), without_helpers(), notice_node_at_once():
         yield options if (cpus := allowed_cpus()) is None else options | {"num_cpus": cpus}
 
 
