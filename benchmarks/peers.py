@@ -14,7 +14,7 @@ from benchmarks.measure import keep, run, versions
 from benchmarks.recipes import PRUNING, RECIPES
 from benchmarks.workload import EPOCHS, PARALLEL, TRAIN, missing_data
 
-_BARE = "bare training"
+_BARE = ("bare training", "bare training, side by side")
 _NOT_INSTALLED = "not installed"
 
 
@@ -30,8 +30,8 @@ def main() -> None:
     record = {"trials": arguments.trials, "epochs": EPOCHS, "images": TRAIN, "versions": installed, "results": results}
     console = Console(width=120)
     console.print(_table(arguments.trials, results))
-    if efficiency := _efficiency(results):
-        console.print(efficiency)
+    for sentence in filter(None, (_efficiency(results, ideal) for ideal in _BARE)):
+        console.print(sentence)
     console.print(", ".join(f"{name} {number}" for name, number in installed.items()))
     console.print(f"saved in {keep('peers', record)}")
     if any(isinstance(run, str) and not run.startswith(_NOT_INSTALLED) for runs in results.values() for run in runs):
@@ -90,17 +90,19 @@ def _table(trials: int, results: dict[str, list[Any]]) -> Table:
     return table
 
 
-def _efficiency(results: dict[str, list[Any]]) -> str | None:
+def _efficiency(results: dict[str, list[Any]], ideal_name: str) -> str | None:
     """Return a sentence on how much of the time from sweeper's first report to its last was training."""
-    runs, bare = ([run for run in results.get(name, []) if isinstance(run, dict)] for name in ("sweeper run", _BARE))
+    runs, bare = (
+        [run for run in results.get(name, []) if isinstance(run, dict)] for name in ("sweeper run", ideal_name)
+    )
     if not runs or not bare:
         return None
     ideal = median(run["training"] for run in bare) / PARALLEL
     shares = [ideal / (run["last"] - run["first"]) for run in runs]
     firsts = ", ".join(f"{run['to_first']:.1f}" for run in runs)
     return (
-        f"sweeper: first report after {firsts} s; from there to the last, the cores were used for the bare training to "
-        f"{median(shares):.0%}"
+        f"sweeper: first report after {firsts} s; from there to the last, the cores were used to {median(shares):.0%} "
+        f"for what is the {ideal_name}"
     )
 
 

@@ -146,8 +146,32 @@ def syne_tune(count: int) -> dict[str, float]:
     return {"trials": done, "epochs": done * EPOCHS, "last": time.time()}
 
 
-def bare(count: int) -> dict[str, float]:
-    """Run sweeper's training without a sweep: one trial after the other in one warm process, with one thread."""
+def bare_side_by_side(count: int) -> dict[str, float]:
+    """Run the same in as many processes as cores, each with its share of the configurations.
+
+    A core is slower while the others compute, and each process traces each cell: no sweep can be without either.
+    """
+    import subprocess
+
+    code = "import json, sys, benchmarks.recipes as r; print(json.dumps(r.bare(*map(int, sys.argv[1:]))))"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(count), str(n), str(PARALLEL)], stdout=subprocess.PIPE)
+        for n in range(min(PARALLEL, count))
+    ]
+    ran = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+    return {
+        **{name: sum(one[name] for one in ran) for name in ("trials", "epochs", "training")},
+        "last": max(one["last"] for one in ran),
+    }
+
+
+def bare(count: int, first: int = 0, every: int = 1) -> dict[str, float]:
+    """Run sweeper's training without a sweep: one trial after the other in one warm process, with one thread.
+
+    Args:
+        first: the first configuration that it trains.
+        every: it trains one of so many.
+    """
     from sweeper.datasets.catalog import Mnist
     from sweeper.search.budget import Budget
     from sweeper.spec import TrialResources
@@ -169,10 +193,10 @@ def bare(count: int) -> dict[str, float]:
         train_rnn(RNNParams(**config), trial)
         return time.perf_counter() - started
 
-    points = configurations(count)
+    points = configurations(count)[first::every]
     train(0, points[0])  # warms the process up: TensorFlow and the data are loaded
     seconds = [train(number, point) for number, point in enumerate(points)]
-    return {"trials": count, "epochs": count * EPOCHS, "last": time.time(), "training": sum(seconds)}
+    return {"trials": len(points), "epochs": len(points) * EPOCHS, "last": time.time(), "training": sum(seconds)}
 
 
 RECIPES: dict[str, tuple[str, Callable[[int], dict[str, float]]]] = {
@@ -186,6 +210,7 @@ RECIPES: dict[str, tuple[str, Callable[[int], dict[str, float]]]] = {
     "KerasTuner": ("keras-tuner", keras_tuner),
     "Syne Tune, local": ("syne-tune", syne_tune),
     "bare training": ("sweeper", bare),
+    "bare training, side by side": ("sweeper", bare_side_by_side),
 }
 """The package that each peer needs, and the function that runs it, by name."""
 

@@ -28,7 +28,7 @@ from benchmarks.measure import ROOT, keep, run, versions
 SPACE = """
 name: startup
 dataset: {type: mnist, train: 10000, validation: 2000, test: 2000}
-budget: {trials: 2, epochs: 1, reports_per_epoch: 4}
+budget: {trials: TRIALS, epochs: 1, reports_per_epoch: 4}
 pruner: {type: none}
 space: {cell: lstm, units: 64, batch_size: 64, learning_rate: {type: float, low: 1e-4, high: 1e-2, log: true}}
 """
@@ -45,11 +45,23 @@ IMPORTS = {
 }
 """What a worker imports before its first trial begins, and before it trains: nothing can be sooner."""
 
+COLUMNS = {
+    "worker's": "worker",
+    "trial": "trial",
+    " beyond": "trial beyond",
+    "all": "all",
+    "report": "first",
+    "beyond": "report beyond",
+    "to exit": "to exit",
+    "testing": "evaluation",
+    "rest": "rest",
+}
+
 CLUSTER_START_S = 90.0
 """Longest start of the cluster, which is not measured."""
 
 
-def sweep(tree: str, address: str | None) -> None:
+def sweep(tree: str, trials: str, address: str | None = None) -> None:
     """Run a sweep of this checkout or another one; print the seconds to its first trial and report, last one, and exit.
 
     A trial begins when its worker makes its folder, before it imports what trains. The evaluation counts from the last
@@ -57,7 +69,7 @@ def sweep(tree: str, address: str | None) -> None:
     """
     from sweeper.study.open import read_study
 
-    Path("startup.yaml").write_text(SPACE)
+    Path("startup.yaml").write_text(SPACE.replace("TRIALS", trials))
     command = [sys.executable, "-m", "sweeper", "run", "startup.yaml", *(["--address", address] if address else [])]
     said: list[tuple[float, str]] = []
     began: list[float] = []
@@ -88,19 +100,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tree", metavar="CHECKOUT", help="another checkout, measured in turn with this one")
     parser.add_argument("--cluster", action="store_true", help="also on a Ray cluster that runs already")
+    parser.add_argument("--trials", default="2", help="trials of the sweep; with one, a core is left for the driver")
     parser.add_argument("--sweep", nargs="+", metavar="TREE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.sweep:
-        return sweep(arguments.sweep[0], next(iter(arguments.sweep[1:]), None))
+        return sweep(*arguments.sweep)
     trees = {"before": str(Path(arguments.tree).resolve()), "now": str(ROOT)} if arguments.tree else {"now": str(ROOT)}
     rounds: list[dict[str, Any]] = []
-    heads = ("worker's", "trial", "beyond", "all", "report", "beyond", "to exit", "testing", "rest")
-    print(" " * 16, *(f"{head:>8}" for head in heads), "  seconds")
+    print(" " * 16, *(f"{head:>8}" for head in COLUMNS), "  seconds")
     with _cluster() if arguments.cluster else nullcontext() as address:
         for _ in range(arguments.rounds):
             for place in [None, address] if address else [None]:
                 for name, tree in trees.items():
-                    rounds.append({"side": f"{name}, {'cluster' if place else 'local'}", **_round(tree, place)})
+                    row = _round(tree, arguments.trials, place)
+                    rounds.append({"side": f"{name}, {'cluster' if place else 'local'}", **row})
                     _show(rounds[-1])
     print("median:")
     sides = list(dict.fromkeys(row["side"] for row in rounds))
@@ -114,14 +127,17 @@ def main() -> None:
     print(keep("startup", {"versions": versions(packages), "rounds": rounds, "median": middle, "light": light}))
 
 
-def _round(tree: str, address: str | None) -> dict[str, float]:
+def _round(tree: str, trials: str, address: str | None) -> dict[str, float]:
     """Measure a sweep, and what its workers import, alone, before and after it."""
     alone = [_imports()]
-    done = run("benchmarks.startup", "--sweep", tree, *([address] if address else []), timeout=300)
+    done = run("benchmarks.startup", "--sweep", tree, trials, *([address] if address else []), timeout=300)
     if isinstance(done, str):
         sys.exit(done)
     alone.append(_imports())
-    return {name: statistics.mean(times[name] for times in alone) for name in IMPORTS} | done[0]
+    row: dict[str, float] = {name: statistics.mean(times[name] for times in alone) for name in IMPORTS} | done[0]
+    end = row["exit"] - row["last"]
+    row |= {"trial beyond": row["trial"] - row["worker"], "report beyond": row["first"] - row["all"]}
+    return row | {"to exit": end, "rest": end - row["evaluation"]}
 
 
 def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -163,11 +179,7 @@ def _seconds(*arguments: str) -> float:
 
 
 def _show(row: dict[str, Any]) -> None:
-    rest = row["exit"] - row["last"]
-    start = [row["worker"], row["trial"], row["trial"] - row["worker"]]
-    start += [row["all"], row["first"], row["first"] - row["all"]]
-    figures = (*start, rest, row["evaluation"], rest - row["evaluation"])
-    print(f"{row['side']:16}", *(f"{seconds:8.2f}" for seconds in figures), flush=True)
+    print(f"{row['side']:16}", *(f"{row[name]:8.2f}" for name in COLUMNS.values()), flush=True)
 
 
 if __name__ == "__main__":
