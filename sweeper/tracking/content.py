@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sweeper.core.trials import Report, TrialRecord
     from sweeper.spec import Budget, Sweep
 
-MAX_KEY_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_BATCH_METRICS = 250, 6000, 8000, 1000
-"""MLflow's limits: of a name, of the value of a parameter and of a tag, and of the metrics in one request."""
+MAX_KEY_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_BATCH = 250, 6000, 8000, 1000
+"""MLflow's limits: of a name, of the value of a parameter and of a tag, and of all entries of one request."""
 
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 
@@ -251,9 +251,9 @@ def batches(reports: Iterable[Report]) -> Iterator[list[Metric]]:
     for report in reports:
         when = int(report.time * 1000)
         metrics = [Metric(fit_key(name), value, when, report.step) for name, value in report.metrics.items()][
-            :MAX_BATCH_METRICS
+            :MAX_BATCH
         ]
-        if len(batch) + len(metrics) > MAX_BATCH_METRICS:
+        if len(batch) + len(metrics) > MAX_BATCH:
             yield batch
             batch = []
         batch += metrics

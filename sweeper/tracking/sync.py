@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from sweeper.tracking.client import (
     open_experiment,
     search_runs,
 )
-from sweeper.tracking.content import altered_names, batches, fit_key, fit_params, fit_tags
+from sweeper.tracking.content import MAX_BATCH, altered_names, batches, fit_key, fit_params, fit_tags
 from sweeper.tracking.pages.links import REPORT
 from sweeper.tracking.pages.note import Places, sweep_note
 from sweeper.tracking.pages.view import has_view, save_view
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 PARENT = -1
 """Key of the sweep's own run among the runs by trial number."""
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 """Error codes for a request that MLflow will never accept; a retry may solve any other error."""
 
@@ -56,7 +58,7 @@ class StudySync:
         outcome: further tags of the sweep's run, read at each write: what became of the best model.
     """
 
-    def __init__(self, study: content.Study, uri: str, outcome: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(self, study: content.Study, uri: str, outcome: Mapping[str, str] = _NONE) -> None:
         self.written = 0
         self._outcome = outcome
         self._study = study
@@ -92,7 +94,7 @@ class StudySync:
             marked = {number for number, run in runs.items() if number != PARENT and run.tags.get(content.FRONT)}
             changes = content.front_changes(self._sweep, self._rows.values(), marked)
             for number in changes.keys() & runs.keys():
-                self._set_tags(client, runs[number], {content.FRONT: changes[number]})
+                self._log(client, runs[number], [], tags={content.FRONT: changes[number]})
             self._write_sweep(client, parent, is_live=is_live)
             if self._must_reload:
                 self._load(client)
@@ -133,8 +135,8 @@ class StudySync:
 
     def _create_parent(self, client: MlflowClient, runs: dict[int, KnownRun]) -> KnownRun:
         started = min((row.started for row in self._rows.values() if row.started), default=None)
-        params = content.sweep_params(self._sweep)
-        run = self._create(client, self._sweep.name, started, {"sweeper.truncated": altered_names(params)})
+        cut = altered_names(content.sweep_params(self._sweep))
+        run = self._create(client, self._sweep.name, started, {"sweeper.truncated": cut})
         runs[PARENT] = run
         return run
 
@@ -175,9 +177,8 @@ class StudySync:
         reports = self._missing_reports(client, run, row, metric)
         if cut := altered_names(row.params, reports[0].metrics if reports else ()):
             tags["sweeper.truncated"] = max(cut, run.tags.get("sweeper.truncated", ""), key=len)
-        self._log(client, run, row.params, reports)
         # The state is written last: a run with a final state is complete.
-        self._set_tags(client, run, tags)
+        self._log(client, run, reports, row.params, tags)
         self._set_status(client, run, status, row.ended)
 
     def _missing_reports(self, client: MlflowClient, run: KnownRun, row: TrialRecord, metric: str) -> list[Report]:
@@ -188,26 +189,26 @@ class StudySync:
         reports = self._study.reports(row.number) if lacking else []
         return [content.with_epoch(report, self._sweep.budget) for report in reports if report.step in lacking]
 
-    def _log(self, client: MlflowClient, run: KnownRun, params: Mapping[str, Any], reports: list[Report]) -> None:
-        from mlflow.entities import Param
+    def _log(
+        self, client: MlflowClient, run: KnownRun, reports: Sequence[Report], params: Any = _NONE, tags: Any = _NONE
+    ) -> None:
+        """Write reports, and of parameters and tags what a run lacks: in one request, if MLflow accepts so many."""
+        from mlflow.entities import Param, RunTag
 
-        missing = {key: value for key, value in fit_params(params).items() if key not in run.params}
-        if missing:
-            client.log_batch(run.id, params=[Param(key, value) for key, value in missing.items()])
-            run.params |= missing.keys()
-        for batch in batches(reports):
-            client.log_batch(run.id, metrics=batch)
-            self.written += len(batch)
-        assert run.steps is not None
-        run.steps |= {report.step for report in reports}
-
-    def _set_tags(self, client: MlflowClient, run: KnownRun, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        missing = {key: value for key, value in fit_tags(tags).items() if run.tags.get(key, "") != value}
-        if missing:
-            client.log_batch(run.id, tags=[RunTag(key, value) for key, value in missing.items()])
-            run.tags |= missing
+        new = {key: value for key, value in fit_params(params).items() if key not in run.params}
+        changed = {key: value for key, value in fit_tags(tags).items() if run.tags.get(key, "") != value}
+        groups = [*batches(reports)]
+        if (others := len(new) + len(changed)) and (not groups or len(groups[-1]) + others > MAX_BATCH):
+            groups.append([])
+        for group in groups[:-1]:
+            client.log_batch(run.id, metrics=group)
+        if groups:
+            named, marked = [Param(*item) for item in new.items()], [RunTag(*item) for item in changed.items()]
+            client.log_batch(run.id, groups[-1], named, marked)
+        self.written += sum(map(len, groups))
+        run.params |= new.keys()
+        run.tags |= changed
+        run.steps = run.steps if run.steps is None else run.steps | {report.step for report in reports}
 
     def _set_status(self, client: MlflowClient, run: KnownRun, status: str, ended: Any) -> None:
         if run.status == status:
@@ -227,18 +228,16 @@ class StudySync:
             log_text_best_effort(client, run.id, content.sweep_yaml(self._sweep), "sweep.yaml")
         if run.tags.get("sweeper.dataset.digest") != tags.get("sweeper.dataset.digest"):
             log_dataset(client, run.id, facts)
-        self._log(client, run, content.sweep_params(self._sweep), self._sweep_curve(client, run, rows))
-        self._log_confirmed(client, run)
-        self._set_tags(client, run, tags)
+        points = [*self._confirmed(run), *self._sweep_curve(client, run, rows)]
+        self._log(client, run, points, content.sweep_params(self._sweep), tags)
         ended = max((row.ended for row in rows if row.ended), default=None)
         self._set_status(client, run, content.STATUS.get(tags["sweeper.state"], "KILLED"), ended)
 
-    def _log_confirmed(self, client: MlflowClient, run: KnownRun) -> None:
+    def _confirmed(self, run: KnownRun) -> list[Report]:
         found = content.confirmed_metrics(self._study)
-        if missing := {name: value for name, value in found.items() if run.metrics.get(name) != value}:
-            for batch in batches([Report(0, time.time(), missing)]):
-                client.log_batch(run.id, metrics=batch)
-            run.metrics |= missing
+        missing = {name: value for name, value in found.items() if run.metrics.get(name) != value}
+        run.metrics |= missing
+        return [Report(0, time.time(), missing)] if missing else []
 
     def _sweep_tags(
         self, client: MlflowClient, run: KnownRun, rows: list[TrialRecord], *, is_live: bool
