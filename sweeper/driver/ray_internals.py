@@ -140,22 +140,30 @@ def without_helpers() -> Iterator[None]:
         yield
 
 
-def notice_node_at_once() -> AbstractContextManager[None]:
-    """Make `ray.init`, within the block, go on as soon as the node that it starts is there.
+def wait_for_node(is_starting: Callable[[], bool], longest_s: float = 180.0) -> AbstractContextManager[None]:
+    """Make `ray.init`, within the block, go on as soon as the node that it starts is there, and wait for it longer.
 
-    Ray 2.60 asks for it once a second, and has no option for that: it starts in 1.9 s where the node is just in time,
-    else in 2.9 s.
+    Ray 2.60 asks for it once a second, and gives up after 30 s, which a machine that starts from a slow disk may need.
+    It has no option for either.
+
+    Args:
+        is_starting: whether there is still a node to wait for; asked once a second. If not, `ray.init` raises OSError.
     """
     from ray._private import services, state
 
-    wait, every_s, longest_s = services.get_node, 0.02, 30.0
+    wait, every_s = services.get_node, 0.02
 
     def get_node(gcs_address: str, node_id: str) -> Any:
-        found, deadline = state.GlobalState(), time.monotonic() + longest_s
+        found, began = state.GlobalState(), time.monotonic()
         found._initialize_global_state(services._get_gcs_client_options(gcs_address))
-        while time.monotonic() < deadline:
-            if any(node["NodeID"] == node_id and node["Alive"] for node in found.node_table()):
+        deadline, due = began + longest_s, began + 1
+        while not any(node["NodeID"] == node_id and node["Alive"] for node in found.node_table()):
+            if (now := time.monotonic()) > deadline:
                 break
+            if now > due:
+                due = now + 1
+                if not is_starting():
+                    raise OSError("its raylet ended while it started")
             time.sleep(every_s)
         return wait(gcs_address, node_id)
 

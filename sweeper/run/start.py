@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sweeper.core.trials import Listener
-from sweeper.driver.connection.auth import cluster_address
+from sweeper.driver.connection.auth import cluster_address, in_thread
 from sweeper.driver.stop import RAY_START_GRACE_S, STOPPED_AT_START, StopSignal
 from sweeper.worker.task import WorkerContext
 
@@ -32,27 +30,13 @@ class _Prepared:
     """The data and the import of Ray Tune, in threads: the process waits for Ray or the disk meanwhile."""
 
     def __init__(self, context: WorkerContext) -> None:
-        self._data = _in_thread(context.load_data)
-        self._import = _in_thread(lambda: import_module("sweeper.driver.tune"))
+        self._data = in_thread(context.load_data, "sweeper-data")
+        self._import = in_thread(lambda: import_module("sweeper.driver.tune"), "sweeper-import")
 
     def data(self) -> Any:
         """Wait for both, and return the data; None if the sweep names none."""
         self._import.result()
         return self._data.result()
-
-
-def _in_thread(call: Callable[[], Any]) -> Future[Any]:
-    """Begin a call that the process does not wait for when it exits."""
-    answer: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="sweeper-prepare", daemon=True).start()
-    return answer
 
 
 @contextmanager

@@ -281,11 +281,11 @@ def test_ray_starts_three_processes_less_where_they_are_left_out(any_ray: None) 
     assert not any(part.endswith(("dashboard/dashboard.py", "log_monitor.py", "/monitor.py")) for part in running)
 
 
-def test_a_node_that_starts_is_noticed_within_a_fraction_of_a_second(any_ray: None) -> None:
+def test_node_that_starts_is_noticed_within_a_fraction_of_a_second(any_ray: None) -> None:
     assert "get_node" in names_in(Node.__init__)
     own = ray.get_runtime_context()
     before = services.get_node
-    with ray_internals.notice_node_at_once():
+    with ray_internals.wait_for_node(lambda: True):
         found = services.get_node(own.gcs_address, own.get_node_id())
         began = time.monotonic()
         with pytest.MonkeyPatch.context() as patch:
@@ -293,6 +293,19 @@ def test_a_node_that_starts_is_noticed_within_a_fraction_of_a_second(any_ray: No
             assert services.get_node(own.gcs_address, own.get_node_id()) == found
         assert time.monotonic() - began < 0.9  # Ray asks again after a second
     assert services.get_node is before and found["node_id"] == own.get_node_id()
+
+
+def test_node_that_takes_long_is_waited_for_unless_its_raylet_has_ended(any_ray: None) -> None:
+    address, other = ray.get_runtime_context().gcs_address, "f" * 56
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "get_node", lambda address, node: asked.append(node))  # Ray's own, which waits for 30 s
+        with ray_internals.wait_for_node(lambda: True, longest_s=2.5):
+            began = time.monotonic()
+            services.get_node(address, other)
+            assert asked == [other] and 2.5 <= time.monotonic() - began < 10
+        with ray_internals.wait_for_node(lambda: False), pytest.raises(OSError, match="its raylet ended"):
+            services.get_node(address, other)
 
 
 def comes_at_the_third_question(node: str) -> Callable[[Any], list[dict[str, Any]]]:

@@ -58,10 +58,10 @@ def check_cluster(address: str | None, *, insecure: bool = False) -> None:
             "another with --address HOST:PORT, or leave the address out"
         )
     try:
-        is_open = _in_thread(partial(_is_open, found))
+        is_open = _ask_network(partial(_is_open, found))
         if not is_open and not _uses_tls():
             enable_token_auth()
-            _in_thread(partial(_check_token, found, auth_token(is_optional=asked == "auto")))
+            _ask_network(partial(_check_token, found, auth_token(is_optional=asked == "auto")))
     except (_RefusedError, TimeoutError) as error:
         taken = "" if asked in (found, "auto") else f" (which Ray takes for {found})"
         reason = str(error) or f"nothing answers at {found} (timed out)"
@@ -74,24 +74,29 @@ class _RefusedError(Exception):
     """The reason why a cluster cannot be used, and a remedy."""
 
 
-def _in_thread(ask: Callable[[], T]) -> T:
-    """Run a question to the network in a thread and return the answer.
+def in_thread(call: Callable[[], T], name: str) -> Future[T]:
+    """Begin a call in a thread of this name, which the process does not wait for when it exits; return its answer."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return answer
+
+
+def _ask_network(ask: Callable[[], T]) -> T:
+    """Return the answer of the network to a question.
 
     The lookup of a host's name has no time limit, and Python handles no signal in the thread that waits for it.
 
     Raises:
         TimeoutError: there was no answer within `CHECK_TIMEOUT_S`.
     """
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(ask())
-        except Exception as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="sweeper-connect", daemon=True).start()
-    return answer.result(timeout=CHECK_TIMEOUT_S)
+    return in_thread(ask, "sweeper-connect").result(timeout=CHECK_TIMEOUT_S)
 
 
 def _is_open(address: str) -> bool:

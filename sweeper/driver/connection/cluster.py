@@ -29,10 +29,10 @@ from sweeper.driver.connection.auth import cluster_address, enable_token_auth, p
 from sweeper.driver.ray_internals import (
     job_brought_its_code,
     job_config,
-    notice_node_at_once,
     own_signal_handlers,
     processes_in_own_sessions,
     silence_worker_logs,
+    wait_for_node,
     without_helpers,
 )
 from sweeper.driver.stop import StopSignal, exit_now, how_to_resume
@@ -208,6 +208,10 @@ def _name_of(process: psutil.Process) -> str:
         return ""
 
 
+def _has_raylet() -> bool:
+    return any(_name_of(child) == "raylet" for child in psutil.Process().children())
+
+
 def _watch_ray(ended: threading.Event, stop: StopSignal | None) -> None:
     """Exit at once, without any cleanup: a call that waits for Ray never returns. The study has every report."""
     names = {child: _name_of(child) for child in psutil.Process().children()}
@@ -226,7 +230,7 @@ def _watch_ray(ended: threading.Event, stop: StopSignal | None) -> None:
 def _local_options() -> Iterator[dict[str, Any]]:
     """Yield the options of a new Ray. It has no dashboard, which is a port that runs the code it receives."""
     options: dict[str, Any] = {"include_dashboard": False, "_temp_dir": str(private_folder() / "ray")}
-    with private_ray_auth(), without_helpers(), notice_node_at_once():
+    with private_ray_auth(), without_helpers(), wait_for_node(_has_raylet):
         yield options if (cpus := allowed_cpus()) is None else options | {"num_cpus": cpus}
 
 
