@@ -101,8 +101,8 @@ def _efficiency(results: dict[str, list[Any]], ideal_name: str) -> str | None:
     shares = [ideal / (run["last"] - run["first"]) for run in runs]
     firsts = ", ".join(f"{run['to_first']:.1f}" for run in runs)
     return (
-        f"sweeper: first report after {firsts} s; from there to the last, the cores were used to {median(shares):.0%} "
-        f"for what is the {ideal_name}"
+        f"sweeper: first report after {firsts} s; of the time from there to the last, the {ideal_name} needs "
+        f"{median(shares):.0%}"
     )
 
 

@@ -124,7 +124,8 @@ def _connect(address: str, options: dict[str, Any]) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except Exception as error:  # Ray raises many kinds, and at a timeout nothing but Exception
         if address == "local":
-            raise SweeperError(f"Ray did not start on this machine: {error}") from error
+            logs = Path(options["_temp_dir"], "session_latest", "logs")
+            raise SweeperError(f"Ray did not start on this machine: {str(error).rstrip('.')}. See {logs}") from error
         raise BackendError(f"The Ray cluster at {address} cannot be joined: {error}") from error
     finally:
         timer.cancel()
