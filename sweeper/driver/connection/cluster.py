@@ -169,6 +169,8 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
     for child in below:
         with suppress(psutil.NoSuchProcess):
             child.kill()
+    with suppress(ProcessLookupError, PermissionError):  # what was started meanwhile, or has lost its parent
+        os.killpg(process.pid, signal.SIGKILL)
     psutil.wait_procs(below, timeout=WORKER_EXIT_GRACE_S)
 
 

@@ -93,6 +93,20 @@ def test_process_of_ray_ends_at_once_with_all_that_it_has_started(tmp_path: Path
         assert time.monotonic() - began < 20
 
 
+def test_process_whose_parent_in_a_session_of_ray_has_ended_ends_too() -> None:
+    command = ["sh", "-c", "(sleep 60 & echo $!); read line"]  # the shell in parentheses ends at once
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        orphan = psutil.Process(int(process.stdout.readline()))
+        while orphan in psutil.Process(process.pid).children(recursive=True):
+            time.sleep(0.001)
+        began = time.monotonic()
+        end_process(process)
+        while _name_of(orphan):
+            assert time.monotonic() - began < 20
+            time.sleep(0.01)
+
+
 def test_worker_that_exits_by_itself_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweeper.driver.connection.cluster.WORKER_EXIT_GRACE_S", 30.0)
     script, exited = tmp_path / "raylet.py", tmp_path / "exited"
