@@ -20,6 +20,7 @@ from benchmarks.replay.recipes import RECIPES, Declared, OneEpoch, Oracle, RayAs
 from benchmarks.replay.search import StudySearch
 from benchmarks.replay.table import Row, Table
 from sweeper.analysis.forecast.clock import Clock
+from sweeper.analysis.forecast.played import PlayedStudy
 from sweeper.search.space import check_point
 from sweeper.spec.sweep import load_sweep
 from sweeper.study.open import read_study
@@ -71,10 +72,12 @@ def curve_of(point: dict[str, Any]) -> Row:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("sampler", ["random", "auto"])
 @pytest.mark.parametrize("kind", REAL)
-def test_replay_decides_as_a_real_sweep(kind: str, tmp_path: Path) -> None:
+def test_replay_decides_as_a_real_sweep(kind: str, sampler: str, tmp_path: Path) -> None:
+    """With a sampler that has a model, what it proposes is compared too; a table would replace it by its own rows."""
     (tmp_path / "curves.py").write_text(TRAIN)
-    (tmp_path / "real.yaml").write_text(json.dumps(SWEEP | {"pruner": REAL[kind]}))
+    (tmp_path / "real.yaml").write_text(json.dumps(SWEEP | {"pruner": REAL[kind], "sampler": {"type": sampler}}))
     command = [sys.executable, "-m", "sweeper", "run", "real.yaml"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -84,10 +87,11 @@ def test_replay_decides_as_a_real_sweep(kind: str, tmp_path: Path) -> None:
 
     rows = tuple(curve_of(row.params) for row in real.rows())
     played = Table("real", rows, space=SWEEP["space"])
-    replay = StudySearch(played, real.sweep, list(range(len(rows))))
+    in_order = list(range(len(rows)))
+    replay = StudySearch(played, real.sweep, in_order) if sampler == "random" else PlayedStudy(real.sweep)
     trained = [found.place for found in Clock(played, replay, workers=1).run()]
-    assert {trial.number: (trial.state.name, trial.last_step) for trial in replay.study.trials} == {
-        row.number: (row.state, row.step) for row in real.rows()
+    assert {trial.number: (trial.state.name, trial.last_step, trial.params) for trial in replay.study.trials} == {
+        row.number: (row.state, row.step, row.params) for row in real.rows()
     }
     assert replay.decisions == real.decisions()
     ended = sorted((row for row in real.rows() if row.state == "COMPLETE"), key=lambda row: row.ended or 0)
