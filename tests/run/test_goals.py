@@ -77,7 +77,10 @@ def test_front_of_a_real_sweep_is_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_killed_sweep_of_several_goals_resumes_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_killed_sweep_of_several_goals_resumes_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # the commands import tests.samples
     rows: dict[str, Any] = {}
     for name in ("whole", "killed"):
         (tmp_path / f"{name}.yaml").write_text(COUNTING.replace("counting", name))
