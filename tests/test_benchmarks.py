@@ -32,6 +32,7 @@ def run(module: str, *arguments: str, **environment: str) -> subprocess.Complete
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # of startup, four whole sweeps beside the other tests
 @pytest.mark.skipif(missing_data() is not None, reason="MNIST is not at hand")
 @pytest.mark.parametrize("name", SHORT)
 def test_benchmark_gives_figures(name: str, tmp_path: Path) -> None:
