@@ -25,6 +25,12 @@ def campaign(tmp_path: Path, seed: int) -> Iterator[Campaign]:
 
 
 @pytest.fixture
+def own_tests_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process that is forked from a server find these tests: tf2onnx installs a package `tests` too."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+@pytest.fixture
 def record(record_property: Callable[[str, Any], None], seed: int) -> Callable[..., None]:
     """Return a function that records a row of the table: the fault, and what happened."""
 

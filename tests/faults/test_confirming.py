@@ -34,6 +34,7 @@ def outcome(campaign: Campaign) -> tuple[Any, ...]:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [1])
+@pytest.mark.usefixtures("own_tests_first")
 def test_confirmation_killed_at_any_write_comes_out_the_same(campaign: Campaign, tmp_path: Path) -> None:
     sweep = test_writes.SWEEP | {"confirm": {"top": 2, "seeds": 3}}
     campaign.declare(sweep)

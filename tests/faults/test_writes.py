@@ -21,11 +21,7 @@ SWEEP = PAPER | {
     "pruner": {"type": "median", "n_startup_trials": 2, "min_epochs": 1},
 }
 
-
-@pytest.fixture(autouse=True)
-def own_tests_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process that is forked find these tests: tf2onnx installs a package `tests` too."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+pytestmark = pytest.mark.usefixtures("own_tests_first")
 
 
 def run(campaign: Campaign, point: Point | None) -> int | None:

