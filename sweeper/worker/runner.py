@@ -224,6 +224,10 @@ class TaskRunner:
         return f"{type(error).__name__}: {first}{_place_of(error)}"
 
     def _save_error(self, text: str) -> None:
+        """Save it in the trial's folder; not if the trial is tested and its files are gone: another one leads."""
+        with suppress(Exception):  # a remote folder that cannot be read has deleted nothing
+            if self._task.is_final and not self._context.checkpoints(self._task.number).has_any():
+                return
         folder = self._context.folder.trial(self._task.number)
         with suppress(OSError):  # the error may be that the disk is full or the folder is gone
             make_folder(folder)

@@ -106,10 +106,24 @@ def test_final_task_compares_the_classes_that_two_models_predict(make_sweep: Mak
     assert event.compared is not None and "trial 7 has no usable checkpoint" in event.compared.missing
 
 
-def test_evaluation_that_returns_no_numbers_is_a_failure(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_evaluation_of_a_trial_whose_files_were_deleted_leaves_no_traceback(
+    make_sweep: MakeSweep, tmp_path: Path
+) -> None:
+    """They are when another trial becomes the best one meanwhile: nothing has failed then."""
     sweep = make_sweep(trainable="tests.samples:count_and_evaluate", budget={"trials": 1, "epochs": 2})
     failure = start(sweep, tmp_path, evaluate=True).next_event().failure
     assert failure is not None and "trial 0 has no usable checkpoint or model" in failure.reason
+    assert not list((tmp_path / "trials").iterdir())
+
+
+def test_evaluation_that_fails_leaves_its_traceback(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    sweep = make_sweep(trainable="tests.samples:count_and_evaluate", budget={"trials": 1, "epochs": 2})
+    all_events(start(sweep, tmp_path), 2)
+    for damaged in (tmp_path / "trials/0000").glob("*/files/count"):
+        damaged.write_text("something else")
+    failure = start(sweep, tmp_path, evaluate=True).next_event().failure
+    assert failure is not None and "trial 0 has no usable checkpoint or model" in failure.reason
+    assert "Traceback" in (tmp_path / "trials/0000/error.txt").read_text()
 
 
 def test_last_report_waits_until_the_model_is_saved(make_sweep: MakeSweep, tmp_path: Path) -> None:
