@@ -86,12 +86,13 @@ class BestTrialTests:
         self.running.discard(number)
         if event.compared is not None:
             self._study.record_compared(event.compared)
+        best = self._study.best()
+        is_best = best is not None and self._models_of(best)[0].number == number
         if event.failure is not None and is_searching:
-            self._may_be_early = False
+            self._may_be_early = self._may_be_early and not is_best  # the files of another one have been deleted
         elif event.failure is None or not may_repeat:
             self._found[number] = event.evaluation
-            best = self._study.best()
-            if event.failure is not None and best is not None and self._models_of(best)[0].number == number:
+            if event.failure is not None and is_best:
                 logger.warning("The best trial could not be evaluated: %s.", event.failure.reason)
 
     def lose(self, number: int, failure: Failure, *, is_searching: bool) -> None:

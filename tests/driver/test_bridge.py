@@ -17,7 +17,7 @@ from sweeper.core.confirmation import McNemar
 from sweeper.core.errors import LeaseLostError
 from sweeper.core.files import PinnedPath
 from sweeper.core.trials import Failure, Report, Verdict
-from sweeper.driver import stop
+from sweeper.driver import evaluation, stop
 from sweeper.driver.bridge import FINISHED, MAX_PREPARED, TuneBridge
 from sweeper.driver.evaluation import MAX_ATTEMPTS
 from sweeper.driver.stop import RunControl, StopSignal
@@ -339,6 +339,24 @@ def test_early_evaluation_is_dropped_when_a_later_trial_is_better(study: SweepSt
         bridge.handle_event(early, Event(failure=Failure("error", "its checkpoint is gone")))
     bridge.handle_event(task, Event(evaluation={"test_score": 2.0}))
     assert bridge.next_task() == FINISHED and bridge.evaluation == {"test_score": 2.0}
+
+
+def test_early_evaluation_that_was_overtaken_is_followed_by_that_of_the_new_best(
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "LOOK_INTERVAL_S", 0)
+    with open_study(make_sweep(budget={"trials": 3, "epochs": 2})) as study:
+        bridge = bridge_to(study, Running())
+        first, second, third = (bridge.next_task() for _ in range(3))
+        assert isinstance(first, Task) and isinstance(second, Task) and isinstance(third, Task)
+        assert bridge.next_task() is None
+        end(bridge, first, 0.5)
+        overtaken = bridge.next_task()
+        assert isinstance(overtaken, Task) and (overtaken.number, overtaken.evaluate) == (0, True)
+        end(bridge, second, 0.9)
+        bridge.handle_event(overtaken, Event(failure=Failure("error", "its checkpoint is gone")))
+        task = bridge.next_task()
+        assert isinstance(task, Task) and (task.number, task.evaluate) == (1, True)
 
 
 @pytest.mark.parametrize("is_lost", [True, False])
