@@ -106,16 +106,21 @@ def test_budget_that_is_hit_finishes_contenders_and_a_larger_one_the_rest(campai
         assert need > 0.9 * left, f"trial {row.number} could have ended"
 
     run(campaign)
-    assert used_s(campaign) == pytest.approx(used, abs=0.01), "with the same budget nothing runs"
-    assert {row.number for row in view(campaign).rows()} == {row.number for row in rows}
+    study = view(campaign)
+    assert {row.number for row in study.rows()} == {row.number for row in rows}, "with the same budget none begins"
+    assert used_s(campaign) <= (1 + MAX_OVERRUN) * LIMIT_S
+    for row in stopped:  # what others promised to use and did not may be enough for one of them by now
+        last = datetime.fromtimestamp(study.reports(row.number)[row.step - 1].time, UTC)
+        if SHARE * seconds_before(study, row, last) / row.step * (REPORTS - row.step) > 1.1 * (LIMIT_S - used):
+            assert study.row(row.number).step == row.step, f"trial {row.number} cannot end and went on"
 
-    before = {row.number: row.step for row in stopped}
+    before, lines = {row.number: row.step for row in study.rows() if row.state == "RUNNING"}, len(campaign.history())
     run(campaign, "--set", "budget.cpu_hours=1")
     campaign.check()
     after = {row.number: row for row in view(campaign).rows()}
     assert len(after) == TRIALS and {row.state for row in after.values()} == {"COMPLETE"}
-    again = [line for line in campaign.history() if line.what == "start" and line.number in before]
-    resumed = {line.number: line.step for line in again if line.attempt == 2}
+    again = [line for line in campaign.history()[lines:] if line.what == "start" and line.number in before]
+    resumed = {line.number: line.step for line in again}
     assert resumed == before, "from their last checkpoints"
     print(f"with a larger budget: {len(after)} complete, {used_s(campaign):.1f} CPU-s in all")
 
